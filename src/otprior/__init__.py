@@ -1,0 +1,40 @@
+"""Optimal-transport priors for diffusion models.
+
+Names are imported on first use (PEP 562), so that `import otprior` and `otprior --help` stay light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "NoiseSchedule": "otprior.schedules",
+    "timestep_grid": "otprior.grids",
+    "Outcome": "otprior.solver",
+    "Solution": "otprior.solver",
+    "solve_semidiscrete": "otprior.solver",
+    "Prior": "otprior.priors",
+    "IdentityPrior": "otprior.priors",
+    "GaussianPrior": "otprior.priors",
+    "SemiDiscretePrior": "otprior.priors",
+    "OTPriorPipeline": "otprior.pipelines",
+    # diffusers reloads a pipeline's component only from a module that shows this base class.
+    "ModelMixin": "diffusers",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'otprior' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,83 @@
+"""Outputs that are whole or absent: written under a temporary name beside the target, then moved.
+
+A crash, a full disk or Ctrl-C leaves whatever stood there before as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+__all__ = ["check_output_dir", "output_dir", "output_file", "sha256", "write_json"]
+
+
+def check_output_dir(path: str | Path, overwrite: bool = False) -> Path:
+    """Refuses an output folder that exists and is not empty, before any long work starts.
+
+    Raises:
+        FileExistsError: If `path` is a file, or a folder with content and `overwrite` is false.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise FileExistsError(f"output folder {path} is a file; name another folder")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise FileExistsError(f"output folder {path} is not empty; pass --overwrite or name another")
+    return path
+
+
+@contextlib.contextmanager
+def output_dir(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yields an empty folder beside `path` that takes its place when the block ends well."""
+    path = check_output_dir(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        # mkdtemp makes a private folder; the result gets what a plain mkdir would have given.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        yield temporary
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            path.rename(old / path.name)
+            temporary.rename(path)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+@contextlib.contextmanager
+def output_file(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path` that replaces it atomically when the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes `value` as indented JSON, atomically; refuses NaN, which is not JSON."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    with output_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 digest of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

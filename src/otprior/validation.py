@@ -1,0 +1,49 @@
+"""One form for every complaint about user input: what, the rule, what came.
+
+`assert` stays for invariants of our own; what a user passes is checked here and raises `ValueError`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["check_choice", "check_finite", "check_integer", "invalid", "require"]
+
+
+def invalid(name: str, rule: str, got: Any, hint: str = "") -> ValueError:
+    """A `ValueError` reading "`name` must be `rule`; got `got`. `hint`"."""
+    message = f"{name} must be {rule}; got {got}"
+    return ValueError(f"{message}. {hint}" if hint else message)
+
+
+def require(condition: bool, name: str, rule: str, got: Any, hint: str = "") -> None:
+    """Raises `invalid(...)` unless `condition` holds."""
+    if not condition:
+        raise invalid(name, rule, got, hint)
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Requires that `value` is one of `choices`."""
+    require(value in choices, name, "one of " + ", ".join(map(repr, choices)), repr(value))
+
+
+def check_integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> None:
+    """Requires an integer (not a bool) in [`minimum`, `maximum`]."""
+    rule = f"an integer >= {minimum}" if maximum is None else f"an integer in [{minimum}, {maximum}]"
+    right_type = isinstance(value, int) and not isinstance(value, bool)
+    in_range = right_type and value >= minimum and (maximum is None or value <= maximum)
+    require(in_range, name, rule, repr(value))
+
+
+def check_finite(name: str, value: Tensor) -> None:
+    """Requires that no entry is NaN or infinite, and names the first row that has one."""
+    if not value.is_floating_point() or bool(torch.isfinite(value).all()):
+        return
+    rows = torch.isfinite(value.reshape(len(value), -1)).all(dim=1) if value.ndim else value.reshape(1)
+    bad = torch.nonzero(~rows).reshape(-1) if value.ndim else torch.zeros(1)
+    raise invalid(
+        name, "finite", f"NaN or infinity in {len(bad)} of {len(rows)} rows, first in row {int(bad[0])}"
+    )
