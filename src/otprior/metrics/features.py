@@ -1,0 +1,187 @@
+"""Features: the space in which generated and real images are compared.
+
+A feature map φ sends an image (C, H, W) to φ(x) in R^D, and every feature metric (Fréchet distance, KID,
+precision, coverage) is a distance between the laws of φ(x) for two sets of images. Here φ is the
+penultimate layer of a small classifier, so a figure says how two sets differ *as that classifier sees
+them*; its name stands beside each figure, because values under different maps do not compare.
+
+The map is fixed: batch normalisation uses stored statistics, so φ acts on each image by itself.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from otprior.files import output_dir, write_json
+from otprior.validation import check_integer, require
+
+__all__ = ["FeatureExtractor", "classify", "extract_features", "load_extractor", "save_extractor"]
+
+FORMAT_VERSION = 1
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+class FeatureExtractor(nn.Module):
+    """A convolutional classifier whose penultimate activations are the features.
+
+    Three stages of 3×3 convolution, batch normalisation and ReLU, the first two followed by 2×2 maximum
+    pooling, then one dense layer with ReLU (the features) and a linear head (the logits).
+
+    Args:
+        name: Printed beside every figure made with these features.
+        image_shape: (C, H, W) of the images; H and W are multiples of 4.
+        widths: Channels of the three stages.
+        dim: Number of features D.
+        classes: Number of classes, in the order of `class_names` where given.
+        class_names: One name a class.
+        info: What is known of the weights (training, test accuracy); kept, never interpreted.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        widths: tuple[int, int, int] = (32, 64, 96),
+        dim: int = 128,
+        classes: int = 10,
+        class_names: tuple[str, ...] | None = None,
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        channels, height, width = image_shape
+        require(height % 4 == 0 and width % 4 == 0, "image_shape", "divisible by 4 in H and W", image_shape)
+        self.name, self.dim, self.classes = name, dim, classes
+        self.image_shape, self.widths = tuple(image_shape), tuple(widths)
+        self.class_names = tuple(class_names) if class_names is not None else None
+        self.info = dict(info or {})
+
+        def stage(inputs: int, outputs: int) -> list[nn.Module]:
+            return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+        first, second, third = widths
+        self.trunk = nn.Sequential(
+            *stage(channels, first),
+            nn.MaxPool2d(2),
+            *stage(first, second),
+            nn.MaxPool2d(2),
+            *stage(second, third),
+            nn.Flatten(),
+        )
+        self.dense = nn.Linear(third * (height // 4) * (width // 4), dim)
+        self.head = nn.Linear(dim, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (N, D), not negative, of images (N, C, H, W) in [-1, 1]."""
+        shape = tuple(images.shape)
+        require(
+            images.ndim == 4 and shape[1:] == self.image_shape,
+            "images",
+            f"of shape (N, {', '.join(map(str, self.image_shape))}) for the features {self.name!r}",
+            shape,
+        )
+        return torch.relu(self.dense(self.trunk(images)))
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Class scores (N, classes) of images (N, C, H, W) in [-1, 1]."""
+        return self.head(self(images))
+
+    def config(self) -> dict[str, Any]:
+        """What rebuilds this module, without its weights."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "name": self.name,
+            "image_shape": list(self.image_shape),
+            "widths": list(self.widths),
+            "dim": self.dim,
+            "classes": self.classes,
+            "class_names": list(self.class_names) if self.class_names is not None else None,
+            "info": self.info,
+        }
+
+
+def extract_features(extractor: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
+    """Features (N, D) in float32 on the CPU, computed batch by batch on the extractor's device.
+
+    Args:
+        extractor: A `FeatureExtractor`, or any module from images (N, C, H, W) to features (N, D). It is
+            run in evaluation mode, so that a row depends on its image alone.
+        images: (N, C, H, W), float, in [-1, 1].
+        batch_size: Images at a time; results agree for all sizes up to rounding.
+    """
+    return torch.cat(list(_batches(extractor, extractor, images, batch_size)))
+
+
+def classify(extractor: FeatureExtractor, images: Tensor, batch_size: int = 500) -> Tensor:
+    """The most probable class (N,), int64 on the CPU, of images (N, C, H, W) in [-1, 1]."""
+    parts = _batches(extractor, extractor.logits, images, batch_size)
+    return torch.cat([part.argmax(dim=1) for part in parts])
+
+
+def _batches(module: nn.Module, function: Any, images: Tensor, batch_size: int) -> Iterator[Tensor]:
+    check_integer("batch_size", batch_size, 1)
+    require(len(images) > 0, "images", "at least one image", "none")
+    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            for batch in images.split(batch_size):
+                yield function(batch.to(device=device, dtype=torch.float32)).float().cpu()
+    finally:
+        module.train(was_training)
+
+
+def save_extractor(extractor: FeatureExtractor, path: str | Path, dtype: torch.dtype, **options: Any) -> None:
+    """Writes `config.json` and `model.safetensors`, with floating weights rounded to `dtype`.
+
+    Args:
+        extractor: What is saved.
+        path: A new folder (`overwrite=True` in `options` replaces one).
+        dtype: `torch.float16` halves the file; the weights are run in float32 whatever was stored.
+    """
+    from safetensors.torch import save_file
+
+    state = {
+        key: value.to(dtype).contiguous() if value.is_floating_point() else value.contiguous()
+        for key, value in extractor.state_dict().items()
+    }
+    with output_dir(path, **options) as folder:
+        save_file(state, folder / WEIGHTS_FILE)
+        write_json(folder / CONFIG_FILE, extractor.config())
+
+
+def load_extractor(path: str | Path) -> FeatureExtractor:
+    """The extractor saved in folder `path`, in evaluation mode, float32, its weights frozen.
+
+    Raises:
+        FileNotFoundError: If the folder or one of its two files is missing.
+        ValueError: If a file is damaged, of another format version, or lacks a weight.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(path)
+    for file in (folder / CONFIG_FILE, folder / WEIGHTS_FILE):
+        if not file.is_file():
+            raise FileNotFoundError(f"feature extractor {folder}: there is no file {file.name}")
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG_FILE} is not valid JSON: {error}") from error
+    version = config.pop("format_version", None)
+    require(version == FORMAT_VERSION, f"format_version of {folder}", str(FORMAT_VERSION), version)
+    extractor = FeatureExtractor(
+        **{key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    )
+    try:
+        state = load_file(folder / WEIGHTS_FILE)
+        extractor.load_state_dict(state)  # copies into float32, whatever precision was stored
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{folder / WEIGHTS_FILE} is damaged or of another network: {error}") from error
+    return extractor.eval().requires_grad_(False)
