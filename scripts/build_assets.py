@@ -1,7 +1,7 @@
 """Builds the bundled default, src/otprior/assets/fashion-mnist, and its manifest.
 
-    python scripts/build_assets.py --checkpoint DIR      # a diffusers pipeline folder, copied in half precision
-    python scripts/build_assets.py                       # keeps the bundled network; images and manifest anew
+    python scripts/build_assets.py --checkpoint DIR   # a diffusers pipeline folder, copied in half precision
+    python scripts/build_assets.py                    # keeps the bundled network; images and manifest anew
 
 Rebuilding from the same sources gives the same pixels and the same splits; the bytes of the compressed
 files are the same too wherever zlib is. Which images go where is decided by hashes, not by a random
@@ -204,10 +204,16 @@ def manifest(folder: Path, source: Path, records: dict[str, dict[str, Any]]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--source", type=Path, default=DEFAULT_SOURCE, help="folder of the four IDX files")
-    parser.add_argument("--checkpoint", type=Path, help="diffusers folder to bundle; default: keep the present one")
-    parser.add_argument("--classifier", type=Path, help="classifier folder to bundle; default: keep the present one")
+    parser.add_argument(
+        "--checkpoint", type=Path, help="diffusers folder to bundle; default: keep the present one"
+    )
+    parser.add_argument(
+        "--classifier", type=Path, help="classifier folder to bundle; default: keep the present one"
+    )
     parser.add_argument("--out", type=Path, default=ASSETS)
     parser.add_argument("--check-seeds", type=int, default=64, help="samples compared between precisions")
     arguments = parser.parse_args()

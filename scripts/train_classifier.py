@@ -54,7 +54,10 @@ def train(model: FeatureExtractor, images: Tensor, labels: Tensor, arguments: ar
             schedule.step()
             total += float(loss.detach()) * len(rows)
         seconds = time.monotonic() - start
-        print(f"epoch {epoch + 1}/{arguments.epochs}  loss {total / len(images):.4f}  {seconds:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1}/{arguments.epochs}  loss {total / len(images):.4f}  {seconds:.0f} s",
+            flush=True,
+        )
 
 
 def accuracy(model: FeatureExtractor, images: Tensor, labels: Tensor) -> float:
@@ -62,26 +65,28 @@ def accuracy(model: FeatureExtractor, images: Tensor, labels: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--source", type=Path, default=DEFAULT_SOURCE, help="folder of the four IDX files")
     parser.add_argument("--out", type=Path, default=ASSETS / "classifier", help="replaced when training ends")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     data = read_source(arguments.source)
-    images, labels = pixels(data["train"].images), torch.from_numpy(data["train"].labels).long()
+    images, labels = pixels(data["train"].images), torch.tensor(data["train"].labels).long()
     model = FeatureExtractor("fashion-mnist-cnn-128", class_names=CLASS_NAMES)
     model = model.to(memory_format=torch.channels_last)
     train(model, images, labels, arguments)
     model = model.to(memory_format=torch.contiguous_format).eval()
 
-    test_images, test_labels = pixels(data["test"].images), torch.from_numpy(data["test"].labels).long()
+    test_images, test_labels = pixels(data["test"].images), torch.tensor(data["test"].labels).long()
     full_accuracy, full = accuracy(model, test_images, test_labels), extract_features(model, test_images)
     model.half().float()  # rounded weights are what is stored, so their accuracy is what is stated
     model.info = {

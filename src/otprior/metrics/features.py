@@ -47,7 +47,7 @@ class FeatureExtractor(nn.Module):
         self,
         name: str,
         image_shape: tuple[int, int, int] = (1, 28, 28),
-        widths: tuple[int, int, int] = (32, 64, 96),
+        widths: tuple[int, int, int] = (24, 48, 64),
         dim: int = 128,
         classes: int = 10,
         class_names: tuple[str, ...] | None = None,
@@ -176,9 +176,8 @@ def load_extractor(path: str | Path) -> FeatureExtractor:
         raise ValueError(f"{folder / CONFIG_FILE} is not valid JSON: {error}") from error
     version = config.pop("format_version", None)
     require(version == FORMAT_VERSION, f"format_version of {folder}", str(FORMAT_VERSION), version)
-    extractor = FeatureExtractor(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
-    )
+    options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+    extractor = FeatureExtractor(**options)
     try:
         state = load_file(folder / WEIGHTS_FILE)
         extractor.load_state_dict(state)  # copies into float32, whatever precision was stored
