@@ -1,0 +1,285 @@
+"""What a report says, in sentences a reader can check against its table.
+
+The sentences are built from the figures whatever they turn out to be: a start that saves nothing, or that
+copies, is said to. The start put first is the one of lowest FID among those that copy no more than
+held-out real images do (by at most `COPY_MARGIN`); quality bought with training images is named apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from otprior.report.rows import (
+    METRICS,
+    Interval,
+    copies_more,
+    family,
+    interval,
+    quality,
+    start_label,
+)
+
+__all__ = ["Findings", "find", "headline", "summary"]
+
+_SHARE = next(metric for metric in METRICS if metric.key == "copy_rate")
+_FID = next(metric for metric in METRICS if metric.key == "fid")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The rows that a report's conclusions rest on; None where a report has no such row.
+
+    Arguments:
+        best: Lowest FID among accelerated starts that copy no more than held-out images do; if none does,
+            lowest FID among all accelerated starts.
+        matches: The N(0, I) row of fewest evaluations whose FID is no higher than that of `best`.
+        short: N(0, I) rows that fall short of it: the best with at most as many evaluations as `best`, and
+            the best with fewer than `matches`; one of the two if they are the same.
+        closest: Best N(0, I) row of all.
+        copying: Accelerated starts that copy more than held-out images, most first.
+    """
+
+    best: Row | None
+    matches: Row | None
+    short: tuple[Row, ...]
+    closest: Row | None
+    copying: tuple[Row, ...]
+
+
+def find(report: dict[str, Any]) -> Findings:
+    """Picks the rows that the summary speaks about."""
+
+    def lowest(rows: Sequence[Row]) -> Row | None:
+        return min(rows, key=lambda row: _level(report, row), default=None)
+
+    rows = [row for row in report["rows"] if quality(report, row)[0] is not None]
+    plain = [row for row in rows if row["prior"] == "none" and row["nfe"] is not None]
+    starts = [row for row in rows if row["prior"] not in ("none", None) and row["nfe"] is not None]
+    best = lowest([row for row in starts if copies_more(report, row) is False]) or lowest(starts)
+    copying = [row for row in starts if copies_more(report, row)]
+    copying.sort(key=lambda row: -row["copy_rate"])
+    if best is None:
+        return Findings(None, None, (), lowest(plain), tuple(copying))
+    behind = [row for row in plain if _level(report, row) > _level(report, best)]
+    as_good = [row for row in plain if _level(report, row) <= _level(report, best)]
+    matches = min(as_good, key=lambda row: (row["nfe"], _level(report, row)), default=None)
+    same_cost = lowest([row for row in behind if row["nfe"] <= best["nfe"]])
+    before = lowest([row for row in behind if matches is None or row["nfe"] < matches["nfe"]])
+    short = [row for row in (same_cost, before) if row is not None]
+    return Findings(
+        best=best,
+        matches=matches,
+        short=tuple(short[:1] if len(short) == 2 and short[0] is short[1] else short),
+        closest=lowest(plain),
+        copying=tuple(copying),
+    )
+
+
+def headline(report: dict[str, Any]) -> str:
+    """One line that holds whatever the figures are."""
+    found = find(report)
+    best, matches = found.best, found.matches
+    if best is None:
+        return "Samples measured against held-out real images"
+    cost = f"{_name(best)} with {best['nfe']} evaluations"
+    if copies_more(report, best):
+        return f"{cost} has the lowest FID here, and copies more than real images do"
+    if matches is not None and matches["nfe"] <= best["nfe"]:
+        return f"N(0, I) with {matches['nfe']} evaluations does as well as {cost}"
+    # Rows with fewer evaluations than `matches` are all behind; the dearest of them makes the comparison.
+    behind = [row for row in found.short if matches is None or row["nfe"] < matches["nfe"]]
+    dearest = max(behind, key=lambda row: row["nfe"], default=None)
+    if dearest is None:
+        return f"{cost}, measured against held-out real images"
+    rival = f"N(0, I) with {dearest['nfe']}"
+    return f"{cost} is {'on a par with' if _doubt(report, best, dearest) else 'ahead of'} {rival}"
+
+
+def summary(report: dict[str, Any]) -> list[str]:
+    """The report in a few plain paragraphs: what was found first, what it was measured on last."""
+    found = find(report)
+    sentences = (
+        *_headline(report, found),
+        _copying(report, found),
+        _source(found),
+        _seeds(report),
+        _gates(report),
+        _measured(report),
+    )
+    return [sentence for sentence in sentences if sentence]
+
+
+def _measured(report: dict[str, Any]) -> str:
+    features, reference = report["features"], report["reference"]
+    sizes = sorted({row["samples"] for row in report["rows"] if row["samples"] is not None})
+    count = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}" if sizes else ""
+    parts = [f"Each row is measured on {count} samples." if count else ""]
+    if features["name"]:
+        parts.append(f"FID is taken on the features of {features['name']}, so it does not compare with ")
+        parts[-1] += "published FIDs."
+    if reference["fid_floor"] is not None:
+        size = f"{reference['n']:,} held-out" if reference["n"] is not None else "Held-out"
+        parts.append(f"{size} real images score {_FID.text(reference['fid_floor'])} themselves: the floor.")
+        if sizes and reference["n"] is not None and sizes != [reference["n"]]:
+            parts.append("Rows of another size carry another bias: fewer images give a higher FID.")
+    if reference["copy_rate"] is not None:
+        parts.append(f"By the rule used here {_share(reference)} of held-out images would count as copies.")
+    return " ".join(part for part in parts if part)
+
+
+def _headline(report: dict[str, Any], found: Findings) -> list[str]:
+    best = found.best
+    if best is None:
+        if found.closest is None:
+            return ["No row has an FID, so nothing is said about quality."] if report["rows"] else []
+        lowest = f"From N(0, I) the lowest FID comes with {_row(report, found.closest)}."
+        return [f"No accelerated start was measured. {lowest}"]
+    standing = _standing(report, best).replace("the floor", "that of held-out real images", 1)
+    first = f"With {_evaluations(best)}, {_name(best)} has an FID {standing}"
+    match copies_more(report, best):
+        case True:
+            first += f", but {_share(best)} of its samples count as copies; no accelerated start copies as "
+            first += "little as held-out images do."
+        case False:
+            first += f", and {_share(best)} of its samples count as copies: the level of held-out images."
+        case None:
+            first += "; how much it copies is not known here, so that FID alone proves little."
+    return [sentence for sentence in (first, _saving(report, found), _fewer(report, best)) if sentence]
+
+
+def _saving(report: dict[str, Any], found: Findings) -> str:
+    """The best accelerated start against N(0, I) at T."""
+    best, matches, closest = found.best, found.matches, found.closest
+    if best is None or closest is None:
+        return ""
+    other = matches or closest
+    if matches is not None and matches["nfe"] <= best["nfe"]:
+        text = f"That saves nothing: N(0, I) at T is at least as good with {_row(report, matches)}."
+        return text + _doubt(report, best, matches)
+    behind = "; ".join(
+        f"the best row with at most {row['nfe']} is {_standing(report, row, inside=False)}"
+        for row in found.short
+    )
+    if matches is None:
+        text = f"No N(0, I) row here is as good: {behind}."
+    else:
+        text = f"From N(0, I) at T it takes {_row(report, matches)} to be as good"
+        text += f": {behind}." if behind else "."
+    return text + _doubt(report, best, other)
+
+
+def _fewer(report: dict[str, Any], best: Row) -> str:
+    """The same kind of start with fewer evaluations."""
+    rows = [
+        row
+        for row in report["rows"]
+        if family(row) == family(best) and row["nfe"] is not None and row["nfe"] < best["nfe"]
+        if quality(report, row)[0] is not None
+    ]
+    if not rows:
+        return ""
+    row = min(rows, key=lambda row: (row["nfe"], _level(report, row)))
+    copies = "" if row["copy_rate"] is None else f", with {_share(row)} copies"
+    return f"With {_evaluations(row)} the same kind of start has an FID {_standing(report, row)}{copies}."
+
+
+def _copying(report: dict[str, Any], found: Findings) -> str:
+    others = [row for row in found.copying if row is not found.best]
+    if not others:
+        return ""
+    named = ", ".join(f"{_name(row)} at {row['nfe']} ({_share(row)})" for row in others)
+    level = _share(report["reference"])
+    return (
+        f"More copies than held-out images show ({level}): {named}. The FID of such a row counts training "
+        "images handed back as good samples; compare it only with rows that copy as much."
+    )
+
+
+def _source(found: Findings) -> str:
+    row = found.best
+    if row is None or row["source_rate"] is None:
+        return ""
+    return (
+        f"In {_SHARE.text(row['source_rate'])} of the samples from {_name(row)} the nearest training "
+        "image is the one that the start was built on."
+    )
+
+
+def _seeds(report: dict[str, Any]) -> str:
+    rows = [row for row in report["rows"] if row["seed_agreement"] is not None and row["prior"] != "none"]
+    if not rows:
+        return ""
+    row = max(rows, key=lambda row: row["seed_agreement"])
+    return (
+        f"Of the accelerated starts, {_name(row)} keeps the seed's image best: "
+        f"{_SHARE.text(row['seed_agreement'])} of its samples fall in the class that the full sampler "
+        "reaches from the same noise."
+    )
+
+
+def _gates(report: dict[str, Any]) -> str:
+    gates = report.get("gates")
+    if not gates:
+        return ""
+    reached = sum(gate["reached"] for gate in gates)
+    if reached == len(gates):
+        return f"All statements that were to be shown ({reached}) are reached."
+    verb = "are" if reached > 1 else "is"
+    return f"Of {len(gates)} statements that were to be shown, {reached or 'none'} {verb} reached."
+
+
+def _level(report: dict[str, Any], row: Row) -> float:
+    value = quality(report, row)[0]
+    assert value is not None
+    return value
+
+
+def _standing(report: dict[str, Any], row: Row, inside: bool = True) -> str:
+    """ "3.10 above the floor (FID 5.10; 95% interval of the excess [2.80, 3.40])"."""
+    value, ends = quality(report, row)
+    assert value is not None
+    shown = f"95% interval {_FID.interval_text(ends)}" if ends else ""
+    if report["reference"]["fid_floor"] is None and row.get("excess_fid") is None:
+        text, notes = f"of {_FID.text(value)}", [shown]
+    else:
+        text = f"{_FID.text(abs(value))} {'above' if value >= 0 else 'below'} the floor"
+        fid = "" if row["fid"] is None else f"FID {_FID.text(row['fid'])}"
+        notes = [fid, shown.replace("interval", "interval of the excess")]
+    notes = [note for note in notes if note]
+    return f"{text} ({'; '.join(notes)})" if notes and inside else text
+
+
+def _row(report: dict[str, Any], row: Row) -> str:
+    """ "20 network evaluations (DPM++2M, 3.40 above the floor)"."""
+    scheduler = f"{row['scheduler']}, " if row["scheduler"] else ""
+    return f"{_evaluations(row)} ({scheduler}{_standing(report, row, inside=False)})"
+
+
+def _doubt(report: dict[str, Any], one: Row, other: Row) -> str:
+    """Whether chance may have set the order of two rows."""
+    first, second = quality(report, one)[1], quality(report, other)[1]
+    if first is None or second is None:
+        return ""
+    return " Their 95% intervals overlap, so this order may be chance." if _overlap(first, second) else ""
+
+
+def _overlap(one: Interval, other: Interval) -> bool:
+    return one[0] <= other[1] and other[0] <= one[1]
+
+
+def _name(row: Row) -> str:
+    return f"“{start_label(row)}”"
+
+
+def _share(row: Row) -> str:
+    ends = interval(row, "copy_rate")
+    text = _SHARE.text(row["copy_rate"])
+    return f"{text} {_SHARE.interval_text(ends)}" if ends else text
+
+
+def _evaluations(row: Row) -> str:
+    return "1 network evaluation" if row["nfe"] == 1 else f"{row['nfe']} network evaluations"

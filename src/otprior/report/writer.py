@@ -1,0 +1,61 @@
+"""Files of a report: report.json, report.html, and the plots and image grid beside them.
+
+Everything is drawn before anything is written, each file appears whole, and report.json, which programs
+look for, comes last.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from otprior.files import output_file, write_json
+from otprior.report.html import page
+from otprior.report.images import ReportImages, image_grid
+from otprior.report.plots import has_copying, has_quality, quality_against_copying, quality_against_nfe
+from otprior.report.schema import validate_report
+
+__all__ = ["write_report"]
+
+_logger = logging.getLogger(__name__)
+
+
+def write_report(
+    directory: str | Path, report: dict[str, Any], images: Sequence[ReportImages] = ()
+) -> dict[str, Path]:
+    """Writes a report into a folder, which is made if it is not there; files of other names stay.
+
+    Arguments:
+        directory: The folder, such as the one that `otprior.files.output_dir` yields.
+        report: In the form of `report.schema.json`. With "claims" only report.json is written.
+        images: Rows of the image grid, in the order to be shown; none leaves the grid out.
+
+    Returns:
+        What was written, by file name: report.html, quality.png and copying.png (where some row has an FID),
+        images.png (where images were given), report.json.
+
+    Raises:
+        ValueError: If the report breaks the schema; nothing is written then.
+    """
+    validate_report(report)
+    contents: dict[str, bytes] = {}
+    if "claims" not in report:
+        contents["report.html"] = page(report, images).encode("utf-8")
+        if has_quality(report):
+            contents["quality.png"] = quality_against_nfe(report)
+        if has_copying(report):
+            contents["copying.png"] = quality_against_copying(report)
+        if images:
+            contents["images.png"] = image_grid(images)
+    directory = Path(directory)
+    written = {}
+    for name, content in contents.items():
+        with output_file(directory / name) as temporary:
+            temporary.write_bytes(content)
+        written[name] = directory / name
+    write_json(directory / "report.json", report)
+    written["report.json"] = directory / "report.json"
+    _logger.info("report written to %s: %s", directory, ", ".join(written))
+    return written
