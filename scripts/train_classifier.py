@@ -4,7 +4,7 @@ Trains on the 60,000 training images of Fashion-MNIST alone; the 10,000 test ima
 end, for the accuracy that is stored beside the weights. No augmentation, no label smoothing: features
 should tell apart what a generator may get wrong (a mirrored shoe, a shifted shirt).
 
-    python scripts/train_classifier.py            # about 5 minutes on two cores
+    python scripts/train_classifier.py            # about 4 minutes on one core
     python scripts/build_assets.py                # then refresh the manifest
 """
 

@@ -133,11 +133,12 @@ def test_licence_notice_is_inside_the_package():
     assert "The above copyright notice and this permission notice shall be included" in notice
 
 
-def test_network_is_stored_in_half_precision_and_runs_in_single():
+def test_large_tensors_are_stored_in_half_precision_and_run_in_single():
     from safetensors.torch import load_file
 
     weights = load_file(bundled.pipeline_path() / "unet" / "diffusion_pytorch_model.safetensors")
-    assert {value.dtype for value in weights.values()} == {torch.float16}
+    halves = {value.dtype == torch.float16 for value in weights.values() if value.numel() > 5_000}
+    assert halves == {True}
     pipeline = bundled.load_pipeline()
     loaded = pipeline.unet.state_dict()
     assert all(torch.equal(loaded[key], value.float()) for key, value in weights.items())

@@ -212,6 +212,11 @@ def test_a_flat_folder_or_a_single_subfolder_has_no_labels(tmp_path, grey, names
     assert load_images(tmp_path / "d").labels is None
 
 
+def test_hidden_files_are_not_data(tmp_path, grey):
+    write_folder(tmp_path / "d", grey, ["a.png", ".b.png", ".cache/c.png", "d.png", "._e.png", "f.PNG"])
+    assert np.array_equal(to_uint8(load_images(tmp_path / "d").images)[:, 0], grey[[0, 3, 5]])
+
+
 def test_given_labels_replace_those_of_the_file(tmp_path, grey):
     np.savez(tmp_path / "a.npz", images=grey, labels=np.zeros(6, dtype=int))
     assert load_images(tmp_path / "a.npz", labels=[5, 4, 3, 2, 1, 0]).labels.tolist() == [5, 4, 3, 2, 1, 0]

@@ -37,24 +37,19 @@ def small() -> FeatureExtractor:
     return model
 
 
-def test_the_stated_accuracy_is_reproduced_on_held_out_images(extractor, held_out):
-    stated = extractor.info["test_accuracy"]
-    measured = float((classify(extractor, held_out.images) == held_out.labels).double().mean())
-    assert stated >= 0.91
-    # The held-out 4,000 are a random part of the 10,000 the figure was computed on: four standard errors
-    # of such a part, sqrt(p (1 - p) (1/4000 - 1/10000)), are 1.4 points.
-    assert abs(measured - stated) < 4 * (stated * (1 - stated) * (1 / 4000 - 1 / 10000)) ** 0.5
-
-
 def test_the_stated_accuracy_is_that_of_the_ten_thousand_test_images(extractor):
-    correct = n = 0
+    stated, parts = extractor.info["test_accuracy"], []
     for name in bundled.SPLITS:
         part = bundled.split(name)
-        correct += int((classify(extractor, part.images) == part.labels).sum())
-        n += len(part)
-    assert n == extractor.info["test_images"]
+        parts.append(classify(extractor, part.images) == part.labels)
+        # Each split is a random part of the 10,000: four standard errors of such a part.
+        error = (stated * (1 - stated) * (1 / len(part) - 1 / 10_000)) ** 0.5
+        assert abs(float(parts[-1].double().mean()) - stated) < 4 * error
+    correct = torch.cat(parts)
+    assert stated >= 0.91
+    assert len(correct) == extractor.info["test_images"]
     # An image on the border between two classes may fall either way with another CPU's rounding.
-    assert abs(correct - extractor.info["test_accuracy"] * n) <= 2
+    assert abs(int(correct.sum()) - stated * len(correct)) <= 2
 
 
 def test_features_are_what_the_name_says(extractor, held_out):
@@ -65,8 +60,8 @@ def test_features_are_what_the_name_says(extractor, held_out):
     assert features.dtype == torch.float32
     assert features.min() == 0
     assert torch.equal(extractor.head(features).argmax(dim=1), classify(extractor, held_out.images[:200]))
-    # A feature that never moves would make every covariance singular.
-    assert (extract_features(extractor, held_out.images[:2000]).std(dim=0) > 0).all()
+    # Some rectified units never fire (14 of 128 do not here): covariances are singular and metrics must bear it.
+    assert int((extract_features(extractor, held_out.images[:1000]).std(dim=0) > 0).sum()) >= 110
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])

@@ -290,7 +290,7 @@ def _read_folder(
     """uint8 images (N, C, H, W), labels and class names of a folder of image files."""
     from PIL import Image, UnidentifiedImageError
 
-    paths = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+    paths = sorted(path for path in folder.rglob("*") if _is_image_file(path, folder))
     require(len(paths) > 0, "data", "a folder with image files", f"{folder}, which has none")
     first: tuple[Path, np.ndarray] | None = None
     images = []
@@ -311,6 +311,12 @@ def _read_folder(
         images.append(pixels)
     labels, class_names = _labels_of([path.relative_to(folder) for path in paths])
     return np.stack(images), labels, class_names
+
+
+def _is_image_file(path: Path, folder: Path) -> bool:
+    # Hidden files and folders hold thumbnails and resource forks, not data.
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
 
 
 def _pixels_of(image: Any, path: Path) -> np.ndarray:

@@ -145,14 +145,14 @@ def save_extractor(extractor: FeatureExtractor, path: str | Path, dtype: torch.d
         path: A new folder (`overwrite=True` in `options` replaces one).
         dtype: `torch.float16` halves the file; the weights are run in float32 whatever was stored.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {
         key: value.to(dtype).contiguous() if value.is_floating_point() else value.contiguous()
         for key, value in extractor.state_dict().items()
     }
     with output_dir(path, **options) as folder:
-        save_file(state, folder / WEIGHTS_FILE)
+        (folder / WEIGHTS_FILE).write_bytes(save(state))
         write_json(folder / CONFIG_FILE, extractor.config())
 
 
