@@ -1,0 +1,183 @@
+"""One door to the metrics: a set of samples in, every figure of a report's row out, with its interval.
+
+Quality (features against the reference images) and copying (pixels and features against the atoms) are
+computed together, so that neither is shown alone. The floor of every figure is the same call on as many
+held-out real images.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otprior.metrics._rows import as_rows, check_same_width
+from otprior.metrics.copying import Atoms, below_quantile, copy_mask, duplicate_rate, source_mask
+from otprior.metrics.frechet import FeatureMoments, frechet_distance
+from otprior.metrics.intervals import block_interval, bootstrap_mean
+from otprior.metrics.kernel import KernelSample, kernel_distance
+from otprior.metrics.neighbours import nearest, neighbourhood_terms
+from otprior.validation import require
+
+__all__ = ["Reference", "evaluate"]
+
+logger = logging.getLogger(__name__)
+
+_NEIGHBOURS = 5
+_BLOCKS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Everything that samples are compared with; build it once with `Reference.build`.
+
+    Arguments:
+        features: Of the real reference images, shape (M, D), float32.
+        moments: Their mean and covariance.
+        kernel: Their own term of the kernel distance.
+        atoms: The training images that a sample could have been copied from.
+        atom_features: Features of all given atoms, shape (N, D), float32.
+        held_out_pixel_distances: From held-out real images to their nearest atom, in pixels, shape (H,).
+        held_out_feature_distances: The same in features, shape (H,).
+    """
+
+    features: Tensor
+    moments: FeatureMoments
+    kernel: KernelSample
+    atoms: Atoms
+    atom_features: Tensor
+    held_out_pixel_distances: Tensor
+    held_out_feature_distances: Tensor
+
+    @classmethod
+    def build(
+        cls,
+        reference_features: Tensor,
+        atom_pixels: Tensor,
+        atom_features: Tensor,
+        held_out_pixels: Tensor,
+        held_out_features: Tensor,
+    ) -> Reference:
+        """Checks the sets against one another and finds the held-out images' nearest atoms.
+
+        Arguments:
+            reference_features: Real images that quality is measured against, shape (M, D).
+            atom_pixels: Images behind the prior, shape (N, C, H, W) or (N, P), in [-1, 1].
+            atom_features: Their features, shape (N, D).
+            held_out_pixels: Real images that are neither atoms nor reference, shape (H, C, H, W) or (H, P).
+            held_out_features: Their features, shape (H, D).
+
+        Raises:
+            ValueError: If sets are malformed or do not fit one another, or if fewer than two atoms differ.
+        """
+        features = as_rows("reference_features", reference_features, minimum=_NEIGHBOURS + 1)
+        atom_features = as_rows("atom_features", atom_features)
+        held_features = as_rows("held_out_features", held_out_features)
+        held_pixels = as_rows("held_out_pixels", held_out_pixels)
+        for name, rows in (("atom_features", atom_features), ("held_out_features", held_features)):
+            check_same_width(name, rows, "reference_features", features)
+        atoms = Atoms.build(atom_pixels)
+        check_same_width("held_out_pixels", held_pixels, "atom_pixels", atoms.images)
+        count, merged = len(atoms.representative), len(atoms.representative) - len(atoms.images)
+        require(
+            len(atom_features) == count, "atom_features", f"{count} rows, one an atom", len(atom_features)
+        )
+        require(
+            len(held_features) == len(held_pixels),
+            "held_out_features",
+            f"{len(held_pixels)} rows, one an image",
+            len(held_features),
+        )
+        require(len(atoms.images) >= 2, "atom_pixels", "two different images at least", len(atoms.images))
+        if merged:
+            logger.info("%d of %d atoms equal an earlier one and are merged for the copy rate", merged, count)
+        return cls(
+            features=features,
+            moments=FeatureMoments.from_features(features),
+            kernel=KernelSample.from_features(features),
+            atoms=atoms,
+            atom_features=atom_features,
+            held_out_pixel_distances=atoms.nearest(held_pixels, 1)[0][:, 0],
+            held_out_feature_distances=nearest(held_features, atom_features)[0][:, 0],
+        )
+
+
+def evaluate(
+    features: Tensor,
+    pixels: Tensor,
+    *,
+    reference: Reference,
+    generator: torch.Generator,
+    sources: Tensor | None = None,
+) -> dict[str, Any]:
+    """All figures of one set of samples, ready for a report (floats, lists and None only).
+
+    Arguments:
+        features: Of the samples, shape (n, D), by the extractor that made the reference's.
+        pixels: The samples, shape (n, C, H, W) or (n, P), on the atoms' scale; n >= 6.
+        reference: What to compare with.
+        generator: Source of the resampling and of the blocks, on the CPU.
+        sources: Index of the atom behind each start, shape (n,), for starts that were built on one.
+
+    Returns:
+        A dict with
+        - fid, kid, precision, recall, density, coverage: in features, against the reference images;
+        - copy_rate, source_rate (None without `sources`), duplicate_rate: shares, in pixels;
+        - nearest_pixel_distance, nearest_feature_distance: mean distance to the nearest atom;
+        - nearest_pixel_below_1pct, nearest_feature_below_1pct: share of samples nearer to an atom than the
+          1 % quantile of held-out real images;
+        - `<name>_interval`: 95 % limits [lo, hi] for what other seeds would give with reference, atoms and
+          prior fixed. From 10 disjoint blocks for fid and kid (`block_interval`), else from `bootstrap_mean`.
+          None for recall, coverage and duplicate_rate, which depend on all samples at once and on their
+          number: sets of seeds give those an interval.
+
+    Raises:
+        ValueError: If the inputs are malformed or do not fit the reference.
+    """
+    features = as_rows("features", features, minimum=_NEIGHBOURS + 1)
+    pixels = as_rows("pixels", pixels)
+    check_same_width("features", features, "the reference's features", reference.features)
+    check_same_width("pixels", pixels, "the reference's atoms", reference.atoms.images)
+    require(
+        len(pixels) == len(features), "pixels", f"{len(features)} rows, one a row of features", len(pixels)
+    )
+
+    blocks = min(_BLOCKS, len(features) // 2)
+    fid = block_interval(lambda rows: frechet_distance(rows, reference.moments), features, generator, blocks)
+    kid = block_interval(lambda rows: kernel_distance(rows, reference.kernel), features, generator, blocks)
+    neighbourhood = neighbourhood_terms(reference.features, features, _NEIGHBOURS)
+    pixel_distances, indices = reference.atoms.nearest(pixels, 2)
+    feature_distances = nearest(features, reference.atom_features)[0][:, 0]
+
+    # One entry a sample; masks stay boolean, which is how `bootstrap_mean` knows a proportion.
+    terms = {
+        "precision": neighbourhood["precision"] > 0.0,
+        "density": neighbourhood["density"],
+        "copy_rate": copy_mask(pixel_distances),
+        "source_rate": None if sources is None else source_mask(indices[:, 0], sources, reference.atoms),
+        "nearest_pixel_distance": pixel_distances[:, 0],
+        "nearest_feature_distance": feature_distances,
+        "nearest_pixel_below_1pct": below_quantile(pixel_distances[:, 0], reference.held_out_pixel_distances),
+        "nearest_feature_below_1pct": below_quantile(feature_distances, reference.held_out_feature_distances),
+    }
+    row: dict[str, Any] = {
+        "fid": fid.estimate,
+        # A distance is never negative; an unbiased estimate, such as the kernel distance, may be.
+        "fid_interval": [max(fid.lo, 0.0), fid.hi],
+        "kid": kid.estimate,
+        "kid_interval": kid.limits(),
+        "recall": float(neighbourhood["recall"].mean()),
+        "recall_interval": None,
+        "coverage": float(neighbourhood["coverage"].mean()),
+        "coverage_interval": None,
+        "duplicate_rate": duplicate_rate(pixels),
+        "duplicate_rate_interval": None,
+    }
+    for name, values in terms.items():
+        interval = None if values is None else bootstrap_mean(values, generator)
+        row[name] = None if interval is None else interval.estimate
+        row[f"{name}_interval"] = None if interval is None else interval.limits()
+    return row
