@@ -90,11 +90,13 @@ def _key_figures(report: dict[str, Any]) -> str:
     ]
     if found.matches is not None:
         behind = [row["nfe"] for row in found.short if row["nfe"] < found.matches["nfe"]]
-        beside = f"with {max(behind)} it is behind" if behind else ""
-        tiles.append(_tile(str(found.matches["nfe"]), "evaluations from N(0, I) to be as good", beside))
+        beside = f"with {max(behind)} it falls short" if behind else ""
+        tiles.append(_tile(str(found.matches["nfe"]), "evaluations from N(0, I) to reach that FID", beside))
     elif found.short:
         most = max(row["nfe"] for row in report["rows"] if row["prior"] == "none" and row["nfe"] is not None)
-        tiles.append(_tile(f"> {most}", "evaluations from N(0, I) to be as good", "none measured here is"))
+        tiles.append(
+            _tile(f"> {most}", "evaluations from N(0, I) to reach that FID", "none measured here does")
+        )
     return '<ul class="figures">\n' + "\n".join(tiles) + "\n</ul>"
 
 

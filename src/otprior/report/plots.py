@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from otprior.report.rows import Interval, family, interval, quality, quality_name
-from otprior.validation import check_choice
+from otprior.validation import check_choice, require
 
 __all__ = [
     "DARK",
@@ -99,6 +99,7 @@ def quality_against_nfe(
         width: Inches; text keeps its size, so half of the default suits a phone.
     """
     rows = _plotted(report)
+    require(has_quality(report), "rows", "such that one has an FID and a number of evaluations", "none")
     steps = sorted({row["nfe"] for row in rows})
     kinds = _kinds(rows, theme)
     places = _places(rows, steps)
@@ -147,6 +148,7 @@ def quality_against_copying(
     Arguments: as for `quality_against_nfe`.
     """
     rows = [row for row in _plotted(report) if row["copy_rate"] is not None]
+    require(has_copying(report), "rows", "such that one has an FID and a share of copies", "none")
     kinds = _kinds(rows, theme)
     figure = Figure(figsize=(width, 4.6), facecolor=theme.paper)
     axis = figure.subplots()

@@ -13,7 +13,6 @@ from typing import Any
 
 from otprior.report.rows import (
     METRICS,
-    Interval,
     copies_more,
     family,
     interval,
@@ -34,8 +33,8 @@ class Findings:
     """The rows that a report's conclusions rest on; None where a report has no such row.
 
     Arguments:
-        best: Lowest FID among accelerated starts that copy no more than held-out images do; if none does,
-            lowest FID among all accelerated starts.
+        best: Lowest FID among starts with a prior that copy no more than held-out images do; if none does,
+            lowest FID among all starts with a prior.
         matches: The N(0, I) row of fewest evaluations whose FID is no higher than that of `best`.
         short: N(0, I) rows that fall short of it: the best with at most as many evaluations as `best`, and
             the best with fewer than `matches`; one of the two if they are the same.
@@ -58,7 +57,7 @@ def find(report: dict[str, Any]) -> Findings:
 
     rows = [row for row in report["rows"] if quality(report, row)[0] is not None]
     plain = [row for row in rows if row["prior"] == "none" and row["nfe"] is not None]
-    starts = [row for row in rows if row["prior"] not in ("none", None) and row["nfe"] is not None]
+    starts = [row for row in rows if _has_prior(row) and row["nfe"] is not None]
     best = lowest([row for row in starts if copies_more(report, row) is False]) or lowest(starts)
     copying = [row for row in starts if copies_more(report, row)]
     copying.sort(key=lambda row: -row["copy_rate"])
@@ -85,18 +84,22 @@ def headline(report: dict[str, Any]) -> str:
     best, matches = found.best, found.matches
     if best is None:
         return "Samples measured against held-out real images"
-    cost = f"{_name(best)} with {best['nfe']} evaluations"
-    if copies_more(report, best):
-        return f"{cost} has the lowest FID here, and copies more than real images do"
+    cost = f"{_name(best)} with {_evaluations(best)}"
+    match copies_more(report, best):
+        case True:
+            return (
+                f"{cost} has the lowest FID of the starts with a prior, and more copies than real images have"
+            )
+        case None:
+            return f"{cost}: quality was measured, copying was not"
     if matches is not None and matches["nfe"] <= best["nfe"]:
-        return f"N(0, I) with {matches['nfe']} evaluations does as well as {cost}"
+        return f"N(0, I) with {matches['nfe']} is at least as good as {cost}"
     # Rows with fewer evaluations than `matches` are all behind; the dearest of them makes the comparison.
-    behind = [row for row in found.short if matches is None or row["nfe"] < matches["nfe"]]
-    dearest = max(behind, key=lambda row: row["nfe"], default=None)
+    dearest = max(found.short, key=lambda row: row["nfe"], default=None)
     if dearest is None:
         return f"{cost}, measured against held-out real images"
-    rival = f"N(0, I) with {dearest['nfe']}"
-    return f"{cost} is {'on a par with' if _doubt(report, best, dearest) else 'ahead of'} {rival}"
+    relation = "on a par with" if _overlap(report, best, dearest) else "ahead of"
+    return f"{cost} is {relation} N(0, I) with {dearest['nfe']}"
 
 
 def summary(report: dict[str, Any]) -> list[str]:
@@ -126,8 +129,9 @@ def _measured(report: dict[str, Any]) -> str:
         parts.append(f"{size} real images score {_FID.text(reference['fid_floor'])} themselves: the floor.")
         if sizes and reference["n"] is not None and sizes != [reference["n"]]:
             parts.append("Rows of another size carry another bias: fewer images give a higher FID.")
-    if reference["copy_rate"] is not None:
-        parts.append(f"By the rule used here {_share(reference)} of held-out images would count as copies.")
+    quoted = [row for row in report["rows"] if quality(report, row)[0] is not None]
+    if quoted and all(quality(report, row)[1] is None for row in quoted):
+        parts.append("No interval was computed for FIDs here: small differences may be chance.")
     return " ".join(part for part in parts if part)
 
 
@@ -136,40 +140,35 @@ def _headline(report: dict[str, Any], found: Findings) -> list[str]:
     if best is None:
         if found.closest is None:
             return ["No row has an FID, so nothing is said about quality."] if report["rows"] else []
-        lowest = f"From N(0, I) the lowest FID comes with {_row(report, found.closest)}."
-        return [f"No accelerated start was measured. {lowest}"]
+        lowest = f"From N(0, I) the lowest FID comes with {_rival(report, found.closest)}."
+        return [f"No start with a prior was measured. {lowest}"]
     standing = _standing(report, best).replace("the floor", "that of held-out real images", 1)
-    first = f"With {_evaluations(best)}, {_name(best)} has an FID {standing}"
-    match copies_more(report, best):
-        case True:
-            first += f", but {_share(best)} of its samples count as copies; no accelerated start copies as "
-            first += "little as held-out images do."
-        case False:
-            first += f", and {_share(best)} of its samples count as copies: the level of held-out images."
-        case None:
-            first += "; how much it copies is not known here, so that FID alone proves little."
+    first = f"With {_evaluations(best).replace('eval', 'network eval')}, {_name(best)} has an FID {standing}"
+    if best["copy_rate"] is None:
+        first += ". Its copies were not counted, so that the FID alone proves little."
+    else:
+        first += f", and {_share(best)} of its samples count as copies"
+        level = report["reference"]["copy_rate"]
+        first += "." if level is None else f", against {_share(report['reference'])} of held-out images."
+    if copies_more(report, best):
+        first += (
+            " No start with a prior is known to come within a percentage point of held-out images in that."
+        )
     return [sentence for sentence in (first, _saving(report, found), _fewer(report, best)) if sentence]
 
 
 def _saving(report: dict[str, Any], found: Findings) -> str:
-    """The best accelerated start against N(0, I) at T."""
-    best, matches, closest = found.best, found.matches, found.closest
-    if best is None or closest is None:
+    """The best start with a prior against N(0, I) at T."""
+    best, matches = found.best, found.matches
+    if best is None or found.closest is None:
         return ""
-    other = matches or closest
     if matches is not None and matches["nfe"] <= best["nfe"]:
-        text = f"That saves nothing: N(0, I) at T is at least as good with {_row(report, matches)}."
-        return text + _doubt(report, best, matches)
-    behind = "; ".join(
-        f"the best row with at most {row['nfe']} is {_standing(report, row, inside=False)}"
-        for row in found.short
-    )
+        return f"That saves nothing: N(0, I) at T has no higher FID with {_rival(report, matches, best)}."
+    behind = "; ".join(_rival(report, row, best) for row in found.short)
     if matches is None:
-        text = f"No N(0, I) row here is as good: {behind}."
-    else:
-        text = f"From N(0, I) at T it takes {_row(report, matches)} to be as good"
-        text += f": {behind}." if behind else "."
-    return text + _doubt(report, best, other)
+        return f"No N(0, I) row here reaches that FID. The best: {behind}."
+    text = f"From N(0, I) at T that FID takes {_rival(report, matches, best)}."
+    return f"{text} The best with fewer: {behind}." if behind else text
 
 
 def _fewer(report: dict[str, Any], best: Row) -> str:
@@ -210,12 +209,12 @@ def _source(found: Findings) -> str:
 
 
 def _seeds(report: dict[str, Any]) -> str:
-    rows = [row for row in report["rows"] if row["seed_agreement"] is not None and row["prior"] != "none"]
+    rows = [row for row in report["rows"] if row["seed_agreement"] is not None and _has_prior(row)]
     if not rows:
         return ""
     row = max(rows, key=lambda row: row["seed_agreement"])
     return (
-        f"Of the accelerated starts, {_name(row)} keeps the seed's image best: "
+        f"Of the starts with a prior, {_name(row)} keeps the seed's image best: "
         f"{_SHARE.text(row['seed_agreement'])} of its samples fall in the class that the full sampler "
         "reaches from the same noise."
     )
@@ -230,6 +229,10 @@ def _gates(report: dict[str, Any]) -> str:
         return f"All statements that were to be shown ({reached}) are reached."
     verb = "are" if reached > 1 else "is"
     return f"Of {len(gates)} statements that were to be shown, {reached or 'none'} {verb} reached."
+
+
+def _has_prior(row: Row) -> bool:
+    return row["prior"] not in ("none", None)
 
 
 def _level(report: dict[str, Any], row: Row) -> float:
@@ -253,22 +256,17 @@ def _standing(report: dict[str, Any], row: Row, inside: bool = True) -> str:
     return f"{text} ({'; '.join(notes)})" if notes and inside else text
 
 
-def _row(report: dict[str, Any], row: Row) -> str:
-    """ "20 network evaluations (DPM++2M, 3.40 above the floor)"."""
+def _rival(report: dict[str, Any], row: Row, best: Row | None = None) -> str:
+    """ "20 evaluations (DPM++2M, 3.40 above the floor; 95% intervals overlap)"."""
     scheduler = f"{row['scheduler']}, " if row["scheduler"] else ""
-    return f"{_evaluations(row)} ({scheduler}{_standing(report, row, inside=False)})"
+    chance = "; 95% intervals overlap" if best is not None and _overlap(report, best, row) else ""
+    return f"{_evaluations(row)} ({scheduler}{_standing(report, row, inside=False)}{chance})"
 
 
-def _doubt(report: dict[str, Any], one: Row, other: Row) -> str:
-    """Whether chance may have set the order of two rows."""
+def _overlap(report: dict[str, Any], one: Row, other: Row) -> bool:
+    """Whether two rows' intervals overlap, so that chance may have set their order."""
     first, second = quality(report, one)[1], quality(report, other)[1]
-    if first is None or second is None:
-        return ""
-    return " Their 95% intervals overlap, so this order may be chance." if _overlap(first, second) else ""
-
-
-def _overlap(one: Interval, other: Interval) -> bool:
-    return one[0] <= other[1] and other[0] <= one[1]
+    return bool(first and second and first[0] <= second[1] and second[0] <= first[1])
 
 
 def _name(row: Row) -> str:
@@ -282,4 +280,4 @@ def _share(row: Row) -> str:
 
 
 def _evaluations(row: Row) -> str:
-    return "1 network evaluation" if row["nfe"] == 1 else f"{row['nfe']} network evaluations"
+    return "1 evaluation" if row["nfe"] == 1 else f"{row['nfe']} evaluations"

@@ -1,0 +1,151 @@
+"""The sentences of a report hold for any outcome: those that were hoped for, and the others."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from report_example import example_report
+
+from otprior.report import headline, report_row, summary
+from otprior.report.summary import find
+
+
+def _report(*rows: dict[str, Any], floor: float | None = 2.0, copies: float | None = 0.01) -> dict[str, Any]:
+    return {
+        "format_version": 1,
+        "features": {"name": "a classifier", "dim": 128},
+        "ot": None,
+        "reference": {"n": 500, "fid_floor": floor, "copy_rate": copies},
+        "rows": [report_row(samples=500) | row for row in rows],
+    }
+
+
+def _plain(nfe: int, fid: float, **more: Any) -> dict[str, Any]:
+    return {"prior": "none", "nfe": nfe, "fid": fid, "copy_rate": 0.0, **more}
+
+
+def _coupled(nfe: int, fid: float, copies: float | None = 0.01, **more: Any) -> dict[str, Any]:
+    return {"prior": "semidiscrete", "noise": "coupled", "label": "coupled", "nfe": nfe, "fid": fid,
+            "copy_rate": copies, **more}  # fmt: skip
+
+
+def _text(report: dict[str, Any]) -> str:
+    return " ".join(summary(report))
+
+
+def test_a_gain_is_told_with_what_it_would_cost_from_noise() -> None:
+    report = _report(_plain(5, 44.0), _plain(20, 9.0), _plain(100, 3.0, scheduler="DDIM"), _coupled(5, 5.0))
+    assert headline(report) == "“coupled” with 5 evaluations is ahead of N(0, I) with 20"
+    text = _text(report)
+    assert "has an FID 3.00 above that of held-out real images (FID 5.00)" in text
+    assert "that FID takes 100 evaluations (DDIM, 1.00 above the floor)" in text
+    assert "5 evaluations (42.0 above the floor); 20 evaluations (7.00 above the floor)" in text
+    assert "No interval was computed" in text
+
+
+def test_a_start_that_saves_nothing_is_said_to() -> None:
+    report = _report(_plain(5, 4.0), _plain(20, 3.0), _coupled(5, 5.0))
+    assert headline(report) == "N(0, I) with 5 is at least as good as “coupled” with 5 evaluations"
+    assert "That saves nothing: N(0, I) at T has no higher FID with 5 evaluations" in _text(report)
+
+
+def test_equal_fids_at_equal_cost_are_no_gain() -> None:
+    assert "at least as good" in headline(_report(_plain(5, 5.0), _coupled(5, 5.0)))
+
+
+def test_a_start_better_than_every_row_from_noise() -> None:
+    report = _report(_plain(5, 44.0), _plain(100, 6.0), _coupled(5, 1.5))
+    assert headline(report).endswith("is ahead of N(0, I) with 100")
+    assert "has an FID 0.50 below that of held-out real images" in _text(report)
+    assert "No N(0, I) row here reaches that FID" in _text(report)
+
+
+def test_intervals_that_overlap_are_no_lead() -> None:
+    report = _report(_plain(20, 5.2, fid_interval=[4.9, 5.5]), _coupled(5, 5.0, fid_interval=[4.7, 5.3]))
+    assert headline(report) == "“coupled” with 5 evaluations is on a par with N(0, I) with 20"
+    assert "95% intervals overlap" in _text(report)
+
+
+def test_the_lowest_fid_does_not_lead_when_it_copies() -> None:
+    frozen = _coupled(5, 2.5, 0.55) | {"noise": "frozen", "label": "frozen"}
+    report = _report(_plain(20, 9.0), frozen, _coupled(5, 5.0))
+    assert headline(report).startswith("“coupled”")
+    assert "More copies than held-out images show (1.0%): “frozen” at 5 (55.0%)" in _text(report)
+
+
+def test_when_every_start_copies_the_headline_says_so() -> None:
+    report = _report(_plain(20, 9.0), _coupled(5, 2.5, 0.55))
+    assert "more copies than real images" in headline(report)
+    assert "No start with a prior is known to come within a percentage point" in _text(report)
+
+
+@pytest.mark.parametrize("unknown", ["row", "reference"])
+def test_quality_without_copying_is_called_that(unknown: str) -> None:
+    row = _coupled(5, 5.0, None if unknown == "row" else 0.01)
+    report = _report(_plain(20, 9.0), row, copies=None if unknown == "reference" else 0.01)
+    assert headline(report).endswith("quality was measured, copying was not")
+
+
+def test_reports_with_little_in_them() -> None:
+    assert "No start with a prior was measured" in _text(_report(_plain(20, 9.0)))
+    assert "nothing is said about quality" in _text(_report({"prior": "gaussian", "nfe": 5}))
+    assert headline(_report()) == "Samples measured against held-out real images"
+    assert "has an FID of 5.00" in _text(_report(_coupled(5, 5.0), floor=None))
+
+
+def test_gates_are_counted_as_they_came_out() -> None:
+    report = example_report()
+    assert "Of 2 statements that were to be shown, 1 is reached." in summary(report)
+    for gate in report["gates"]:
+        gate["reached"] = False
+    assert "Of 2 statements that were to be shown, none is reached." in summary(report)
+
+
+_ROWS = st.lists(
+    st.builds(
+        lambda plain, nfe, fid, copies, width: {
+            "prior": "none" if plain else "semidiscrete",
+            "noise": None if plain else "coupled",
+            "label": "noise" if plain else "coupled",
+            "nfe": nfe,
+            "fid": fid,
+            "copy_rate": copies,
+            "fid_interval": None if width is None else [fid - width, fid + width],
+        },
+        st.booleans(),
+        st.integers(1, 30),
+        st.floats(0.0, 50.0).map(lambda value: round(value, 1)),
+        st.none() | st.floats(0.0, 1.0),
+        st.none() | st.floats(0.0, 5.0),
+    ),
+    max_size=8,
+)
+
+
+@given(_ROWS)
+@settings(max_examples=200, deadline=None)
+def test_what_is_claimed_follows_from_the_rows(rows: list[dict[str, Any]]) -> None:
+    report = _report(*rows)
+    title, text = headline(report), _text(report)
+    best = find(report).best
+    plain = [row for row in rows if row["prior"] == "none"]
+    if best is None:
+        return
+    relation = re.search(r"is (ahead of|on a par with) N\(0, I\) with (\d+)$", title)
+    if relation:
+        assert best["copy_rate"] <= 0.02 + 1e-12
+        behind = [row for row in plain if row["nfe"] <= int(relation[2])]
+        assert behind
+        assert all(row["fid"] > best["fid"] for row in behind)
+    if "That saves nothing" in text:
+        assert any(row["nfe"] <= best["nfe"] and row["fid"] <= best["fid"] for row in plain)
+    takes = re.search(r"that FID takes (\d+) eval", text)
+    if takes:
+        enough = [row["nfe"] for row in plain if row["fid"] <= best["fid"]]
+        assert min(enough) == int(takes[1]) > best["nfe"]
+    if "No N(0, I) row here reaches" in text:
+        assert all(row["fid"] > best["fid"] for row in plain)
