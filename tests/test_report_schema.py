@@ -9,10 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from jsonschema import Draft202012Validator
 from report_example import example_images, example_report
 
-from otprior.report import FORMAT_VERSION, report_row, report_schema, validate_report, write_report
+from otprior.metrics import Reference, evaluate
+from otprior.report import (
+    FORMAT_VERSION,
+    report_reference,
+    report_row,
+    report_schema,
+    validate_report,
+    write_report,
+)
 
 _CLAIMS = {
     "claims": [
@@ -98,6 +107,23 @@ def test_a_row_has_every_required_name_and_no_unknown_one() -> None:
     assert row["copy_rate"] is None
     with pytest.raises(ValueError, match="known to the schema; got fiid"):
         report_row(fiid=3.0)
+
+
+def test_what_evaluate_returns_is_a_row_and_a_reference() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(30, 4, generator=generator) for _ in range(4)]
+    pixels = [torch.rand(30, 1, 4, 4, generator=generator) * 2 - 1 for _ in range(3)]
+    reference = Reference.build(features[0], pixels[0], features[1], pixels[1], features[2])
+    sources = torch.arange(30)
+    row = evaluate(features[3], pixels[2], reference=reference, generator=generator, sources=sources)
+    held_out = evaluate(features[2], pixels[1], reference=reference, generator=generator)
+    report = example_report() | {
+        "reference": report_reference(30, held_out, "held-out images"),
+        "rows": [report_row(prior="semidiscrete", noise="coupled", nfe=5, **row)],
+    }
+    validate_report(report)
+    assert report["reference"]["fid_floor"] == held_out["fid"]
+    assert report["reference"]["fid_floor_interval"] == held_out["fid_interval"]
 
 
 def test_writing_gives_whole_files_and_the_report_as_it_was(tmp_path: Path) -> None:

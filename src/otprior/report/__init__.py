@@ -9,7 +9,7 @@ from __future__ import annotations
 from otprior.report.html import page
 from otprior.report.images import ReportImages, contact_sheet, image_grid
 from otprior.report.plots import DARK, LIGHT, Theme, quality_against_copying, quality_against_nfe
-from otprior.report.schema import FORMAT_VERSION, report_row, report_schema, validate_report
+from otprior.report.schema import FORMAT_VERSION, report_reference, report_row, report_schema, validate_report
 from otprior.report.summary import headline, summary
 from otprior.report.terminal import table
 from otprior.report.writer import write_report
@@ -26,6 +26,7 @@ __all__ = [
     "page",
     "quality_against_copying",
     "quality_against_nfe",
+    "report_reference",
     "report_row",
     "report_schema",
     "summary",

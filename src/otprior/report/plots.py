@@ -108,6 +108,8 @@ def quality_against_nfe(
     ratios = (3, 2) if with_copies else (1,)
     axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
 
+    for axis in axes:
+        _frame(axis, theme, "y")
     values = [quality(report, row) for row in rows]
     bottom = _log_axis(axes[0], values, quality_name(report), theme)
     _points(axes[0], rows, values, places, kinds, bottom)
@@ -126,11 +128,10 @@ def quality_against_nfe(
         _copy_axis(axes[1].yaxis, axes[1], report, shares, theme)
         _points(axes[1], rows, shares, places, kinds, 0.0)
         _floor(axes[1], report, theme, horizontal=True)
-        axes[1].set_ylabel("samples that count as copies", color=theme.ink)
+        axes[1].set_ylabel("counted as copies", color=theme.ink)
     for axis in axes:
         for index in range(0, len(steps), 2):
             axis.axvspan(index - 0.5, index + 0.5, color=theme.band, zorder=0)
-        _frame(axis, theme, "y")
     axes[-1].set_xticks(range(len(steps)), [str(step) for step in steps])
     axes[-1].set_xlim(-0.5, len(steps) - 0.5)
     axes[-1].set_xlabel("network evaluations an image (NFE)", color=theme.ink)
@@ -152,6 +153,7 @@ def quality_against_copying(
     kinds = _kinds(rows, theme)
     figure = Figure(figsize=(width, 4.6), facecolor=theme.paper)
     axis = figure.subplots()
+    _frame(axis, theme, "both")
     values = [quality(report, row) for row in rows]
     bottom = _log_axis(axis, values, quality_name(report), theme)
     shares = [(row["copy_rate"], interval(row, "copy_rate")) for row in rows]
@@ -167,7 +169,6 @@ def quality_against_copying(
             str(row["nfe"]), (share, y), (6, 5), textcoords="offset points", fontsize=8, color=theme.ink
         )
     _floor(axis, report, theme, horizontal=False)
-    _frame(axis, theme, "both")
     axis.set_xlabel("samples that count as copies (numbers at points: NFE)", color=theme.ink)
     _legend(figure, axis, kinds, theme)
     return _rendered(figure, kind)

@@ -20,7 +20,7 @@ from jsonschema.exceptions import ValidationError
 
 from otprior.validation import invalid, require
 
-__all__ = ["FORMAT_VERSION", "report_row", "report_schema", "validate_report"]
+__all__ = ["FORMAT_VERSION", "report_reference", "report_row", "report_schema", "validate_report"]
 
 FORMAT_VERSION = 1
 
@@ -50,6 +50,19 @@ def report_row(**values: Any) -> dict[str, Any]:
     unknown = [name for name in values if not _is_known(name, row)]
     require(not unknown, "the names of a report row", "known to the schema", ", ".join(unknown))
     return dict.fromkeys(row["required"]) | values
+
+
+def report_reference(n: int, figures: dict[str, Any], label: str | None = None) -> dict[str, Any]:
+    """The part "reference" of report.json, from held-out real images measured as a row is.
+
+    Arguments:
+        n: Number of held-out images.
+        figures: As for a row; "fid" becomes "fid_floor", and what only samples have is left out.
+        label: What these images are called in the report.
+    """
+    renamed = {name.replace("fid", "fid_floor", 1): value for name, value in figures.items()}
+    kept = {name: value for name, value in renamed.items() if not name.startswith(("source_", "seed_"))}
+    return {"n": n, "label": label, "fid_floor": None, "copy_rate": None} | kept
 
 
 def validate_report(report: dict[str, Any]) -> None:
