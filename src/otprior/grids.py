@@ -6,7 +6,8 @@ from t* to an *end*, of which the end itself is dropped: nothing is evaluated th
 
 - "log_snr": log(α²/σ²) (Lu et al.);
 - "time": the timestep, as the "trailing" and "linspace" spacings of stock schedulers do;
-- "karras": (σ/α)^{1/ρ} (Karras et al.), between the two; ρ → ∞ is "log_snr".
+- "karras": (σ/α)^{1/ρ} (Karras et al.), between the two; ρ → ∞ is "log_snr". The default: of the three it came
+  nearest to the fine-grid image for K = 3, 5 and 10 (multistep DPM-Solver++, a 28x28 pixel model, t* = 500).
 
 The end matters more than the coordinate when K is small. Spaced in log_snr down to the first timestep, the
 last of 5 calls is made where only noise of a few grey levels is left, and is nearly wasted.
@@ -41,13 +42,13 @@ def timestep_grid(
     schedule: NoiseSchedule,
     start: float,
     num_steps: int,
-    spacing: str = "log_snr",
+    spacing: str = "karras",
     end: float | None = None,
     rho: float = 7.0,
 ) -> list[int] | list[float]:
     """K strictly decreasing timesteps that begin at t*.
 
-    Args:
+    Arguments:
         schedule: The forward process, in whose units timesteps are.
         start: t*, the first timestep.
         num_steps: K >= 1, the number of network evaluations of a first-order or multistep sampler.

@@ -46,7 +46,7 @@ class NoiseSchedule:
 
     Build one with `from_scheduler`, or with `vp`, `ve`, `edm`, `flow`.
 
-    Args:
+    Arguments:
         kind: "vp", "ve" or "flow".
         times: Timesteps of the table, shape (n,), increasing, in the units that the network is told.
         log_snrs: log(α²/σ²) at those, shape (n,), strictly decreasing; the last may be −inf.
@@ -108,7 +108,7 @@ class NoiseSchedule:
         the last timestep has α = 0 also where the scheduler puts 2⁻¹² there to keep its own divisions finite
         (with linear betas that is *more* signal than one timestep earlier).
 
-        Args:
+        Arguments:
             scheduler: An instance of a diffusers scheduler.
 
         Raises:
