@@ -7,7 +7,7 @@ from t* to an *end*, of which the end itself is dropped: nothing is evaluated th
 - "log_snr": log(α²/σ²) (Lu et al.);
 - "time": the timestep, as the "trailing" and "linspace" spacings of stock schedulers do;
 - "karras": (σ/α)^{1/ρ} (Karras et al.), between the two; ρ → ∞ is "log_snr". The default: of the three it came
-  nearest to the fine-grid image for K = 3, 5 and 10 (multistep DPM-Solver++, a 28x28 pixel model, t* = 500).
+  nearest to the fine-grid image for K = 3 and 5 (multistep DPM-Solver++, a 28x28 pixel model, t* = 500).
 
 The end matters more than the coordinate when K is small. Spaced in log_snr down to the first timestep, the
 last of 5 calls is made where only noise of a few grey levels is left, and is nearly wasted.
