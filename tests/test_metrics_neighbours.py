@@ -164,3 +164,14 @@ def test_refuses_bad_input() -> None:
         precision_recall_density_coverage(x, x[:5], 5)
     with pytest.raises(ValueError, match=r"x must be of shape \(N, D\)"):
         nearest(x[0], x)
+
+
+@pytest.mark.usefixtures("block_entries")
+def test_first_within_is_brute_force_where_products_are_blind() -> None:
+    """Two far clusters whose members lie about one radius apart: float32 products see all as candidates."""
+    centres = normal(2, 50).double() * 1e4
+    x = centres[torch.arange(60) % 2] + 0.1 * normal(60, 50, seed=1)
+    radius = 0.9
+    close = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist") <= radius
+    assert 0.1 < float(close[::2, ::2].double().mean()) < 0.5
+    assert torch.equal(neighbours.first_within(x, radius), close.int().argmax(dim=1))
