@@ -1,0 +1,36 @@
+"""Standard normal draws in numbered blocks, so that a result does not depend on how the work was split.
+
+Block b of a stream has a generator of its own, seeded from (seed, stream, b). Who draws it, in what order, in how
+many threads or processes, or after which restart, changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+__all__ = ["normal_block", "seed_from"]
+
+
+def seed_from(generator: torch.Generator | None) -> int:
+    """A 63-bit seed drawn from `generator`, or from a fresh one seeded 0 when None."""
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
+
+
+def normal_block(seed: int, stream: str, block: int, size: int, dim: int) -> Tensor:
+    """Block `block` of N(0, I) draws of a stream, shape (size, dim), float32, on the CPU.
+
+    Arguments:
+        seed: The run's seed.
+        stream: What the draws are for; streams of different names are independent.
+        block: The block's number.
+        size: Rows in each block of this stream.
+        dim: Dimension d.
+    """
+    digest = hashlib.sha256(f"{seed}/{stream}/{block}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.randn(size, dim, generator=generator)

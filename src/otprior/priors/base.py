@@ -1,0 +1,267 @@
+"""What priors share.
+
+A prior at t* is a map T with T(z), z ~ N(0, I), meant to be distributed like the diffusion model's latents
+x_t* = α x_0 + σ ε. It works row by row: a start depends on its own seed noise (and label) and on nothing else. It
+holds float32 tensors whatever precision the network runs in, knows its noise schedule, and so can be moved to another
+timestep without being fitted again.
+
+On disk a prior is `config.json` and `model.safetensors`; loading reads those two and executes nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from otprior.data import ImageSet, check_images, check_labels
+from otprior.files import output_dir
+from otprior.schedules import NoiseSchedule
+from otprior.validation import check_finite, check_integer, require
+
+__all__ = ["FORMAT_VERSION", "Prior"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class Prior(ModelMixin, ConfigMixin):
+    """A map from seed noise to start latents at a timestep.
+
+    Subclasses register their arguments with `register_to_config`, allot their buffers from those alone, and
+    implement `_start` (and `source`, if a start is built on an atom).
+
+    Attributes:
+        schedule: The forward process.
+        timestep: t*, in the scheduler's own units.
+        shape: (C, H, W) of a latent.
+        num_classes: Number of class labels of a conditional prior, or None.
+        needs_fresh: Whether calling it takes noise beyond the seed's own.
+    """
+
+    config_name = CONFIG_FILE
+    needs_fresh: bool = False
+    _registry: ClassVar[dict[str, type[Prior]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # diffusers writes this name into a pipeline's index and finds the class there again.
+        cls.__module__ = "otprior"
+        Prior._registry[cls.__name__] = cls
+
+    def _init_common(
+        self, shape: list[int], schedule: dict[str, Any], timestep: float, num_classes: int | None
+    ) -> None:
+        require(len(shape) == 3 and min(shape) > 0, "shape", "(C, H, W), positive", shape)
+        self.shape = tuple(shape)
+        self.schedule = NoiseSchedule.from_dict(schedule)
+        self.schedule.check_timestep(timestep)
+        self.timestep = timestep
+        if num_classes is not None:
+            check_integer("num_classes", num_classes, 1)
+        self.num_classes = num_classes
+        # A prior without tensors of its own still has a device and a dtype, which pipelines ask for.
+        self.register_buffer("_anchor", torch.zeros(0), persistent=False)
+
+    @property
+    def alpha(self) -> float:
+        """Signal scale α at t*."""
+        return self.schedule.alpha(float(self.timestep))
+
+    @property
+    def sigma(self) -> float:
+        """Noise scale σ at t*."""
+        return self.schedule.sigma(float(self.timestep))
+
+    @property
+    def dim(self) -> int:
+        """Number of entries d of a latent."""
+        return math.prod(self.shape)
+
+    def forward(self, z: Tensor, labels: Tensor | None = None, fresh: Tensor | None = None) -> Tensor:
+        """Start latents T(z), each row a function of that row of the arguments.
+
+        Arguments:
+            z: Seed noise from N(0, I), shape (B, C, H, W).
+            labels: Class labels, int64 (B,); required by a conditional prior, refused by another.
+            fresh: Further noise from N(0, I), shaped as z; required where `needs_fresh`, refused elsewhere.
+
+        Returns:
+            Latents at t* in the prior's scale (α, σ), float32, shape (B, C, H, W).
+
+        Raises:
+            ValueError: On a wrong shape, missing or superfluous labels or fresh noise, or NaN.
+        """
+        labels = self._check_call(z, labels)
+        require((fresh is not None) == self.needs_fresh, "fresh", *self._fresh_rule(fresh))
+        if fresh is not None:
+            require(fresh.shape == z.shape, "fresh", f"shaped as z, {tuple(z.shape)}", tuple(fresh.shape))
+            fresh = fresh.float().flatten(1)
+        return self._start(z.float().flatten(1), labels, fresh).reshape(z.shape)
+
+    def source(self, z: Tensor, labels: Tensor | None = None) -> Tensor | None:
+        """Index, among the images fitted on, of the atom behind each start, int64 (B,); None if there is none."""
+        return None
+
+    def at(self, timestep: float) -> Self:
+        """The same map at another timestep; shares its tensors with this one, and nothing is solved again."""
+        other = type(self)(**{**self._own_config(), "timestep": timestep})
+        other.load_state_dict(self.state_dict(), assign=True)
+        return other
+
+    def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
+        """T(z) on flat rows (B, d)."""
+        raise NotImplementedError
+
+    def _check_call(self, z: Tensor, labels: Tensor | None) -> Tensor | None:
+        require(
+            z.ndim == 4 and tuple(z.shape[1:]) == self.shape, "z", f"of shape (B, *{self.shape})", z.shape
+        )
+        check_finite("z", z)
+        if self.num_classes is None:
+            require(labels is None, "labels", "None, since this prior was fitted without labels", labels)
+            return None
+        rule = f"given to a prior fitted on {self.num_classes} classes, one for each row"
+        require(labels is not None, "labels", rule, None)
+        return check_labels(labels, len(z), self.num_classes).to(z.device)
+
+    def _fresh_rule(self, fresh: Tensor | None) -> tuple[str, str]:
+        rule = "given: this prior draws its noise anew" if self.needs_fresh else "None: it takes only z"
+        return rule, "None" if fresh is None else f"a tensor of shape {tuple(fresh.shape)}"
+
+    # Precision -------------------------------------------------------------------------------------------
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves between devices as asked, but keeps every dtype: half precision would move cell boundaries."""
+
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(fn(tensor.new_empty(0)).device)
+
+        return super()._apply(move, recurse)
+
+    # Files -----------------------------------------------------------------------------------------------
+
+    def _own_config(self) -> dict[str, Any]:
+        return copy.deepcopy({k: v for k, v in self.config.items() if not k.startswith("_")})
+
+    def _card(self) -> str | None:
+        """Text of a README that the saved folder needs, or None."""
+        return None
+
+    def save_pretrained(self, save_directory: str | Path, *, overwrite: bool = True, **_: Any) -> None:
+        """Writes the prior's folder: whole, or not at all.
+
+        Arguments:
+            save_directory: The folder.
+            overwrite: Whether a folder that is not empty may be replaced.
+
+        Raises:
+            FileExistsError: If it is not empty and `overwrite` is false.
+        """
+        config = {"_class_name": type(self).__name__, "format_version": FORMAT_VERSION, **self._own_config()}
+        with output_dir(save_directory, overwrite) as folder:
+            text = json.dumps(config, indent=2, allow_nan=False) + "\n"
+            (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
+            tensors = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
+            # (safetensors' own file writer would ignore the umask.)
+            (folder / WEIGHTS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
+            card = self._card()
+            if card is not None:
+                (folder / "README.md").write_text(card, encoding="utf-8")
+                logger.warning(
+                    "%s holds training data; see its README.md before you share it.", save_directory
+                )
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, subfolder: str | None = None, **_: Any
+    ) -> Self:
+        """Loads a prior's folder, of whichever class its config names.
+
+        Arguments:
+            pretrained_model_name_or_path: A local folder. (A repository of the Hub is downloaded with
+                `huggingface_hub.snapshot_download` first.)
+            subfolder: A folder below it.
+
+        Raises:
+            FileNotFoundError: If there is no such folder, or a file is missing from it.
+            ValueError: If the config or the tensors are damaged, of another format version, or do not belong
+                together.
+        """
+        folder = Path(pretrained_model_name_or_path, subfolder or "")
+        config = _read_config(folder)
+        name = config.pop("_class_name", None)
+        version = config.pop("format_version", None)
+        require(version == FORMAT_VERSION, f"format_version of {folder}", str(FORMAT_VERSION), version)
+        require(name in cls._registry, f"_class_name of {folder}", f"one of {sorted(cls._registry)}", name)
+        found = cls._registry[name]
+        require(issubclass(found, cls), f"prior in {folder}", f"a {cls.__name__}", name)
+        config = {key: value for key, value in config.items() if not key.startswith("_")}
+        try:
+            prior = found(**config)
+        except TypeError as error:
+            raise ValueError(f"config.json of {folder} does not describe a {name}: {error}") from error
+        tensors = _read_tensors(folder / WEIGHTS_FILE)
+        expected = prior.state_dict()
+        wrong = sorted(set(tensors) ^ set(expected))
+        require(not wrong, f"tensors of {folder}", f"exactly {sorted(expected)}", f"a difference in {wrong}")
+        for key, tensor in tensors.items():
+            want = (tuple(expected[key].shape), expected[key].dtype)
+            got = (tuple(tensor.shape), tensor.dtype)
+            require(want == got, f"tensor {key!r} of {folder}", f"{want}", got)
+        prior.load_state_dict(tensors, assign=True)
+        return prior.eval()
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"no prior at {folder}: there is no {CONFIG_FILE}; `otprior fit` makes one")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    require(isinstance(config, dict), str(path), "a JSON object", type(config).__name__)
+    return config
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing; fit the prior again or copy the whole folder")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or truncated: {error}") from error
+
+
+def read_data(
+    data: ImageSet | Tensor | Any, labels: Any, value_range: Any, num_classes: int | None
+) -> tuple[ImageSet, int | None]:
+    """Checks what `fit` was given: images as an `ImageSet` with labels or without, and the number of classes.
+
+    Labels are an argument of their own: an `ImageSet` that happens to be labelled makes no prior conditional.
+    """
+    images = data if isinstance(data, ImageSet) else ImageSet(check_images(data, value_range=value_range))
+    if labels is None:
+        return ImageSet(images.images, None, images.name, images.source, images.license), None
+    values = check_labels(labels, len(images), num_classes)
+    count = num_classes if num_classes is not None else int(values.max()) + 1
+    return ImageSet(images.images, values, images.name, images.source, images.license), count
+
+
+def as_schedule(schedule: Any) -> NoiseSchedule:
+    """A `NoiseSchedule`, from one or from a diffusers scheduler."""
+    return schedule if isinstance(schedule, NoiseSchedule) else NoiseSchedule.from_scheduler(schedule)

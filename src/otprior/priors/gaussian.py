@@ -1,0 +1,144 @@
+"""The gaussian prior: the optimal transport map onto the Gaussian with the latents' mean and covariance.
+
+For data of mean μ and covariance Σ the latents x_t = α x_0 + σ ε have mean α μ and covariance C = α² Σ + σ² I, and
+
+    T(z) = α μ + C^{1/2} z
+
+is the optimal map from N(0, I) to N(α μ, C). With Σ = U Λ Uᵀ + s² (I − U Uᵀ) (all of Σ when U is square),
+
+    C^{1/2} = c I + U((α² Λ + σ²)^{1/2} − c) Uᵀ,   c = (α² s² + σ²)^{1/2},
+
+so T costs two thin products. It keeps the seed's image (for Gaussian data it *is* the probability flow, once that is
+started from α_T μ + C_T^{1/2} z instead of z) and stores no image.
+
+References:
+    Khrulkov et al., Understanding DDPM latent codes through optimal transport (2023), arXiv:2202.07477.
+    Wang & Vastola, The unreasonable effectiveness of Gaussian score approximation (2024), arXiv:2412.09726.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from otprior.moments import FULL_COVARIANCE_LIMIT, Spectrum, streaming_spectrum
+from otprior.priors.base import Prior, as_schedule, read_data
+from otprior.validation import require
+
+__all__ = ["GaussianPrior", "gaussian_map"]
+
+# Rank kept beyond FULL_COVARIANCE_LIMIT dimensions: two thin d x 512 products.
+DEFAULT_RANK = 512
+
+
+def gaussian_map(z: Tensor, spectrum: Spectrum, alpha: float, sigma: float) -> Tensor:
+    """α μ + (α² Σ + σ² I)^{1/2} z on rows z (B, d), in their dtype."""
+    mean, basis = spectrum.mean.to(z.dtype), spectrum.basis.to(z.dtype)
+    base = (alpha**2 * spectrum.residual + sigma**2) ** 0.5
+    gain = (alpha**2 * spectrum.variances.to(z.dtype) + sigma**2).sqrt() - base
+    return alpha * mean + base * z + ((z @ basis) * gain) @ basis.T
+
+
+class GaussianPrior(Prior):
+    """T(z) = α μ + (α² Σ + σ² I)^{1/2} z, for each class label its own if fitted with labels.
+
+    Build it with `fit`.
+
+    Arguments:
+        shape: (C, H, W) of a latent.
+        schedule: `NoiseSchedule.to_dict()`.
+        timestep: t*.
+        rank: Columns of U.
+        num_classes: Number of class labels, or None.
+    """
+
+    means: Tensor  # (K, d), K = num_classes or 1
+    bases: Tensor  # (K, d, rank)
+    variances: Tensor  # (K, rank)
+    residuals: Tensor  # (K,)
+
+    @register_to_config
+    def __init__(
+        self,
+        shape: list[int],
+        schedule: dict[str, Any],
+        timestep: float,
+        rank: int,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._init_common(shape, schedule, timestep, num_classes)
+        maps = num_classes or 1
+        self.register_buffer("means", torch.zeros(maps, self.dim))
+        self.register_buffer("bases", torch.zeros(maps, self.dim, rank))
+        self.register_buffer("variances", torch.zeros(maps, rank))
+        self.register_buffer("residuals", torch.ones(maps))
+
+    @classmethod
+    def fit(
+        cls,
+        data: Any,
+        schedule: Any,
+        timestep: float = 500,
+        labels: Tensor | None = None,
+        *,
+        rank: int | None = None,
+        num_classes: int | None = None,
+        value_range: Any = "auto",
+    ) -> Self:
+        """Fits mean and covariance in one streaming pass, in float64.
+
+        Arguments:
+            data: Clean images: an `ImageSet`, or (N, C, H, W) uint8, or floats in [-1, 1].
+            schedule: A `NoiseSchedule` or a diffusers scheduler.
+            timestep: t*, in the scheduler's units.
+            labels: Class labels, (N,), for a conditional prior.
+            rank: Principal axes kept; by default all of them up to 4,096 dimensions, 512 beyond.
+            num_classes: Number of classes; by default the largest label + 1.
+            value_range: See `otprior.data.check_images`; None for latents.
+
+        Raises:
+            ValueError: On bad images, labels, timestep or rank, or a class with fewer than two images.
+        """
+        noise_schedule = as_schedule(schedule)
+        noise_schedule.check_timestep(timestep)
+        images, classes = read_data(data, labels, value_range, num_classes)
+        flat = images.images.flatten(1)
+        dim = flat.shape[1]
+        if rank is None:
+            rank = dim if dim <= FULL_COVARIANCE_LIMIT else DEFAULT_RANK
+        require(1 <= rank <= dim, "rank", f"in [1, {dim}]", rank)
+        prior = cls(
+            shape=list(images.images.shape[1:]),
+            schedule=noise_schedule.to_dict(),
+            timestep=timestep,
+            rank=rank,
+            num_classes=classes,
+        )
+        for label in range(classes or 1):
+            rows = flat if images.labels is None else flat[images.labels == label]
+            require(len(rows) >= 2, "data", f"at least two images for class {label}", len(rows))
+            spectrum = streaming_spectrum(rows, rank)
+            prior.means[label] = spectrum.mean
+            prior.bases[label] = spectrum.basis
+            prior.variances[label] = spectrum.variances
+            prior.residuals[label] = spectrum.residual
+        return prior.eval()
+
+    def spectrum(self, label: int = 0) -> Spectrum:
+        """Mean and covariance of the clean data (of one class)."""
+        return Spectrum(
+            self.means[label], self.bases[label], self.variances[label], float(self.residuals[label])
+        )
+
+    def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
+        if labels is None:
+            return gaussian_map(z, self.spectrum(), self.alpha, self.sigma)
+        start = torch.empty_like(z)
+        for label in labels.unique().tolist():
+            rows = labels == label
+            start[rows] = gaussian_map(z[rows], self.spectrum(label), self.alpha, self.sigma)
+        return start

@@ -1,0 +1,43 @@
+"""The identity prior s_t z: white noise at t*, as if nothing of the signal were left.
+
+s_t = √(α² + σ²) is the scale of the usual start (1 for VP). The baseline whose error grows as t* falls:
+W2² ≤ α² E|x_0|² + (s_t − σ)² d.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from otprior.priors.base import Prior, as_schedule
+
+__all__ = ["IdentityPrior"]
+
+
+class IdentityPrior(Prior):
+    """T(z) = s_t z.
+
+    Arguments:
+        shape: (C, H, W) of a latent.
+        schedule: `NoiseSchedule.to_dict()`.
+        timestep: t*.
+    """
+
+    @register_to_config
+    def __init__(self, shape: list[int], schedule: dict[str, Any], timestep: float) -> None:
+        super().__init__()
+        self._init_common(shape, schedule, timestep, num_classes=None)
+
+    @classmethod
+    def build(cls, shape: tuple[int, int, int], schedule: Any, timestep: float) -> Self:
+        """For latents of `shape` under a `NoiseSchedule` or a diffusers scheduler; there is nothing to fit."""
+        return cls(shape=list(shape), schedule=as_schedule(schedule).to_dict(), timestep=timestep)
+
+    def _check_call(self, z: Tensor, labels: Tensor | None) -> Tensor | None:
+        # White noise is the same for every class, so labels are no mistake here.
+        return super()._check_call(z, None)
+
+    def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
+        return z * self.schedule.prior_scale(float(self.timestep))

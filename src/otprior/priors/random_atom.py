@@ -1,0 +1,99 @@
+"""The rival that costs nothing: a random training image, noised afresh.
+
+α y_i + σ ε with i drawn by the masses and ε independent of i: exactly the empirical p_t*, without any transport. So
+whatever the semi-discrete prior gains over it at equal copying is what the coupling is worth. The atom's index is
+read off the seed noise itself, through the normal distribution function of its projection on the diagonal, which
+leaves the start a function of the seed like every other prior's.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from otprior.priors.base import Prior, as_schedule, read_data
+
+__all__ = ["RandomAtomPrior"]
+
+
+class RandomAtomPrior(Prior):
+    """T(z, ε) = α y_{i(z)} + σ ε, i uniform over the atoms (of the label, if fitted with labels).
+
+    Build it with `fit`.
+
+    Arguments:
+        shape: (C, H, W) of a latent.
+        schedule: `NoiseSchedule.to_dict()`.
+        timestep: t*.
+        num_atoms: N.
+        num_classes: Number of class labels, or None.
+    """
+
+    needs_fresh = True
+    atoms: Tensor  # (N, d)
+    classes: Tensor  # (N,) int64; all 0 when unconditional
+
+    @register_to_config
+    def __init__(
+        self,
+        shape: list[int],
+        schedule: dict[str, Any],
+        timestep: float,
+        num_atoms: int,
+        num_classes: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._init_common(shape, schedule, timestep, num_classes)
+        self.register_buffer("atoms", torch.zeros(num_atoms, self.dim))
+        self.register_buffer("classes", torch.zeros(num_atoms, dtype=torch.int64))
+
+    @classmethod
+    def fit(
+        cls,
+        data: Any,
+        schedule: Any,
+        timestep: float = 500,
+        labels: Tensor | None = None,
+        *,
+        num_classes: int | None = None,
+        value_range: Any = "auto",
+    ) -> Self:
+        """Stores the images; arguments as for `SemiDiscretePrior.fit`."""
+        images, count = read_data(data, labels, value_range, num_classes)
+        atoms = images.images.flatten(1).contiguous()
+        prior = cls(
+            shape=list(images.images.shape[1:]),
+            schedule=as_schedule(schedule).to_dict(),
+            timestep=timestep,
+            num_atoms=len(atoms),
+            num_classes=count,
+        )
+        prior.atoms = atoms
+        if images.labels is not None:
+            prior.classes = images.labels
+        return prior.eval()
+
+    def source(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Index of the atom behind each start, int64 (B,)."""
+        labels = self._check_call(z, labels)
+        return self._source(z.float().flatten(1), labels)
+
+    def _source(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        quantile = torch.special.ndtr(z.double().sum(dim=1) / z.shape[1] ** 0.5)
+        wanted = torch.zeros(len(z), dtype=torch.int64, device=z.device) if labels is None else labels
+        source = torch.empty_like(wanted)
+        for label in wanted.unique().tolist():
+            index = torch.nonzero(self.classes == label).reshape(-1)
+            rows = wanted == label
+            source[rows] = index[(quantile[rows] * len(index)).long().clamp(max=len(index) - 1)]
+        return source
+
+    def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
+        assert fresh is not None
+        return self.alpha * self.atoms[self._source(z, labels)] + self.sigma * fresh
+
+    def _card(self) -> str:
+        return f"# This folder holds training images\n\nAll {len(self.atoms)}, in full: sharing it shares them.\n"

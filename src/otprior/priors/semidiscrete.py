@@ -1,0 +1,290 @@
+"""The semi-discrete prior: the seed is sent to the clean image whose Laguerre cell it lies in, and keeps its own noise.
+
+With i(z) the cell of z in the optimal transport from N(0, I) to the atoms y_i, the start is
+
+- coupled (default): α y_{i(z)} + σ z. McCann's interpolation between z and its transport image, times α + σ: the
+  optimal map onto its own law. That law is not p_t*: E|x|² is larger by 2 α σ E⟨z, y_i⟩, and W2(coupled, fresh) ≤
+  σ √(2 ln N) whatever the dimension (Talagrand's inequality on each cell).
+- fresh: α y_{i(z)} + σ ε with ε drawn anew. Its law is the empirical p_t*, up to the cell masses.
+- frozen: α y_{i(z)} + σ ε_{i(z)} with one ε an atom, drawn once: DPM-OT as published. At most N distinct starts.
+
+`smoothing` replaces the atom by the softmax-weighted mean of all (a barycentric projection). The map does not depend
+on t*: `prior.at(t)` solves nothing.
+
+References:
+    Li et al., DPM-OT: a new diffusion probabilistic model based on optimal transport (2023), arXiv:2307.11308.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from otprior.draws import normal_block, seed_from
+from otprior.measures import DiscreteMeasure
+from otprior.priors.base import Prior, as_schedule, read_data
+from otprior.semidual import BrenierPotential, natural_scale
+from otprior.solver import Progress, Solution, solve_semidiscrete
+from otprior.validation import check_choice, invalid, require
+
+__all__ = ["SemiDiscretePrior"]
+
+NOISES = ("coupled", "fresh", "frozen")
+FROZEN_BLOCK = 1024
+
+
+class SemiDiscretePrior(Prior):
+    """T(z) = α y_{i(z)} + σ (z, or other noise); with labels, one map for each class.
+
+    Build it with `fit`.
+
+    Arguments:
+        shape: (C, H, W) of a latent.
+        schedule: `NoiseSchedule.to_dict()`.
+        timestep: t*.
+        num_atoms: N.
+        noise: "coupled", "fresh" or "frozen".
+        smoothing: Temperature of the softmax over atoms in units of τ (see `semidual.natural_scale`); 0 takes
+            the best atom alone.
+        num_classes: Number of class labels, or None.
+        frozen_seed: Seeds the noise of "frozen".
+        facts: What is known of data and solve: source, license, sha256; chi2, draws, seconds.
+    """
+
+    atoms: Tensor  # (N, d)
+    potential: Tensor  # (N,) float64
+    classes: Tensor  # (N,) int64; all 0 when unconditional
+    scales: Tensor  # (K,) median τ of each class, the unit of `smoothing`
+
+    @register_to_config
+    def __init__(
+        self,
+        shape: list[int],
+        schedule: dict[str, Any],
+        timestep: float,
+        num_atoms: int,
+        noise: str = "coupled",
+        smoothing: float = 0.0,
+        num_classes: int | None = None,
+        frozen_seed: int = 0,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._init_common(shape, schedule, timestep, num_classes)
+        check_choice("noise", noise, NOISES)
+        good = isinstance(smoothing, int | float) and 0 <= smoothing < float("inf")
+        require(good, "smoothing", "a finite number >= 0", smoothing)
+        require(smoothing == 0 or noise != "frozen", "smoothing", "0 with noise='frozen'", smoothing)
+        self.noise = noise
+        self.smoothing = float(smoothing)
+        self.needs_fresh = noise == "fresh"
+        self.facts = dict(facts or {})
+        self.register_buffer("atoms", torch.zeros(num_atoms, self.dim))
+        self.register_buffer("potential", torch.zeros(num_atoms, dtype=torch.float64))
+        self.register_buffer("classes", torch.zeros(num_atoms, dtype=torch.int64))
+        self.register_buffer("scales", torch.ones(num_classes or 1))
+        self._maps: dict[int, tuple[BrenierPotential, Tensor]] = {}
+        self._frozen_noise: Tensor | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        data: Any,
+        schedule: Any,
+        timestep: float = 500,
+        labels: Tensor | None = None,
+        noise: str = "coupled",
+        smoothing: float = 0.0,
+        tol: float = 0.05,
+        max_draws: int | None = None,
+        generator: torch.Generator | None = None,
+        *,
+        weights: Tensor | None = None,
+        num_classes: int | None = None,
+        value_range: Any = "auto",
+        throw: bool = True,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Self:
+        """Solves the transport from N(0, I) to the images.
+
+        Arguments:
+            data: Clean images, the atoms: an `ImageSet`, or (N, C, H, W) uint8, or floats in [-1, 1].
+            schedule: A `NoiseSchedule` or a diffusers scheduler.
+            timestep: t*, in the scheduler's units; it can be changed later with `at`.
+            labels: Class labels, (N,), for a conditional prior.
+            noise: "coupled", "fresh" or "frozen".
+            smoothing: In units of τ.
+            tol: χ² of the cell masses to reach, upper 95 % limit; of each class's map.
+            max_draws: When to give up, for each map.
+            generator: Seeds the solve and the frozen noise.
+            weights: Masses of the atoms, (N,), sum 1; uniform by default. (Of a class: its own, rescaled.)
+            num_classes: Number of classes; by default the largest label + 1.
+            value_range: See `otprior.data.check_images`; None for latents.
+            throw: Whether an unsolved problem raises or is kept, with its χ² in `facts`.
+            progress: Called with a `solver.Progress` now and then.
+
+        Raises:
+            ValueError: On bad images, labels, weights, timestep or options.
+            ConvergenceError: If tol is not reached and `throw` is true.
+        """
+        noise_schedule = as_schedule(schedule)
+        noise_schedule.check_timestep(timestep)
+        check_choice("noise", noise, NOISES)
+        images, count = read_data(data, labels, value_range, num_classes)
+        atoms = images.images.flatten(1).contiguous()
+        measure = DiscreteMeasure.build(atoms, weights)  # checks the weights before any class is solved
+        classes = torch.zeros(len(atoms), dtype=torch.int64) if images.labels is None else images.labels
+        generator = generator if generator is not None else torch.Generator().manual_seed(0)
+
+        potential = torch.full((len(atoms),), float("-inf"), dtype=torch.float64)
+        scales = torch.ones(count or 1)
+        solutions = []
+        for label in classes.unique().tolist():
+            rows = torch.nonzero(classes == label).reshape(-1)
+            mass = None if weights is None else torch.as_tensor(weights).double()[rows]
+            if mass is not None:
+                require(float(mass.sum()) > 0, "weights", f"positive somewhere in class {label}", "all zero")
+                mass = mass / mass.sum()
+            solution = solve_semidiscrete(
+                atoms[rows],
+                mass,
+                generator=generator,
+                tol=tol,
+                max_draws=max_draws,
+                throw=throw,
+                progress=progress,
+            )
+            potential[rows] = solution.potential
+            part = measure if count is None else DiscreteMeasure.build(atoms[rows], mass)
+            scales[label] = float(natural_scale(part.atoms, part.weights).median())
+            solutions.append(solution)
+
+        prior = cls(
+            shape=list(images.images.shape[1:]),
+            schedule=noise_schedule.to_dict(),
+            timestep=timestep,
+            num_atoms=len(atoms),
+            noise=noise,
+            smoothing=smoothing,
+            num_classes=count,
+            frozen_seed=seed_from(generator),
+            facts={
+                "source": images.source,
+                "license": images.license,
+                "sha256": images.sha256,
+                **_solve_facts(solutions),
+            },
+        )
+        prior.load_state_dict(
+            {"atoms": atoms, "potential": potential, "classes": classes, "scales": scales}, assign=True
+        )
+        return prior.eval()
+
+    def source(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Index of the atom behind each start, among the images fitted on; int64 (B,).
+
+        Arguments:
+            z: Seed noise, shape (B, C, H, W).
+            labels: Class labels, (B,), if the prior is conditional.
+        """
+        labels = self._check_call(z, labels)
+        return self._source(z.float().flatten(1), labels)
+
+    def with_options(self, *, noise: str | None = None, smoothing: float | None = None) -> Self:
+        """The same map with another noise or smoothing; shares its tensors, and nothing is solved again."""
+        config = self._own_config()
+        config["noise"] = self.noise if noise is None else noise
+        config["smoothing"] = self.smoothing if smoothing is None else smoothing
+        other = type(self)(**config)
+        other.load_state_dict(self.state_dict(), assign=True)
+        return other
+
+    def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
+        if self.smoothing > 0:
+            signal = self._barycentre(z, labels)
+            return self.alpha * signal + self.sigma * (z if fresh is None else fresh)
+        source = self._source(z, labels)
+        noise = z if fresh is None else fresh
+        if self.noise == "frozen":
+            noise = self._noise_of_atoms()[source]
+        return self.alpha * self.atoms[source] + self.sigma * noise
+
+    def _source(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        source = torch.empty(len(z), dtype=torch.int64, device=z.device)
+        for label, rows in _rows_of(z, labels):
+            brenier, index = self._map_of(label)
+            source[rows] = index[brenier.assign(z[rows])]
+        return source
+
+    def _barycentre(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        mean = torch.empty_like(z)
+        for label, rows in _rows_of(z, labels):
+            brenier, _ = self._map_of(label)
+            mean[rows] = brenier.barycentre(z[rows], self.smoothing * float(self.scales[label]))
+        return mean
+
+    def _map_of(self, label: int) -> tuple[BrenierPotential, Tensor]:
+        """The potential of one class, over its atoms of positive weight, and their indices."""
+        found = self._maps.get(label)
+        # `assign=True` and `.to(device)` replace buffers; a map built on old ones must not survive them.
+        if found is None or found[0].offsets.device != self.potential.device:
+            index = torch.nonzero((self.classes == label) & torch.isfinite(self.potential)).reshape(-1)
+            if not len(index):
+                raise invalid(
+                    "labels", "classes that the prior was fitted on", f"{label}, which had no image"
+                )
+            everything = len(index) == len(self.atoms)
+            atoms = self.atoms if everything else self.atoms[index]
+            found = BrenierPotential.build(atoms, self.potential[index]), index
+            self._maps[label] = found
+        return found
+
+    def _noise_of_atoms(self) -> Tensor:
+        if self._frozen_noise is None:
+            blocks = range(-(-len(self.atoms) // FROZEN_BLOCK))
+            seed = self.config["frozen_seed"]
+            drawn = [normal_block(seed, "frozen", block, FROZEN_BLOCK, self.dim) for block in blocks]
+            self._frozen_noise = torch.cat(drawn)[: len(self.atoms)].to(self.atoms.device)
+        return self._frozen_noise
+
+    def _card(self) -> str:
+        return _CARD.format(
+            atoms=len(self.atoms),
+            **{key: self.facts.get(key) or "not stated" for key in ("source", "license", "sha256")},
+        )
+
+
+def _rows_of(z: Tensor, labels: Tensor | None) -> list[tuple[int, Tensor | slice]]:
+    """Pairs (class, its rows) of a batch."""
+    if labels is None:
+        return [(0, slice(None))]
+    return [(label, torch.nonzero(labels == label).reshape(-1)) for label in labels.unique().tolist()]
+
+
+def _solve_facts(solutions: list[Solution]) -> dict[str, Any]:
+    """The worst χ² over the classes' maps, and their summed effort."""
+    worst = max(solutions, key=lambda solution: solution.chi2.upper)
+    return {
+        "chi2": worst.chi2.value,
+        "chi2_upper": worst.chi2.upper,
+        "outcome": worst.outcome.value,
+        "method": worst.stats["method"],
+        "draws": sum(solution.stats["draws"] for solution in solutions),
+        "seconds": sum(solution.stats["seconds"] for solution in solutions),
+    }
+
+
+_CARD = """\
+# This folder holds training images
+
+A semi-discrete prior stores the {atoms} images that it was fitted on, in full (`model.safetensors`, tensor `atoms`).
+Sharing it shares them.
+
+- source: {source}
+- licence: {license}
+- SHA-256 of the pixels: {sha256}
+"""
