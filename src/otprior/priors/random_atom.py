@@ -15,6 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from otprior.priors.base import Prior, as_schedule, read_data
+from otprior.priors.semidiscrete import SemiDiscretePrior
 
 __all__ = ["RandomAtomPrior"]
 
@@ -75,6 +76,19 @@ class RandomAtomPrior(Prior):
         if images.labels is not None:
             prior.classes = images.labels
         return prior.eval()
+
+    @classmethod
+    def of(cls, prior: SemiDiscretePrior, timestep: float) -> Self:
+        """The rival of a semidiscrete prior, on the same atoms (with equal weights), which it shares."""
+        rival = cls(
+            shape=list(prior.shape),
+            schedule=prior.schedule.to_dict(),
+            timestep=timestep,
+            num_atoms=len(prior.atoms),
+            num_classes=prior.num_classes,
+        )
+        rival.atoms, rival.classes = prior.atoms, prior.classes
+        return rival.eval()
 
     def source(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Index of the atom behind each start, int64 (B,)."""

@@ -5,6 +5,8 @@ With i(z) the cell of z in the optimal transport from N(0, I) to the atoms y_i, 
 - coupled (default): α y_{i(z)} + σ z. McCann's interpolation between z and its transport image, times α + σ: the
   optimal map onto its own law. That law is not p_t*: E|x|² is larger by 2 α σ E⟨z, y_i⟩, and W2(coupled, fresh) ≤
   σ √(2 ln N) whatever the dimension (Talagrand's inequality on each cell).
+- coupled with correlation ρ < 1: α y_{i(z)} + σ (ρ z + √(1 − ρ²) ε), between coupled and fresh. The part of the
+  noise that is drawn anew carries none of the atom, so less of the atom survives (it copies less at the same t*).
 - fresh: α y_{i(z)} + σ ε with ε drawn anew. Its law is the empirical p_t*, up to the cell masses.
 - frozen: α y_{i(z)} + σ ε_{i(z)} with one ε an atom, drawn once: DPM-OT as published. At most N distinct starts.
 
@@ -48,6 +50,7 @@ class SemiDiscretePrior(Prior):
         timestep: t*.
         num_atoms: N.
         noise: "coupled", "fresh" or "frozen".
+        correlation: ρ in (0, 1], of the start's noise with the seed's; below 1 only with "coupled".
         smoothing: Temperature of the softmax over atoms in units of τ (see `semidual.natural_scale`); 0 takes
             the best atom alone.
         num_classes: Number of class labels, or None.
@@ -69,6 +72,7 @@ class SemiDiscretePrior(Prior):
         num_atoms: int,
         noise: str = "coupled",
         smoothing: float = 0.0,
+        correlation: float = 1.0,
         num_classes: int | None = None,
         frozen_seed: int = 0,
         facts: dict[str, Any] | None = None,
@@ -79,9 +83,13 @@ class SemiDiscretePrior(Prior):
         good = isinstance(smoothing, int | float) and 0 <= smoothing < float("inf")
         require(good, "smoothing", "a finite number >= 0", smoothing)
         require(smoothing == 0 or noise != "frozen", "smoothing", "0 with noise='frozen'", smoothing)
+        in_range = isinstance(correlation, int | float) and 0 < correlation <= 1
+        require(in_range, "correlation", "in (0, 1]", correlation, "For 0 use noise='fresh'.")
+        require(correlation == 1 or noise == "coupled", "correlation", f"1 with noise={noise!r}", correlation)
         self.noise = noise
+        self.correlation = float(correlation)
         self.smoothing = float(smoothing)
-        self.needs_fresh = noise == "fresh"
+        self.needs_fresh = noise == "fresh" or correlation < 1
         self.facts = dict(facts or {})
         self.register_buffer("atoms", torch.zeros(num_atoms, self.dim))
         self.register_buffer("potential", torch.zeros(num_atoms, dtype=torch.float64))
@@ -103,6 +111,7 @@ class SemiDiscretePrior(Prior):
         max_draws: int | None = None,
         generator: torch.Generator | None = None,
         *,
+        correlation: float = 1.0,
         weights: Tensor | None = None,
         num_classes: int | None = None,
         value_range: Any = "auto",
@@ -121,6 +130,7 @@ class SemiDiscretePrior(Prior):
             tol: χ² of the cell masses to reach, upper 95 % limit; of each class's map.
             max_draws: When to give up, for each map.
             generator: Seeds the solve and the frozen noise.
+            correlation: ρ of a "coupled" start's noise with the seed's.
             weights: Masses of the atoms, (N,), sum 1; uniform by default. (Of a class: its own, rescaled.)
             num_classes: Number of classes; by default the largest label + 1.
             value_range: See `otprior.data.check_images`; None for latents.
@@ -170,6 +180,7 @@ class SemiDiscretePrior(Prior):
             num_atoms=len(atoms),
             noise=noise,
             smoothing=smoothing,
+            correlation=correlation,
             num_classes=count,
             frozen_seed=seed_from(generator),
             facts={
@@ -194,24 +205,24 @@ class SemiDiscretePrior(Prior):
         labels = self._check_call(z, labels)
         return self._source(z.float().flatten(1), labels)
 
-    def with_options(self, *, noise: str | None = None, smoothing: float | None = None) -> Self:
-        """The same map with another noise or smoothing; shares its tensors, and nothing is solved again."""
-        config = self._own_config()
-        config["noise"] = self.noise if noise is None else noise
-        config["smoothing"] = self.smoothing if smoothing is None else smoothing
-        other = type(self)(**config)
+    def with_options(self, **options: Any) -> Self:
+        """The same map with another `noise`, `smoothing` or `correlation`; shares tensors, solves nothing again."""
+        unknown = sorted(set(options) - {"noise", "smoothing", "correlation"})
+        require(not unknown, "options", "noise, smoothing or correlation", unknown)
+        other = type(self)(**{**self._own_config(), **options})
         other.load_state_dict(self.state_dict(), assign=True)
         return other
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
-        if self.smoothing > 0:
-            signal = self._barycentre(z, labels)
-            return self.alpha * signal + self.sigma * (z if fresh is None else fresh)
-        source = self._source(z, labels)
-        noise = z if fresh is None else fresh
         if self.noise == "frozen":
-            noise = self._noise_of_atoms()[source]
-        return self.alpha * self.atoms[source] + self.sigma * noise
+            source = self._source(z, labels)
+            return self.alpha * self.atoms[source] + self.sigma * self._noise_of_atoms()[source]
+        signal = self._barycentre(z, labels) if self.smoothing else self.atoms[self._source(z, labels)]
+        noise = z
+        if fresh is not None:
+            rho = self.correlation if self.noise == "coupled" else 0.0
+            noise = rho * z + (1 - rho**2) ** 0.5 * fresh
+        return self.alpha * signal + self.sigma * noise
 
     def _source(self, z: Tensor, labels: Tensor | None) -> Tensor:
         source = torch.empty(len(z), dtype=torch.int64, device=z.device)
