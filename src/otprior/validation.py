@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["check_choice", "check_finite", "check_integer", "invalid", "require"]
 
@@ -40,6 +40,9 @@ def check_integer(name: str, value: Any, minimum: int, maximum: int | None = Non
 
 def check_finite(name: str, value: Tensor) -> None:
     """Requires that no entry is NaN or infinite, and names the first row that has one."""
+    # Imported here, so that a command line is checked without waiting for torch.
+    import torch
+
     if not value.is_floating_point() or bool(torch.isfinite(value).all()):
         return
     rows = torch.isfinite(value.reshape(len(value), -1)).all(dim=1) if value.ndim else value.reshape(1)
