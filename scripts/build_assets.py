@@ -37,7 +37,7 @@ SPLITS = {"validation": 2_000, "held_out": 4_000, "reference": 4_000}
 # Tensors of up to this many values (norms, biases, first and last layer, embeddings) stay in float32: that
 # adds 9 % to the file and brings samples twenty times nearer to those of the full-precision weights.
 KEPT_WHOLE = 5_000
-UNLISTED = {"manifest.json", "settings.json"}
+UNLISTED = {"manifest.json", "settings.json", "full_sampler.json"}
 RULE = "indices in ascending order of the hexadecimal SHA-256 of the ASCII text '<key>/<index>'"
 
 LICENSE = """\

@@ -8,7 +8,8 @@
 | reference | 4,000 test images | no | what every set is finally compared with |
 
 Every file is checked against the SHA-256 of the manifest when it is first used in a process, so a figure
-can be traced to its data. `settings.json` is the exception: the tuning script writes it.
+can be traced to its data. `settings.json` and `full_sampler.json` are the exceptions: they are results, which scripts
+write.
 
 Each function takes `root`, a folder built by scripts/build_assets.py, in place of the packaged one.
 """
@@ -16,12 +17,14 @@ Each function takes `root`, a folder built by scripts/build_assets.py, in place 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from otprior.data import ImageSet, to_pixels
 from otprior.files import sha256
@@ -29,15 +32,18 @@ from otprior.metrics.features import FeatureExtractor, load_extractor
 from otprior.validation import check_choice
 
 if TYPE_CHECKING:
-    from diffusers import DDPMPipeline
+    from diffusers import DDPMPipeline, DDPMScheduler
 
 __all__ = [
     "ROOT",
     "SPLITS",
+    "FullSampler",
     "atoms",
     "class_names",
     "extractor",
+    "full_sampler",
     "load_pipeline",
+    "load_scheduler",
     "manifest",
     "null_class_label",
     "pipeline_path",
@@ -129,6 +135,13 @@ def load_pipeline(root: Path = ROOT) -> DDPMPipeline:
     return DDPMPipeline.from_pretrained(pipeline_path(root), dtype=torch.float32, local_files_only=True)
 
 
+def load_scheduler(root: Path = ROOT) -> DDPMScheduler:
+    """The network's own scheduler, which says what noise schedule it was trained on."""
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler.from_pretrained(pipeline_path(root) / "scheduler", local_files_only=True)
+
+
 def _images(name: str, root: Path) -> ImageSet:
     with np.load(_verified(f"{name}.npz", root), allow_pickle=False) as file:
         images, labels = file["images"], file["labels"]
@@ -159,9 +172,32 @@ def extractor(root: Path = ROOT) -> FeatureExtractor:
     return load_extractor(_verified_folder("classifier", root))
 
 
+@dataclass(frozen=True)
+class FullSampler:
+    """What the network gives when it is given time: figures and classes, computed once.
+
+    Attributes:
+        row: Its row of a report.
+        classes: Class, by the extractor, of the image of seed 0, 1, …; int64.
+    """
+
+    row: dict[str, Any]
+    classes: Tensor
+
+
+def full_sampler(root: Path = ROOT) -> FullSampler | None:
+    """The full sampler's figures (`scripts/full_sampler.py` computes them), or None where none were stored."""
+    stored = _read_json(root / "full_sampler.json")
+    return FullSampler(stored["row"], torch.tensor(stored["classes"])) if stored else None
+
+
 def settings(root: Path = ROOT) -> dict[str, Any]:
     """Sampling settings chosen on the validation split, or {} where none were stored."""
-    path = root / "settings.json"
+    return _read_json(root / "settings.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that need not be there: {} then."""
     if not path.is_file():
         return {}
     try:

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import torch
 from torch import Tensor
@@ -27,12 +28,21 @@ from torch import Tensor
 from otprior.data import to_pixels, to_uint8
 from otprior.files import output_file
 from otprior.grids import SPACINGS, timestep_grid
-from otprior.pipelines import OTPriorPipeline, seeds_to_generators
+from otprior.pipelines import OTPriorPipeline, OTPriorPipelineOutput, seeds_to_generators
 from otprior.priors import IdentityPrior, Prior, RandomAtomPrior, SemiDiscretePrior
 from otprior.schedules import NoiseSchedule
 from otprior.starting.support import remade, spacing_changes
 
-__all__ = ["Block", "Models", "RowSpec", "Samples", "build_pipeline", "run_in_processes", "sample_block"]
+__all__ = [
+    "OWN_GRID",
+    "Block",
+    "Models",
+    "RowSpec",
+    "Samples",
+    "build_pipeline",
+    "run_in_processes",
+    "sample_block",
+]
 
 # Our own grids are named "grid:log_snr" and so on, to tell them from a scheduler's spacing of that name.
 OWN_GRID = "grid:"
@@ -150,8 +160,7 @@ class Samples:
 def build_pipeline(models: Models, row: RowSpec) -> tuple[OTPriorPipeline, list[float] | None]:
     """The pipeline of a row, and its own grid of timesteps if it is not a stock spacing."""
     base = _load_pipeline(models)
-    scheduler_class = getattr(__import__("diffusers"), row.scheduler)
-    scheduler = scheduler_class.from_config(base.scheduler.config)
+    scheduler = getattr(diffusers, row.scheduler).from_config(base.scheduler.config)
     grid = None
     if row.spacing.startswith(OWN_GRID):
         schedule = NoiseSchedule.from_scheduler(base.scheduler)
@@ -163,7 +172,7 @@ def build_pipeline(models: Models, row: RowSpec) -> tuple[OTPriorPipeline, list[
     pipe = OTPriorPipeline.from_pipe(
         base, prior=_prior_of(models, row), scheduler=scheduler, null_class_label=models.null_class_label
     )
-    pipe.set_progress_bar_config(disable=True)
+    pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
     return pipe, grid
 
 
@@ -174,6 +183,7 @@ def sample_block(models: Models, block: Block, batch_size: int = 125) -> Block:
     pixels, sources, nfe = [], [], 0
     for first in range(block.first_seed, block.first_seed + block.count, batch_size):
         seeds = range(first, min(first + batch_size, block.first_seed + block.count))
+        # (Priors leave autocast by themselves.)
         with torch.autocast(pipe.device.type, dtype=torch.bfloat16, enabled=models.precision == "bfloat16"):
             out = pipe(
                 batch_size=len(seeds),
@@ -182,6 +192,7 @@ def sample_block(models: Models, block: Block, batch_size: int = 125) -> Block:
                 generator=seeds_to_generators(seeds),
                 output_type="latent",
             )
+        assert isinstance(out, OTPriorPipelineOutput)
         pixels.append(to_uint8(out.images.float()))
         nfe = out.nfe
         if out.sources is not None:
@@ -233,8 +244,7 @@ def _start_process(threads: int) -> None:
 
 @cache
 def _load_pipeline(models: Models) -> OTPriorPipeline:
-    pipe = OTPriorPipeline.from_pretrained(models.pipeline, null_class_label=models.null_class_label)
-    return pipe
+    return OTPriorPipeline.from_pretrained(models.pipeline, null_class_label=models.null_class_label)
 
 
 @cache

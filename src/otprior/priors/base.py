@@ -52,7 +52,7 @@ class Prior(ModelMixin, ConfigMixin):
         needs_fresh: Whether calling it takes noise beyond the seed's own.
     """
 
-    config_name = CONFIG_FILE
+    config_name = CONFIG_FILE  # type: ignore[assignment]
     needs_fresh: bool = False
     _registry: ClassVar[dict[str, type[Prior]]] = {}
 
@@ -110,11 +110,19 @@ class Prior(ModelMixin, ConfigMixin):
         if fresh is not None:
             require(fresh.shape == z.shape, "fresh", f"shaped as z, {tuple(z.shape)}", tuple(fresh.shape))
             fresh = fresh.float().flatten(1)
-        return self._start(z.float().flatten(1), labels, fresh).reshape(z.shape)
+        with torch.autocast(z.device.type, enabled=False):
+            return self._start(z.float().flatten(1), labels, fresh).reshape(z.shape)
 
     def source(self, z: Tensor, labels: Tensor | None = None) -> Tensor | None:
-        """Index, among the images fitted on, of the atom behind each start, int64 (B,); None if there is none."""
-        return None
+        """Index, among the images fitted on, of the atom behind each start, int64 (B,); None if there is none.
+
+        Arguments:
+            z: Seed noise, shape (B, C, H, W).
+            labels: Class labels, (B,), if the prior is conditional.
+        """
+        labels = self._check_call(z, labels)
+        with torch.autocast(z.device.type, enabled=False):
+            return self._source(z.float().flatten(1), labels)
 
     def at(self, timestep: float) -> Self:
         """The same map at another timestep; shares its tensors with this one, and nothing is solved again."""
@@ -125,6 +133,10 @@ class Prior(ModelMixin, ConfigMixin):
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
         """T(z) on flat rows (B, d)."""
         raise NotImplementedError
+
+    def _source(self, z: Tensor, labels: Tensor | None) -> Tensor | None:
+        """The atom behind each start, on flat rows (B, d)."""
+        return None
 
     def _check_call(self, z: Tensor, labels: Tensor | None) -> Tensor | None:
         require(
@@ -150,7 +162,7 @@ class Prior(ModelMixin, ConfigMixin):
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(fn(tensor.new_empty(0)).device)
 
-        return super()._apply(move, recurse)
+        return super()._apply(move, recurse)  # type: ignore[misc]
 
     # Files -----------------------------------------------------------------------------------------------
 

@@ -90,11 +90,6 @@ class RandomAtomPrior(Prior):
         rival.atoms, rival.classes = prior.atoms, prior.classes
         return rival.eval()
 
-    def source(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Index of the atom behind each start, int64 (B,)."""
-        labels = self._check_call(z, labels)
-        return self._source(z.float().flatten(1), labels)
-
     def _source(self, z: Tensor, labels: Tensor | None) -> Tensor:
         quantile = torch.special.ndtr(z.double().sum(dim=1) / z.shape[1] ** 0.5)
         wanted = torch.zeros(len(z), dtype=torch.int64, device=z.device) if labels is None else labels

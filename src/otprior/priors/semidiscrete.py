@@ -195,16 +195,6 @@ class SemiDiscretePrior(Prior):
         )
         return prior.eval()
 
-    def source(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Index of the atom behind each start, among the images fitted on; int64 (B,).
-
-        Arguments:
-            z: Seed noise, shape (B, C, H, W).
-            labels: Class labels, (B,), if the prior is conditional.
-        """
-        labels = self._check_call(z, labels)
-        return self._source(z.float().flatten(1), labels)
-
     def with_options(self, **options: Any) -> Self:
         """The same map with another `noise`, `smoothing` or `correlation`; shares tensors, solves nothing again."""
         unknown = sorted(set(options) - {"noise", "smoothing", "correlation"})

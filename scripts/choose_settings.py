@@ -1,0 +1,159 @@
+"""Chooses t*, noise, grid and scheduler of the bundled settings, on the validation images alone.
+
+Every candidate gets the same seeds (which no report uses) and is measured against the 2,000 validation images. A
+coupled start is chosen for the lowest FID among those whose copy rate is at most `--copy-margin` above the validation
+images' own; white noise at T for the lowest FID. The winners go to `settings.json` beside the bundled network, all
+candidates with their figures to `results/settings/`.
+
+    python scripts/choose_settings.py --samples 2000 --workers 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from otprior import bundled
+from otprior.compare import Study, StudyProgress, run_study
+from otprior.files import write_json
+from otprior.generation import OWN_GRID, RowSpec
+from otprior.grids import SPACINGS
+from otprior.presets import SHORT_NAMES, short_name
+
+# Far from the seeds of any report.
+FIRST_SEED = 1_000_000_000
+GRIDS = tuple(OWN_GRID + name for name in SPACINGS)
+STOCK = ("trailing", "karras", "lu", "exponential", "beta")
+# (t*, correlation) of the coupled start; the grid, the scheduler and smoothing are screened at the best of them.
+COUPLED_5 = [(450, 0.4), (450, 0.5), (500, 0.5), (500, 0.6), (500, 0.7), (500, 0.8), (550, 0.7), (550, 0.85)]
+COUPLED_5 += [(550, 1.0), (600, 1.0)]
+COUPLED_3 = [(400, 0.5), (450, 0.5), (450, 0.7), (500, 0.7), (500, 1.0), (550, 1.0)]
+
+
+def white(steps: int, scheduler: str, spacing: str) -> RowSpec:
+    label = f"N(0, I) at T, {short_name(scheduler)}, {steps}"
+    return RowSpec("none", 999, steps, scheduler, spacing, label=label)
+
+
+def coupled(steps: int, timestep: int, correlation: float, **options: Any) -> RowSpec:
+    row = RowSpec("semidiscrete", timestep, steps, noise="coupled", correlation=correlation, **options)
+    kept = "" if correlation == 1 else f", ρ = {correlation:g}"
+    return replace(row, label=f"coupled, t* = {timestep}{kept}, {steps}")
+
+
+class Chooser:
+    """Runs candidates, remembers their figures."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.figures: dict[str, dict[str, Any]] = {}
+
+    def run(self, name: str, rows: list[RowSpec], samples: int) -> None:
+        study = Study(
+            name,
+            tuple(rows),
+            samples,
+            first_seed=FIRST_SEED,
+            split="validation",
+            real_split="validation",
+            precision=self.args.precision,
+            block=250,
+        )
+        result = run_study(
+            study, self.args.work / f"{name}-{samples}", workers=self.args.workers, listen=show
+        )
+        self.copy_rate = result.report["reference"]["copy_rate"]
+        for row, figures in zip(rows, result.report["rows"]):
+            self.figures[row.key] = {"row": asdict(row), "samples": samples, **figures}
+            print(
+                f"{row.label:45s} {row.spacing:14s} FID {figures['fid']:6.2f}  copy {figures['copy_rate']:.4f}",
+                flush=True,
+            )
+        write_json(self.args.results / "candidates.json", list(self.figures.values()))
+
+    def best(self, rows: list[RowSpec], count: int = 1) -> list[RowSpec]:
+        """Lowest FID first, among those that copy little enough."""
+        limit = self.copy_rate + self.args.copy_margin
+        fit = [row for row in rows if self.figures[row.key]["copy_rate"] <= limit]
+        return sorted(fit, key=lambda row: self.figures[row.key]["fid"])[:count]
+
+
+def show(at: StudyProgress) -> None:
+    if at.done == at.total:
+        print(f"  {at.stage}: {at.total:g} done", flush=True)
+
+
+def choose_white(chooser: Chooser, steps: int) -> dict[str, RowSpec]:
+    """The best spacing of each scheduler at 5, the best of all at more."""
+    by_scheduler = {
+        scheduler: [white(steps, scheduler, spacing) for spacing in (*STOCK, *GRIDS)]
+        for scheduler in SHORT_NAMES
+    }
+    everything = [row for rows in by_scheduler.values() for row in rows]
+    chooser.run("white", everything, chooser.args.screen)
+    if steps == 5:
+        names = {"DPM++2M": "dpm", "UniPC": "unipc", "DEIS": "deis"}
+        return {
+            f"none_5_{names[short_name(scheduler)]}": chooser.best(rows)[0]
+            for scheduler, rows in by_scheduler.items()
+        }
+    finalists = chooser.best(everything, 3)
+    chooser.run("white", finalists, chooser.args.samples)
+    return {f"none_{steps}": chooser.best(finalists)[0]}
+
+
+def choose_coupled(chooser: Chooser, steps: int, starts: list[tuple[int, float]]) -> dict[str, RowSpec]:
+    rows = [coupled(steps, t, rho) for t, rho in starts]
+    chooser.run("coupled", rows, chooser.args.samples)
+    best = chooser.best(rows)[0]
+    near = [replace(best, spacing=spacing) for spacing in (*GRIDS[1:], "trailing")]
+    near += [replace(best, scheduler=scheduler) for scheduler in list(SHORT_NAMES)[1:]]
+    near += [replace(best, smoothing=0.15)]
+    chooser.run("coupled", near, chooser.args.samples)
+    return {f"coupled_{steps}": chooser.best([best, *near])[0]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--samples", type=int, default=2000, help="images of a coupled candidate or a finalist"
+    )
+    parser.add_argument("--screen", type=int, default=300, help="images of a white-noise candidate")
+    parser.add_argument(
+        "--copy-margin", type=float, default=0.004, help="above the validation images' own copy rate"
+    )
+    parser.add_argument(
+        "--precision", default="bfloat16", choices=("float32", "bfloat16"), help="of the network"
+    )
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--work", type=Path, default=Path("settings-work"), help="pieces; an interrupted run goes on"
+    )
+    parser.add_argument("--results", type=Path, default=Path("results/settings"))
+    args = parser.parse_args()
+    chooser = Chooser(args)
+    rows = {
+        **choose_coupled(chooser, 5, COUPLED_5),
+        **choose_coupled(chooser, 3, COUPLED_3),
+        **choose_white(chooser, 20),
+        **choose_white(chooser, 10),
+        **choose_white(chooser, 5),
+    }
+    settings = {
+        "format_version": 1,
+        "chosen_on": "validation",
+        "command": f"python scripts/choose_settings.py --samples {args.samples} --screen {args.screen} "
+        f"--copy-margin {args.copy_margin:g} --precision {args.precision}",
+        "rows": {name: asdict(row) for name, row in rows.items()},
+    }
+    write_json(bundled.ROOT / "settings.json", settings)
+    print(json.dumps(settings, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""`otprior demo`: the main job on bundled data, as a report."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from otprior.cli.options import Overwrite
+from otprior.cli.progress import progress_bar
+from otprior.cli.session import Debug, Verbose, session, stdout
+from otprior.cli.studies import Samples, Workers, default_workers, follow, print_report
+from otprior.files import check_output_dir, output_dir
+
+__all__ = ["EXAMPLES", "demo"]
+
+EXAMPLES = ("otprior demo --out demo-report", "otprior demo --quick --out rehearsal")
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")] = Path("demo-report"),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A rehearsal in under a minute; its figures mean nothing.")
+    ] = False,
+    samples: Samples = 500,
+    workers: Workers = None,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Turn the bundled diffusion model into a sampler of 3 to 5 network evaluations, and report how good it is.
+
+    Fits a gaussian and a semidiscrete prior to 10,000 training images, samples the same seeds from them and from
+    white noise, and writes tables, plots, images and one page to read: DIR/report.html.
+    """
+    with session(verbose, debug, out):
+        check_output_dir(out, overwrite)
+        with progress_bar("loading") as bar:
+            from otprior import bundled
+            from otprior.compare import run_study
+            from otprior.presets import demo as demo_study
+            from otprior.report import write_report
+
+            started = time.perf_counter()
+            study = demo_study(quick, samples)
+            with output_dir(out, overwrite) as folder:
+                work = folder / "work"
+                result = run_study(study, work, workers=workers or default_workers(), listen=follow(bar))
+                report = result.report
+                full = bundled.full_sampler()
+                if full is not None:
+                    report["rows"].insert(0, full.row)
+                report["command"] = ["otprior", *sys.argv[1:]]
+                report["timings"] = {"total_seconds": time.perf_counter() - started}
+                bar.update(0, None, description="writing the report")
+                write_report(folder, report, result.images)
+                # What was fitted is the user's to go on with: `otprior sample bundled --prior DIR/prior`.
+                (work / "priors" / "semidiscrete").rename(folder / "prior")
+                shutil.rmtree(work)
+        print_report(stdout(), report, out)

@@ -1,0 +1,60 @@
+"""What the commands share that run a study."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from otprior.cli.progress import Bar
+
+if TYPE_CHECKING:
+    from otprior.compare import StudyProgress
+
+__all__ = ["Samples", "Workers", "default_workers", "follow", "print_report"]
+
+Samples = Annotated[int, typer.Option(min=12, help="Images of a row.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Processes that sample; by default one a CPU core, up to 8.", show_default=False
+    ),
+]
+
+MOST_WORKERS = 8
+
+
+def default_workers() -> int:
+    """One process for each core that this one may use, up to 8: each holds a copy of network and atoms."""
+    return min(
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        MOST_WORKERS,
+    )
+
+
+def follow(bar: Bar) -> Callable[[StudyProgress], None]:
+    """Shows a study's progress on a bar."""
+
+    def listen(at: StudyProgress) -> None:
+        bar.update(at.done, at.total, at.note, at.stage)
+
+    return listen
+
+
+def print_report(console: Console, report: dict[str, Any], out: Path) -> None:
+    """The table, what it says in words, the gates if there are any, and where the page is."""
+    from otprior.report import headline, table
+
+    console.print(table(report))
+    console.print(headline(report), soft_wrap=True, markup=False, highlight=False)
+    for gate in report.get("gates") or []:
+        mark = "reached" if gate["reached"] else "NOT reached"
+        upper = "unbounded" if gate["upper"] is None else f"{gate['upper']:.4f}"
+        figures = f"{gate['statistic']:.4f}, upper 95 % limit {upper} (at most {gate['threshold']})"
+        line = f"{mark}: {gate['statement']}: {figures}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
