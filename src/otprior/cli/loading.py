@@ -1,0 +1,154 @@
+"""Models, data and priors that a command is given, checked first by their paths and then by their content.
+
+`check_*` look at paths alone and import nothing heavy; `load_*` read what is there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from otprior.cli.parsing import require_path
+from otprior.validation import invalid, require
+
+if TYPE_CHECKING:
+    import torch
+
+    from otprior.data import ImageSet
+    from otprior.pipelines import OTPriorPipeline
+    from otprior.priors import Prior
+
+__all__ = [
+    "BUNDLED",
+    "check_data",
+    "check_model",
+    "check_prior",
+    "load_data",
+    "load_model",
+    "load_prior",
+    "set_up_torch",
+]
+
+# Stands for the model and the images that come with the package.
+BUNDLED = "bundled"
+
+
+def check_model(name: str) -> None:
+    """Refuses a model that is neither a diffusers folder nor "bundled"."""
+    if name == BUNDLED:
+        return
+    advice = (
+        f"name a diffusers folder or '{BUNDLED}' (`hf download OWNER/NAME --local-dir FOLDER` fetches one)"
+    )
+    require_path("model", name, advice)
+    if not (Path(name) / "model_index.json").is_file():
+        raise FileNotFoundError(f"model {name}: there is no model_index.json in it; {advice}")
+
+
+def check_data(name: str | Path, what: str = "data") -> None:
+    """Refuses data that are neither at a path nor "bundled"."""
+    if str(name) != BUNDLED:
+        require_path(
+            what, name, f"name a folder of images, a .npz, .npy or .safetensors file, or '{BUNDLED}'"
+        )
+
+
+def check_prior(path: str | Path) -> None:
+    """Refuses a path that is no prior's folder."""
+    advice = "`otprior fit` makes one, and 'none' starts at T"
+    require_path("prior", path, advice)
+    if not (Path(path) / "config.json").is_file():
+        raise FileNotFoundError(f"prior {path}: there is no config.json in it; {advice}")
+
+
+def set_up_torch(threads: int | None, device: str) -> torch.device:
+    """Sets the number of threads, silences diffusers below errors, and tries the device."""
+    import torch
+    from diffusers.utils import logging
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise invalid("--device", "one that this machine has", device, reason) from error
+    return torch.device(device)
+
+
+def load_model(
+    name: str,
+    scheduler: str | None = None,
+    spacing: str | None = None,
+    null_label: int | None = None,
+) -> OTPriorPipeline:
+    """The model, with the prior that its folder holds, if it holds one.
+
+    Arguments:
+        name: A diffusers folder, or "bundled".
+        scheduler: Sample with another one, on the same betas; see `cli.schedulers`.
+        spacing: A stock spacing for it.
+        null_label: The label that stands for "no class"; by default what the folder says.
+
+    Raises:
+        ValueError: If the folder is damaged, or its parts do not belong together.
+    """
+    from otprior import bundled
+    from otprior.cli.schedulers import named_scheduler, with_spacing
+    from otprior.pipelines import OTPriorPipeline
+
+    if name == BUNDLED and null_label is None:
+        null_label = bundled.null_class_label()
+    given = {} if null_label is None else {"null_class_label": null_label}
+    folder = bundled.pipeline_path() if name == BUNDLED else Path(name)
+    pipe: Any  # what it inherits from diffusers is hidden from type checkers
+    try:
+        pipe = OTPriorPipeline.from_pretrained(folder, **given)
+    except (ValueError, FileNotFoundError):
+        raise
+    except Exception as error:
+        # What diffusers raises for a config that is no config depends on what is wrong with it.
+        raise ValueError(f"model {name} is damaged, or no pipeline of unet and scheduler: {error}") from error
+    if scheduler is not None:
+        pipe.scheduler = named_scheduler(scheduler, pipe.scheduler)
+    if spacing is not None:
+        pipe.scheduler = with_spacing(pipe.scheduler, spacing)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def load_data(
+    name: str | Path,
+    shape: tuple[int, int, int] | None,
+    value_range: Any = "auto",
+    license: str | None = None,
+    bundled_split: str = "atoms",
+) -> ImageSet:
+    """Images, of the model's size.
+
+    Arguments:
+        name: A folder or file, or "bundled".
+        shape: (C, H, W) that they must have, if that is known.
+        value_range: See `otprior.data.to_pixels`.
+        license: Recorded with them.
+        bundled_split: What "bundled" stands for: "atoms", "validation", "held_out" or "reference".
+    """
+    from otprior import bundled
+    from otprior.data import load_images
+
+    if str(name) == BUNDLED:
+        images = bundled.atoms() if bundled_split == "atoms" else bundled.split(bundled_split)
+        got = tuple(images.images.shape[1:])
+        require(shape is None or got == shape, f"bundled {bundled_split}", f"of shape {shape}", got)
+        return images
+    size, channels = (None, None) if shape is None else (shape[1:], shape[0])
+    return load_images(name, size=size, channels=channels, value_range=value_range, license=license)
+
+
+def load_prior(path: str | Path) -> Prior:
+    """The prior in a folder, of any class."""
+    from otprior.priors import Prior
+
+    return Prior.from_pretrained(path)

@@ -1,0 +1,78 @@
+"""What is written on a command line as text: ranges of seeds, lists of labels, ranges of pixel values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from otprior.validation import invalid, require
+
+__all__ = ["format_seeds", "parse_labels", "parse_seeds", "parse_value_range", "require_path"]
+
+MOST_SEEDS = 1_000_000
+LARGEST_SEED = 2**63 - 1
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds of "0-999", "3,5,9" or "7,10-20", ascending; each may stand once."""
+    seeds = sorted(_parse_numbers("--seeds", text))
+    require(len(seeds) <= MOST_SEEDS, "--seeds", f"at most {MOST_SEEDS:,}", f"{len(seeds):,}")
+    require(seeds[-1] <= LARGEST_SEED, "--seeds", "below 2^63", seeds[-1])
+    twice = [a for a, b in pairwise(seeds) if a == b]
+    require(not twice, "--seeds", "different", f"{twice[0] if twice else ''} more than once")
+    return seeds
+
+
+def format_seeds(seeds: Sequence[int]) -> str:
+    """Ascending seeds as `parse_seeds` reads them."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and parts[-1][1] == seed - 1:
+            parts[-1][1] = seed
+        else:
+            parts.append([seed, seed])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def parse_labels(text: str) -> list[int]:
+    """Class labels of "3", "0-9" or "0,0,1", in the order given."""
+    return _parse_numbers("--class-labels", text)
+
+
+def parse_value_range(text: str) -> tuple[float, float] | str | None:
+    """The `value_range` of `otprior.data.check_images`: "auto", "none" (as None), or "LOW,HIGH"."""
+    if text in ("auto", "none"):
+        return "auto" if text == "auto" else None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise invalid("--value-range", "auto, none, or LOW,HIGH such as 0,1", text) from None
+    require(low < high, "--value-range", "LOW,HIGH with LOW < HIGH", text)
+    return low, high
+
+
+def require_path(what: str, path: str | Path, advice: str = "") -> None:
+    """Refuses a path at which there is nothing.
+
+    Raises:
+        FileNotFoundError: Naming it, with `advice`.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(
+            f"{what} {path}: there is no such file or folder" + (f"; {advice}" if advice else "")
+        )
+
+
+def _parse_numbers(name: str, text: str) -> list[int]:
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None:
+            raise invalid(name, "whole numbers and ranges such as 7 or 3,5,9 or 0-999", repr(text))
+        first, last = int(match[1]), int(match[2] or match[1])
+        require(first <= last, name, "ranges from a lower to a higher number", part.strip())
+        require(last - first < MOST_SEEDS, name, f"ranges of at most {MOST_SEEDS:,} numbers", part.strip())
+        numbers += range(first, last + 1)
+    return numbers

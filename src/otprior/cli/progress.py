@@ -1,0 +1,95 @@
+"""Progress of long work: a bar on a terminal, a line now and then where there is none."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from otprior.cli.session import stderr
+
+__all__ = ["Bar", "progress_bar"]
+
+# Seconds between lines in a log file.
+LINE_INTERVAL = 10.0
+
+
+class Bar:
+    """One piece of work; `update` it as often as you like.
+
+    Build it with `progress_bar`.
+    """
+
+    def __init__(self, description: str, console: Console, progress: Progress | None) -> None:
+        self._description = description
+        self._console = console
+        self._progress = progress
+        self._task = progress.add_task(description, total=None, note="") if progress is not None else None
+        self._started = time.monotonic()
+        self._printed = float("-inf")
+
+    def update(
+        self, done: float, total: float | None, note: str = "", description: str | None = None
+    ) -> None:
+        """Says how far the work is.
+
+        Arguments:
+            done: In any unit.
+            total: What `done` will be at the end, as far as is known now; None if nothing is known.
+            note: A few words about the state of things.
+            description: What is being done, if that changed.
+        """
+        if description is not None and description != self._description:
+            self._description = description
+            self._started, self._printed = time.monotonic(), float("-inf")
+            if self._progress is not None and self._task is not None:
+                self._progress.reset(self._task)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(
+                self._task, completed=done, total=total, note=note, description=self._description
+            )
+            return
+        now = time.monotonic()
+        if now - self._printed >= LINE_INTERVAL:
+            self._printed = now
+            parts = [self._description, *self._share(done, total, now - self._started), note]
+            self._console.print(", ".join(filter(None, parts)), soft_wrap=True, markup=False, highlight=False)
+
+    def _share(self, done: float, total: float | None, elapsed: float) -> list[str]:
+        if not total:
+            return []
+        parts = [f"{done / total:.0%}"]
+        if done > 0:
+            parts.append(f"{elapsed * max(total - done, 0) / done:.0f} s left")
+        return parts
+
+
+@contextlib.contextmanager
+def progress_bar(description: str) -> Iterator[Bar]:
+    """A bar on standard error that disappears when the block ends."""
+    console = stderr()
+    if not console.is_terminal:
+        bar = Bar(description, console, None)
+        bar.update(0, None)
+        yield bar
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        yield Bar(description, console, progress)

@@ -1,0 +1,71 @@
+"""What commands write into report.json beside figures: the solve, the start, versions, the command itself."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from otprior.priors import Prior
+
+__all__ = ["empty_report", "ot_part", "start_part"]
+
+_KINDS = {
+    "IdentityPrior": "identity",
+    "GaussianPrior": "gaussian",
+    "SemiDiscretePrior": "semidiscrete",
+    "RandomAtomPrior": "random_atom",
+}
+
+
+def empty_report(settings: dict[str, Any]) -> dict[str, Any]:
+    """A report in which nothing was measured yet."""
+    import diffusers
+    import torch
+
+    from otprior import __version__
+    from otprior.report import FORMAT_VERSION
+
+    return {
+        "format_version": FORMAT_VERSION,
+        "features": {"name": None, "dim": None},
+        "ot": None,
+        "reference": {"n": None, "fid_floor": None, "copy_rate": None},
+        "rows": [],
+        "settings": settings,
+        "environment": {
+            "otprior": __version__,
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "threads": torch.get_num_threads(),
+        },
+        "command": shlex.join(["otprior", *sys.argv[1:]]),
+    }
+
+
+def ot_part(prior: Prior | None) -> dict[str, Any] | None:
+    """How well the transport behind a prior was solved; None if none was."""
+    from otprior.priors import SemiDiscretePrior
+
+    if not isinstance(prior, SemiDiscretePrior):
+        return None
+    known = {key: prior.facts.get(key) for key in ("chi2", "chi2_upper", "seconds", "draws", "outcome")}
+    return {"atoms": len(prior.atoms), "dim": prior.dim, **known}
+
+
+def start_part(prior: Prior | None, timestep: float) -> dict[str, Any]:
+    """A report row's account of where sampling starts.
+
+    Arguments:
+        prior: None for white noise at T.
+        timestep: Where the sampler starts, in its own units.
+    """
+    if prior is None:
+        return {"prior": "none", "start_timestep": timestep}
+    kind = _KINDS.get(type(prior).__name__)
+    part: dict[str, Any] = {"prior": kind, "start_timestep": prior.timestep}
+    if kind == "semidiscrete":
+        part |= {"noise": prior.noise, "smoothing": prior.smoothing, "correlation": prior.correlation}
+    return part

@@ -1,0 +1,305 @@
+"""`otprior sample`: images from seeds, in few network evaluations."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from otprior.cli.loading import check_model, check_prior, load_model, load_prior, set_up_torch
+from otprior.cli.options import Device, ModelArgument, Overwrite, Threads
+from otprior.cli.parsing import format_seeds, parse_labels, parse_seeds
+from otprior.cli.progress import Bar, progress_bar
+from otprior.cli.records import empty_report, ot_part, start_part
+from otprior.cli.session import Debug, Verbose, session, stdout
+from otprior.files import check_output_dir, output_dir, write_json
+from otprior.validation import require
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from otprior.pipelines import OTPriorPipeline
+
+__all__ = ["EXAMPLES", "sample"]
+
+EXAMPLES = (
+    "otprior sample bundled --prior prior --seeds 0-99 --steps 5 --out samples --grid",
+    "otprior sample path/to/ddpm --prior none --scheduler unipc --steps 20 --seeds 0-999 --out samples",
+)
+
+# Images of the contact sheet; more would be too small to see.
+GRID_IMAGES = 100
+
+
+class Format(StrEnum):
+    """How images are written."""
+
+    png = "png"
+    npz = "npz"
+
+
+class Dtype(StrEnum):
+    """Precision of the network; priors keep their own."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    float64 = "float64"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is sampled, once all is known to fit together."""
+
+    seeds: list[int]
+    labels: list[int] | None
+    steps: int
+    timesteps: list[float] | None
+    guidance_scale: float
+    batch_size: int
+
+
+def sample(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.", show_default=False)],
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PRIOR", help="A prior's folder; none starts from white noise at T.", show_default=False
+        ),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option(metavar="SEEDS", help="0-999, or 3,5,9, or 7: one image each.")
+    ] = "0-9",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 5,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A diffusers scheduler: dpm++2m, unipc, deis, ddim, euler, heun, or a class name. "
+            "By default the model's, but DPM++2M for ancestral DDPM.",
+            show_default=False,
+        ),
+    ] = None,
+    spacing: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Of timesteps: trailing, linspace, karras, exponential, beta, lu as in diffusers; "
+            "grid:log_snr, grid:time, grid:karras are grids made for few steps. By default the scheduler's.",
+            show_default=False,
+        ),
+    ] = None,
+    timestep: Annotated[
+        float | None, typer.Option(help="Start at this t* instead of the prior's.", show_default=False)
+    ] = None,
+    class_labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="3 for all images, or a list such as 0-9: seed s gets entry s modulo its length.",
+            show_default=False,
+        ),
+    ] = None,
+    guidance_scale: Annotated[
+        float,
+        typer.Option(min=0, help="Of classifier-free guidance; other than 1 it doubles the evaluations."),
+    ] = 1.0,
+    null_label: Annotated[
+        int | None,
+        typer.Option(min=0, help="The label for no class; by default the model's.", show_default=False),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time; it does not change them.")] = 64,
+    format: Annotated[Format, typer.Option(help="A file an image, or all in one.")] = Format.png,
+    as_float: Annotated[
+        bool,
+        typer.Option("--float", help="With npz: float32 as the sampler ended, neither rounded nor clipped."),
+    ] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Write a contact sheet too, grid.png.")] = False,
+    device: Device = "cpu",
+    dtype: Annotated[Dtype, typer.Option(help="Of the network.")] = Dtype.float32,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Sample images: seed i always gives image i, whatever the batch.
+
+    DIR gets the images, starts.npz (seeds, labels, and the training image behind each start) and report.json.
+    """
+    with session(verbose, debug, out):
+        check_output_dir(out, overwrite)
+        check_model(model)
+        if prior not in (None, "none"):
+            check_prior(prior)
+        numbers = parse_seeds(seeds)
+        cycle = None if class_labels is None else parse_labels(class_labels)
+        labels = None if cycle is None else [cycle[seed % len(cycle)] for seed in numbers]
+        require(not as_float or format is Format.npz, "--float", "given with --format npz", f"{format.value}")
+
+        pipe = _load(model, prior, timestep, scheduler, spacing, null_label, device, dtype, threads)
+        start, timesteps = _grid(pipe, spacing, steps)
+        plan = _Plan(numbers, labels, steps, timesteps, guidance_scale, batch_size)
+        _check_labels(pipe, labels)
+        settings = {
+            "model": model,
+            "prior": prior,
+            "steps": steps,
+            "dtype": dtype.value,
+            "pixels": "float32" if as_float else "uint8",
+            "class labels": class_labels,
+        }
+        with output_dir(out, overwrite) as folder:
+            nfe, seconds = _run(pipe, plan, folder, format is Format.png, as_float, grid)
+            report = _report(pipe, plan, start, spacing, nfe, seconds, settings)
+            write_json(folder / "report.json", report)
+        count = len(numbers)
+        stdout().print(
+            f"{count:,} image{'s' * (count != 1)} in {out}: {nfe} network evaluations each, "
+            f"{count / seconds:.3g} images a second",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def _load(
+    model: str,
+    prior: str | None,
+    timestep: float | None,
+    scheduler: str | None,
+    spacing: str | None,
+    null_label: int | None,
+    device: str,
+    dtype: Dtype,
+    threads: int | None,
+) -> OTPriorPipeline:
+    """The pipeline, with its prior at the timestep where it shall start."""
+    import torch
+
+    from otprior.cli.schedulers import GRID_SPACINGS
+
+    where = set_up_torch(threads, device)
+    stock = None if spacing in GRID_SPACINGS else spacing
+    pipe: Any = load_model(model, scheduler, stock, null_label)
+    if prior is None:
+        hint = "`otprior fit` makes one; none starts from white noise at T"
+        require(pipe.prior is not None, "--prior", "given: the model's folder holds none", "nothing", hint)
+    else:
+        pipe.prior = None if prior == "none" else load_prior(prior)
+    if timestep is not None:
+        require(pipe.prior is not None, "--timestep", "left out without a prior", f"{timestep:g}")
+        pipe.prior = pipe.prior.at(int(timestep) if timestep == int(timestep) else timestep)
+    return pipe.to(where, getattr(torch, dtype.value))
+
+
+def _grid(pipe: OTPriorPipeline, spacing: str | None, steps: int) -> tuple[float, list[float] | None]:
+    """Where the sampler starts, in its own units, and its timesteps if the spacing is one of ours."""
+    from otprior.cli.schedulers import GRID_SPACINGS
+    from otprior.grids import timestep_grid
+    from otprior.schedules import NoiseSchedule
+    from otprior.starting import matching_timestep
+
+    schedule = NoiseSchedule.from_scheduler(pipe.scheduler)
+    if pipe.prior is None:
+        start = schedule.timestep_range[1]
+    else:
+        start = matching_timestep(schedule, pipe.prior.alpha, pipe.prior.sigma)
+    if spacing not in GRID_SPACINGS:
+        return start, None
+    return start, list(timestep_grid(schedule, start, steps, GRID_SPACINGS[spacing]))
+
+
+def _check_labels(pipe: OTPriorPipeline, labels: list[int] | None) -> None:
+    """That no label of a later batch will be refused: the pipeline checks one batch at a time."""
+    from otprior.data import check_labels
+    from otprior.pipelines.inputs import num_classes
+
+    if labels is not None:
+        for count in (num_classes(pipe.unet), getattr(pipe.prior, "num_classes", None)):
+            check_labels(labels, len(labels), count, "--class-labels")
+
+
+def _run(pipe: Any, plan: _Plan, folder: Path, png: bool, as_float: bool, sheet: bool) -> tuple[int, float]:
+    """Samples all images into `folder`; network evaluations an image, and seconds of sampling."""
+    import torch
+
+    from otprior.cli.samples import SampleWriter
+    from otprior.pipelines import seeds_to_generators
+    from otprior.report import contact_sheet
+
+    writer = SampleWriter(folder, plan.seeds, png, as_float)
+    first: list[Tensor] = []
+    nfe, seconds = 0, 0.0
+    with progress_bar("sampling") as bar:
+        for begin in range(0, len(plan.seeds), plan.batch_size):
+            seeds = plan.seeds[begin : begin + plan.batch_size]
+            labels = None if plan.labels is None else plan.labels[begin : begin + plan.batch_size]
+            started = time.perf_counter()
+            result = pipe(
+                batch_size=len(seeds),
+                class_labels=labels,
+                num_inference_steps=plan.steps,
+                timesteps=plan.timesteps,
+                guidance_scale=plan.guidance_scale,
+                generator=seeds_to_generators(seeds),
+                output_type="latent",
+                callback_on_step_end=_Listener(bar, plan, begin, len(seeds)),
+            )
+            seconds += time.perf_counter() - started
+            nfe = result.nfe
+            images = result.images.float().cpu()
+            writer.add(images, result.sources)
+            if sheet and begin < GRID_IMAGES:
+                first.append(images)
+    writer.finish(plan.labels)
+    if first:
+        images = torch.cat(first)[:GRID_IMAGES]
+        scale = max(1, 56 // max(images.shape[2:]))
+        contact_sheet(images, scale=scale).save(folder / "grid.png")
+    return nfe, seconds
+
+
+class _Listener:
+    """Moves the bar after each step of a batch."""
+
+    def __init__(self, bar: Bar, plan: _Plan, done: int, batch: int) -> None:
+        self._bar, self._plan, self._done, self._batch = bar, plan, done, batch
+
+    def __call__(self, pipe: Any, step: int, timestep: Any, values: dict[str, Any]) -> dict[str, Any]:
+        # Heun calls 2K − 1 times in K steps.
+        share = min((step + 1) / self._plan.steps, 1.0)
+        done, total = self._done + self._batch * share, len(self._plan.seeds)
+        self._bar.update(done, total, f"{int(done):,} of {total:,} images")
+        return {}
+
+
+def _report(
+    pipe: Any,
+    plan: _Plan,
+    start: float,
+    spacing: str | None,
+    nfe: int,
+    seconds: float,
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    from otprior.report import report_row, validate_report
+
+    facts = getattr(pipe.prior, "facts", {})
+    row = report_row(
+        **start_part(pipe.prior, start),
+        scheduler=type(pipe.scheduler).__name__,
+        spacing=spacing,
+        guidance=plan.guidance_scale,
+        nfe=nfe,
+        samples=len(plan.seeds),
+        seeds=format_seeds(plan.seeds),
+        seconds_per_image=seconds / len(plan.seeds),
+    )
+    report = empty_report(settings | {"atoms_sha256": facts.get("sha256")})
+    report |= {"ot": ot_part(pipe.prior), "rows": [row]}
+    validate_report(report)
+    return report

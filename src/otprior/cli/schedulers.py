@@ -1,0 +1,76 @@
+"""Schedulers and spacings by the names people use for them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from otprior.starting.support import (
+    STOCK_SPACINGS,
+    remade,
+    spacing_changes,
+    stock_spacing,
+    supported_schedulers,
+)
+from otprior.validation import invalid
+
+__all__ = ["GRID_SPACINGS", "named_scheduler", "with_spacing"]
+
+# Spacings of `otprior.timestep_grid`: grids of our own, which begin at t* and end where noise still matters.
+GRID_SPACINGS = {"grid:log_snr": "log_snr", "grid:time": "time", "grid:karras": "karras"}
+
+_NICKNAMES = {
+    "dpmpp": "DPMSolverMultistepScheduler",
+    "dpmpp2m": "DPMSolverMultistepScheduler",
+    "dpmsolver": "DPMSolverMultistepScheduler",
+    "dpmpp2s": "DPMSolverSinglestepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+    "deis": "DEISMultistepScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "eulera": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "kdpm2": "KDPM2DiscreteScheduler",
+    "flow": "FlowMatchEulerDiscreteScheduler",
+    "edm": "EDMEulerScheduler",
+}
+
+
+def named_scheduler(name: str, scheduler: Any) -> Any:
+    """A scheduler of the class called `name`, with the betas and prediction type of `scheduler`.
+
+    Arguments:
+        name: A diffusers class with or without "Scheduler", or a short name, such as DPMSolverMultistep, ddim,
+            unipc, deis, euler, dpm++2m; case and punctuation do not count.
+        scheduler: Whose config is taken over.
+
+    Raises:
+        ValueError: If diffusers has no such scheduler.
+    """
+    import diffusers
+
+    wanted = _plain(name)
+    classes = {_plain(each): each for each in dir(diffusers) if each.endswith("Scheduler")}
+    found = _NICKNAMES.get(wanted) or classes.get(wanted)
+    if found is None:
+        known = ", ".join(sorted(each.removesuffix("Scheduler") for each in supported_schedulers()))
+        raise invalid(
+            "--scheduler", f"one of {known}", name, "Short: dpm++2m, unipc, deis, ddim, euler, heun"
+        )
+    return getattr(diffusers, found).from_config(scheduler.config)
+
+
+def with_spacing(scheduler: Any, spacing: str) -> Any:
+    """A scheduler like `scheduler` with a stock spacing.
+
+    Raises:
+        ValueError: If there is no such spacing, or the scheduler's class does not have it.
+    """
+    if spacing not in STOCK_SPACINGS:
+        raise invalid("--spacing", f"one of {', '.join([*STOCK_SPACINGS, *GRID_SPACINGS])}", spacing)
+    stock_spacing(scheduler, spacing, num_steps=2)
+    return remade(scheduler, **spacing_changes(spacing))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower().replace("+", "p").removesuffix("scheduler"))

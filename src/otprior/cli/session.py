@@ -1,0 +1,96 @@
+"""What surrounds every command: its log, and errors said in one line.
+
+| what happened | exit code |
+|---|---|
+| something the user gave is wrong, missing, or in the way | 2 |
+| the work itself did not succeed: not converged, disk full | 1 |
+| Ctrl-C | 130 |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+__all__ = ["Debug", "Verbose", "fail", "session", "stderr", "stdout"]
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is done.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
+
+# The library names its arguments; here they are options.
+_AS_OPTIONS = (
+    (r"value_range=\(([^,()]+), ([^,()]+)\)", r"--value-range \1,\2"),
+    (r"value_range=None", "--value-range none"),
+    (r"null_class_label= to from_pipe or from_pretrained", "--null-label"),
+    (r" \(throw=False returns the solution as it is\.\)", " (--keep-unconverged saves it as it is.)"),
+    (r"pass timesteps= or use", "use --spacing grid:karras or"),
+)
+
+
+def stdout() -> Console:
+    """Where results go; at least 100 columns wide where it is not a terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 100))
+
+
+def stderr() -> Console:
+    """Where progress, warnings and errors go."""
+    return Console(stderr=True)
+
+
+def fail(message: str, code: int) -> typer.Exit:
+    """Prints an error in one line, and returns what to raise."""
+    line = " ".join(message.split())
+    for pattern, option in _AS_OPTIONS:
+        line = re.sub(pattern, option, line)
+    console = stderr()
+    console.print("[bold red]error:[/] ", end="")
+    console.print(line, soft_wrap=True, markup=False, highlight=False)
+    return typer.Exit(code)
+
+
+@contextlib.contextmanager
+def session(verbose: bool, debug: bool, out: Path | None = None) -> Iterator[None]:
+    """Runs a command's body: sets up its log, and turns the errors a user can do something about into one line.
+
+    Arguments:
+        verbose: Whether to log at INFO rather than WARNING.
+        debug: Whether errors keep their traceback.
+        out: The output folder, to say that it was left as it was.
+    """
+    _set_up_log(logging.INFO if verbose else logging.WARNING)
+    try:
+        yield
+    except KeyboardInterrupt:
+        left = f"; nothing was written, and {out} is as it was" if out is not None else ""
+        stderr().print(f"stopped{left}", soft_wrap=True, markup=False, highlight=False)
+        raise typer.Exit(130) from None
+    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+        if debug:
+            raise
+        raise fail(str(error), 2) from None
+    except OSError as error:
+        if debug:
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            left = f" {out} is as it was." if out is not None else ""
+            message = f"no space is left on the disk.{left} Free some, or name another --out"
+            raise fail(message, 1) from None
+        raise fail(str(error), 1) from None
+
+
+def _set_up_log(level: int) -> None:
+    logger = logging.getLogger("otprior")
+    logger.setLevel(level)
+    for handler in [handler for handler in logger.handlers if isinstance(handler, RichHandler)]:
+        logger.removeHandler(handler)
+    logger.addHandler(RichHandler(console=stderr(), show_time=False, show_path=False))
