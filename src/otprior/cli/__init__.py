@@ -7,7 +7,6 @@ come at once. A command is a function of the same name as its module, which also
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from otprior import __version__
 
 __all__ = ["app", "main"]
 
-# In the order in which help lists them; one whose module does not exist is left out.
+# In the order in which help lists them.
 _COMMANDS = ("demo", "fit", "sample", "evaluate", "compare")
 
 app = typer.Typer(
@@ -55,8 +54,7 @@ def _register(name: str) -> None:
 
 
 for _name in _COMMANDS:
-    if find_spec(f"otprior.cli.{_name}") is not None:
-        _register(_name)
+    _register(_name)
 
 
 def main() -> None:

@@ -54,6 +54,8 @@ class Noise(StrEnum):
     frozen = "frozen"
 
 
+_SEMIDISCRETE, _GAUSSIAN = "Semidiscrete prior", "Gaussian prior"
+
 # What each prior has a use for; any of the others is refused, since it would have no effect.
 _OWN_OPTIONS: dict[Kind, set[str]] = {
     Kind.semidiscrete: {
@@ -87,26 +89,55 @@ def fit(
         bool, typer.Option("--conditional", "--labels", help="One map for each of the data's class labels.")
     ] = False,
     noise: Annotated[
-        Noise | None, typer.Option(help="Semidiscrete; coupled by default.", show_default=False)
+        Noise | None,
+        typer.Option(
+            help="Of a start: the seed's own (coupled, the default), drawn anew, or one an atom.",
+            rich_help_panel=_SEMIDISCRETE,
+        ),
     ] = None,
     correlation: Annotated[
         float | None,
-        typer.Option(help="Semidiscrete, coupled: of the start's noise with the seed's, 1 by default."),
+        typer.Option(
+            metavar="RHO",
+            help="Of coupled noise with the seed's; 1 by default.",
+            rich_help_panel=_SEMIDISCRETE,
+        ),
     ] = None,
     smoothing: Annotated[
-        float | None, typer.Option(help="Semidiscrete: softmax over atoms, in units of their natural scale.")
+        float | None,
+        typer.Option(
+            metavar="EPS",
+            help="Softmax over atoms, in units of their natural scale; 0 by default.",
+            rich_help_panel=_SEMIDISCRETE,
+        ),
     ] = None,
     tol: Annotated[
-        float | None, typer.Option(help="Semidiscrete: upper 95 % limit of χ² to reach, 0.05 by default.")
+        float | None,
+        typer.Option(
+            help="Upper 95 % limit of χ² of the cells' masses to reach; 0.05 by default.",
+            rich_help_panel=_SEMIDISCRETE,
+        ),
     ] = None,
-    max_draws: Annotated[int | None, typer.Option(min=1, help="Semidiscrete: when to give up.")] = None,
+    max_draws: Annotated[
+        int | None, typer.Option(min=1, help="When to give up, for each map.", rich_help_panel=_SEMIDISCRETE)
+    ] = None,
     weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Semidiscrete: the images' masses, .npy, of sum 1.")
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The images' masses, .npy, of sum 1; equal by default.",
+            rich_help_panel=_SEMIDISCRETE,
+        ),
     ] = None,
     keep_unconverged: Annotated[
-        bool, typer.Option("--keep-unconverged", help="Semidiscrete: save even if tol is not reached.")
+        bool,
+        typer.Option(
+            "--keep-unconverged", help="Save even if tol is not reached.", rich_help_panel=_SEMIDISCRETE
+        ),
     ] = False,
-    rank: Annotated[int | None, typer.Option(min=1, help="Gaussian: principal axes to keep.")] = None,
+    rank: Annotated[
+        int | None, typer.Option(min=1, help="Principal axes to keep.", rich_help_panel=_GAUSSIAN)
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Fit on so many of the images, drawn at random by --seed.")
     ] = None,

@@ -202,7 +202,9 @@ def _grid(pipe: OTPriorPipeline, spacing: str | None, steps: int) -> tuple[float
     from otprior.grids import timestep_grid
     from otprior.schedules import NoiseSchedule
     from otprior.starting import matching_timestep
+    from otprior.starting.support import find_support
 
+    find_support(pipe.scheduler)
     schedule = NoiseSchedule.from_scheduler(pipe.scheduler)
     if pipe.prior is None:
         start = schedule.timestep_range[1]
