@@ -28,9 +28,8 @@ FIRST_SEED = 1_000_000_000
 GRIDS = tuple(OWN_GRID + name for name in SPACINGS)
 STOCK = ("trailing", "karras", "lu", "exponential", "beta")
 # (t*, correlation) of the coupled start; the grid, the scheduler and smoothing are screened at the best of them.
-COUPLED_5 = [(450, 0.4), (450, 0.5), (500, 0.5), (500, 0.6), (500, 0.7), (500, 0.8), (550, 0.7), (550, 0.85)]
-COUPLED_5 += [(550, 1.0), (600, 1.0)]
-COUPLED_3 = [(400, 0.5), (450, 0.5), (450, 0.7), (500, 0.7), (500, 1.0), (550, 1.0)]
+COUPLED_5 = [(450, 0.5), (500, 0.6), (500, 0.7), (525, 0.8), (550, 0.85), (550, 1.0), (575, 1.0), (600, 1.0)]
+COUPLED_3 = [(450, 0.6), (500, 0.7), (500, 0.8), (550, 1.0), (600, 1.0)]
 
 
 def white(steps: int, scheduler: str, spacing: str) -> RowSpec:
@@ -100,8 +99,8 @@ def choose_white(chooser: Chooser, steps: int) -> dict[str, RowSpec]:
             f"none_5_{names[short_name(scheduler)]}": chooser.best(rows)[0]
             for scheduler, rows in by_scheduler.items()
         }
-    finalists = chooser.best(everything, 3)
-    chooser.run("white", finalists, chooser.args.samples)
+    finalists = chooser.best(everything, 2)
+    chooser.run("white", finalists, chooser.args.samples // 2)
     return {f"none_{steps}": chooser.best(finalists)[0]}
 
 

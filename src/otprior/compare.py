@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from otprior import __version__, bundled
+from otprior.data import ImageSet
 from otprior.files import sha256, write_json
 from otprior.generation import Block, Models, RowSpec, Samples, run_in_processes, sample_block
 from otprior.metrics import Reference, evaluate, ratio_interval, seed_set_interval
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 # Seeds on which a start's image is compared with the full flow's from the same seed.
 AGREEMENT_SEEDS = 200
+FLOOR_SETS = 8
 
 
 @dataclass(frozen=True)
@@ -171,9 +173,7 @@ def row_samples(study: Study, row: RowSpec, work: str | Path) -> Samples:
 def fit_priors(study: Study, folder: Path, listen: Listener) -> dict[str, Any] | None:
     """Fits the priors that the rows need on the bundled atoms, unless they are there; returns "ot" of the report."""
     needed = {row.prior for row in study.rows}
-    atoms = bundled.atoms()
-    if study.atoms < len(atoms):
-        atoms = atoms.select(torch.arange(0, len(atoms), len(atoms) // study.atoms)[: study.atoms])
+    atoms = _atoms(study)
     schedule = NoiseSchedule.from_scheduler(bundled.load_scheduler())
     if "gaussian" in needed and not (folder / "gaussian").exists():
         listen(StudyProgress("fitting the gaussian prior", 0, 1))
@@ -195,6 +195,11 @@ def fit_priors(study: Study, folder: Path, listen: Listener) -> dict[str, Any] |
         "dim": atoms.images[0].numel(),
         **{key: facts[key] for key in ("chi2", "chi2_upper", "seconds", "draws", "outcome")},
     }
+
+
+def _atoms(study: Study) -> ImageSet:
+    """The first of the bundled atoms that the study uses; they are in no order."""
+    return bundled.atoms().select(slice(study.atoms))
 
 
 def _claim(work: Path, study: Study) -> None:
@@ -294,7 +299,7 @@ def _measure_set(study: Study, blocks: list[Block], path: Path) -> None:
 @cache
 def _reference(study: Study) -> Reference:
     extractor = bundled.extractor()
-    atoms, real = bundled.atoms(), bundled.split(study.real_split)
+    atoms, real = _atoms(study), bundled.split(study.real_split)
     return Reference.build(
         reference_features=extract_features(extractor, bundled.split(study.split).images),
         atom_pixels=atoms.images,
@@ -305,7 +310,7 @@ def _reference(study: Study) -> Reference:
 
 
 def _real_figures(study: Study, folder: Path) -> dict[str, Any]:
-    """The floor: the same figures of real images, over as many disjoint sets of `samples` as there are."""
+    """The floor: the same figures of real images, over disjoint sets of `samples`, up to `FLOOR_SETS`."""
     path = folder / f"{study.real_split}-{study.samples}.json"
     if not path.exists():
         images = bundled.split(study.real_split).images
@@ -316,7 +321,7 @@ def _real_figures(study: Study, folder: Path) -> dict[str, Any]:
             evaluate(
                 features[i : i + size], images[i : i + size], reference=_reference(study), generator=generator
             )
-            for i in range(0, len(images) - size + 1, size)
+            for i in range(0, len(images) - size + 1, size)[:FLOOR_SETS]
         ]
         # Rates of copying need no equal n, and are known best from all of the images.
         whole = evaluate(features, images, reference=_reference(study), generator=generator)
@@ -396,7 +401,7 @@ def _report_images(study: Study, row: RowSpec, blocks: list[Block], count: int =
     return ReportImages(
         label=row.label,
         images=images,
-        nearest=bundled.atoms().images[index[:, 0]],
+        nearest=_atoms(study).images[index[:, 0]],
         copied=copy_mask(distances),
         seeds=list(range(study.first_seed, study.first_seed + len(images))),
     )

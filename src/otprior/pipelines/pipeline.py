@@ -245,7 +245,8 @@ class OTPriorPipeline(DiffusionPipeline):
             with self.progress_bar(total=start.nfe) as bar:
                 for i, t in enumerate(start.timesteps):
                     out = self._denoise(start.model_input(x, i), t, labels, guidance_scale)
-                    x = start.step(out, i, x, generators)
+                    # Under autocast the network answers in half precision, and schedulers return what it answers in.
+                    x = start.step(out.to(x.dtype), i, x, generators)
                     if callback_on_step_end is not None:
                         x = (callback_on_step_end(self, i, t, {"latents": x}) or {}).get("latents", x)
                     bar.update()

@@ -1,0 +1,109 @@
+"""Studies: resumable, independent of how the work is split, and judged by the rule that the gates state."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from otprior import bundled
+from otprior.compare import Study, StudyResult, headline_gates, run_study
+from otprior.generation import Block, RowSpec, Samples
+from otprior.report import validate_report
+
+COUPLED = RowSpec("semidiscrete", 500, 2, noise="coupled", correlation=0.7, label="coupled")
+ROWS = (
+    COUPLED,
+    replace(COUPLED, prior="random_atom", noise=None, correlation=1.0, label="random"),
+    RowSpec("none", 999, 2, spacing="trailing", label="white"),
+)
+STUDY = Study("test", ROWS, samples=12, atoms=60, tol=0.5, block=6)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
+    work = tmp_path_factory.mktemp("study")
+    return work, run_study(STUDY, work, workers=2)
+
+
+def test_report_is_valid_and_every_row_is_measured(done: tuple[Path, StudyResult]) -> None:
+    _, result = done
+    validate_report(result.report)
+    for row in result.report["rows"]:
+        assert row["nfe"] == 2
+        assert row["samples"] == 12
+        assert row["copy_rate"] is not None
+        assert row["fid"] > 0
+    assert [row["source_rate"] is None for row in result.report["rows"]] == [False, False, True]
+    assert result.report["ot"]["atoms"] == 60
+
+
+def test_an_interrupted_study_goes_on_and_ends_the_same(done: tuple[Path, StudyResult]) -> None:
+    work, result = done
+    blocks = sorted((work / "images").rglob("*.npz"))
+    assert len(blocks) == 2 * len(ROWS)
+    before = {path: path.stat().st_mtime_ns for path in blocks}
+    blocks[0].unlink()
+    for path in (work / "figures").glob("*.json"):
+        path.unlink()
+    again = run_study(STUDY, work, workers=1)
+    assert again.report["rows"] == [
+        {**row, "seconds_per_image": other["seconds_per_image"]}
+        for row, other in zip(result.report["rows"], again.report["rows"])
+    ]
+    assert all(path.stat().st_mtime_ns == before[path] for path in blocks[1:])
+
+
+def test_images_do_not_depend_on_the_cut_into_blocks(done: tuple[Path, StudyResult], tmp_path: Path) -> None:
+    work, _ = done
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "priors").symlink_to(work / "priors")
+    run_study(replace(STUDY, rows=(COUPLED,), block=5), other, workers=1)
+
+    def images(folder: Path, size: int) -> Samples:
+        paths = sorted((folder / "images" / COUPLED.key).glob("*.npz"))
+        return Samples.read([Block(COUPLED, 0, size, path) for path in paths])
+
+    one, two = images(work, 6), images(other, 5)
+    # 8-bit images of float32 samples that agree to 1e-4 differ by at most one level.
+    assert abs(one.pixels.astype(int) - two.pixels.astype(int)).max() <= 1
+    assert (one.sources == two.sources).all()
+
+
+def test_a_folder_of_another_study_is_refused(done: tuple[Path, StudyResult]) -> None:
+    work, _ = done
+    with pytest.raises(ValueError, match="this very study"):
+        run_study(replace(STUDY, samples=24), work)
+
+
+def result_with(fids: dict[str, list[float]], copies: list[float], real_copy: float) -> StudyResult:
+    rows = {name: replace(COUPLED, steps=index + 1) for index, name in enumerate(fids)}
+    sets = {
+        rows[name].key: [{"fid": fid, "copy_rate": copy} for fid, copy in zip(values, copies)]
+        for name, values in fids.items()
+    }
+    report = {"reference": {"fid_floor": 2.0, "copy_rate": real_copy}, "rows": []}
+    return StudyResult(report, [], sets)
+
+
+def test_gates_follow_the_upper_limits() -> None:
+    fids = {
+        "coupled_5": [5.0, 5.1, 4.9, 5.0, 5.0],
+        "coupled_3": [7.0, 7.1, 6.9, 7.0, 7.0],
+        "none_10": [10.0, 10.1, 9.9, 10.1, 9.9],
+        "none_20": [9.0, 9.1, 8.9, 9.0, 9.0],
+    }
+    rows = {name: replace(COUPLED, steps=index + 1) for index, name in enumerate(fids)}
+    quality, fewer, copying = headline_gates(result_with(fids, [0.012] * 5, 0.010), rows)
+    assert quality["statistic"] == pytest.approx(3 / 7, rel=1e-3)
+    assert quality["statistic"] < quality["upper"] < 0.5
+    assert quality["reached"]
+    assert fewer["statistic"] == pytest.approx(5 / 8, rel=1e-3)
+    assert copying["statistic"] == pytest.approx(0.002)
+    # All seed sets agree, so only the held-out images' own binomial error is left.
+    error = 1.645 * (0.010 * 0.990 / len(bundled.split("held_out"))) ** 0.5
+    assert copying["upper"] == pytest.approx(0.002 + error)
+    assert copying["reached"]
+    assert not headline_gates(result_with(fids, [0.019] * 5, 0.010), rows)[2]["reached"]
+    worse = {**fids, "coupled_5": [9.0, 9.1, 8.9, 9.0, 9.0]}
+    assert not headline_gates(result_with(worse, [0.012] * 5, 0.010), rows)[0]["reached"]
