@@ -181,7 +181,7 @@ def fit(
             options["weights"] = _read_weights(weights)
         if limit is not None and limit < len(images):
             images = images.select(_chosen(len(images), limit, seed))
-        t = int(timestep) if timestep == int(timestep) else timestep
+        t = int(timestep) if timestep.is_integer() else timestep
         fitted = _fit(prior, images, pipe.scheduler, t, seed, where, options)
         _save(
             fitted, out, overwrite, {"model": model, "data": data, "images": len(images), "seed": seed, **own}

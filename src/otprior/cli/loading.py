@@ -106,11 +106,12 @@ def load_model(
     pipe: Any  # what it inherits from diffusers is hidden from type checkers
     try:
         pipe = OTPriorPipeline.from_pretrained(folder, **given)
-    except (ValueError, FileNotFoundError):
+    except FileNotFoundError:
         raise
     except Exception as error:
         # What diffusers raises for a config that is no config depends on what is wrong with it.
-        raise ValueError(f"model {name} is damaged, or no pipeline of unet and scheduler: {error}") from error
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"model {name} cannot be loaded: {reason}") from error
     if scheduler is not None:
         pipe.scheduler = named_scheduler(scheduler, pipe.scheduler)
     if spacing is not None:

@@ -192,7 +192,7 @@ def _load(
         pipe.prior = None if prior == "none" else load_prior(prior)
     if timestep is not None:
         require(pipe.prior is not None, "--timestep", "left out without a prior", f"{timestep:g}")
-        pipe.prior = pipe.prior.at(int(timestep) if timestep == int(timestep) else timestep)
+        pipe.prior = pipe.prior.at(int(timestep) if timestep.is_integer() else timestep)
     return pipe.to(where, getattr(torch, dtype.value))
 
 

@@ -57,7 +57,11 @@ def named_scheduler(name: str, scheduler: Any) -> Any:
         raise invalid(
             "--scheduler", f"one of {known}", name, "Short: dpm++2m, unipc, deis, ddim, euler, heun"
         )
-    return getattr(diffusers, found).from_config(scheduler.config)
+    try:
+        return getattr(diffusers, found).from_config(scheduler.config)
+    except ImportError as error:
+        # Some need packages that diffusers does not bring.
+        raise invalid("--scheduler", "one that is installed", found, str(error)) from error
 
 
 def with_spacing(scheduler: Any, spacing: str) -> Any:

@@ -31,6 +31,11 @@ _AS_OPTIONS = (
     (r"value_range=\(([^,()]+), ([^,()]+)\)", r"--value-range \1,\2"),
     (r"value_range=None", "--value-range none"),
     (r"null_class_label= to from_pipe or from_pretrained", "--null-label"),
+    (r"\bnull_class_label\b", "--null-label"),
+    (r"\bnum_inference_steps\b", "--steps"),
+    (r"\bguidance_scale\b", "--guidance-scale"),
+    (r"\bclass_labels\b", "--class-labels"),
+    (r"\bmax_draws\b", "--max-draws"),
     (r" \(throw=False returns the solution as it is\.\)", " (--keep-unconverged saves it as it is.)"),
     (r"pass timesteps= or use", "use --spacing grid:karras or"),
 )

@@ -1,0 +1,75 @@
+"""What the tests of the command line share: a runner, a tiny model, folders that must stay as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from typer.testing import CliRunner, Result
+
+from otprior.cli import app
+
+__all__ = ["SIZE", "assert_refused", "run", "tree", "write_images", "write_model"]
+
+SIZE = 8
+
+
+def run(*arguments: object, threads: int = 1) -> Result:
+    """Runs a command in this process."""
+    words = [str(argument) for argument in arguments]
+    if words[0] in ("fit", "sample", "evaluate"):
+        words += ["--threads", str(threads)]
+    return CliRunner().invoke(app, words)
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every path below a folder, hidden ones too, with the content of files."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def assert_refused(result: Result, *parts: str, code: int = 2) -> None:
+    """That a command ended with one readable line that has these parts, and no traceback."""
+    assert result.exit_code == code, (result.exit_code, result.output, result.exception)
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    for part in parts:
+        assert part in lines[0], lines[0]
+    assert "Traceback" not in result.output
+
+
+def write_model(folder: Path) -> Path:
+    """A diffusers folder of an untrained network for 1 x 8 x 8 images of 3 classes; label 3 is no class."""
+    from diffusers import DDPMScheduler, UNet2DModel
+
+    from otprior.pipelines import OTPriorPipeline
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        sample_size=SIZE,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=1,
+        block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+        norm_num_groups=4,
+        num_class_embeds=4,
+        add_attention=False,
+    )
+    OTPriorPipeline(unet, DDPMScheduler(), null_class_label=3).save_pretrained(folder)
+    return folder
+
+
+def write_images(path: Path, count: int = 40, size: int = SIZE, **replaced: object) -> Path:
+    """An .npz of float images in [-1, 1] with labels 0, 1, 2."""
+    generator = np.random.default_rng(0)
+    arrays: dict[str, object] = {
+        "images": generator.uniform(-1, 1, (count, 1, size, size)).astype(np.float32),
+        "labels": np.arange(count) % 3,
+    }
+    np.savez(path, **(arrays | replaced))  # type: ignore[arg-type]
+    return path

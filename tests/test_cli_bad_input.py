@@ -1,0 +1,355 @@
+"""Bad input: one readable line, the right exit code, and everything that stood there before untouched."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cli_helpers import assert_refused, run, tree, write_images, write_model
+from diffusers import DDPMScheduler
+from PIL import Image
+
+from otprior.priors import IdentityPrior
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and data, made once; tests work on copies."""
+    folder = tmp_path_factory.mktemp("built")
+    write_model(folder / "model")
+    write_images(folder / "data.npz")
+    return folder
+
+
+@pytest.fixture
+def here(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model, data, a prior, and an earlier result in `out`; the current folder."""
+    shutil.copytree(built, tmp_path, dirs_exist_ok=True)
+    IdentityPrior.build((1, 8, 8), DDPMScheduler(), 500).save_pretrained(tmp_path / "prior")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "earlier.txt").write_text("keep me")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _refused_untouched(here: Path, arguments: str, *message: str, code: int = 2) -> None:
+    before = tree(here)
+    assert_refused(run(*arguments.split()), *message, code=code)
+    assert tree(here) == before
+
+
+FIT = "fit model data.npz --out out --overwrite --tol 0.3"
+SAMPLE = "sample model --prior prior --out out --overwrite --seeds 0-1"
+
+
+# Models -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [FIT, SAMPLE])
+def test_missing_model(here: Path, command: str) -> None:
+    shutil.rmtree(here / "model")
+    _refused_untouched(here, command, "model model: there is no such file or folder; name a diffusers folder")
+
+
+@pytest.mark.parametrize("command", [FIT, SAMPLE])
+def test_folder_that_is_no_model(here: Path, command: str) -> None:
+    (here / "model" / "model_index.json").unlink()
+    _refused_untouched(here, command, "model model: there is no model_index.json in it")
+
+
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_corrupt_model_config(here: Path, name: str, content: str) -> None:
+    (here / "model" / name).write_text(content)
+    _refused_untouched(here, SAMPLE, "model model cannot be loaded: ")
+
+
+def test_index_without_components(here: Path) -> None:
+    (here / "model" / "model_index.json").write_text('{"_class_name": "OTPriorPipeline"}')
+    _refused_untouched(here, SAMPLE, "model model cannot be loaded: ")
+
+
+def test_truncated_weights_of_the_model(here: Path) -> None:
+    weights = here / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    for command in (FIT, SAMPLE):
+        _refused_untouched(here, command, "diffusion_pytorch_model.safetensors is damaged or truncated")
+
+
+def test_model_without_weights(here: Path) -> None:
+    (here / "model" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    _refused_untouched(here, SAMPLE, "no .safetensors file")
+
+
+def test_config_of_another_network(here: Path) -> None:
+    path = here / "model" / "unet" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"block_out_channels": [16, 16]}))
+    _refused_untouched(here, SAMPLE, "model model cannot be loaded: ")
+
+
+# Data -------------------------------------------------------------------------------------------------------
+
+
+def test_missing_data(here: Path) -> None:
+    (here / "data.npz").unlink()
+    _refused_untouched(here, FIT, "data data.npz: there is no such file or folder")
+
+
+def test_truncated_data(here: Path) -> None:
+    data = here / "data.npz"
+    data.write_bytes(data.read_bytes()[:2000])
+    _refused_untouched(here, FIT, "data.npz is damaged")
+
+
+def test_truncated_safetensors_of_data(here: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"images": torch.rand(20, 1, 8, 8) * 2 - 1}, here / "data.safetensors")
+    content = (here / "data.safetensors").read_bytes()
+    (here / "data.safetensors").write_bytes(content[:-100])
+    _refused_untouched(here, FIT.replace("npz", "safetensors"), "data.safetensors is damaged")
+
+
+def test_images_of_another_size(here: Path) -> None:
+    write_images(here / "data.npz", size=16)
+    _refused_untouched(here, FIT, "images of data.npz must be 8x8; got 16x16")
+
+
+def test_image_files_of_another_size(here: Path) -> None:
+    (here / "folder").mkdir()
+    Image.fromarray(np.zeros((10, 8), dtype=np.uint8)).save(here / "folder" / "a.png")
+    _refused_untouched(here, FIT.replace("data.npz", "folder"), "must be 8x8; got 10x8")
+
+
+def test_images_with_other_channels(here: Path) -> None:
+    write_images(here / "data.npz", images=np.zeros((20, 3, 8, 8), dtype=np.uint8))
+    _refused_untouched(here, FIT, "images of data.npz must be of 1 channel(s); got 3")
+
+
+def test_images_of_another_range(here: Path) -> None:
+    images = np.random.default_rng(0).uniform(0, 1, (40, 1, 8, 8))
+    write_images(here / "data.npz", images=images)
+    _refused_untouched(here, FIT, "in [-1, 1] with some value below -0.05", "--value-range 0,1")
+    write_images(here / "data.npz", images=255 * images)
+    _refused_untouched(here, FIT, "must be in [-1, 1]; got values in", "--value-range low,high")
+    _refused_untouched(here, FIT + " --value-range 0,1", "must be in [0, 1]; got values in")
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_pixels_that_are_no_numbers(here: Path, bad: float) -> None:
+    images = np.zeros((20, 1, 8, 8))
+    images[7, 0, 3, 3] = bad
+    write_images(here / "data.npz", count=20, images=images)
+    _refused_untouched(here, FIT, "must be finite; got NaN or infinity in 1 of 20 rows, first in row 7")
+
+
+@pytest.mark.parametrize(("label", "rule"), [(3, "in [0, 2]"), (-1, ">= 0"), (99, "in [0, 2]")])
+def test_labels_out_of_range(here: Path, label: int, rule: str) -> None:
+    labels = np.arange(40) % 3
+    labels[11] = label
+    write_images(here / "data.npz", labels=labels)
+    _refused_untouched(here, FIT + " --conditional", f"must be {rule}; got {label} in row 11")
+
+
+def test_data_without_labels(here: Path) -> None:
+    np.save(here / "data.npy", np.zeros((20, 8, 8), dtype=np.uint8))
+    command = FIT.replace("npz", "npy") + " --conditional"
+    _refused_untouched(
+        here, command, "data must be labelled with --conditional; got data.npy, which has no labels"
+    )
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (np.full(40, 0.5), "weights must be of sum 1; got a sum of 20"),
+        (np.r_[-0.1, 1.1, np.zeros(38)], "weights must be nonnegative; got a minimum of -0.1"),
+        (np.r_[np.nan, np.ones(39)], "weights must be finite"),
+        (np.full(39, 1 / 39), "weights must be of shape (40,), one an atom; got (39,)"),
+        (np.array(["a"] * 40), "weights weights.npy must be one array of numbers"),
+    ],
+)
+def test_weights(here: Path, weights: np.ndarray, message: str) -> None:
+    np.save(here / "weights.npy", weights)
+    _refused_untouched(here, FIT + " --weights weights.npy", message)
+
+
+def test_weights_file_that_is_none(here: Path) -> None:
+    (here / "weights.npy").write_text("1, 2, 3")
+    _refused_untouched(here, FIT + " --weights weights.npy", "weights weights.npy are damaged")
+    _refused_untouched(
+        here, FIT + " --weights weights.npy --limit 3", "--weights must be left out with --limit"
+    )
+
+
+# Options ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("timestep", ["1000", "-1", "1e9", "nan", "500.5"])
+def test_timestep_outside_the_schedule(here: Path, timestep: str) -> None:
+    for command in (FIT, SAMPLE):
+        _refused_untouched(here, f"{command} --timestep={timestep}", "timestep must be")
+
+
+def test_no_steps(here: Path) -> None:
+    before = tree(here)
+    result = run(*SAMPLE.split(), "--steps", 0)
+    assert result.exit_code == 2
+    assert "--steps" in result.stderr
+    assert "1" in result.stderr
+    assert tree(here) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--steps 502", "--steps must be at most 501"),
+        ("--class-labels 4", "--class-labels must be in [0, 3]; got 4"),
+        ("--guidance-scale 2", "--guidance-scale must be 1 unless"),
+        ("--null-label 4", "--null-label must be an integer in [0, 3]; got 4"),
+        ("--float", "--float must be given with --format npz"),
+        ("--scheduler DDIMInverse", "Use DPMSolverMultistepScheduler.from_config"),
+        ("--scheduler IPNDM", "DPMSolverMultistepScheduler is for VP networks"),
+        ("--device nonsense", "--device must be one that this machine has; got nonsense"),
+        ("--seeds 3-1", "--seeds must be"),
+    ],
+)
+def test_sampling_options(here: Path, options: str, message: str) -> None:
+    _refused_untouched(here, f"{SAMPLE} {options}", message)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--prior gaussian", "--tol must be left out unless --prior is semidiscrete; got --prior gaussian"),
+        ("--rank 3", "--rank must be left out unless --prior is gaussian; got --prior semidiscrete"),
+        ("--smoothing -1", "smoothing must be a finite number >= 0"),
+        ("--tol 0", "tol must be a positive number"),
+        ("--noise fresh --correlation 0.5", "correlation must be 1 with noise='fresh'"),
+        ("--value-range 1,0", "--value-range must be"),
+    ],
+)
+def test_fitting_options(here: Path, options: str, message: str) -> None:
+    _refused_untouched(here, f"{FIT} {options}", message)
+
+
+def test_prior_of_another_shape_or_damaged(here: Path) -> None:
+    IdentityPrior.build((1, 4, 4), DDPMScheduler(), 500).save_pretrained(here / "other")
+    _refused_untouched(
+        here, SAMPLE.replace("prior prior", "prior other"), "prior must be for the network's latents"
+    )
+    (here / "prior" / "config.json").write_text("{")
+    _refused_untouched(here, SAMPLE, "config.json is damaged")
+    (here / "prior" / "config.json").unlink()
+    _refused_untouched(here, SAMPLE, "prior prior: there is no config.json in it; `otprior fit` makes one")
+
+
+def test_no_prior_named(here: Path) -> None:
+    _refused_untouched(here, SAMPLE.replace("--prior prior", ""), "--prior must be given")
+    _refused_untouched(
+        here, SAMPLE.replace("prior prior", "prior none") + " --timestep 400", "--timestep must be left"
+    )
+
+
+def test_evaluation_sets_go_together(here: Path) -> None:
+    command = "evaluate data.npz --out out --overwrite --reference data.npz"
+    _refused_untouched(
+        here, command, "--reference, --atoms and --held-out must be given together", "no --atoms"
+    )
+
+
+def test_images_that_do_not_fit_the_bundled_ones(here: Path) -> None:
+    _refused_untouched(
+        here, "evaluate data.npz --out out --overwrite", "bundled reference must be of shape (1, 8, 8)"
+    )
+
+
+# Outputs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [FIT, SAMPLE, "evaluate data.npz --out out --overwrite"])
+def test_output_folder_that_exists(here: Path, command: str) -> None:
+    _refused_untouched(
+        here, command.replace(" --overwrite", ""), "output folder out is not empty; pass --overwrite"
+    )
+    _refused_untouched(
+        here, command.replace("--out out", "--out data.npz"), "output folder data.npz is a file"
+    )
+
+
+def _no_space(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_while_fitting(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "write_bytes", _no_space)
+    _refused_untouched(here, FIT, "no space is left on the disk. out is as it was.", code=1)
+
+
+def test_full_disk_after_the_prior_was_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("otprior.cli.fit.write_json", _no_space)
+    _refused_untouched(here, FIT, "no space is left on the disk. out is as it was.", code=1)
+
+
+@pytest.mark.parametrize(
+    "place", ["PIL.Image.Image.save", "numpy.savez_compressed", "otprior.cli.sample.write_json"]
+)
+def test_full_disk_while_sampling(here: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setattr(place, _no_space)
+    _refused_untouched(here, SAMPLE, "no space is left on the disk. out is as it was.", code=1)
+
+
+def test_transport_that_is_not_solved(here: Path) -> None:
+    command = f"{FIT} --tol 1e-3 --max-draws 2000"
+    _refused_untouched(here, command, "budget spent: χ² = ", "--keep-unconverged saves it", code=1)
+    result = run(*command.split(), "--keep-unconverged")
+    assert result.exit_code == 0, result.output
+    assert "budget spent" in result.stdout
+    assert not (here / "out" / "earlier.txt").exists()
+
+
+def test_debug_shows_where_an_error_came_from(here: Path) -> None:
+    result = run(*FIT.split(), "--timestep", 5000, "--debug")
+    assert isinstance(result.exception, ValueError)
+
+
+def test_interrupt_while_fitting(here: Path) -> None:
+    """A real Ctrl-C to a process that has begun to solve."""
+    write_images(here / "data.npz", count=3000)
+    before = tree(here)
+    command = f"{FIT} --tol 0.01 --threads 1".split()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "otprior", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    said = io.StringIO()
+    try:
+        for line in process.stderr:
+            said.write(line)
+            if line.startswith("solving the transport"):
+                process.send_signal(signal.SIGINT)
+                break
+        output, rest = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said.getvalue() + rest
+    assert rest.splitlines()[-1] == "stopped; nothing was written, and out is as it was"
+    assert "Traceback" not in rest
+    assert output == ""
+    assert tree(here) == before

@@ -1,0 +1,231 @@
+"""`fit`, `sample` and `evaluate` on the bundled network and a little of the bundled data, one after another."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cli_helpers import run
+from PIL import Image
+
+from otprior import bundled
+from otprior.priors import GaussianPrior, Prior, SemiDiscretePrior
+from otprior.report import validate_report
+
+# Rounding in another batch or on more threads is 1e-6 to 1e-5; another image is off by 1.
+SAME = 1e-4
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    validate_report(report)
+    return report
+
+
+def _images(folder: Path) -> np.ndarray:
+    with np.load(folder / "images.npz") as file:
+        return file["images"]
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fitted") / "prior"
+    result = run(
+        "fit", "bundled", "bundled", "--limit", 300, "--tol", 0.2, "--out", folder, "--license", "MIT"
+    )
+    assert result.exit_code == 0, result.output
+    assert "upper 95 % limit" in result.stdout
+    assert "it holds the images themselves" in result.stdout
+    return folder
+
+
+@pytest.fixture(scope="module")
+def samples(prior: Path) -> Path:
+    folder = prior.parent / "samples"
+    result = run("sample", "bundled", "--prior", prior, "--seeds", "3-14", "--out", folder, "--grid")
+    assert result.exit_code == 0, result.output
+    assert f"12 images in {folder}: 5 network evaluations each" in result.stdout
+    return folder
+
+
+def test_fit(prior: Path) -> None:
+    fitted = Prior.from_pretrained(prior)
+    assert isinstance(fitted, SemiDiscretePrior)
+    assert fitted.atoms.shape == (300, 784)
+    assert fitted.facts["license"] == "MIT"
+    ot = _report(prior)["ot"]
+    assert ot["atoms"] == 300
+    assert ot["outcome"] == "converged"
+    assert ot["chi2"] <= ot["chi2_upper"] <= 0.2
+    # The images drawn are some of the bundled ones, in their order.
+    everything = {image.numpy().tobytes(): i for i, image in enumerate(bundled.atoms().images.flatten(1))}
+    chosen = [everything[atom.numpy().tobytes()] for atom in fitted.atoms]
+    assert chosen == sorted(set(chosen))
+
+
+def test_fit_again_gives_the_same_prior(prior: Path) -> None:
+    again = prior.parent / "again"
+    result = run("fit", "bundled", "bundled", "--limit", 300, "--tol", 0.2, "--out", again)
+    assert result.exit_code == 0
+    assert (again / "model.safetensors").read_bytes() == (prior / "model.safetensors").read_bytes()
+
+
+def test_sample(samples: Path, prior: Path) -> None:
+    names = sorted(path.name for path in (samples / "images").iterdir())
+    assert names == [f"{seed:06d}.png" for seed in range(3, 15)]
+    assert Image.open(samples / "grid.png").size == (10 * 58 - 2, 2 * 58 - 2)
+    with np.load(samples / "starts.npz") as file:
+        assert file["seeds"].tolist() == list(range(3, 15))
+        sources = file["sources"]
+    # What is written is what the library says of these seeds.
+    z = torch.stack(
+        [torch.randn(1, 28, 28, generator=torch.Generator().manual_seed(s)) for s in range(3, 15)]
+    )
+    assert sources.tolist() == Prior.from_pretrained(prior).source(z).tolist()
+    (row,) = _report(samples)["rows"]
+    assert (row["prior"], row["noise"], row["start_timestep"]) == ("semidiscrete", "coupled", 500)
+    assert (row["nfe"], row["samples"], row["seeds"]) == (5, 12, "3-14")
+
+
+def test_evaluate(samples: Path, prior: Path, tmp_path: Path) -> None:
+    for name, split, count in (("reference", "reference", 120), ("held", "held_out", 80)):
+        some = bundled.split(split).images[:count]
+        np.save(tmp_path / f"{name}.npy", ((some + 1) * 127.5).round().to(torch.uint8).numpy())
+    sets = ["--reference", tmp_path / "reference.npy", "--held-out", tmp_path / "held.npy", "--atoms", prior]
+    result = run("evaluate", samples, *sets, "--out", tmp_path / "out", "--label", "mine")
+    assert result.exit_code == 0, result.output
+    assert "held-out real images" in result.stdout
+    report = _report(tmp_path / "out")
+    assert report["features"] == {"name": bundled.extractor().name, "dim": 128}
+    assert report["reference"]["n"] == 12
+    assert report["ot"]["atoms"] == 300
+    (row,) = report["rows"]
+    assert (row["label"], row["prior"], row["nfe"], row["samples"]) == ("mine", "semidiscrete", 5, 12)
+    # 300 atoms at t* = 500 lead most samples back to their own atom.
+    assert row["source_rate"] > 0.5
+    for name in ("fid", "kid", "precision", "recall", "copy_rate", "duplicate_rate"):
+        assert row[name] is not None
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"report.html", "report.json", "quality.png", "copying.png", "images.png"}
+
+    # Images of unknown origin, and atoms that are not the prior's.
+    sets[-1] = tmp_path / "reference.npy"
+    result = run("evaluate", samples, *sets, "--out", tmp_path / "others")
+    assert result.exit_code == 0
+    assert "name the prior's folder as --atoms" in " ".join(result.stderr.split())
+    assert _report(tmp_path / "others")["rows"][0]["source_rate"] is None
+    result = run("evaluate", samples / "images", *sets, "--out", tmp_path / "unknown")
+    assert result.exit_code == 0
+    (row,) = _report(tmp_path / "unknown")["rows"]
+    assert row["prior"] is None
+    assert row["nfe"] is None
+    # The same pixels have the same figures, wherever they come from.
+    assert row["fid"] == _report(tmp_path / "others")["rows"][0]["fid"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--scheduler", "dpm++2m", "--spacing", "grid:karras"],
+        ["--scheduler", "ddim", "--class-labels", "0-9", "--guidance-scale", "2", "--steps", "2"],
+    ],
+)
+def test_batches_do_not_change_images(prior: Path, tmp_path: Path, options: list[str]) -> None:
+    shared = ["sample", "bundled", "--prior", prior, "--seeds", "0-5", "--format", "npz", "--float", *options]
+    for size in (1, 4, 6):
+        result = run(*shared, "--batch-size", size, "--out", tmp_path / str(size))
+        assert result.exit_code == 0, result.output
+    expected = _images(tmp_path / "6")
+    assert expected.shape == (6, 1, 28, 28)
+    for size in (1, 4):
+        assert np.abs(_images(tmp_path / str(size)) - expected).max() < SAME
+    # Nor does the company: the last seed alone.
+    result = run(*shared, "--seeds", "5", "--out", tmp_path / "alone")
+    assert np.abs(_images(tmp_path / "alone") - expected[5:]).max() < SAME
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [[], ["--noise", "fresh"], ["--noise", "frozen"]])
+def test_batches_and_threads_do_not_change_images(tmp_path: Path, options: list[str]) -> None:
+    prior = tmp_path / "prior"
+    assert run("fit", "bundled", "bundled", "--limit", 2000, *options, "--out", prior).exit_code == 0
+    threads = torch.get_num_threads()
+    try:
+        for size in (1, 7, 64):
+            for count in (1, 2):
+                result = run(
+                    "sample", "bundled", "--prior", prior, "--seeds", "0-63", "--format", "npz", "--float",
+                    "--batch-size", size, "--out", tmp_path / f"{size}-{count}", threads=count,
+                )  # fmt: skip
+                assert result.exit_code == 0, result.output
+    finally:
+        torch.set_num_threads(threads)
+    expected = _images(tmp_path / "64-1")
+    for size in (1, 7, 64):
+        for count in (1, 2):
+            assert np.abs(_images(tmp_path / f"{size}-{count}") - expected).max() < SAME
+
+
+def test_start_at_T_and_at_another_timestep(prior: Path, tmp_path: Path) -> None:
+    common = ["--seeds", "0-1", "--steps", 2, "--format", "npz"]
+    result = run(
+        "sample", "bundled", "--prior", "none", *common, "--scheduler", "unipc", "--out", tmp_path / "T"
+    )
+    assert result.exit_code == 0, result.output
+    (row,) = _report(tmp_path / "T")["rows"]
+    assert (row["prior"], row["start_timestep"], row["scheduler"]) == ("none", 999, "UniPCMultistepScheduler")
+    result = run("sample", "bundled", "--prior", prior, *common, "--timestep", 300, "--out", tmp_path / "t")
+    assert result.exit_code == 0, result.output
+    assert _report(tmp_path / "t")["rows"][0]["start_timestep"] == 300
+    assert _images(tmp_path / "t").shape == (2, 28, 28)
+
+
+def test_gaussian_and_identity_and_conditional(tmp_path: Path) -> None:
+    data = bundled.atoms().select(torch.arange(0, 10_000, 100))
+    np.savez(tmp_path / "data.npz", images=data.images.numpy(), labels=data.labels.numpy())
+    common = ["bundled", tmp_path / "data.npz"]
+    result = run(
+        "fit", *common, "--prior", "gaussian", "--rank", 20, "--timestep", 400, "--out", tmp_path / "g"
+    )
+    assert result.exit_code == 0, result.output
+    fitted = Prior.from_pretrained(tmp_path / "g")
+    assert isinstance(fitted, GaussianPrior)
+    assert (fitted.timestep, fitted.bases.shape) == (400, (1, 784, 20))
+    assert run("fit", *common, "--prior", "identity", "--out", tmp_path / "i").exit_code == 0
+    result = run("fit", *common, "--conditional", "--tol", 0.3, "--out", tmp_path / "c")
+    assert result.exit_code == 0, result.output
+    assert Prior.from_pretrained(tmp_path / "c").num_classes == 10
+    sampled = [
+        "sample",
+        "bundled",
+        "--prior",
+        tmp_path / "c",
+        "--seeds",
+        "8-11",
+        "--steps",
+        1,
+        "--format",
+        "npz",
+    ]
+    result = run(*sampled, "--class-labels", "0-9", "--out", tmp_path / "s")
+    assert result.exit_code == 0, result.output
+    with np.load(tmp_path / "s" / "starts.npz") as file:
+        assert file["labels"].tolist() == [8, 9, 0, 1]
+        assert data.labels[file["sources"]].tolist() == [8, 9, 0, 1]
+    assert run(*sampled, "--out", tmp_path / "without").exit_code == 2
+
+
+def test_a_folder_that_holds_its_prior_needs_none_named(prior: Path, tmp_path: Path) -> None:
+    from otprior import OTPriorPipeline
+
+    pipe = OTPriorPipeline.from_pretrained(bundled.pipeline_path(), null_class_label=10)
+    pipe.prior = Prior.from_pretrained(prior)
+    pipe.save_pretrained(tmp_path / "model")
+    common = ["--seeds", "0", "--steps", 1, "--format", "npz"]
+    assert run("sample", tmp_path / "model", *common, "--out", tmp_path / "own").exit_code == 0
+    assert run("sample", "bundled", "--prior", prior, *common, "--out", tmp_path / "named").exit_code == 0
+    assert np.array_equal(_images(tmp_path / "own"), _images(tmp_path / "named"))
