@@ -31,7 +31,7 @@ from otprior.grids import SPACINGS, timestep_grid
 from otprior.pipelines import OTPriorPipeline, OTPriorPipelineOutput, seeds_to_generators
 from otprior.priors import IdentityPrior, Prior, RandomAtomPrior, SemiDiscretePrior
 from otprior.schedules import NoiseSchedule
-from otprior.starting.support import remade, spacing_changes
+from otprior.starting.support import remade, spacing_changes, stock_spacing
 
 __all__ = [
     "OWN_GRID",
@@ -168,7 +168,7 @@ def build_pipeline(models: Models, row: RowSpec) -> tuple[OTPriorPipeline, list[
             timestep_grid(schedule, row.start_timestep, row.steps, row.spacing.removeprefix(OWN_GRID))
         )
     else:
-        scheduler = remade(scheduler, **spacing_changes(row.spacing))
+        scheduler = remade(scheduler, **spacing_changes(stock_spacing(scheduler, row.spacing, row.steps)))
     pipe = OTPriorPipeline.from_pipe(
         base, prior=_prior_of(models, row), scheduler=scheduler, null_class_label=models.null_class_label
     )

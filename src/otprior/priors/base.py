@@ -14,12 +14,14 @@ import copy
 import json
 import logging
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
+from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -173,16 +175,20 @@ class Prior(ModelMixin, ConfigMixin):
         """Text of a README that the saved folder needs, or None."""
         return None
 
-    def save_pretrained(self, save_directory: str | Path, *, overwrite: bool = True, **_: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | Path, *, overwrite: bool = True, push_to_hub: bool = False, **_: Any
+    ) -> None:
         """Writes the prior's folder: whole, or not at all.
 
         Arguments:
             save_directory: The folder.
             overwrite: Whether a folder that is not empty may be replaced.
+            push_to_hub: Refused: publishing has a method of its own, which asks under what licence.
 
         Raises:
             FileExistsError: If it is not empty and `overwrite` is false.
         """
+        require(not push_to_hub, "push_to_hub", "False here", push_to_hub, "Call prior.push_to_hub(...).")
         config = {"_class_name": type(self).__name__, "format_version": FORMAT_VERSION, **self._own_config()}
         with output_dir(save_directory, overwrite) as folder:
             text = json.dumps(config, indent=2, allow_nan=False) + "\n"
@@ -196,6 +202,39 @@ class Prior(ModelMixin, ConfigMixin):
                 logger.warning(
                     "%s holds training data; see its README.md before you share it.", save_directory
                 )
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        data_license: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload prior",
+    ) -> str:
+        """Publishes the prior's folder on the Hugging Face hub; returns its address.
+
+        Arguments:
+            repo_id: "owner/name".
+            data_license: The licence under which the training images that the prior holds may be shared;
+                required if it holds any.
+            private, token, commit_message: As in `huggingface_hub`.
+
+        Raises:
+            ValueError: If the prior holds training images and no licence is named.
+        """
+        rule = "named, since this prior holds training images: publishing it publishes them"
+        require(self._card() is None or bool(data_license), "data_license", rule, data_license)
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as parent:
+            folder = Path(parent, "prior")
+            self.save_pretrained(folder)
+            if data_license:
+                card = folder / "README.md"
+                known = card.read_text(encoding="utf-8") if card.exists() else ""
+                card.write_text(f"{known}\nPublished under: {data_license}\n", encoding="utf-8")
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
 
     @classmethod
     def from_pretrained(
