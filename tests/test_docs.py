@@ -1,0 +1,124 @@
+"""The documentation: what it shows runs, and what it names exists."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from PIL import Image
+
+import otprior
+from otprior import OTPriorPipeline, bundled
+from otprior.data import to_uint8
+from otprior.starting import supported_schedulers
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+WITH_CODE = ["README.md", "CONTRIBUTING.md", "docs/how-to.md"]
+RUNNABLE = re.compile(r"<!-- runnable -->\n```python\n(.*?)```", re.DOTALL)
+SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]*)?\)")
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the pages call path/to/ddpm and path/to/images: the bundled network, 16 images of each of three classes."""
+    monkeypatch.chdir(tmp_path)
+    pipe = OTPriorPipeline.from_pretrained(
+        bundled.pipeline_path(), null_class_label=bundled.null_class_label()
+    )
+    pipe.save_pretrained("path/to/ddpm")
+    atoms = bundled.atoms()
+    assert atoms.labels is not None
+    for label in range(3):
+        folder = Path(f"path/to/images/{label}")
+        folder.mkdir(parents=True)
+        for i in torch.nonzero(atoms.labels == label).reshape(-1)[:16].tolist():
+            Image.fromarray(to_uint8(atoms.images[i, 0])).save(folder / f"{i}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", WITH_CODE)
+def test_marked_blocks_run_in_order_in_one_namespace(page: str, workplace: Path) -> None:
+    blocks = RUNNABLE.findall((ROOT / page).read_text(encoding="utf-8"))
+    assert blocks
+    # Classes defined in a block need a module to belong to.
+    namespace: dict[str, Any] = {"__name__": "documentation"}
+    for block in blocks:
+        exec(compile(block, page, "exec"), namespace)
+
+
+def commands() -> list[str]:
+    """The otprior commands of all shell blocks, without comments."""
+    lines = [
+        line.split(" #")[0].strip()
+        for page in PAGES
+        for block in SHELL.findall(page.read_text(encoding="utf-8"))
+        for line in block.splitlines()
+    ]
+    return sorted({line for line in lines if line.startswith("otprior ")})
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_parse(line: str) -> None:
+    from otprior.cli import app
+
+    group: Any = typer.main.get_command(app)
+    _, name, *arguments = shlex.split(line)
+    group.commands[name].make_context(name, arguments)
+
+
+def test_scripts_in_shell_blocks_exist_and_know_their_options() -> None:
+    pattern = re.compile(r"python ((?:scripts|benchmarks|examples)/\w+\.py)(.*)")
+    found = [match for page in PAGES for match in pattern.findall(page.read_text(encoding="utf-8"))]
+    assert found
+    for script, rest in found:
+        source = (ROOT / script).read_text(encoding="utf-8")
+        for option in re.findall(r"--[\w-]+", rest.split("#")[0]):
+            assert f'"{option}"' in source, f"{script} has no {option}"
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target, _ in LINK.findall(page.read_text(encoding="utf-8")):
+            # The picture is made by a run of the demo.
+            if target and "://" not in target and not target.endswith(".png"):
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_how_to_lists_the_schedulers_that_can_start_at_t() -> None:
+    text = (ROOT / "docs" / "how-to.md").read_text(encoding="utf-8")
+    table = text.split("These can start at t*")[1].split("Stock spacings are")[0]
+    assert set(re.findall(r"`(\w+Scheduler)`", table)) == set(supported_schedulers())
+    own = {
+        name
+        for line in table.splitlines()
+        if line.endswith("| yes |")
+        for name in re.findall(r"`(\w+Scheduler)`", line)
+    }
+    assert own == {name for name, support in supported_schedulers().items() if support.own}
+
+
+def test_public_names_have_docstrings() -> None:
+    for name in set(otprior.__all__) - {"__version__"}:
+        assert inspect.getdoc(getattr(otprior, name)), name
+
+
+def test_layout_names_the_layers_of_the_contract_in_their_order() -> None:
+    contract = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("layers = [")[1].split("]")[0]
+    layers = re.findall(r"otprior\.(\w+)", contract)
+    text = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8").split("## Larger parts")[0]
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = [re.sub(r"(/|\.py)$", "", name) for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+    assert named == layers
