@@ -42,7 +42,7 @@ class DiscreteMeasure:
         """Checks, merges and normalises.
 
         Arguments:
-            atoms: Shape (M, d), floating point, finite.
+            atoms: Shape (M, d), floating point, finite; half precision is taken as float32.
             weights: Shape (M,), nonnegative, sum 1 up to rounding; uniform by default.
 
         Raises:
@@ -55,6 +55,7 @@ class DiscreteMeasure:
         )
         require(atoms.is_floating_point(), "atoms", "floating point", atoms.dtype)
         check_finite("atoms", atoms)
+        atoms = atoms.detach() if atoms.dtype == torch.float64 else atoms.detach().float()
         count = len(atoms)
         if weights is None:
             weights = torch.full((count,), 1.0 / count, dtype=torch.float64)
@@ -76,7 +77,7 @@ class DiscreteMeasure:
         mass = torch.zeros(len(first), dtype=torch.float64).index_add_(0, group, weights[active])
         index = active[first]
         distinct = atoms if len(index) == count else atoms[index.to(atoms.device)]
-        return cls(distinct.detach(), mass / mass.sum(), index, merged_into)
+        return cls(distinct, mass / mass.sum(), index, merged_into)
 
     def __len__(self) -> int:
         return len(self.atoms)
@@ -104,7 +105,7 @@ class DiscreteMeasure:
 def _group_equal_rows(atoms: Tensor) -> tuple[Tensor, Tensor]:
     """The first row of each group of equal rows (in order of appearance), and each row's group."""
     # Adding zero turns -0.0 into 0.0, so that equal numbers have equal bytes and a row sorts as one key.
-    rows = np.ascontiguousarray(atoms.detach().cpu().numpy() + 0.0)
+    rows = np.ascontiguousarray(atoms.cpu().numpy() + 0.0)
     keys = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).reshape(-1)
     _, first, group = np.unique(keys, return_index=True, return_inverse=True)
     order = np.argsort(first)

@@ -26,6 +26,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from otprior.validation import require
+
 __all__ = [
     "BrenierPotential",
     "ChiSquared",
@@ -60,7 +62,7 @@ class BrenierPotential:
     def build(cls, atoms: Tensor, offsets: Tensor, radius: float | None = None) -> BrenierPotential:
         """From atoms (N, d) and offsets (N,); pass `radius` where it is known, it costs a pass over the atoms."""
         if radius is None:
-            radius = float(torch.linalg.vector_norm(atoms, dim=1).max())
+            radius = float(torch.linalg.vector_norm(atoms, dim=1, dtype=torch.float64).max())
         return cls(atoms, offsets.to(atoms.device, torch.float64), radius)
 
     def scores(self, z: Tensor) -> Tensor:
@@ -93,6 +95,13 @@ class BrenierPotential:
         """
         return torch.softmax(self.scores(z).div_(smoothing), dim=1)
 
+    def soft_masses(self, z: Tensor, smoothing: float) -> Tensor:
+        """The mean of `soft_assign` over the points z (B, d): the smoothed cells' masses, (N,), float64."""
+        masses = torch.zeros_like(self.offsets)
+        for block in self._blocks(z):
+            masses += self.soft_assign(block, smoothing).sum(dim=0, dtype=torch.float64)
+        return masses / len(z)
+
     def barycentre(self, z: Tensor, smoothing: float) -> Tensor:
         """The mean of the atoms weighted by `soft_assign`: the smoothed map; z (B, d) to (B, d)."""
         return torch.cat([self.soft_assign(block, smoothing) @ self.atoms for block in self._blocks(z)])
@@ -103,7 +112,7 @@ class BrenierPotential:
     def _assign_block(self, z: Tensor) -> Tensor:
         scores = self.scores(z)
         best, cell = scores.max(dim=1)
-        near = scores >= (best - 2 * self._rounding_bound(z))[:, None]
+        near = scores >= (best - 2 * self._rounding_bound(z)).to(scores.dtype)[:, None]
         contested = torch.nonzero(near.sum(dim=1) > 1).reshape(-1)
         if len(contested):
             cell[contested] = self._settle(z[contested], near[contested])
@@ -111,17 +120,23 @@ class BrenierPotential:
 
     def _rounding_bound(self, z: Tensor) -> Tensor:
         """How far a screened score may lie from the true one; shape (B,). Higham (2002), eq. 3.5."""
+        return self._score_size(z) * ((z.shape[1] + 2) * _matmul_roundoff(self.atoms.dtype))
+
+    def _score_size(self, z: Tensor) -> Tensor:
+        """|z| max_i |y_i| + max_i |h_i|, to which rounding errors of scores are proportional; (B,), float64."""
         finite = self.offsets[torch.isfinite(self.offsets)]
-        size = torch.linalg.vector_norm(z, dim=1) * self.radius + float(finite.abs().max())
-        return size * ((z.shape[1] + 2) * _matmul_roundoff(self.atoms.dtype))
+        return torch.linalg.vector_norm(z, dim=1, dtype=torch.float64) * self.radius + finite.abs().max()
 
     def _settle(self, z: Tensor, near: Tensor) -> Tensor:
         """The cell among the candidates `near` (B, N) by float64 scores; ties to the lowest index."""
         row, candidate = torch.nonzero(near, as_tuple=True)
-        exact = (z[row].double() * self.atoms[candidate].double()).sum(dim=1) + self.offsets[candidate]
+        # An outlier among the atoms widens the bound, and then candidates are many: they too come in blocks.
+        size = max(1, SCORES_PER_BLOCK // z.shape[1])
+        pairs = zip(row.split(size), candidate.split(size))
+        exact = torch.cat([(z[r].double() * self.atoms[c].double()).sum(dim=1) for r, c in pairs])
+        exact += self.offsets[candidate]
         best = exact.new_full((len(z),), -math.inf).scatter_reduce_(0, row, exact, "amax")
-        size = torch.linalg.vector_norm(z.double(), dim=1) * self.radius
-        tied = exact >= (best - 2 * (z.shape[1] + 2) * 2.0**-53 * size)[row]
+        tied = exact >= (best - 2 * (z.shape[1] + 2) * 2.0**-53 * self._score_size(z))[row]
         lowest = torch.full((len(z),), len(self.atoms), dtype=torch.int64, device=z.device)
         return lowest.scatter_reduce_(0, row[tied], candidate[tied], "amin")
 
@@ -147,8 +162,9 @@ def natural_scale(atoms: Tensor, weights: Tensor) -> Tensor:
     """
     w = weights.to(atoms.device, torch.float64)
     norms = torch.linalg.vector_norm(atoms.double() - w @ atoms.double(), dim=1)
-    # An atom at the mean has a cell too; without a floor its τ would vanish.
-    return norms.clamp(min=1e-3 * float(norms.max())) / natural_quantile(w)
+    # An atom at the mean has a cell too; without a floor its τ would vanish. (The median, since one outlier
+    # must not lift all others.)
+    return norms.clamp(min=1e-3 * float(norms.median())) / natural_quantile(w)
 
 
 @dataclass(frozen=True)
@@ -179,12 +195,13 @@ def chi_squared(counts: Tensor, weights: Tensor) -> ChiSquared:
     frequencies into the definition instead would be off by about N/n.)
 
     Arguments:
-        counts: Hits of each cell, shape (N,), integer, from draws independent of the potential.
+        counts: Hits of each cell, shape (N,), integer, from draws independent of the potential; at least three.
         weights: ν, shape (N,), positive.
     """
     c = counts.double()
     w = weights.to(c.device, torch.float64)
     n = float(c.sum())
+    require(n >= 3, "counts", "of at least 3 draws", int(n))
     pairs = c * (c - 1) / (n * (n - 1))
     second_moment = float((pairs / w).sum())
     triples = pairs * (c - 2) / (n - 2)
