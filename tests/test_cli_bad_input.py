@@ -313,10 +313,11 @@ def test_full_disk_while_sampling(here: Path, monkeypatch: pytest.MonkeyPatch, p
 
 def test_transport_that_is_not_solved(here: Path) -> None:
     command = f"{FIT} --tol 1e-3 --max-draws 2000"
-    _refused_untouched(here, command, "budget spent: χ² = ", "--keep-unconverged saves it", code=1)
+    _refused_untouched(here, command, "semi-discrete solve ", "--keep-unconverged saves it", code=1)
     result = run(*command.split(), "--keep-unconverged")
     assert result.exit_code == 0, result.output
-    assert "budget spent" in result.stdout
+    assert "upper 95 % limit" in result.stdout
+    assert "(converged)" not in result.stdout
     assert not (here / "out" / "earlier.txt").exists()
 
 
@@ -327,7 +328,7 @@ def test_debug_shows_where_an_error_came_from(here: Path) -> None:
 
 def test_interrupt_while_fitting(here: Path) -> None:
     """A real Ctrl-C to a process that has begun to solve."""
-    write_images(here / "data.npz", count=3000)
+    write_images(here / "data.npz", count=1000)
     before = tree(here)
     command = f"{FIT} --tol 0.01 --threads 1".split()
     process = subprocess.Popen(
@@ -345,7 +346,7 @@ def test_interrupt_while_fitting(here: Path) -> None:
             if line.startswith("solving the transport"):
                 process.send_signal(signal.SIGINT)
                 break
-        output, rest = process.communicate(timeout=60)
+        output, rest = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130, said.getvalue() + rest

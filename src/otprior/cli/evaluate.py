@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from otprior.metrics import Reference
     from otprior.report import ReportImages
 
-__all__ = ["EXAMPLES", "evaluate"]
+__all__ = ["EXAMPLES", "evaluate", "find_sources"]
 
 EXAMPLES = (
     "otprior evaluate samples --out evaluation",
@@ -151,7 +151,7 @@ def _measure(
         reference = load_data(names["reference"], shape, value_range, bundled_split="reference")
         held_out = load_data(names["held-out"], shape, value_range, bundled_split="held_out")
         atoms = _read_atoms(names["atoms"], shape, value_range)
-        sources = _sources(samples, sources_path, atoms)
+        sources = find_sources(samples, sources_path, atoms)
         extractor = bundled.extractor() if extractor_path is None else load_extractor(extractor_path)
         extractor.to(device)
 
@@ -225,8 +225,17 @@ def _read_atoms(name: str, shape: tuple[int, int, int], value_range: Any) -> Ima
     return ImageSet(prior.atoms.reshape(-1, *prior.shape), name=name, source=name)
 
 
-def _sources(samples: SampleSet, path: Path | None, atoms: ImageSet) -> Tensor | None:
-    """Which atom is behind each start, if the indices are into these atoms."""
+def find_sources(samples: SampleSet, path: Path | None, atoms: ImageSet) -> Tensor | None:
+    """Which atom is behind each start, shape (N,); None if nobody said, or if other atoms were meant.
+
+    Arguments:
+        samples: With the sources that were found beside the images.
+        path: An .npz with `sources` that replace them.
+        atoms: What the indices must point into.
+
+    Raises:
+        ValueError: If the file is damaged or has no such array.
+    """
     import logging
 
     import numpy as np

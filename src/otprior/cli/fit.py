@@ -59,6 +59,7 @@ _SEMIDISCRETE, _GAUSSIAN = "Semidiscrete prior", "Gaussian prior"
 # What each prior has a use for; any of the others is refused, since it would have no effect.
 _OWN_OPTIONS: dict[Kind, set[str]] = {
     Kind.semidiscrete: {
+        "conditional",
         "noise",
         "correlation",
         "smoothing",
@@ -67,7 +68,7 @@ _OWN_OPTIONS: dict[Kind, set[str]] = {
         "weights",
         "keep_unconverged",
     },
-    Kind.gaussian: {"rank"},
+    Kind.gaussian: {"conditional", "rank"},
     Kind.identity: set(),
 }
 
@@ -162,6 +163,7 @@ def fit(
             require_path("weights", weights)
             require(limit is None, "--weights", "left out with --limit", f"--limit {limit}")
         own = {
+            "conditional": conditional or None,
             "noise": None if noise is None else noise.value,
             "correlation": correlation,
             "smoothing": smoothing,
@@ -176,13 +178,15 @@ def fit(
 
         where = set_up_torch(threads, device)
         pipe = load_model(model)
+        scheduler, t = pipe.scheduler, int(timestep) if timestep.is_integer() else timestep
+        _check_timestep(scheduler, t)
         images = _read_images(data, pipe, pixels, conditional, license)
+        del pipe  # only its schedule is needed on
         if weights is not None:
             options["weights"] = _read_weights(weights)
         if limit is not None and limit < len(images):
             images = images.select(_chosen(len(images), limit, seed))
-        t = int(timestep) if timestep.is_integer() else timestep
-        fitted = _fit(prior, images, pipe.scheduler, t, seed, where, options)
+        fitted = _fit(prior, images, scheduler, t, seed, where, options)
         _save(
             fitted, out, overwrite, {"model": model, "data": data, "images": len(images), "seed": seed, **own}
         )
@@ -197,6 +201,12 @@ def _given(kind: Kind, own: dict[str, Any]) -> dict[str, Any]:
         rule = f"left out unless --prior is {' or '.join(takers)}"
         require(kind in takers, f"--{name.replace('_', '-')}", rule, f"--prior {kind.value}")
     return given
+
+
+def _check_timestep(scheduler: Any, timestep: float) -> None:
+    from otprior.schedules import NoiseSchedule
+
+    NoiseSchedule.from_scheduler(scheduler).check_timestep(timestep)
 
 
 def _read_images(
@@ -259,6 +269,7 @@ def _fit(
     from otprior.priors import GaussianPrior, IdentityPrior, SemiDiscretePrior
     from otprior.solver import ConvergenceError
 
+    options = {name: value for name, value in options.items() if name != "conditional"}  # images have labels
     if kind is Kind.identity:
         c, h, w = images.images.shape[1:]
         return IdentityPrior.build((c, h, w), scheduler, timestep)
@@ -289,7 +300,7 @@ def _listener(bar: Bar, maps: int) -> Callable[[Progress], None]:
 
     def listen(progress: Progress) -> None:
         nonlocal current, last
-        if current == 0 or progress.draws < last:
+        if current == 0 or progress.draws <= last:
             current += 1
         last = progress.draws
         which = f", class {current} of {maps}" if maps > 1 else ""
