@@ -104,7 +104,11 @@ def rows(*shape: int) -> Tensor:
         (torch.zeros(2, 1, dtype=torch.int64), None, "atoms must be floating point; got torch.int64"),
         (torch.tensor([[0.0], [float("nan")]]), None, "atoms must be finite; .* first in row 1"),
         (torch.tensor([[float("inf")], [0.0]]), None, "atoms must be finite; .* first in row 0"),
-        (rows(2, 1), torch.tensor([0.5, 0.5, 0.0]), r"weights must be of shape \(2,\), one an atom; got \(3,\)"),
+        (
+            rows(2, 1),
+            torch.tensor([0.5, 0.5, 0.0]),
+            r"weights must be of shape \(2,\), one an atom; got \(3,\)",
+        ),
         (rows(2, 1), torch.tensor([[0.5, 0.5]]), r"got \(1, 2\)"),
         (rows(2, 1), torch.tensor([1.5, -0.5]), "weights must be nonnegative; got a minimum of -0.5"),
         (rows(2, 1), torch.tensor([0.5, float("nan")]), "weights must be finite"),

@@ -65,7 +65,11 @@ def test_exact_ties_go_to_the_lowest_index() -> None:
     potential = BrenierPotential.build(torch.cat([y, y, y]), torch.zeros(15))
     assert int(potential.assign(normal(100, 16, seed=1)).max()) < 5
     corners = BrenierPotential.build(cross_polytope(3).float(), torch.zeros(6))
-    assert corners.assign(torch.tensor([[1.0, 1.0, 1.0], [-1.0, 1.0, -1.0], [0.0, 0.0, 0.0]])).tolist() == [0, 1, 0]
+    assert corners.assign(torch.tensor([[1.0, 1.0, 1.0], [-1.0, 1.0, -1.0], [0.0, 0.0, 0.0]])).tolist() == [
+        0,
+        1,
+        0,
+    ]
 
 
 def test_an_atom_with_offset_minus_infinity_gets_no_point() -> None:
@@ -162,7 +166,9 @@ def test_barycentre_tends_to_the_map_and_to_the_mean() -> None:
     atoms, z = normal(20, 5).double(), normal(30, 5, seed=1).double()
     potential = BrenierPotential.build(atoms, torch.zeros(20))
     torch.testing.assert_close(potential.barycentre(z, 1e-6), atoms[potential.assign(z)])
-    torch.testing.assert_close(potential.barycentre(z, 1e9), atoms.mean(dim=0).expand(30, 5), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        potential.barycentre(z, 1e9), atoms.mean(dim=0).expand(30, 5), rtol=0, atol=1e-7
+    )
 
 
 def test_soft_masses_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +176,9 @@ def test_soft_masses_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) ->
     z = normal(100, 8, seed=1)
     whole = potential.soft_masses(z, 0.3)
     monkeypatch.setattr(semidual, "SCORES_PER_BLOCK", 40 * 9)
-    torch.testing.assert_close(potential.soft_masses(z, 0.3), whole, rtol=1e-5, atol=1e-8)  # shares are float32
+    torch.testing.assert_close(
+        potential.soft_masses(z, 0.3), whole, rtol=1e-5, atol=1e-8
+    )  # shares are float32
     assert float(whole.sum()) == pytest.approx(1, abs=1e-6)
 
 
@@ -258,7 +266,9 @@ def test_natural_scale_follows_the_atoms() -> None:
     tau = natural_scale(y, w)
     torch.testing.assert_close(natural_scale(5 * y, w), 5 * tau)
     torch.testing.assert_close(natural_scale(y.double() + 3.0, w), natural_scale(y.double(), w))
-    torch.testing.assert_close(tau * natural_quantile(w), torch.linalg.vector_norm(y.double() - w @ y.double(), dim=1))
+    torch.testing.assert_close(
+        tau * natural_quantile(w), torch.linalg.vector_norm(y.double() - w @ y.double(), dim=1)
+    )
 
 
 def test_natural_scale_has_a_floor_at_the_mean_that_an_outlier_does_not_lift() -> None:

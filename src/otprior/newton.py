@@ -7,8 +7,9 @@ fixed quasi-random sample of N(0, I), smoothed by ε,
     F_ε(h) = mean_z ε log Σ_i exp((⟨z, y_i⟩ + h_i)/ε) − Σ ν_i h_i,
     ∇F_ε = p − ν,   ∇²F_ε = (diag(p) − mean_z π(z) π(z)ᵀ)/ε,   π(z) = softmax of the scores over ε,  p = mean π,
 
-is smooth and convex; damped steps solve it for ε falling by halves, each from the last one's solution. A direct solve
-costs N³ and a Hessian n N², so this is for thousands of atoms, not more.
+is smooth and convex; damped steps solve it for ε falling by halves, each from the last one's solution. As ε falls a
+point is shared by fewer cells, and π becomes sparse; a direct solve still costs N³, so this is for thousands of atoms,
+not more.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
@@ -27,11 +29,13 @@ __all__ = ["newton_path", "quasi_normal"]
 ROWS_PER_BLOCK = 4096
 # A coarse level is a stepping stone: few points and few steps do.
 COARSE_DRAWS = 4096
-STEPS_PER_LEVEL = 4
+STEPS_PER_LEVEL = 6
 # Below this root-mean-square relative error of the masses a level is solved well enough to go on from.
 LEVEL_TOLERANCE = 0.03
-# exp(−40) is nothing, but its square is still a normal float32: products of denormal numbers are slow.
-LOWEST_LOG_SHARE = -40.0
+# A cell's share of a point below exp(−20) is left out. (That also keeps denormal numbers, which are slow, away.)
+LOWEST_LOG_SHARE = -20.0
+# Where fewer of the shares than this are left, they are multiplied as sparse matrices.
+SPARSE_BELOW = 0.05
 
 
 def quasi_normal(count: int, dim: int, seed: int) -> Tensor:
@@ -52,26 +56,19 @@ def newton_path(measure: DiscreteMeasure, draws: Tensor, levels: int) -> Iterato
         h, shape (N,), float64, mean zero.
     """
     centred = measure.atoms.double() - measure.mean()
-    smoothing = float(torch.linalg.vector_norm(centred, dim=1).median())
+    square_norms = (centred**2).sum(dim=1)
+    weights = measure.weights.to(centred.device)
+    # The potential of the map z ↦ s z, s the spread of the atoms in each direction.
+    h = -0.5 * square_norms / (weights @ square_norms / measure.dim).sqrt()
+    smoothing = float(square_norms.sqrt().median())
     atoms = centred.float()
-    weights = measure.weights.to(atoms.device)
     draws = draws.to(atoms.device, atoms.dtype)
-    h = -0.5 * (centred**2).sum(dim=1)
     for level in range(levels):
         # The finer the cells' edges are resolved, the more points it takes to see them.
         points = draws[: COARSE_DRAWS << max(0, level - levels // 3)]
         h = _solve_level(_Smoothed(atoms, weights, points, smoothing), h - h.mean())
         yield h
         smoothing /= 2
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """F_ε(h), the masses p (N,), and mean π πᵀ (N, N), at one h."""
-
-    value: float
-    masses: Tensor
-    second: Tensor
 
 
 @dataclass(frozen=True)
@@ -83,46 +80,53 @@ class _Smoothed:
     draws: Tensor
     smoothing: float
 
-    def moments(self, h: Tensor) -> _Moments:
-        """One pass over the points."""
-        total = 0.0
+    def moments(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The masses p = mean π, shape (N,), and mean π πᵀ, shape (N, N), at offsets h; float64."""
         masses = torch.zeros_like(h)
-        second = self.atoms.new_zeros(len(h), len(h))
+        second = torch.zeros(len(h), len(h), dtype=h.dtype, device=h.device)
         for z in self.draws.split(ROWS_PER_BLOCK):
             scores = torch.addmm(h.to(z.dtype), z, self.atoms.T).div_(self.smoothing)
-            log_normaliser = torch.logsumexp(scores, dim=1)
-            total += float(log_normaliser.sum(dtype=torch.float64)) * self.smoothing
-            share = scores.sub_(log_normaliser[:, None]).clamp_(min=LOWEST_LOG_SHARE).exp_()
-            masses += share.sum(dim=0, dtype=torch.float64)
-            second.addmm_(share.T, share)
-        count = len(self.draws)
-        return _Moments(total / count - float(self.weights @ h), masses / count, second.double() / count)
+            scores.sub_(scores.max(dim=1, keepdim=True).values)
+            near = scores > LOWEST_LOG_SHARE
+            if int(near.sum()) < SPARSE_BELOW * near.numel():
+                row, cell = torch.nonzero(near, as_tuple=True)
+                share = scores[row, cell].double().exp_()
+                share /= share.new_zeros(len(z)).index_add_(0, row, share)[row]
+                masses.index_add_(0, cell, share)
+                entries = (share.cpu().numpy(), (row.cpu().numpy(), cell.cpu().numpy()))
+                sparse = csr_array(entries, shape=tuple(near.shape))
+                second += torch.from_numpy((sparse.T @ sparse).toarray()).to(h.device)
+            else:
+                share = scores.masked_fill_(~near, float("-inf")).softmax(dim=1)
+                masses += share.sum(dim=0, dtype=h.dtype)
+                second += share.T @ share
+        return masses / len(self.draws), second / len(self.draws)
 
-    def direction(self, at: _Moments) -> Tensor:
+    def direction(self, masses: Tensor, second: Tensor) -> Tensor:
         """The Newton step −(∇²F)⁻¹ ∇F."""
-        hessian = (torch.diag(at.masses) - at.second) / self.smoothing
+        hessian = (torch.diag(masses) - second) / self.smoothing
         # Constants are in the kernel, and so is a cell that no point falls in: neither may run away.
-        scale = 1 / (len(self.atoms) * self.smoothing)
-        hessian += scale / len(self.atoms) + torch.diag(torch.full_like(at.masses, 1e-3 * scale))
-        return torch.linalg.solve(hessian, self.weights - at.masses)
+        size = max(float(hessian.diagonal().mean()), 1e-6 / (len(masses) * self.smoothing))
+        hessian += size / len(masses)
+        hessian += torch.diag(1e-3 * size * len(masses) * self.weights)
+        return torch.linalg.solve(hessian, self.weights - masses)
 
 
 def _solve_level(problem: _Smoothed, h: Tensor) -> Tensor:
-    at = problem.moments(h)
+    masses, second = problem.moments(h)
     for _ in range(STEPS_PER_LEVEL):
-        error = at.masses - problem.weights
+        error = masses - problem.weights
         if float((error**2 / problem.weights).sum()) < LEVEL_TOLERANCE**2:
             break
-        direction = problem.direction(at)
+        direction = problem.direction(masses, second)
         slope = float(error @ direction)
         length = 1.0
-        # Armijo's rule: the step is halved until the convex objective falls as its slope promises.
-        while length > 1e-3:
-            trial = problem.moments(h + length * direction)
-            if trial.value <= at.value + 1e-4 * length * slope:
+        # Halved until the convex objective, seen along the step, no longer rises steeply at its end. (Its slope
+        # is a difference of masses and precise, where its value would drown in float32 rounding.)
+        while length > 1e-2:
+            masses, second = problem.moments(h + length * direction)
+            if float((masses - problem.weights) @ direction) <= 0.5 * abs(slope):
                 break
             length /= 2
-        else:
-            break
-        h, at = h + length * direction, trial
+        h = h + length * direction
     return h - h.mean()

@@ -11,7 +11,11 @@ For z normal and ln N ≪ d the scores ⟨z, y_i⟩ of centred atoms are nearly 
   the start.
 
 Steps decrease as (1 + t/t₀)^(−0.6), slower than 1/t, and the answer is the average of the iterates with weights that
-grow with t (Polyak & Juditsky, 1992; Shamir & Zhang, 2013). In low dimension the model is wrong: see `newton`.
+grow with t (Polyak & Juditsky, 1992; Shamir & Zhang, 2013).
+
+Where the model is wrong, steps are too long. Near duplicates and tight clusters trade mass among themselves on the
+scale of their differences, so the step of h_i is held below that of the distance to the nearest other atom. In two or
+three dimensions that does not help enough: see `newton`.
 """
 
 from __future__ import annotations
@@ -34,6 +38,8 @@ STEP_NOISE = 0.45
 AVERAGING_POWER = 2
 CLIP = 3.0  # an update moves h_i by no more than this many τ_i
 FIRST_SMOOTHING = 0.4  # in units of the median τ
+NEIGHBOUR_CAP = 2.0  # τ for a step: at most this many distances to the nearest atom, over q
+DISTANCES_PER_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class AveragedSgd:
         self._weights = measure.weights.to(atoms.device)
         self._radius = float(torch.linalg.vector_norm(self._atoms, dim=1).max())
         self._tau = natural_scale(atoms, self._weights)
+        cap = NEIGHBOUR_CAP * _nearest_distance(self._atoms) / natural_quantile(self._weights)
+        self._step_scale = torch.minimum(self._tau, cap).clamp(min=1e-3 * self._tau)
         noise = (1 / (self.block_size * self._weights)).sqrt()
         self._first_step = (STEP_NOISE / noise).clamp(max=STEP_NOISE)
         self._decay_steps = max(20.0, 5 * len(measure) / self.block_size)
@@ -79,7 +87,7 @@ class AveragedSgd:
         masses = self._masses(z.to(self._atoms.device, self._atoms.dtype), state)
         rate = self._first_step * (1 + state.step / self._decay_steps) ** -STEP_EXPONENT
         update = rate * (masses / self._weights - 1)
-        iterate = state.iterate - self._tau * update.clamp(-CLIP, CLIP)
+        iterate = state.iterate - self._step_scale * update.clamp(-CLIP, CLIP)
         iterate -= iterate.mean()
         weight = (AVERAGING_POWER + 1) / (state.step + 1 + AVERAGING_POWER)
         return SgdState(state.step + 1, iterate, state.average + weight * (iterate - state.average))
@@ -90,7 +98,7 @@ class AveragedSgd:
         left = 1 - state.step / self._smoothed_steps
         if left > 0.1:
             smoothing = FIRST_SMOOTHING * left * float(self._tau.median())
-            return potential.soft_assign(z, smoothing).sum(dim=0, dtype=torch.float64) / len(z)
+            return potential.soft_masses(z, smoothing)
         return torch.bincount(potential.assign(z), minlength=len(self._weights)).double() / len(z)
 
 
@@ -122,6 +130,20 @@ def independent_score_start(tau: Tensor, weights: Tensor, iterations: int = 12, 
         log_win -= torch.logsumexp(log_win, dim=0)
         h = h - tau * (log_win - weights.log()).clamp(-2, 2)
     return h - h.mean()
+
+
+def _nearest_distance(atoms: Tensor) -> Tensor:
+    """The distance of each atom (N, d) to the nearest other one; shape (N,), float64."""
+    half_squares = 0.5 * (atoms**2).sum(dim=1)
+    rows = max(1, DISTANCES_PER_BLOCK // len(atoms))
+    nearest = []
+    for start in range(0, len(atoms), rows):
+        # ⟨y_i, y_j⟩ − |y_j|²/2 is largest for the nearest y_j.
+        closeness = torch.addmm(-half_squares, atoms[start : start + rows], atoms.T)
+        closeness.diagonal(start).fill_(-math.inf)
+        nearest.append(closeness.argmax(dim=1))
+    # Rounding may have picked another near atom; its distance is then exact all the same.
+    return torch.linalg.vector_norm((atoms - atoms[torch.cat(nearest)]).double(), dim=1)
 
 
 def _block_size(atoms: int) -> int:

@@ -48,11 +48,11 @@ class Line:
         return torch.from_numpy(self.order[rank])
 
 
-def line(count: int, seed: int = 0, uniform: bool = False) -> Line:
-    """`count` normal atoms, with weights that spread over two orders of magnitude unless `uniform`."""
+def line(count: int, seed: int = 0, ratio: float = 100.0) -> Line:
+    """`count` normal atoms, with weights that spread log-uniformly over `ratio`."""
     random = np.random.default_rng(seed)
     y = random.standard_normal(count) * 2 + 1
-    w = np.ones(count) if uniform else 10 ** random.uniform(-1, 1, count)
+    w = ratio ** random.uniform(0, 1, count)
     w /= w.sum()
     order = np.argsort(y)
     inner = norm.ppf(np.cumsum(w[order])[:-1])

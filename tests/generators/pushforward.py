@@ -31,9 +31,9 @@ class Product:
         return index
 
 
-def product_of_lines(counts: tuple[int, ...], seed: int = 0, uniform: bool = False) -> Product:
-    """Π N_k atoms in len(counts) dimensions."""
-    lines = tuple(line(count, seed + k, uniform) for k, count in enumerate(counts))
+def product_of_lines(counts: tuple[int, ...], seed: int = 0, ratio: float = 8.0) -> Product:
+    """Π N_k atoms in len(counts) dimensions; the weights of each factor spread over `ratio`."""
+    lines = tuple(line(count, seed + k, ratio) for k, count in enumerate(counts))
     atoms = torch.cartesian_prod(*(factor.atoms.reshape(-1) for factor in lines)).reshape(-1, len(counts))
     weights = torch.cartesian_prod(*(factor.weights for factor in lines)).reshape(len(atoms), -1).prod(dim=1)
     offsets = torch.cartesian_prod(*(factor.potential for factor in lines)).reshape(len(atoms), -1).sum(dim=1)
