@@ -45,9 +45,18 @@ def white(steps: int, scheduler: str, spacing: str) -> RowSpec:
 
 
 def coupled(steps: int, timestep: int, correlation: float, **options: Any) -> RowSpec:
-    row = RowSpec("semidiscrete", timestep, steps, noise="coupled", correlation=correlation, **options)
-    kept = "" if correlation == 1 else f", ρ = {correlation:g}"
-    return replace(row, label=f"coupled, t* = {timestep}{kept}, {short_name(row.scheduler)}, {steps}")
+    return relabelled(
+        RowSpec("semidiscrete", timestep, steps, noise="coupled", correlation=correlation, **options)
+    )
+
+
+def relabelled(row: RowSpec, **changes: Any) -> RowSpec:
+    """A coupled row with changes, and a label that tells them."""
+    row = replace(row, **changes)
+    kept = "" if row.correlation == 1 else f", ρ = {row.correlation:g}"
+    smoothed = "" if row.smoothing == 0 else f", ε = {row.smoothing:g} τ"
+    start = f"coupled, t* = {row.start_timestep}{kept}{smoothed}"
+    return replace(row, label=f"{start}, {short_name(row.scheduler)}, {row.steps}")
 
 
 class Chooser:
@@ -122,7 +131,12 @@ def choose_coupled(
     rows = [coupled(steps, t, rho, scheduler=name) for name, pairs in starts.items() for t, rho in pairs]
     chooser.run("coupled", rows, chooser.args.samples)
     best = chooser.best(rows)[0]
-    near = [replace(best, spacing=OWN_GRID + "karras"), replace(best, smoothing=0.15)]
+    near = [replace(best, spacing=OWN_GRID + "karras")]
+    # Smoothing copies less, which leaves room for a start nearer to the data.
+    near += [
+        relabelled(best, smoothing=0.15, start_timestep=best.start_timestep - earlier)
+        for earlier in (0, 25, 50)
+    ]
     chooser.run("coupled", near, chooser.args.samples)
     return {f"coupled_{steps}": chooser.best([best, *near])[0]}
 
