@@ -304,7 +304,7 @@ def _listener(bar: Bar, maps: int) -> Callable[[Progress], None]:
             current += 1
         last = progress.draws
         which = f", class {current} of {maps}" if maps > 1 else ""
-        chi2 = "" if progress.chi2 is None else f", χ² {progress.chi2.value:.3g}"
+        chi2 = "" if progress.chi2 is None else f", last χ² {progress.chi2.value:.3g}"
         bar.update(
             progress.draws,
             progress.expected_draws,
