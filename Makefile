@@ -5,7 +5,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint slow bench clean
+.PHONY: demo test lint slow clean
 
 demo: $(VENV)/.core                     ## the main job on bundled data; writes ./demo-report/
 	$(BIN)/otprior demo --out demo-report --overwrite

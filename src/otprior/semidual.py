@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -67,7 +68,7 @@ class BrenierPotential:
 
     def scores(self, z: Tensor) -> Tensor:
         """⟨z_b, y_i⟩ + h_i in the atoms' dtype; z (B, d) to (B, N)."""
-        return torch.addmm(self.offsets.to(self.atoms.dtype), z, self.atoms.T)
+        return torch.addmm(self._rounded_offsets, z, self.atoms.T)
 
     def assign(self, z: Tensor) -> Tensor:
         """i(z): the cell of each point; z (B, d) to int64 (B,).
@@ -124,8 +125,17 @@ class BrenierPotential:
 
     def _score_size(self, z: Tensor) -> Tensor:
         """|z| max_i |y_i| + max_i |h_i|, to which rounding errors of scores are proportional; (B,), float64."""
-        finite = self.offsets[torch.isfinite(self.offsets)]
-        return torch.linalg.vector_norm(z, dim=1, dtype=torch.float64) * self.radius + finite.abs().max()
+        return torch.linalg.vector_norm(z, dim=1, dtype=torch.float64) * self.radius + self._largest_offset
+
+    # (Kept, since a call for one point costs little more than these would.)
+
+    @cached_property
+    def _rounded_offsets(self) -> Tensor:
+        return self.offsets.to(self.atoms.dtype)
+
+    @cached_property
+    def _largest_offset(self) -> float:
+        return float(self.offsets[torch.isfinite(self.offsets)].abs().max())
 
     def _settle(self, z: Tensor, near: Tensor) -> Tensor:
         """The cell among the candidates `near` (B, N) by float64 scores; ties to the lowest index."""

@@ -283,7 +283,7 @@ class OTPriorPipeline(DiffusionPipeline):
         home = self.prior.device
         fresh = draw(z.shape, generators).to(home) if self.prior.needs_fresh else None
         z, labels = z.to(home), None if labels is None else labels.to(home)
-        return self.prior(z, labels=labels, fresh=fresh), self.prior.source(z, labels=labels)
+        return self.prior.start_and_source(z, labels=labels, fresh=fresh)
 
     def _denoise(self, x: Tensor, t: Tensor, labels: Labels, guidance_scale: float) -> Tensor:
         """The network's output at timestep `t`, guided if there are null labels."""

@@ -49,6 +49,8 @@ class Prior(ModelMixin, ConfigMixin):
     Attributes:
         schedule: The forward process.
         timestep: t*, in the scheduler's own units.
+        alpha: Signal scale α at t*.
+        sigma: Noise scale σ at t*.
         shape: (C, H, W) of a latent.
         num_classes: Number of class labels of a conditional prior, or None.
         needs_fresh: Whether calling it takes noise beyond the seed's own.
@@ -72,21 +74,13 @@ class Prior(ModelMixin, ConfigMixin):
         self.schedule = NoiseSchedule.from_dict(schedule)
         self.schedule.check_timestep(timestep)
         self.timestep = timestep
+        self.alpha = self.schedule.alpha(float(timestep))
+        self.sigma = self.schedule.sigma(float(timestep))
         if num_classes is not None:
             check_integer("num_classes", num_classes, 1)
         self.num_classes = num_classes
         # A prior without tensors of its own still has a device and a dtype, which pipelines ask for.
         self.register_buffer("_anchor", torch.zeros(0), persistent=False)
-
-    @property
-    def alpha(self) -> float:
-        """Signal scale α at t*."""
-        return self.schedule.alpha(float(self.timestep))
-
-    @property
-    def sigma(self) -> float:
-        """Noise scale σ at t*."""
-        return self.schedule.sigma(float(self.timestep))
 
     @property
     def dim(self) -> int:
@@ -107,13 +101,18 @@ class Prior(ModelMixin, ConfigMixin):
         Raises:
             ValueError: On a wrong shape, missing or superfluous labels or fresh noise, or NaN.
         """
-        labels = self._check_call(z, labels)
-        require((fresh is not None) == self.needs_fresh, "fresh", *self._fresh_rule(fresh))
-        if fresh is not None:
-            require(fresh.shape == z.shape, "fresh", f"shaped as z, {tuple(z.shape)}", tuple(fresh.shape))
-            fresh = fresh.float().flatten(1)
+        labels, fresh = self._check_call(z, labels), self._check_fresh(z, fresh)
         with torch.autocast(z.device.type, enabled=False):
             return self._start(z.float().flatten(1), labels, fresh).reshape(z.shape)
+
+    def start_and_source(
+        self, z: Tensor, labels: Tensor | None = None, fresh: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What `forward` and `source` return, for little more than the cost of one of them."""
+        labels, fresh = self._check_call(z, labels), self._check_fresh(z, fresh)
+        with torch.autocast(z.device.type, enabled=False):
+            start, source = self._start_and_source(z.float().flatten(1), labels, fresh)
+        return start.reshape(z.shape), source
 
     def source(self, z: Tensor, labels: Tensor | None = None) -> Tensor | None:
         """Index, among the images fitted on, of the atom behind each start, int64 (B,); None if there is none.
@@ -136,6 +135,12 @@ class Prior(ModelMixin, ConfigMixin):
         """T(z) on flat rows (B, d)."""
         raise NotImplementedError
 
+    def _start_and_source(
+        self, z: Tensor, labels: Tensor | None, fresh: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Both on flat rows; to be overridden where they share work."""
+        return self._start(z, labels, fresh), self._source(z, labels)
+
     def _source(self, z: Tensor, labels: Tensor | None) -> Tensor | None:
         """The atom behind each start, on flat rows (B, d)."""
         return None
@@ -152,9 +157,14 @@ class Prior(ModelMixin, ConfigMixin):
         require(labels is not None, "labels", rule, None)
         return check_labels(labels, len(z), self.num_classes).to(z.device)
 
-    def _fresh_rule(self, fresh: Tensor | None) -> tuple[str, str]:
-        rule = "given: this prior draws its noise anew" if self.needs_fresh else "None: it takes only z"
-        return rule, "None" if fresh is None else f"a tensor of shape {tuple(fresh.shape)}"
+    def _check_fresh(self, z: Tensor, fresh: Tensor | None) -> Tensor | None:
+        """The further noise on flat rows, if this prior takes any."""
+        if fresh is None:
+            require(not self.needs_fresh, "fresh", "given: this prior draws its noise anew", None)
+            return None
+        require(self.needs_fresh, "fresh", "None: this prior takes only z", tuple(fresh.shape))
+        require(fresh.shape == z.shape, "fresh", f"shaped as z, {tuple(z.shape)}", tuple(fresh.shape))
+        return fresh.float().flatten(1)
 
     # Precision -------------------------------------------------------------------------------------------
 

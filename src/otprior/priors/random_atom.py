@@ -101,8 +101,14 @@ class RandomAtomPrior(Prior):
         return source
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
+        return self._start_and_source(z, labels, fresh)[0]
+
+    def _start_and_source(
+        self, z: Tensor, labels: Tensor | None, fresh: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         assert fresh is not None
-        return self.alpha * self.atoms[self._source(z, labels)] + self.sigma * fresh
+        source = self._source(z, labels)
+        return self.alpha * self.atoms[source] + self.sigma * fresh, source
 
     def _card(self) -> str:
         return f"# This folder holds training images\n\nAll {len(self.atoms)}, in full: sharing it shares them.\n"

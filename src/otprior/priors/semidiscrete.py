@@ -204,10 +204,21 @@ class SemiDiscretePrior(Prior):
         return other
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
+        if self.smoothing:
+            return self._noised(self._barycentre(z, labels), z, fresh)
+        return self._start_and_source(z, labels, fresh)[0]
+
+    def _start_and_source(
+        self, z: Tensor, labels: Tensor | None, fresh: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        source = self._source(z, labels)
         if self.noise == "frozen":
-            source = self._source(z, labels)
-            return self.alpha * self.atoms[source] + self.sigma * self._noise_of_atoms()[source]
-        signal = self._barycentre(z, labels) if self.smoothing else self.atoms[self._source(z, labels)]
+            return self.alpha * self.atoms[source] + self.sigma * self._noise_of_atoms()[source], source
+        signal = self._barycentre(z, labels) if self.smoothing else self.atoms[source]
+        return self._noised(signal, z, fresh), source
+
+    def _noised(self, signal: Tensor, z: Tensor, fresh: Tensor | None) -> Tensor:
+        """α signal + σ (the seed's noise, or what replaces all or part of it)."""
         noise = z
         if fresh is not None:
             rho = self.correlation if self.noise == "coupled" else 0.0
