@@ -16,6 +16,7 @@ from torch import Tensor
 
 from otprior.priors.base import Prior, as_schedule, read_data
 from otprior.priors.semidiscrete import SemiDiscretePrior
+from otprior.validation import require
 
 __all__ = ["RandomAtomPrior"]
 
@@ -96,6 +97,8 @@ class RandomAtomPrior(Prior):
         source = torch.empty_like(wanted)
         for label in wanted.unique().tolist():
             index = torch.nonzero(self.classes == label).reshape(-1)
+            known = "classes that the prior was fitted on"
+            require(len(index) > 0, "labels", known, f"{label}, which had no image")
             rows = wanted == label
             source[rows] = index[(quantile[rows] * len(index)).long().clamp(max=len(index) - 1)]
         return source

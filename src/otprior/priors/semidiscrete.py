@@ -59,7 +59,7 @@ class SemiDiscretePrior(Prior):
     """
 
     atoms: Tensor  # (N, d)
-    potential: Tensor  # (N,) float64
+    potential: Tensor  # (N,) float64; −∞ for atoms that no seed is sent to: weightless ones and later duplicates
     classes: Tensor  # (N,) int64; all 0 when unconditional
     scales: Tensor  # (K,) median τ of each class, the unit of `smoothing`
 
@@ -79,13 +79,7 @@ class SemiDiscretePrior(Prior):
     ) -> None:
         super().__init__()
         self._init_common(shape, schedule, timestep, num_classes)
-        check_choice("noise", noise, NOISES)
-        good = isinstance(smoothing, int | float) and 0 <= smoothing < float("inf")
-        require(good, "smoothing", "a finite number >= 0", smoothing)
-        require(smoothing == 0 or noise != "frozen", "smoothing", "0 with noise='frozen'", smoothing)
-        in_range = isinstance(correlation, int | float) and 0 < correlation <= 1
-        require(in_range, "correlation", "in (0, 1]", correlation, "For 0 use noise='fresh'.")
-        require(correlation == 1 or noise == "coupled", "correlation", f"1 with noise={noise!r}", correlation)
+        _check_options(noise, smoothing, correlation)
         self.noise = noise
         self.correlation = float(correlation)
         self.smoothing = float(smoothing)
@@ -95,7 +89,7 @@ class SemiDiscretePrior(Prior):
         self.register_buffer("potential", torch.zeros(num_atoms, dtype=torch.float64))
         self.register_buffer("classes", torch.zeros(num_atoms, dtype=torch.int64))
         self.register_buffer("scales", torch.ones(num_classes or 1))
-        self._maps: dict[int, tuple[BrenierPotential, Tensor]] = {}
+        self._maps: dict[int, tuple[Tensor, BrenierPotential, Tensor]] = {}
         self._frozen_noise: Tensor | None = None
 
     @classmethod
@@ -142,11 +136,12 @@ class SemiDiscretePrior(Prior):
             ConvergenceError: If tol is not reached and `throw` is true.
         """
         noise_schedule = as_schedule(schedule)
+        # What can be wrong is found out before a solve that may take minutes.
         noise_schedule.check_timestep(timestep)
-        check_choice("noise", noise, NOISES)
+        _check_options(noise, smoothing, correlation)
         images, count = read_data(data, labels, value_range, num_classes)
         atoms = images.images.flatten(1).contiguous()
-        measure = DiscreteMeasure.build(atoms, weights)  # checks the weights before any class is solved
+        DiscreteMeasure.build(atoms, weights)
         classes = torch.zeros(len(atoms), dtype=torch.int64) if images.labels is None else images.labels
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
 
@@ -168,9 +163,11 @@ class SemiDiscretePrior(Prior):
                 throw=throw,
                 progress=progress,
             )
-            potential[rows] = solution.potential
-            part = measure if count is None else DiscreteMeasure.build(atoms[rows], mass)
-            scales[label] = float(natural_scale(part.atoms, part.weights).median())
+            part = DiscreteMeasure.build(atoms[rows], mass)
+            # A duplicate is never chosen, as ties go to the first; −∞ keeps it out of the softmax as well.
+            potential[rows[part.index]] = solution.potential[part.index]
+            # (One atom alone has no scale, and needs none.)
+            scales[label] = float(natural_scale(part.atoms, part.weights).median()) or 1.0
             solutions.append(solution)
 
         prior = cls(
@@ -241,9 +238,9 @@ class SemiDiscretePrior(Prior):
 
     def _map_of(self, label: int) -> tuple[BrenierPotential, Tensor]:
         """The potential of one class, over its atoms of positive weight, and their indices."""
-        found = self._maps.get(label)
+        known = self._maps.get(label)
         # `assign=True` and `.to(device)` replace buffers; a map built on old ones must not survive them.
-        if found is None or found[0].offsets.device != self.potential.device:
+        if known is None or known[0] is not self.potential:
             index = torch.nonzero((self.classes == label) & torch.isfinite(self.potential)).reshape(-1)
             if not len(index):
                 raise invalid(
@@ -251,12 +248,12 @@ class SemiDiscretePrior(Prior):
                 )
             everything = len(index) == len(self.atoms)
             atoms = self.atoms if everything else self.atoms[index]
-            found = BrenierPotential.build(atoms, self.potential[index]), index
-            self._maps[label] = found
-        return found
+            known = self.potential, BrenierPotential.build(atoms, self.potential[index]), index
+            self._maps[label] = known
+        return known[1:]
 
     def _noise_of_atoms(self) -> Tensor:
-        if self._frozen_noise is None:
+        if self._frozen_noise is None or self._frozen_noise.device != self.atoms.device:
             blocks = range(-(-len(self.atoms) // FROZEN_BLOCK))
             seed = self.config["frozen_seed"]
             drawn = [normal_block(seed, "frozen", block, FROZEN_BLOCK, self.dim) for block in blocks]
@@ -268,6 +265,16 @@ class SemiDiscretePrior(Prior):
             atoms=len(self.atoms),
             **{key: self.facts.get(key) or "not stated" for key in ("source", "license", "sha256")},
         )
+
+
+def _check_options(noise: str, smoothing: float, correlation: float) -> None:
+    check_choice("noise", noise, NOISES)
+    good = isinstance(smoothing, int | float) and 0 <= smoothing < float("inf")
+    require(good, "smoothing", "a finite number >= 0", smoothing)
+    require(smoothing == 0 or noise != "frozen", "smoothing", "0 with noise='frozen'", smoothing)
+    in_range = isinstance(correlation, int | float) and 0 < correlation <= 1
+    require(in_range, "correlation", "in (0, 1]", correlation, "For 0 use noise='fresh'.")
+    require(correlation == 1 or noise == "coupled", "correlation", f"1 with noise={noise!r}", correlation)
 
 
 def _rows_of(z: Tensor, labels: Tensor | None) -> list[tuple[int, Tensor | slice]]:
