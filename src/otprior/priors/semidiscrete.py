@@ -59,7 +59,9 @@ class SemiDiscretePrior(Prior):
     """
 
     atoms: Tensor  # (N, d)
-    potential: Tensor  # (N,) float64; −∞ for atoms that no seed is sent to: weightless ones and later duplicates
+    potential: (
+        Tensor  # (N,) float64; −∞ for atoms that no seed is sent to: weightless ones and later duplicates
+    )
     classes: Tensor  # (N,) int64; all 0 when unconditional
     scales: Tensor  # (K,) median τ of each class, the unit of `smoothing`
 
