@@ -46,8 +46,14 @@ def output_dir(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         yield temporary
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-            path.rename(old / path.name)
-            temporary.rename(path)
+            try:
+                path.rename(old / path.name)
+                temporary.rename(path)
+            except BaseException:
+                if not path.exists():
+                    (old / path.name).rename(path)
+                old.rmdir()
+                raise
             shutil.rmtree(old)
         else:
             temporary.rename(path)

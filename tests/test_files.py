@@ -1,0 +1,130 @@
+"""Outputs are whole or absent, and what stood there before a failure still stands."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from otprior.files import check_output_dir, output_dir, output_file, sha256, write_json
+
+
+class Crash(Exception):
+    pass
+
+
+def tree(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "a.txt").write_text("old")
+    return folder
+
+
+def test_a_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    with output_dir(target) as folder:
+        (folder / "b.txt").write_text("new")
+        (folder / "sub").mkdir()
+        (folder / "sub" / "c.txt").write_text("newer")
+        assert not target.exists()
+    assert tree(tmp_path) == {"deep/out/b.txt": "new", "deep/out/sub/c.txt": "newer"}
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    assert stat.S_IMODE(target.stat().st_mode) == stat.S_IMODE(plain.stat().st_mode)
+
+
+def test_overwriting_replaces_everything(old: Path) -> None:
+    with output_dir(old, overwrite=True) as folder:
+        (folder / "b.txt").write_text("new")
+        assert tree(old) == {"a.txt": "old"}
+    assert tree(old.parent) == {"out/b.txt": "new"}
+
+
+@pytest.mark.parametrize(
+    "error", [Crash(), KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")]
+)
+def test_a_failure_in_the_block_keeps_the_old_folder(old: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), output_dir(old, overwrite=True) as folder:  # noqa: PT012
+        (folder / "b.txt").write_text("half")
+        raise error
+    assert tree(old.parent) == {"out/a.txt": "old"}
+    with pytest.raises(type(error)), output_dir(old.parent / "new") as folder:
+        raise error
+    assert [path.name for path in old.parent.iterdir()] == ["out"]
+
+
+def test_a_failure_of_the_move_itself_puts_the_old_folder_back(
+    old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename, calls = Path.rename, []
+
+    def second_fails(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", second_fails)
+    with pytest.raises(OSError, match="Input/output"), output_dir(old, overwrite=True) as folder:
+        (folder / "b.txt").write_text("new")
+    assert tree(old.parent) == {"out/a.txt": "old"}
+    assert [path.name for path in old.parent.iterdir()] == ["out"]
+
+
+def test_a_folder_that_is_not_empty_is_refused_before_the_work(old: Path) -> None:
+    with pytest.raises(FileExistsError, match=r"output folder .*out is not empty; pass --overwrite"):
+        check_output_dir(old)
+    with pytest.raises(FileExistsError), output_dir(old):
+        pytest.fail("the block must not run")
+    assert check_output_dir(old, overwrite=True) == old
+    assert check_output_dir(old.parent / "none") == old.parent / "none"
+    (old.parent / "empty").mkdir()
+    check_output_dir(old.parent / "empty")
+    with output_dir(old.parent / "empty") as folder:
+        (folder / "x").write_text("1")
+    assert tree(old.parent / "empty") == {"x": "1"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_in_the_way_is_never_replaced(old: Path, overwrite: bool) -> None:
+    with pytest.raises(FileExistsError, match="is a file; name another folder"):
+        check_output_dir(old / "a.txt", overwrite)
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+    target = tmp_path / "sub" / "x.bin"
+    with output_file(target) as temporary:
+        temporary.write_bytes(b"new")
+        assert not target.exists()
+    assert target.read_bytes() == b"new"
+    with pytest.raises(Crash), output_file(target) as temporary:  # noqa: PT012
+        temporary.write_bytes(b"half")
+        raise Crash
+    assert target.read_bytes() == b"new"
+    assert os.listdir(target.parent) == ["x.bin"]
+
+
+def test_json_is_whole_and_strict(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    write_json(path, {"α": 1.5, "rows": [None]})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"α": 1.5, "rows": [None]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"x": float("nan")})
+    assert json.loads(path.read_text(encoding="utf-8"))["α"] == 1.5
+    assert os.listdir(tmp_path) == ["x.json"]
+
+
+def test_sha256(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(b"otprior" * 100_000)
+    assert sha256(path) == hashlib.sha256(b"otprior" * 100_000).hexdigest()
