@@ -146,9 +146,8 @@ class Prior(ModelMixin, ConfigMixin):
         return None
 
     def _check_call(self, z: Tensor, labels: Tensor | None) -> Tensor | None:
-        require(
-            z.ndim == 4 and tuple(z.shape[1:]) == self.shape, "z", f"of shape (B, *{self.shape})", z.shape
-        )
+        right = z.ndim == 4 and tuple(z.shape[1:]) == self.shape
+        require(right, "z", f"of shape (B, {', '.join(map(str, self.shape))})", tuple(z.shape))
         check_finite("z", z)
         if self.num_classes is None:
             require(labels is None, "labels", "None, since this prior was fitted without labels", labels)
