@@ -1,4 +1,4 @@
-"""What all priors share: a start is a function of its own row, float32 whatever the pipeline; and the two simple ones."""
+"""What all priors share: a start is a function of its row, float32 whatever the pipeline; and the two simple ones."""
 
 from __future__ import annotations
 

@@ -221,7 +221,7 @@ def test_missing_extra_and_wrong_tensors(saved: Path) -> None:
 
 
 def test_a_prior_of_another_class(saved: Path) -> None:
-    with pytest.raises(ValueError, match="prior in .* must be a GaussianPrior; got SemiDiscretePrior"):
+    with pytest.raises(ValueError, match=r"prior in .* must be a GaussianPrior; got SemiDiscretePrior"):
         GaussianPrior.from_pretrained(saved)
 
 
