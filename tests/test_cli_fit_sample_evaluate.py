@@ -157,7 +157,10 @@ def test_batches_do_not_change_images(prior: Path, tmp_path: Path, options: list
 @pytest.mark.parametrize("options", [[], ["--noise", "fresh"], ["--noise", "frozen"]])
 def test_batches_and_threads_do_not_change_images(tmp_path: Path, options: list[str]) -> None:
     prior = tmp_path / "prior"
-    assert run("fit", "bundled", "bundled", "--limit", 2000, *options, "--out", prior).exit_code == 0
+    assert (
+        run("fit", "bundled", "bundled", "--limit", 1000, "--tol", 0.2, *options, "--out", prior).exit_code
+        == 0
+    )
     threads = torch.get_num_threads()
     try:
         for size in (1, 7, 64):
