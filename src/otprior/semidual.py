@@ -41,6 +41,9 @@ __all__ = [
 # Entries of one block of the score matrix: 64 MiB of float32, whatever the batch and the number of atoms.
 SCORES_PER_BLOCK = 1 << 24
 
+# A softmax over thousands of scores is mostly shares that are no normal float32, with which a CPU computes very slowly.
+SMALLEST_SHARE = 1e-30
+
 # Unit roundoff of a float32 matrix product under torch.set_float32_matmul_precision(...).
 MATMUL_ROUNDOFF = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 
@@ -94,7 +97,8 @@ class BrenierPotential:
         Returns:
             Probabilities, shape (B, N), in the atoms' dtype.
         """
-        return torch.softmax(self.scores(z).div_(smoothing), dim=1)
+        share = torch.softmax(self.scores(z).div_(smoothing), dim=1)
+        return torch.nn.functional.threshold(share, SMALLEST_SHARE, 0.0)
 
     def soft_masses(self, z: Tensor, smoothing: float) -> Tensor:
         """The mean of `soft_assign` over the points z (B, d): the smoothed cells' masses, (N,), float64."""
