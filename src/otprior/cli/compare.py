@@ -58,7 +58,8 @@ def compare(
     folder when you are done.
     """
     work = out.with_name(out.name + ".work")
-    with session(verbose, debug, out):
+    # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
+    with session(verbose, debug):
         check_output_dir(out, overwrite)
         with progress_bar("loading") as bar:
             from otprior.compare import headline_gates, run_study

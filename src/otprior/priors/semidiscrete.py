@@ -167,7 +167,7 @@ class SemiDiscretePrior(Prior):
             )
             part = DiscreteMeasure.build(atoms[rows], mass)
             # A duplicate is never chosen, as ties go to the first; −∞ keeps it out of the softmax as well.
-            potential[rows[part.index]] = solution.potential[part.index]
+            potential[rows[part.index]] = solution.potential.cpu()[part.index]
             # (One atom alone has no scale, and needs none.)
             scales[label] = float(natural_scale(part.atoms, part.weights).median()) or 1.0
             solutions.append(solution)
