@@ -173,6 +173,30 @@ def test_near_duplicates() -> None:
     assert agrees(chi_squared_of(solution, atoms), solution.chi2)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("count", "dim", "method"), [(3000, 2, "newton"), (5000, 4, "sgd"), (5000, 9, "sgd")]
+)
+def test_thousands_of_atoms_in_few_dimensions(count: int, dim: int, method: str) -> None:
+    atoms = normal(count, dim)
+    solution = solve_semidiscrete(atoms)
+    assert solution.stats["method"] == method
+    assert solution.chi2.upper <= 0.05
+    assert agrees(chi_squared_of(solution, atoms), solution.chi2)
+
+
+@pytest.mark.slow
+def test_the_bundled_images() -> None:
+    """The data the package is for: d = 784, uneven, with near duplicates; draws within a quarter of the plan."""
+    from otprior import bundled
+
+    atoms = bundled.atoms().images[:2000].flatten(1)
+    solution = solve_semidiscrete(atoms)
+    assert solution.chi2.upper <= 0.05
+    assert solution.stats["draws"] <= 1.25 * 2 * 2000 / 0.05
+    assert agrees(chi_squared_of(solution, atoms), solution.chi2)
+
+
 # Laws ------------------------------------------------------------------------------------------------------
 
 
