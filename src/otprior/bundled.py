@@ -16,7 +16,6 @@ Each function takes `root`, a folder built by scripts/build_assets.py, in place 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,7 +26,7 @@ import torch
 from torch import Tensor
 
 from otprior.data import ImageSet, to_pixels
-from otprior.files import sha256
+from otprior.files import read_json, sha256
 from otprior.metrics.features import FeatureExtractor, load_extractor
 from otprior.validation import check_choice
 
@@ -68,10 +67,7 @@ def manifest(root: Path = ROOT) -> dict[str, Any]:
     path = root / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; reinstall otprior, or run scripts/build_assets.py")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    content = read_json(path)
     if content.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{path}: format_version must be {FORMAT_VERSION}; got {content.get('format_version')}"
@@ -187,20 +183,15 @@ class FullSampler:
 
 def full_sampler(root: Path = ROOT) -> FullSampler | None:
     """The full sampler's figures (`scripts/full_sampler.py` computes them), or None where none were stored."""
-    stored = _read_json(root / "full_sampler.json")
+    stored = _read_result(root / "full_sampler.json")
     return FullSampler(stored["row"], torch.tensor(stored["classes"])) if stored else None
 
 
 def settings(root: Path = ROOT) -> dict[str, Any]:
     """Sampling settings chosen on the validation split, or {} where none were stored."""
-    return _read_json(root / "settings.json")
+    return _read_result(root / "settings.json")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_result(path: Path) -> dict[str, Any]:
     """A JSON object that need not be there: {} then."""
-    if not path.is_file():
-        return {}
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    return read_json(path) if path.is_file() else {}

@@ -7,7 +7,6 @@ seeds. Two processes with the same study, seeds and work folder get the same fig
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import platform
@@ -21,11 +20,11 @@ import torch
 
 from otprior import __version__, bundled
 from otprior.data import ImageSet
-from otprior.files import sha256, write_json
+from otprior.files import read_json, sha256, write_json
 from otprior.generation import Block, Models, RowSpec, Samples, run_in_processes, sample_block
 from otprior.metrics import Reference, evaluate, ratio_interval, seed_set_interval
 from otprior.metrics.copying import copy_mask
-from otprior.metrics.features import classify, extract_features
+from otprior.metrics.features import FeatureExtractor, classify, extract_features
 from otprior.priors import GaussianPrior, SemiDiscretePrior
 from otprior.report import FORMAT_VERSION, ReportImages, report_reference, report_row
 from otprior.schedules import NoiseSchedule
@@ -134,7 +133,7 @@ def run_study(
     facts = fit_priors(study, work / "priors", listen)
     models = Models(
         pipeline=bundled.pipeline_path(),
-        priors=tuple((name, work / "priors" / name) for name in ("gaussian", "semidiscrete")),
+        priors=work / "priors",
         null_class_label=bundled.null_class_label(),
         precision=study.precision,
     )
@@ -150,7 +149,7 @@ def run_study(
         images.append(_report_images(study, row, blocks[row.key][0]))
     report = {
         "format_version": FORMAT_VERSION,
-        "features": {"name": bundled.extractor().name, "dim": bundled.extractor().dim},
+        "features": {"name": _extractor().name, "dim": _extractor().dim},
         "ot": facts,
         "reference": reference,
         "rows": rows,
@@ -173,14 +172,16 @@ def row_samples(study: Study, row: RowSpec, work: str | Path) -> Samples:
 
 def fit_priors(study: Study, folder: Path, listen: Listener) -> dict[str, Any] | None:
     """Fits the priors that the rows need on the bundled atoms, unless they are there; returns "ot" of the report."""
-    needed = {row.prior for row in study.rows}
+    needed = {row.prior for row in study.rows} - {"none"}
+    if not needed:
+        return None
     atoms = _atoms(study)
     schedule = NoiseSchedule.from_scheduler(bundled.load_scheduler())
     if "gaussian" in needed and not (folder / "gaussian").exists():
         listen(StudyProgress("fitting the gaussian prior", 0, 1))
         GaussianPrior.fit(atoms, schedule).save_pretrained(folder / "gaussian")
         listen(StudyProgress("fitting the gaussian prior", 1, 1))
-    if not needed & {"semidiscrete", "identity", "random_atom"}:
+    if needed == {"gaussian"}:
         return None
     if not (folder / "semidiscrete").exists():
 
@@ -198,6 +199,12 @@ def fit_priors(study: Study, folder: Path, listen: Listener) -> dict[str, Any] |
     }
 
 
+@cache
+def _extractor() -> FeatureExtractor:
+    return bundled.extractor()
+
+
+@cache
 def _atoms(study: Study) -> ImageSet:
     """The first of the bundled atoms that the study uses; they are in no order."""
     return bundled.atoms().select(slice(study.atoms))
@@ -214,7 +221,7 @@ def _claim(work: Path, study: Study) -> None:
     if not path.exists():
         write_json(path, mark)
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path)
     hint = "Name another folder, or delete this one"
     require(found == mark, f"work folder {work}", "empty, or one of this very study", "another's", hint)
 
@@ -278,15 +285,12 @@ def _measure(
     tasks = [(_measure_set, (study, blocks[key][k], paths[key, k])) for key, k in missing]
     if tasks:
         run_in_processes(tasks, min(workers, len(tasks)), threads, finished)
-    return {
-        key: [json.loads(paths[key, k].read_text(encoding="utf-8")) for k in range(study.seed_sets)]
-        for key in blocks
-    }
+    return {key: [read_json(paths[key, k]) for k in range(study.seed_sets)] for key in blocks}
 
 
 def _measure_set(study: Study, blocks: list[Block], path: Path) -> None:
     samples = Samples.read(blocks)
-    features = extract_features(bundled.extractor(), samples.images)
+    features = extract_features(_extractor(), samples.images)
     generator = torch.Generator().manual_seed(blocks[0].first_seed)
     sources = None if samples.sources is None else torch.from_numpy(samples.sources)
     figures = evaluate(
@@ -299,7 +303,7 @@ def _measure_set(study: Study, blocks: list[Block], path: Path) -> None:
 
 @cache
 def _reference(study: Study) -> Reference:
-    extractor = bundled.extractor()
+    extractor = _extractor()
     atoms, real = _atoms(study), bundled.split(study.real_split)
     return Reference.build(
         reference_features=extract_features(extractor, bundled.split(study.split).images),
@@ -316,7 +320,7 @@ def _real_figures(study: Study, folder: Path) -> dict[str, Any]:
     if not path.exists():
         images = bundled.split(study.real_split).images
         size = min(study.samples, len(images))
-        features = extract_features(bundled.extractor(), images)
+        features = extract_features(_extractor(), images)
         generator = torch.Generator().manual_seed(0)
         sets = [
             evaluate(
@@ -331,7 +335,7 @@ def _real_figures(study: Study, folder: Path) -> dict[str, Any]:
             if key.startswith(("copy_rate", "nearest_")):
                 figures[key] = whole[key]
         write_json(path, report_reference(size, figures))
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def _over_sets(sets: list[dict[str, Any]]) -> dict[str, Any]:
@@ -392,7 +396,7 @@ def _seed_agreement(study: Study, blocks: list[Block]) -> float | None:
         return None
     count = min(AGREEMENT_SEEDS, study.samples, len(flow.classes))
     images = Samples.read(blocks).images[:count]
-    return float((classify(bundled.extractor(), images) == flow.classes[:count]).double().mean())
+    return float((classify(_extractor(), images) == flow.classes[:count]).double().mean())
 
 
 def _report_images(study: Study, row: RowSpec, blocks: list[Block], count: int = 10) -> ReportImages:
@@ -430,7 +434,7 @@ def headline_gates(result: StudyResult, rows: dict[str, RowSpec]) -> list[dict[s
     for start in ("coupled_5", "coupled_3"):
         seeds = seed_set_interval([one["copy_rate"] for one in result.sets[rows[start].key]], side="upper")
         # Two sources of error: other seeds, and other held-out images.
-        held_out = 1.645 * (real * (1 - real) / len(bundled.split("held_out"))) ** 0.5
+        held_out = 1.645 * (real * (1 - real) / bundled.manifest()["splits"]["held_out"]["n"]) ** 0.5
         more = seeds.estimate - real
         upper = more + ((seeds.hi - seeds.estimate) ** 2 + held_out**2) ** 0.5
         few = int(start.split("_")[1])

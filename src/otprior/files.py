@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_output_dir", "output_dir", "output_file", "sha256", "write_json"]
+__all__ = ["check_output_dir", "output_dir", "output_file", "read_json", "sha256", "write_json"]
 
 
 def check_output_dir(path: str | Path, overwrite: bool = False) -> Path:
@@ -74,6 +74,19 @@ def output_file(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_json(path: str | Path) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        ValueError: If it is not valid JSON; the message names the file.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {path.name} is not valid JSON: {error}") from error
 
 
 def write_json(path: str | Path, value: Any) -> None:

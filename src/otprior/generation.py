@@ -88,17 +88,15 @@ class Models:
 
     Attributes:
         pipeline: A diffusers folder with `unet` and `scheduler`.
-        priors: Folders of fitted priors: "gaussian", "semidiscrete".
+        priors: A folder with those of the fitted priors, "gaussian" and "semidiscrete".
         null_class_label: The network's label for "no class", or None.
         precision: "float32", or "bfloat16" for autocast of the network alone.
-        threads: Threads of each process.
     """
 
     pipeline: Path
-    priors: tuple[tuple[str, Path], ...]
+    priors: Path
     null_class_label: int | None
     precision: str = "float32"
-    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -237,7 +235,6 @@ def run_in_processes(
 def _start_process(threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from diffusers.utils import logging as diffusers_logging
 
     diffusers_logging.set_verbosity_error()
@@ -265,8 +262,8 @@ def _load_prior(folder: Path) -> Prior:
 def _prior_of(models: Models, row: RowSpec) -> Prior | None:
     if row.prior == "none":
         return None
-    priors = dict(models.priors)
-    fitted = _load_prior(priors["semidiscrete" if row.prior in ("random_atom", "identity") else row.prior])
+    # The others are made from the semidiscrete one: its atoms, or just its shape.
+    fitted = _load_prior(models.priors / ("gaussian" if row.prior == "gaussian" else "semidiscrete"))
     if row.prior == "identity":
         return IdentityPrior.build(fitted.shape, fitted.schedule, row.start_timestep)
     if row.prior == "random_atom":

@@ -6,14 +6,12 @@ The settings lie beside the bundled network (`settings.json`); `scripts/choose_s
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from otprior import bundled
 from otprior.compare import Study
 from otprior.generation import RowSpec
-from otprior.validation import check_choice
 
-__all__ = ["PRESETS", "SHORT_NAMES", "demo", "headline", "preset", "settings_rows", "short_name"]
+__all__ = ["PRESETS", "SHORT_NAMES", "demo", "headline", "settings_rows", "short_name"]
 
 SHORT_NAMES = {
     "DPMSolverMultistepScheduler": "DPM++2M",
@@ -64,15 +62,8 @@ def headline(samples: int = 4000, seed_sets: int = 5, precision: str = "float32"
     )
 
 
-PRESETS: dict[str, Any] = {"headline": headline, "demo": demo}
-
-
-def preset(name: str, **options: Any) -> Study:
-    """A bundled study by name."""
-    check_choice("preset", name, tuple(PRESETS))
-    study = PRESETS[name](**options)
-    assert isinstance(study, Study)
-    return study
+# What `otprior compare --preset` offers.
+PRESETS = {"headline": headline}
 
 
 def short_name(scheduler: str) -> str:

@@ -80,7 +80,7 @@ class BrenierPotential:
         the maximum are scored again in float64, and what is still tied goes to the lowest index. So a row's cell
         depends on nothing but the row: not on the batch around it, the number of threads or the device.
         """
-        return torch.cat([self._assign_block(block) for block in self._blocks(z)])
+        return torch.cat([self._assign_block(block, self.scores(block)) for block in self._blocks(z)])
 
     def value(self, z: Tensor) -> Tensor:
         """u(z), float64; z (B, d) to (B,)."""
@@ -97,8 +97,7 @@ class BrenierPotential:
         Returns:
             Probabilities, shape (B, N), in the atoms' dtype.
         """
-        share = torch.softmax(self.scores(z).div_(smoothing), dim=1)
-        return torch.nn.functional.threshold(share, SMALLEST_SHARE, 0.0)
+        return _shares(self.scores(z), smoothing)
 
     def soft_masses(self, z: Tensor, smoothing: float) -> Tensor:
         """The mean of `soft_assign` over the points z (B, d): the smoothed cells' masses, (N,), float64."""
@@ -111,11 +110,19 @@ class BrenierPotential:
         """The mean of the atoms weighted by `soft_assign`: the smoothed map; z (B, d) to (B, d)."""
         return torch.cat([self.soft_assign(block, smoothing) @ self.atoms for block in self._blocks(z)])
 
+    def assign_and_barycentre(self, z: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+        """What `assign` and `barycentre` return, from one product of scores."""
+        cells, means = [], []
+        for block in self._blocks(z):
+            scores = self.scores(block)
+            cells.append(self._assign_block(block, scores))
+            means.append(_shares(scores, smoothing) @ self.atoms)
+        return torch.cat(cells), torch.cat(means)
+
     def _blocks(self, z: Tensor) -> Iterator[Tensor]:
         return iter(z.split(max(1, SCORES_PER_BLOCK // len(self.atoms))))
 
-    def _assign_block(self, z: Tensor) -> Tensor:
-        scores = self.scores(z)
+    def _assign_block(self, z: Tensor, scores: Tensor) -> Tensor:
         best, cell = scores.max(dim=1)
         near = scores >= (best - 2 * self._rounding_bound(z)).to(scores.dtype)[:, None]
         contested = torch.nonzero(near.sum(dim=1) > 1).reshape(-1)
@@ -153,6 +160,12 @@ class BrenierPotential:
         tied = exact >= (best - 2 * (z.shape[1] + 2) * 2.0**-53 * self._score_size(z))[row]
         lowest = torch.full((len(z),), len(self.atoms), dtype=torch.int64, device=z.device)
         return lowest.scatter_reduce_(0, row[tied], candidate[tied], "amin")
+
+
+def _shares(scores: Tensor, smoothing: float) -> Tensor:
+    """softmax of `scores` (B, N), which it overwrites, over `smoothing`."""
+    share = torch.softmax(scores.div_(smoothing), dim=1)
+    return torch.nn.functional.threshold(share, SMALLEST_SHARE, 0.0)
 
 
 def _matmul_roundoff(dtype: torch.dtype) -> float:

@@ -45,8 +45,8 @@ def check_finite(name: str, value: Tensor) -> None:
 
     if not value.is_floating_point() or bool(torch.isfinite(value).all()):
         return
-    rows = torch.isfinite(value.reshape(len(value), -1)).all(dim=1) if value.ndim else value.reshape(1)
-    bad = torch.nonzero(~rows).reshape(-1) if value.ndim else torch.zeros(1)
+    rows = value.reshape(len(value) if value.ndim else 1, -1)
+    bad = torch.nonzero(~torch.isfinite(rows).all(dim=1)).reshape(-1)
     raise invalid(
         name, "finite", f"NaN or infinity in {len(bad)} of {len(rows)} rows, first in row {int(bad[0])}"
     )

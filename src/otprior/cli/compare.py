@@ -63,12 +63,11 @@ def compare(
         check_output_dir(out, overwrite)
         with progress_bar("loading") as bar:
             from otprior.compare import headline_gates, run_study
-            from otprior.presets import preset as named_study
-            from otprior.presets import settings_rows
+            from otprior.presets import PRESETS, settings_rows
             from otprior.report import write_report
 
             started = time.perf_counter()
-            study = named_study(preset.value, samples=samples, seed_sets=seed_sets, precision=precision.value)
+            study = PRESETS[preset.value](samples, seed_sets, precision.value)
             result = run_study(study, work, workers=workers or default_workers(), listen=follow(bar))
             report = result.report
             report["gates"] = headline_gates(result, settings_rows())

@@ -13,7 +13,6 @@ Images stand in ascending order of their seeds.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from otprior.data import ImageSet, load_images, to_uint8
+from otprior.files import read_json
 from otprior.validation import check_finite, require
 
 __all__ = ["SampleSet", "SampleWriter", "read_samples"]
@@ -155,8 +155,5 @@ def read_samples(path: Path, value_range: Any = "auto") -> SampleSet:
 def _read_report(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    report = read_json(path)
     return report if isinstance(report, dict) else {}

@@ -10,7 +10,6 @@ The map is fixed: batch normalisation uses stored statistics, so φ acts on each
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from otprior.files import output_dir, write_json
+from otprior.files import output_dir, read_json, write_json
 from otprior.validation import check_integer, require
 
 __all__ = ["FeatureExtractor", "classify", "extract_features", "load_extractor", "save_extractor"]
@@ -170,10 +169,7 @@ def load_extractor(path: str | Path) -> FeatureExtractor:
     for file in (folder / CONFIG_FILE, folder / WEIGHTS_FILE):
         if not file.is_file():
             raise FileNotFoundError(f"feature extractor {folder}: there is no file {file.name}")
-    try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / CONFIG_FILE} is not valid JSON: {error}") from error
+    config = read_json(folder / CONFIG_FILE)
     version = config.pop("format_version", None)
     require(version == FORMAT_VERSION, f"format_version of {folder}", str(FORMAT_VERSION), version)
     options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}

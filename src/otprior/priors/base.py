@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from otprior.data import ImageSet, check_images, check_labels
-from otprior.files import output_dir
+from otprior.files import output_dir, read_json
 from otprior.schedules import NoiseSchedule
 from otprior.validation import check_finite, check_integer, require
 
@@ -290,10 +290,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"no prior at {folder}: there is no {CONFIG_FILE}; `otprior fit` makes one")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+    config = read_json(path)
     require(isinstance(config, dict), str(path), "a JSON object", type(config).__name__)
     return config
 

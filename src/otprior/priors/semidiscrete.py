@@ -143,7 +143,7 @@ class SemiDiscretePrior(Prior):
         _check_options(noise, smoothing, correlation)
         images, count = read_data(data, labels, value_range, num_classes)
         atoms = images.images.flatten(1).contiguous()
-        DiscreteMeasure.build(atoms, weights)
+        whole = DiscreteMeasure.build(atoms, weights)
         classes = torch.zeros(len(atoms), dtype=torch.int64) if images.labels is None else images.labels
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
 
@@ -165,7 +165,7 @@ class SemiDiscretePrior(Prior):
                 throw=throw,
                 progress=progress,
             )
-            part = DiscreteMeasure.build(atoms[rows], mass)
+            part = whole if count is None else DiscreteMeasure.build(atoms[rows], mass)
             # A duplicate is never chosen, as ties go to the first; −∞ keeps it out of the softmax as well.
             potential[rows[part.index]] = solution.potential.cpu()[part.index]
             # (One atom alone has no scale, and needs none.)
@@ -203,17 +203,18 @@ class SemiDiscretePrior(Prior):
         return other
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
-        if self.smoothing:
-            return self._noised(self._barycentre(z, labels), z, fresh)
         return self._start_and_source(z, labels, fresh)[0]
 
     def _start_and_source(
         self, z: Tensor, labels: Tensor | None, fresh: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        source = self._source(z, labels)
+        if self.smoothing:
+            source, signal = self._source_and_barycentre(z, labels)
+        else:
+            source = self._source(z, labels)
+            signal = self.atoms[source]
         if self.noise == "frozen":
-            return self.alpha * self.atoms[source] + self.sigma * self._noise_of_atoms()[source], source
-        signal = self._barycentre(z, labels) if self.smoothing else self.atoms[source]
+            return self.alpha * signal + self.sigma * self._noise_of_atoms()[source], source
         return self._noised(signal, z, fresh), source
 
     def _noised(self, signal: Tensor, z: Tensor, fresh: Tensor | None) -> Tensor:
@@ -231,12 +232,15 @@ class SemiDiscretePrior(Prior):
             source[rows] = index[brenier.assign(z[rows])]
         return source
 
-    def _barycentre(self, z: Tensor, labels: Tensor | None) -> Tensor:
+    def _source_and_barycentre(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+        source = torch.empty(len(z), dtype=torch.int64, device=z.device)
         mean = torch.empty_like(z)
         for label, rows in _rows_of(z, labels):
-            brenier, _ = self._map_of(label)
-            mean[rows] = brenier.barycentre(z[rows], self.smoothing * float(self.scales[label]))
-        return mean
+            brenier, index = self._map_of(label)
+            smoothing = self.smoothing * float(self.scales[label])
+            cells, mean[rows] = brenier.assign_and_barycentre(z[rows], smoothing)
+            source[rows] = index[cells]
+        return source, mean
 
     def _map_of(self, label: int) -> tuple[BrenierPotential, Tensor]:
         """The potential of one class, over its atoms of positive weight, and their indices."""
