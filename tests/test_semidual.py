@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from otprior import semidual
+from otprior.leading import near_maximum
 from otprior.semidual import BrenierPotential, chi_squared, dual_value, natural_quantile, natural_scale
 
 
@@ -87,7 +88,7 @@ def test_an_outlier_costs_time_not_truth(outlier: float, monkeypatch: pytest.Mon
     z = normal(64, 8, seed=2)
     expected = brute_force(potential, z)
     assert torch.equal(potential.assign(z), expected)
-    monkeypatch.setattr(semidual, "SCORES_PER_BLOCK", 100)
+    monkeypatch.setattr(semidual, "EXACT_PER_BLOCK", 100)
     assert torch.equal(potential.assign(z), expected)
 
 
@@ -111,6 +112,7 @@ def test_a_row_depends_on_nothing_but_the_row(monkeypatch: pytest.MonkeyPatch) -
     torch.set_num_threads(2)
     assert torch.equal(potential.assign(z), together)
     monkeypatch.setattr(semidual, "SCORES_PER_BLOCK", 1000)
+    monkeypatch.setattr(semidual, "ATOMS_PER_BLOCK", 70)
     assert torch.equal(potential.assign(z), together)
     assert torch.equal(together, brute_force(potential, z))
 
@@ -128,21 +130,47 @@ def test_lower_matmul_precision_changes_no_cell(precision: str) -> None:
         torch.set_float32_matmul_precision(before)
 
 
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 5), count=st.integers(1, 90), width=st.floats(0, 3), seed=st.integers(0, 10**6))
+def test_near_maximum_finds_all_and_nothing_else(rows: int, count: int, width: float, seed: int) -> None:
+    scores = normal(rows, count, seed=seed)
+    scores[:, ::7] = scores[:, :1].clone()  # ties
+    row, column, value = near_maximum(scores, torch.full((rows,), width))
+    near = scores >= scores.amax(dim=1, keepdim=True) - width
+    found = torch.zeros_like(near)
+    found[row, column] = True
+    assert torch.equal(found, near)
+    assert len(row) == int(near.sum())
+    assert torch.equal(value, scores[row, column])
+
+
+def test_near_maximum_in_pieces() -> None:
+    """What two halves give, each with the best so far, holds all that the whole gives."""
+    scores, width = normal(8, 200), torch.full((8,), 0.5)
+    best = torch.full((8,), -math.inf)
+    pieces = [near_maximum(half.contiguous(), width, best) for half in scores.split(100, dim=1)]
+    assert torch.equal(best, scores.amax(dim=1))
+    found = {(int(r), int(c) + 100 * k) for k, piece in enumerate(pieces) for r, c in zip(*piece[:2])}
+    row, column, _ = near_maximum(scores, width)
+    assert {(int(r), int(c)) for r, c in zip(row, column)} <= found
+
+
 # The smoothed potential ------------------------------------------------------------------------------------
 
 
-def smoothed_dual(atoms: Tensor, h: Tensor, weights: Tensor, z: Tensor, smoothing: float) -> Tensor:
-    return smoothing * torch.logsumexp((z @ atoms.T + h) / smoothing, dim=1).mean() - weights @ h
-
-
+@pytest.mark.parametrize("dense_above", [0.0, 1.0])
 @pytest.mark.parametrize("smoothing", [0.05, 0.5, 5.0])
-def test_soft_masses_are_the_gradient_of_the_smoothed_dual(smoothing: float) -> None:
-    atoms, z, weights = normal(6, 3).double(), normal(50, 3, seed=1).double(), unequal_weights(6, 10)
-    h = normal(6, seed=2).double().requires_grad_()
-    smoothed_dual(atoms, h, weights, z, smoothing).backward()
-    potential = BrenierPotential.build(atoms, h.detach())
-    assert h.grad is not None
-    torch.testing.assert_close(potential.soft_masses(z, smoothing) - weights, h.grad, rtol=1e-9, atol=1e-12)
+def test_the_barycentre_is_the_gradient_of_the_smoothed_potential(
+    smoothing: float, dense_above: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """∇_z ε log Σ exp(score/ε), by autograd. 60 shares below exp(−16) are left out."""
+    monkeypatch.setattr(semidual, "DENSE_ABOVE", dense_above)
+    atoms, offsets = normal(60, 3).double(), normal(60, seed=2).double()
+    z = normal(50, 3, seed=1).double().requires_grad_()
+    (smoothing * torch.logsumexp((z @ atoms.T + offsets) / smoothing, dim=1)).sum().backward()
+    potential = BrenierPotential.build(atoms, offsets)
+    assert z.grad is not None
+    torch.testing.assert_close(potential.barycentre(z.detach(), smoothing), z.grad, rtol=0, atol=60 * 2e-7)
 
 
 def test_the_gradient_of_the_dual_is_the_error_of_the_masses() -> None:
@@ -171,15 +199,19 @@ def test_barycentre_tends_to_the_map_and_to_the_mean() -> None:
     )
 
 
-def test_soft_masses_do_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("smoothing", [0.05, 5.0])
+def test_barycentre_and_cell_do_not_depend_on_blocks(
+    smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     potential = BrenierPotential.build(normal(40, 8), torch.zeros(40))
     z = normal(100, 8, seed=1)
-    whole = potential.soft_masses(z, 0.3)
+    cell, mean = potential.assign_and_barycentre(z, smoothing)
     monkeypatch.setattr(semidual, "SCORES_PER_BLOCK", 40 * 9)
-    torch.testing.assert_close(
-        potential.soft_masses(z, 0.3), whole, rtol=1e-5, atol=1e-8
-    )  # shares are float32
-    assert float(whole.sum()) == pytest.approx(1, abs=1e-6)
+    monkeypatch.setattr(semidual, "ATOMS_PER_BLOCK", 13)
+    again = potential.assign_and_barycentre(z, smoothing)
+    assert torch.equal(again[0], cell)
+    torch.testing.assert_close(again[1], mean, rtol=0, atol=1e-6)  # float32 atoms of size 1
+    assert torch.equal(potential.assign(z), cell)
 
 
 # χ² --------------------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from generators.pushforward import product_of_lines
 from generators.symmetric import cross_polytope, polygon, polygon_w2_squared, simplex
 from torch import Tensor
 
-from otprior import sgd, solver
+from otprior import mixing, sgd, solver
+from otprior.judge import Judge
 from otprior.semidual import BrenierPotential, ChiSquared, chi_squared, dual_value, natural_scale
 from otprior.solver import ConvergenceError, Outcome, Progress, Solution, solve_semidiscrete
 
@@ -99,7 +100,8 @@ def test_symmetric_atoms_have_equal_offsets_and_known_cells(atoms: Tensor) -> No
     assert float(solution.potential.std()) < 1.5 * 0.01**0.5 * float(natural_scale(atoms, nu).median())
     z = normal(5000, atoms.shape[1], seed=1).double()
     cells = BrenierPotential.build(atoms, solution.potential).assign(z)
-    assert float((cells == (z @ atoms.T).argmax(dim=1)).double().mean()) > 0.97
+    # Masses that are off by √χ² = 10 %, root mean square, misplace up to half of that.
+    assert float((cells == (z @ atoms.T).argmax(dim=1)).double().mean()) > 0.95
 
 
 def test_polygon_distance_in_closed_form() -> None:
@@ -329,37 +331,36 @@ def test_every_outcome_has_a_remedy() -> None:
 # What the reported χ² rests on -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dim", [2, 8])
+@pytest.mark.parametrize("dim", [2, 8, 130])
 def test_chi_squared_is_reported_on_draws_that_nothing_else_used(
     dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[tuple[str, int]] = []
+    draw = mixing.normal_block
 
     def recording(seed: int, stream: str, block: int, size: int, dimension: int) -> Tensor:
         used.append((stream, block))
         return draw(seed, stream, block, size, dimension)
 
-    draw = solver.normal_block
-    monkeypatch.setattr(solver, "normal_block", recording)
-    monkeypatch.setattr(sgd, "normal_block", recording)
+    monkeypatch.setattr(mixing, "normal_block", recording)
     solution = solve_semidiscrete(normal(100, dim))
-    last = used[-(solution.chi2.draws // solver.TEST_BLOCK) :]
-    assert {stream for stream, _ in last} == {"test"}
-    assert len(set(used)) == len(used)  # no block twice, so none of the last before
+    last = used[-(solution.chi2.draws // mixing.DRAWS_PER_SET) :]
+    assert {stream for stream, _ in last} <= {"test", "test, mixers"}
+    assert len(set(used)) == len(used)  # no set twice, so none of the last before
     assert draw(0, "test", 0, 8, 4).ne(draw(0, "fit", 0, 8, 4)).all()
 
 
 def test_a_stop_on_a_lucky_estimate_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A judge whose every first estimate of a potential is perfect: the second look must refuse."""
     looks: list[float] = []
-    honest = solver._Judge.verdict
+    honest = Judge.verdict
 
-    def lucky(self: object, potential: Tensor) -> ChiSquared:
+    def lucky(self: Judge, potential: Tensor) -> ChiSquared:
         looks.append(float(potential.sum() + potential[0]))
         first = looks.count(looks[-1]) == 1
-        return ChiSquared(0.0, 0.0, 8192) if first else honest(self, potential)  # type: ignore[arg-type]
+        return ChiSquared(0.0, 0.0, 8192) if first else honest(self, potential)
 
-    monkeypatch.setattr(solver._Judge, "verdict", lucky)
+    monkeypatch.setattr(Judge, "verdict", lucky)
     solution = solve_semidiscrete(normal(200, 12), tol=1e-3, max_draws=2000, throw=False)
     assert solution.outcome is Outcome.BUDGET_SPENT
 

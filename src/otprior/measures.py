@@ -20,6 +20,9 @@ __all__ = ["DiscreteMeasure"]
 # User weights come as float32 or as decimal text; beyond this their sum is a mistake, below it is rounding.
 WEIGHT_SUM_TOLERANCE = 1e-4
 
+# Rows that are taken to float64 at a time: of a million atoms a whole copy would be felt.
+ROWS_PER_BLOCK = 1 << 14
+
 
 @dataclass(frozen=True)
 class DiscreteMeasure:
@@ -94,7 +97,14 @@ class DiscreteMeasure:
 
     def mean(self) -> Tensor:
         """The mean Σ ν_i y_i, shape (d,), float64."""
-        return self.weights.to(self.atoms.device) @ self.atoms.double()
+        weights = self.weights.to(self.atoms.device)
+        parts = zip(weights.split(ROWS_PER_BLOCK), self.atoms.split(ROWS_PER_BLOCK))
+        return torch.stack([w @ part.double() for w, part in parts]).sum(dim=0)
+
+    def centred(self) -> Tensor:
+        """The atoms less their mean, shape (N, d), in their dtype."""
+        mean = self.mean()
+        return torch.cat([(part.double() - mean).to(part.dtype) for part in self.atoms.split(ROWS_PER_BLOCK)])
 
     def spread_out(self, values: Tensor, fill: float) -> Tensor:
         """Values of the distinct atoms, shape (N,), on the atoms given, shape (M,); `fill` on removed ones."""

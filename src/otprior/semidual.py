@@ -24,25 +24,38 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
+from scipy.sparse import csr_array
 from torch import Tensor
 
+from otprior.leading import Leaders
 from otprior.validation import require
 
 __all__ = [
     "BrenierPotential",
     "ChiSquared",
     "chi_squared",
+    "chi_squared_of_sets",
     "dual_value",
+    "largest_norm",
+    "matmul_roundoff",
     "natural_quantile",
     "natural_scale",
 ]
 
-# Entries of one block of the score matrix: 64 MiB of float32, whatever the batch and the number of atoms.
-SCORES_PER_BLOCK = 1 << 24
+# Entries of one block of the score matrix: 16 MiB of float32, whatever the batch and the number of atoms.
+SCORES_PER_BLOCK = 1 << 22
+ATOMS_PER_BLOCK = 1 << 14
 
-# A softmax over thousands of scores is mostly shares that are no normal float32, with which a CPU computes very slowly.
-SMALLEST_SHARE = 1e-30
+# The smoothed map leaves out atoms whose share is below exp(−16) of the largest: float32 rounding of it.
+LEAST_LOG_SHARE = -16.0
+
+# Where more of all pairs of points and atoms than this matter, a whole product is faster than picking them.
+DENSE_ABOVE = 1 / 64
+
+# Entries of atoms that are scored in float64 at a time.
+EXACT_PER_BLOCK = 1 << 18
 
 # Unit roundoff of a float32 matrix product under torch.set_float32_matmul_precision(...).
 MATMUL_ROUNDOFF = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
@@ -53,7 +66,7 @@ class BrenierPotential:
     """u(z) = max_i ⟨z, y_i⟩ + h_i, and the transport map ∇u.
 
     Attributes:
-        atoms: y, shape (N, d), float32.
+        atoms: y, shape (N, d), float32 or float64.
         offsets: h, shape (N,), float64; −∞ for an atom that no point may be sent to.
         radius: max_i |y_i|, which bounds the rounding error of a score.
     """
@@ -66,73 +79,111 @@ class BrenierPotential:
     def build(cls, atoms: Tensor, offsets: Tensor, radius: float | None = None) -> BrenierPotential:
         """From atoms (N, d) and offsets (N,); pass `radius` where it is known, it costs a pass over the atoms."""
         if radius is None:
-            radius = float(torch.linalg.vector_norm(atoms, dim=1, dtype=torch.float64).max())
+            radius = largest_norm(atoms)
         return cls(atoms, offsets.to(atoms.device, torch.float64), radius)
-
-    def scores(self, z: Tensor) -> Tensor:
-        """⟨z_b, y_i⟩ + h_i in the atoms' dtype; z (B, d) to (B, N)."""
-        return torch.addmm(self._rounded_offsets, z, self.atoms.T)
 
     def assign(self, z: Tensor) -> Tensor:
         """i(z): the cell of each point; z (B, d) to int64 (B,).
 
-        Scores are screened in float32. Where rounding could decide, the candidates within the error bound of
+        Scores are screened in the atoms' dtype. Where rounding could decide, the candidates within the error bound of
         the maximum are scored again in float64, and what is still tied goes to the lowest index. So a row's cell
         depends on nothing but the row: not on the batch around it, the number of threads or the device.
         """
-        return torch.cat([self._assign_block(block, self.scores(block)) for block in self._blocks(z)])
+        return torch.cat(
+            [self._assign_block(block, *self._candidates(block, 0.0)) for block in self._blocks(z)]
+        )
 
     def value(self, z: Tensor) -> Tensor:
         """u(z), float64; z (B, d) to (B,)."""
         cell = self.assign(z)
         return (z.double() * self.atoms[cell].double()).sum(dim=1) + self.offsets[cell]
 
-    def soft_assign(self, z: Tensor, smoothing: float) -> Tensor:
-        """softmax_i of the scores over `smoothing`: the gradient of the smoothed potential in h.
+    def barycentre(self, z: Tensor, smoothing: float) -> Tensor:
+        """The smoothed map: the mean of the atoms weighted by the softmax of their scores over ε.
 
         Arguments:
             z: Points, shape (B, d).
             smoothing: ε > 0, in units of a score.
 
         Returns:
-            Probabilities, shape (B, N), in the atoms' dtype.
+            Shape (B, d), in the atoms' dtype.
         """
-        return _shares(self.scores(z), smoothing)
-
-    def soft_masses(self, z: Tensor, smoothing: float) -> Tensor:
-        """The mean of `soft_assign` over the points z (B, d): the smoothed cells' masses, (N,), float64."""
-        masses = torch.zeros_like(self.offsets)
-        for block in self._blocks(z):
-            masses += self.soft_assign(block, smoothing).sum(dim=0, dtype=torch.float64)
-        return masses / len(z)
-
-    def barycentre(self, z: Tensor, smoothing: float) -> Tensor:
-        """The mean of the atoms weighted by `soft_assign`: the smoothed map; z (B, d) to (B, d)."""
-        return torch.cat([self.soft_assign(block, smoothing) @ self.atoms for block in self._blocks(z)])
+        return self.assign_and_barycentre(z, smoothing)[1]
 
     def assign_and_barycentre(self, z: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
         """What `assign` and `barycentre` return, from one product of scores."""
         cells, means = [], []
         for block in self._blocks(z):
-            scores = self.scores(block)
-            cells.append(self._assign_block(block, scores))
-            means.append(_shares(scores, smoothing) @ self.atoms)
+            row, atom = self._candidates(block, -smoothing * LEAST_LOG_SHARE)
+            if len(row) > DENSE_ABOVE * len(block) * len(self.atoms):
+                cells.append(self._assign_block(block, *self._candidates(block, 0.0)))
+                scores = torch.addmm(self._rounded_offsets, block, self.atoms.T)
+                means.append(torch.softmax(scores / smoothing, dim=1) @ self.atoms)
+            else:
+                exact = self._exact(block, row, atom)
+                cells.append(self._choose(block, row, atom, exact))
+                means.append(self._mean(block, row, atom, exact / smoothing))
         return torch.cat(cells), torch.cat(means)
 
     def _blocks(self, z: Tensor) -> Iterator[Tensor]:
-        return iter(z.split(max(1, SCORES_PER_BLOCK // len(self.atoms))))
+        return iter(z.split(max(1, SCORES_PER_BLOCK // min(len(self.atoms), ATOMS_PER_BLOCK))))
 
-    def _assign_block(self, z: Tensor, scores: Tensor) -> Tensor:
-        best, cell = scores.max(dim=1)
-        near = scores >= (best - 2 * self._rounding_bound(z)).to(scores.dtype)[:, None]
-        contested = torch.nonzero(near.sum(dim=1) > 1).reshape(-1)
-        if len(contested):
-            cell[contested] = self._settle(z[contested], near[contested])
+    def _candidates(self, z: Tensor, width: float) -> tuple[Tensor, Tensor]:
+        """Pairs (row, atom), int64: all atoms whose true score may lie within `width` of the maximum."""
+        error = self._score_size(z) * ((z.shape[1] + 2) * matmul_roundoff(self.atoms.dtype))
+        leaders = Leaders((width + 2 * error).to(self.atoms.dtype))
+        for first in range(0, len(self.atoms), ATOMS_PER_BLOCK):
+            block = slice(first, first + ATOMS_PER_BLOCK)
+            leaders.add(torch.addmm(self._rounded_offsets[block], z, self.atoms[block].T), first)
+        return leaders.pairs()
+
+    def _exact(self, z: Tensor, row: Tensor, atom: Tensor) -> Tensor:
+        """Scores of the pairs in float64, up to its rounding."""
+        # In pieces that stay in cache; an outlier among the atoms widens the bound, and then candidates are many.
+        size = max(1, EXACT_PER_BLOCK // z.shape[1])
+        pairs = zip(row.split(size), atom.split(size))
+        products = [self.atoms[a].double().mul_(z[r]).sum(dim=1) for r, a in pairs]
+        return torch.cat(products) + self.offsets[atom]
+
+    def _assign_block(self, z: Tensor, row: Tensor, atom: Tensor) -> Tensor:
+        """The best of each row's candidates (row, atom)."""
+        cell = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        cell[row] = atom
+        contested = torch.bincount(row, minlength=len(z)) > 1
+        if bool(contested.any()):
+            chosen = contested[row]
+            cell[contested] = self.settle(z, row[chosen], atom[chosen])[contested]
         return cell
 
-    def _rounding_bound(self, z: Tensor) -> Tensor:
-        """How far a screened score may lie from the true one; shape (B,). Higham (2002), eq. 3.5."""
-        return self._score_size(z) * ((z.shape[1] + 2) * _matmul_roundoff(self.atoms.dtype))
+    def settle(self, z: Tensor, row: Tensor, atom: Tensor) -> Tensor:
+        """The best among candidates by float64 scores; ties go to the lowest index.
+
+        Arguments:
+            z: Points, shape (B, d).
+            row: Row of each candidate, shape (P,), int64.
+            atom: Index of each candidate, shape (P,), int64.
+
+        Returns:
+            Shape (B,), int64; N for a row without candidates.
+        """
+        return self._choose(z, row, atom, self._exact(z, row, atom))
+
+    def _choose(self, z: Tensor, row: Tensor, atom: Tensor, exact: Tensor) -> Tensor:
+        """`settle`, with the exact scores (P,) at hand."""
+        best = exact.new_full((len(z),), -math.inf).scatter_reduce_(0, row, exact, "amax")
+        tied = exact >= (best - 2 * (z.shape[1] + 2) * 2.0**-53 * self._score_size(z))[row]
+        lowest = torch.full((len(z),), len(self.atoms), dtype=torch.int64, device=z.device)
+        return lowest.scatter_reduce_(0, row[tied], atom[tied], "amin")
+
+    def _mean(self, z: Tensor, row: Tensor, atom: Tensor, log_share: Tensor) -> Tensor:
+        """The mean of each row's candidates, weighted by exp(`log_share`); shape (B, d)."""
+        best = log_share.new_full((len(z),), -math.inf).scatter_reduce_(0, row, log_share, "amax")
+        share = torch.exp(log_share - best[row])
+        # (The error bound let some more through.)
+        share[share < math.exp(LEAST_LOG_SHARE)] = 0.0
+        share /= share.new_zeros(len(z)).index_add_(0, row, share)[row]
+        mean = torch.zeros(z.shape, dtype=torch.float64, device=z.device)
+        return mean.index_add_(0, row, share[:, None] * self.atoms[atom]).to(self.atoms.dtype)
 
     def _score_size(self, z: Tensor) -> Tensor:
         """|z| max_i |y_i| + max_i |h_i|, to which rounding errors of scores are proportional; (B,), float64."""
@@ -148,27 +199,15 @@ class BrenierPotential:
     def _largest_offset(self) -> float:
         return float(self.offsets[torch.isfinite(self.offsets)].abs().max())
 
-    def _settle(self, z: Tensor, near: Tensor) -> Tensor:
-        """The cell among the candidates `near` (B, N) by float64 scores; ties to the lowest index."""
-        row, candidate = torch.nonzero(near, as_tuple=True)
-        # An outlier among the atoms widens the bound, and then candidates are many: they too come in blocks.
-        size = max(1, SCORES_PER_BLOCK // z.shape[1])
-        pairs = zip(row.split(size), candidate.split(size))
-        exact = torch.cat([(z[r].double() * self.atoms[c].double()).sum(dim=1) for r, c in pairs])
-        exact += self.offsets[candidate]
-        best = exact.new_full((len(z),), -math.inf).scatter_reduce_(0, row, exact, "amax")
-        tied = exact >= (best - 2 * (z.shape[1] + 2) * 2.0**-53 * self._score_size(z))[row]
-        lowest = torch.full((len(z),), len(self.atoms), dtype=torch.int64, device=z.device)
-        return lowest.scatter_reduce_(0, row[tied], candidate[tied], "amin")
+
+def largest_norm(rows: Tensor) -> float:
+    """max_i |y_i| over rows (N, d), computed in float64."""
+    blocks = rows.split(ATOMS_PER_BLOCK)
+    return max(float(torch.linalg.vector_norm(block, dim=1, dtype=torch.float64).max()) for block in blocks)
 
 
-def _shares(scores: Tensor, smoothing: float) -> Tensor:
-    """softmax of `scores` (B, N), which it overwrites, over `smoothing`."""
-    share = torch.softmax(scores.div_(smoothing), dim=1)
-    return torch.nn.functional.threshold(share, SMALLEST_SHARE, 0.0)
-
-
-def _matmul_roundoff(dtype: torch.dtype) -> float:
+def matmul_roundoff(dtype: torch.dtype) -> float:
+    """The unit roundoff of matrix products of `dtype`, under torch's present setting."""
     return 2.0**-53 if dtype == torch.float64 else MATMUL_ROUNDOFF[torch.get_float32_matmul_precision()]
 
 
@@ -188,7 +227,9 @@ def natural_scale(atoms: Tensor, weights: Tensor) -> Tensor:
         τ, shape (N,), float64; positive unless all atoms are one point.
     """
     w = weights.to(atoms.device, torch.float64)
-    norms = torch.linalg.vector_norm(atoms.double() - w @ atoms.double(), dim=1)
+    blocks = atoms.split(ATOMS_PER_BLOCK)
+    mean = torch.stack([v @ block.double() for v, block in zip(w.split(ATOMS_PER_BLOCK), blocks)]).sum(dim=0)
+    norms = torch.cat([torch.linalg.vector_norm(block.double() - mean, dim=1) for block in blocks])
     # An atom at the mean has a cell too; without a floor its τ would vanish. (The median, since one outlier
     # must not lift all others.)
     return norms.clamp(min=1e-3 * float(norms.median())) / natural_quantile(w)
@@ -201,7 +242,7 @@ class ChiSquared:
     Attributes:
         value: The estimate; it can be slightly negative when p is close to ν.
         standard_error: Its standard deviation, estimated.
-        draws: The number of draws that it rests on, independent of the potential.
+        draws: The number of draws that it rests on, all independent of the potential.
     """
 
     value: float
@@ -235,6 +276,35 @@ def chi_squared(counts: Tensor, weights: Tensor) -> ChiSquared:
     zeta1 = max(float((triples / w**2).sum()) - second_moment**2, 0.0)
     zeta2 = max(float((pairs / w**2).sum()) - second_moment**2, 0.0)
     return ChiSquared(second_moment - 1, math.sqrt(4 * zeta1 / n + 2 * zeta2 / n**2), int(n))
+
+
+def chi_squared_of_sets(cells: Tensor, weights: Tensor) -> ChiSquared:
+    """Estimates χ² without bias from draws that are independent between sets, but perhaps not within.
+
+    Two sets s ≠ t have frequencies f_s, f_t of independent errors, so k(s, t) = Σ_i f_si f_ti/ν_i − 1 has mean χ²,
+    and so has the mean over pairs of sets, a U-statistic; its variance is 4 ζ₁/K + 2 ζ₂/K² with ζ₁ = Var E(k | s)
+    and ζ₂ = Var k (Hoeffding, 1948). With one draw a set it is `chi_squared`.
+
+    Arguments:
+        cells: Which cell each draw fell in, shape (K, n), int64: K >= 3 sets of n draws of N(0, I), independent of
+            the potential.
+        weights: ν, shape (N,), positive.
+    """
+    sets, size = cells.shape
+    require(sets >= 3, "cells", "of at least 3 sets", sets)
+    w = weights.to("cpu", torch.float64).numpy()
+    column = cells.reshape(-1).cpu().numpy()
+    row = np.arange(sets).repeat(size)
+    hits = csr_array((np.ones(len(column)), (row, column)), shape=(sets, len(w)))
+    agreement = (hits.multiply(1 / w).tocsr() @ hits.T).toarray() / size**2
+    np.fill_diagonal(agreement, 0.0)
+    ordered = sets * (sets - 1)
+    second_moment = agreement.sum() / ordered
+    of_set, squares = agreement.sum(axis=1), (agreement**2).sum(axis=1)
+    zeta1 = max(float((of_set**2 - squares).sum()) / (ordered * (sets - 2)) - second_moment**2, 0.0)
+    zeta2 = max(float(squares.sum()) / ordered - second_moment**2, 0.0)
+    error = math.sqrt(4 * zeta1 / sets + 2 * zeta2 / sets**2)
+    return ChiSquared(float(second_moment) - 1, error, cells.numel())
 
 
 def dual_value(potential: BrenierPotential, weights: Tensor, z: Tensor) -> tuple[float, float]:

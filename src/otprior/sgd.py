@@ -5,13 +5,12 @@ For z normal and ln N ≪ d the scores ⟨z, y_i⟩ of centred atoms are nearly 
 
 - a cell's mass moves like exp(h_i/τ_i), so τ_i/ν_i turns a mass error into the change of h_i that mends it: the
   preconditioner, with which every coordinate has the same rate of convergence;
-- τ is the natural unit of smoothing: a softmax at ε ≪ τ hardly changes the masses, and at ε near τ it spreads one
-  draw over many cells, which is what the first steps need;
 - the masses of the independent-score model itself are one-dimensional integrals, and the h at which they equal ν is
   the start.
 
-Steps decrease as (1 + t/t₀)^(−0.6), slower than 1/t, and the answer is the average of the iterates with weights that
-grow with t (Polyak & Juditsky, 1992; Shamir & Zhang, 2013).
+A step counts in which cells a block of draws falls. Draws are mixed from few (see `mixing`), which is what makes a
+step cheap. Steps decrease as (1 + t/t₀)^(−0.6), slower than 1/t, and the answer is the average of the iterates with
+weights that grow like √t (Polyak & Juditsky, 1992; Shamir & Zhang, 2013).
 
 Where the model is wrong, steps are too long. Near duplicates and tight clusters trade mass among themselves on the
 scale of their differences, so the step of h_i is held below that of the distance to the nearest other atom. In two or
@@ -21,23 +20,25 @@ three dimensions that does not help enough: see `newton`.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from otprior.draws import normal_block
 from otprior.measures import DiscreteMeasure
-from otprior.semidual import BrenierPotential, natural_quantile, natural_scale
+from otprior.mixing import DRAWS_PER_SET, CellFinder
+from otprior.semidual import natural_quantile, natural_scale
 
 __all__ = ["AveragedSgd", "SgdState", "independent_score_start"]
 
 STEP_EXPONENT = 0.6
 # Relative noise of a step: its scale times the spread √(1/(Bν)) of a frequency over its mass.
 STEP_NOISE = 0.45
-AVERAGING_POWER = 2
+# The step is halved or so after this many draws an atom.
+DECAY_DRAWS = 2.5
+AVERAGING_POWER = 0.5
 CLIP = 3.0  # an update moves h_i by no more than this many τ_i
-FIRST_SMOOTHING = 0.4  # in units of the median τ
 NEIGHBOUR_CAP = 2.0  # τ for a step: at most this many distances to the nearest atom, over q
 DISTANCES_PER_BLOCK = 1 << 24
 
@@ -54,27 +55,24 @@ class SgdState:
 class AveragedSgd:
     """The iteration for one measure: `state = init()`, then `state = step(state)` as often as wanted.
 
+    Step t uses the sets t·S to t·S + S − 1 of the stream "fit", S = `sets_per_step`.
+
     Arguments:
         measure: N distinct atoms with positive weights.
-        seed: Of the draws; step t uses block t of the stream "fit".
-        planned_draws: How many draws are expected; the smoothing ends a quarter of the way there.
+        finder: Of their cells.
     """
 
-    def __init__(self, measure: DiscreteMeasure, seed: int, planned_draws: int) -> None:
-        atoms = measure.atoms
-        self.block_size = _block_size(len(measure))
-        self._seed = seed
-        # The common part ⟨z, mean⟩ of all scores moves no argmax, only the size of the numbers.
-        self._atoms = (atoms.double() - measure.mean()).to(atoms.dtype)
-        self._weights = measure.weights.to(atoms.device)
-        self._radius = float(torch.linalg.vector_norm(self._atoms, dim=1).max())
-        self._tau = natural_scale(atoms, self._weights)
-        cap = NEIGHBOUR_CAP * _nearest_distance(self._atoms) / natural_quantile(self._weights)
+    def __init__(self, measure: DiscreteMeasure, finder: CellFinder) -> None:
+        self.sets_per_step = _sets_per_step(len(measure))
+        self.block_size = self.sets_per_step * DRAWS_PER_SET
+        self._finder = finder
+        self._weights = measure.weights.to(finder.atoms.device)
+        self._tau = natural_scale(measure.atoms, self._weights)
+        cap = NEIGHBOUR_CAP * _nearest_distance(finder.atoms) / natural_quantile(self._weights)
         self._step_scale = torch.minimum(self._tau, cap).clamp(min=1e-3 * self._tau)
         noise = (1 / (self.block_size * self._weights)).sqrt()
         self._first_step = (STEP_NOISE / noise).clamp(max=STEP_NOISE)
-        self._decay_steps = max(20.0, 5 * len(measure) / self.block_size)
-        self._smoothed_steps = planned_draws / self.block_size / 4
+        self._decay_steps = max(20.0, DECAY_DRAWS * len(measure) / self.block_size)
 
     def init(self) -> SgdState:
         """The start: the fixed point of the independent-score model."""
@@ -83,23 +81,22 @@ class AveragedSgd:
 
     def step(self, state: SgdState) -> SgdState:
         """One block of draws, one update."""
-        z = normal_block(self._seed, "fit", state.step, self.block_size, self._atoms.shape[1])
-        masses = self._masses(z.to(self._atoms.device, self._atoms.dtype), state)
+        return self.update(state, self.counts(state, range(self.sets_per_step)))
+
+    def counts(self, state: SgdState, sets: Sequence[int]) -> Tensor:
+        """How many draws fall in each cell, of some of the step's sets; int64 (N,). A block may be split this way."""
+        numbers = [state.step * self.sets_per_step + k for k in sets]
+        cells = self._finder.cells(state.iterate, "fit", numbers)
+        return torch.bincount(cells.reshape(-1), minlength=len(self._weights))
+
+    def update(self, state: SgdState, counts: Tensor) -> SgdState:
+        """The next state from the counts (N,) of a whole block."""
         rate = self._first_step * (1 + state.step / self._decay_steps) ** -STEP_EXPONENT
-        update = rate * (masses / self._weights - 1)
+        update = rate * (counts.double() / self.block_size / self._weights - 1)
         iterate = state.iterate - self._step_scale * update.clamp(-CLIP, CLIP)
         iterate -= iterate.mean()
         weight = (AVERAGING_POWER + 1) / (state.step + 1 + AVERAGING_POWER)
         return SgdState(state.step + 1, iterate, state.average + weight * (iterate - state.average))
-
-    def _masses(self, z: Tensor, state: SgdState) -> Tensor:
-        """The share of a block in each cell, smoothed while the iteration is young; shape (N,), float64."""
-        potential = BrenierPotential(self._atoms, state.iterate, self._radius)
-        left = 1 - state.step / self._smoothed_steps
-        if left > 0.1:
-            smoothing = FIRST_SMOOTHING * left * float(self._tau.median())
-            return potential.soft_masses(z, smoothing)
-        return torch.bincount(potential.assign(z), minlength=len(self._weights)).double() / len(z)
 
 
 def independent_score_start(tau: Tensor, weights: Tensor, iterations: int = 12, points: int = 96) -> Tensor:
@@ -146,6 +143,6 @@ def _nearest_distance(atoms: Tensor) -> Tensor:
     return torch.linalg.vector_norm((atoms - atoms[torch.cat(nearest)]).double(), dim=1)
 
 
-def _block_size(atoms: int) -> int:
-    """Draws a step: 512, and a twentieth of the atoms where that is more, up to 4,096; a multiple of 256."""
-    return min(4096, max(512, atoms // 20 // 256 * 256))
+def _sets_per_step(atoms: int) -> int:
+    """Sets of draws a step: two, and a tenth of the atoms in draws where that is more."""
+    return max(2, round(atoms / 10 / DRAWS_PER_SET))

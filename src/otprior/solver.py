@@ -2,8 +2,8 @@
 
 Which method runs follows from the problem: the monotone map on the line (`sorting`), Newton in low dimension
 (`newton`), averaged and preconditioned stochastic gradient elsewhere (`sgd`), and Newton again where that fails on
-few atoms. All are judged alike, by the unbiased χ² of the cell masses on draws that the method has not seen, and stop
-when its upper 95 % limit is below `tol`.
+few atoms. All are judged alike (`judge`), by the unbiased χ² of the cell masses on draws that the method has not seen,
+and stop when its upper 95 % limit is below `tol`.
 """
 
 from __future__ import annotations
@@ -14,24 +14,31 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from otprior.draws import normal_block, seed_from
+from otprior.checkpoint import fingerprint
+from otprior.descent import DRAWS_PER_ATOM_AND_TOL, Checkpoint, descend
+from otprior.draws import seed_from
+from otprior.judge import Judge
+from otprior.leading import fast_bfloat16
 from otprior.measures import DiscreteMeasure
+from otprior.mixing import CellFinder
 from otprior.newton import newton_path, quasi_normal
-from otprior.semidual import BrenierPotential, ChiSquared, chi_squared
+from otprior.ranks import Ranks
+from otprior.semidual import ChiSquared
 from otprior.sgd import AveragedSgd
 from otprior.sorting import monotone_potential
-from otprior.validation import check_integer, require
+from otprior.validation import check_choice, check_integer, require
 
 __all__ = ["ConvergenceError", "Outcome", "Progress", "Solution", "solve_semidiscrete"]
 
 logger = logging.getLogger(__name__)
 
-TEST_BLOCK = 2048
+PRECISIONS = ("auto", "float32", "bfloat16")
 # Newton at once where the cells are a tessellation (few dimensions), and only where its N x N solve is cheap.
 NEWTON_DIMENSIONS = 3
 NEWTON_ATOMS = 3000
@@ -112,44 +119,55 @@ def solve_semidiscrete(
     max_draws: int | None = None,
     throw: bool = True,
     progress: Callable[[Progress], None] | None = None,
+    precision: str = "auto",
+    checkpoint: str | Path | None = None,
+    ranks: Ranks | None = None,
 ) -> Solution:
     """The optimal transport map from N(0, I_d) to Σ ν_i δ_{y_i}, for the cost |z − y|²/2.
 
     Arguments:
-        atoms: y, shape (M, d), float32 or float64; the device decides where the work is done.
+        atoms: y, shape (M, d), float32 or float64; the device decides where the work is done. They may be mapped
+            from a file (`torch.from_file`, or `torch.from_numpy` of a memory map).
         weights: ν, shape (M,), nonnegative, sum 1; uniform by default.
         generator: Seeds all draws; None stands for a fixed seed.
         tol: The upper 95 % limit of χ² to reach; 0.05 is a root-mean-square error of cell masses of 22 %.
-        max_draws: When to give up; by default ten times the N/tol draws without which no method reaches tol.
+        max_draws: When to give up; by default ten times the N/tol draws that independent counting would take.
         throw: Whether an unsolved problem raises `ConvergenceError` or is returned.
         progress: Called now and then with a `Progress`.
+        precision: Of the products with the atoms: "bfloat16" screens in it and scores what matters again; "auto"
+            does so where the CPU makes it fast.
+        checkpoint: A file that keeps the state of a long solve. If it is there, the solve goes on from it, as if it
+            had never stopped.
+        ranks: The processes that share the work (`Ranks.join()` under torchrun); all must be given the same problem.
 
     Raises:
-        ValueError: On bad atoms, weights, tol or max_draws.
+        ValueError: On bad atoms, weights, tol, max_draws or precision, or a checkpoint of another problem.
         ConvergenceError: If tol is not reached and `throw` is true.
     """
     require(isinstance(tol, int | float) and 0 < tol < float("inf"), "tol", "a positive number", repr(tol))
     if max_draws is not None:
         check_integer("max_draws", max_draws, 1)
+    check_choice("precision", precision, PRECISIONS)
     measure = DiscreteMeasure.build(atoms, weights)
     largest = float(measure.atoms.abs().max())
     require(largest <= LARGEST_ATOM, "atoms", f"of entries up to {LARGEST_ATOM:g} in size", f"{largest:.3g}")
     started = time.perf_counter()
-    seed = seed_from(generator)
-    judge = _Judge(measure, tol, seed)
+    problem = _Problem.build(
+        measure, tol, seed_from(generator), precision, ranks or Ranks(), checkpoint, progress
+    )
     budget = max_draws if max_draws is not None else max(200_000, int(10 * len(measure) / tol))
 
     few = len(measure) <= NEWTON_ATOMS
     if len(measure) == 1:
-        method, run = "one atom", _exact(torch.zeros(1, dtype=torch.float64), judge)
+        method, run = "one atom", _exact(torch.zeros(1, dtype=torch.float64), problem.judge)
     elif measure.dim == 1:
-        method, run = "sorting", _exact(monotone_potential(measure), judge)
+        method, run = "sorting", _exact(monotone_potential(measure), problem.judge)
     elif measure.dim <= NEWTON_DIMENSIONS and few:
-        method, run = "newton", _run_newton(measure, judge, budget, progress)
+        method, run = "newton", _run_newton(problem, budget)
     else:
-        method, run = "sgd", _run_sgd(measure, judge, budget, few, progress)
+        method, run = "sgd", _run_sgd(problem, budget, few)
         if few and run.outcome is not Outcome.CONVERGED and run.draws < budget:
-            second = _run_newton(measure, judge, budget - run.draws, progress)
+            second = _run_newton(problem, budget - run.draws)
             method, draws = "sgd, then newton", run.draws + second.draws
             run = replace(min(run, second, key=lambda r: r.chi2.upper), draws=draws)
 
@@ -158,8 +176,10 @@ def solve_semidiscrete(
         "atoms": len(measure),
         "dim": measure.dim,
         "draws": run.draws,
-        "seconds": time.perf_counter() - started,
-        "seed": seed,
+        "seconds": run.earlier_seconds + time.perf_counter() - started,
+        "seed": problem.finder.seed,
+        "precision": "float32" if problem.finder.screen is None else "bfloat16",
+        "processes": problem.ranks.size,
     }
     potential = measure.spread_out(run.potential, fill=float("-inf"))
     solution = Solution(potential, run.chi2, run.outcome, measure.removed, stats)
@@ -175,55 +195,59 @@ class _Run:
     chi2: ChiSquared
     outcome: Outcome
     draws: int
+    earlier_seconds: float = 0.0  # spent before this process went on from a checkpoint
 
 
-class _Judge:
-    """Measures χ² on draws of its own; every verdict uses blocks that no earlier one has seen."""
+@dataclass(frozen=True)
+class _Problem:
+    """What all methods are given."""
 
-    def __init__(self, measure: DiscreteMeasure, tol: float, seed: int) -> None:
-        self._measure = measure
-        self.tol = tol
-        self.seed = seed
-        self._next_block = 0
-        # At masses equal to ν the estimate's standard deviation is √(2N)/n: a fifteenth of tol.
-        self._blocks = max(4, round((2 * len(measure)) ** 0.5 / (tol / 15) / TEST_BLOCK))
+    measure: DiscreteMeasure
+    finder: CellFinder
+    judge: Judge
+    ranks: Ranks
+    checkpoint: Checkpoint | None
+    progress: Callable[[Progress], None] | None
 
-    def verdict(self, potential: Tensor) -> ChiSquared:
-        """χ² of a potential (N,) on fresh draws."""
-        measure = self._measure
-        brenier = BrenierPotential.build(measure.atoms, potential)
-        counts = torch.zeros(len(measure), dtype=torch.int64, device=measure.atoms.device)
-        for block in range(self._next_block, self._next_block + self._blocks):
-            z = normal_block(self.seed, "test", block, TEST_BLOCK, measure.dim)
-            cells = brenier.assign(z.to(measure.atoms.device, measure.atoms.dtype))
-            counts += torch.bincount(cells, minlength=len(measure))
-        self._next_block += self._blocks
-        return chi_squared(counts, measure.weights)
+    @classmethod
+    def build(
+        cls,
+        measure: DiscreteMeasure,
+        tol: float,
+        seed: int,
+        precision: str,
+        ranks: Ranks,
+        checkpoint: str | Path | None,
+        progress: Callable[[Progress], None] | None,
+    ) -> _Problem:
+        bfloat16 = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(measure.atoms.device))
+        finder = CellFinder.build(measure, seed, bfloat16)
+        kept = None
+        if checkpoint is not None:
+            kept = Checkpoint(Path(checkpoint), fingerprint(measure.atoms, measure.weights, seed, tol))
+        return cls(measure, finder, Judge(measure, finder, tol, ranks), ranks, kept, progress)
 
-    def accepts(self, chi2: ChiSquared) -> bool:
-        """Whether the upper limit is within the tolerance."""
-        return chi2.upper <= self.tol
+    def report(self, draws: int, expected: int, chi2: ChiSquared | None) -> None:
+        if self.progress:
+            self.progress(Progress(draws, expected, chi2))
 
 
-def _exact(potential: Tensor, judge: _Judge) -> _Run:
+def _exact(potential: Tensor, judge: Judge) -> _Run:
     return _Run(potential, judge.verdict(potential), Outcome.CONVERGED, 0)
 
 
-def _run_newton(
-    measure: DiscreteMeasure, judge: _Judge, budget: int, progress: Callable[[Progress], None] | None
-) -> _Run:
+def _run_newton(problem: _Problem, budget: int) -> _Run:
+    measure, judge = problem.measure, problem.judge
     # χ² of an optimum over n fixed points is N/n if they are random, less if they are spread evenly; more if some
     # masses are tiny, and then it takes more points.
     count = min(budget, 1 << max(13, (4 * int(len(measure) / judge.tol)).bit_length() - 1))
     used, best, lowest = 0, torch.zeros_like(measure.weights), math.inf
     while used + count <= budget:
-        points = quasi_normal(count, measure.dim, judge.seed)
+        points = quasi_normal(count, measure.dim, problem.finder.seed)
         used += count
         for level, potential in enumerate(newton_path(measure, points, NEWTON_LEVELS)):
             chi2 = judge.verdict(potential)
-            if progress:
-                share = (level + 1) / NEWTON_LEVELS
-                progress(Progress(used - count + int(share * count), used, chi2))
+            problem.report(used - count + int((level + 1) / NEWTON_LEVELS * count), used, chi2)
             if chi2.value < lowest:
                 best, lowest = potential, chi2.value
             if judge.accepts(chi2):
@@ -234,39 +258,18 @@ def _run_newton(
     return _Run(best, judge.verdict(best), Outcome.BUDGET_SPENT, used)
 
 
-def _run_sgd(
-    measure: DiscreteMeasure,
-    judge: _Judge,
-    budget: int,
-    newton_follows: bool,
-    progress: Callable[[Progress], None] | None,
-) -> _Run:
-    # Averaged index-only gradients use about half of each draw: χ² ≈ 2 N/draws.
-    expected = int(2 * len(measure) / judge.tol)
-    planned = min(budget, expected)
+def _run_sgd(problem: _Problem, budget: int, newton_follows: bool) -> _Run:
+    judge = problem.judge
+    expected = int(DRAWS_PER_ATOM_AND_TOL * len(problem.measure) / judge.tol)
     if newton_follows:
-        budget = max(planned, budget // 2)
-    sgd = AveragedSgd(measure, judge.seed, planned)
-    state = sgd.init()
-    first = chi2 = judge.verdict(state.average)
-    next_check = 0
-    if progress:
-        progress(Progress(0, planned, first))
-    while True:
-        done = state.step * sgd.block_size
-        if done >= min(next_check, budget):
-            if done:
-                chi2 = judge.verdict(state.average)
-            if judge.accepts(chi2):
-                # What made it stop is not what it reports: a lucky estimate does not come twice.
-                chi2 = judge.verdict(state.average)
-                if judge.accepts(chi2):
-                    return _Run(state.average, chi2, Outcome.CONVERGED, done)
-            if done >= budget:
-                worse = done >= expected and chi2.value > 2 * max(first.value, judge.tol)
-                outcome = Outcome.DIVERGED if worse else Outcome.BUDGET_SPENT
-                return _Run(state.average, chi2, outcome, done)
-            next_check = max(planned, int(done * min(max(1.05 * chi2.upper / judge.tol, 1.1), 2.0)))
-        if progress and state.step % 8 == 7:
-            progress(Progress(done, min(budget, next_check), chi2))
-        state = sgd.step(state)
+        budget = max(min(budget, expected), budget // 2)
+    sgd = AveragedSgd(problem.measure, problem.finder)
+    run = descend(sgd, judge, budget, expected, problem.ranks, problem.checkpoint, problem.report)
+    assert run.chi2 is not None
+    draws = run.state.step * sgd.block_size
+    outcome = Outcome.CONVERGED if run.converged else Outcome.BUDGET_SPENT
+    if not run.converged and draws >= expected:
+        start = judge.verdict(sgd.init().average)
+        if run.chi2.value > 2 * max(start.value, judge.tol):
+            outcome = Outcome.DIVERGED
+    return _Run(run.state.average, run.chi2, outcome, draws, run.earlier_seconds)

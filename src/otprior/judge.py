@@ -1,0 +1,62 @@
+"""The stopping rule: χ² of the cell masses on draws that nothing else has used.
+
+At masses equal to ν the estimate's standard deviation is about √(2N)/n for n draws. A verdict takes as many draws as
+make that a fifteenth of the tolerance, mixed from few as in `mixing`, and each verdict takes new ones.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from otprior.measures import DiscreteMeasure
+from otprior.mixing import DRAWS_PER_SET, CellFinder
+from otprior.ranks import Ranks
+from otprior.semidual import ChiSquared, chi_squared_of_sets
+
+__all__ = ["Judge"]
+
+FEWEST_SETS = 32
+SETS_AT_A_TIME = 8
+
+
+class Judge:
+    """Measures χ² of potentials over one measure.
+
+    Arguments:
+        measure: N distinct atoms with positive weights.
+        finder: Of their cells.
+        tol: The upper limit of χ² that is good enough.
+        ranks: The processes that share the work.
+        next_set: The first set of the stream "test" that is unused.
+    """
+
+    def __init__(
+        self,
+        measure: DiscreteMeasure,
+        finder: CellFinder,
+        tol: float,
+        ranks: Ranks | None = None,
+        next_set: int = 0,
+    ) -> None:
+        self.tol = tol
+        self.next_set = next_set
+        self._weights = measure.weights
+        self._finder = finder
+        self._ranks = ranks or Ranks()
+        self.device = finder.atoms.device
+        self._sets = max(FEWEST_SETS, round((2 * len(measure)) ** 0.5 / (tol / 15) / DRAWS_PER_SET))
+
+    def verdict(self, potential: Tensor) -> ChiSquared:
+        """χ² of a potential h (N,) on fresh draws."""
+        cells = torch.zeros(self._sets, DRAWS_PER_SET, dtype=torch.int64, device=self.device)
+        mine = list(self._ranks.share(range(self._sets)))
+        for k in range(0, len(mine), SETS_AT_A_TIME):
+            part = mine[k : k + SETS_AT_A_TIME]
+            cells[part] = self._finder.cells(potential, "test", [self.next_set + number for number in part])
+        self.next_set += self._sets
+        return chi_squared_of_sets(self._ranks.sum(cells), self._weights)
+
+    def accepts(self, chi2: ChiSquared) -> bool:
+        """Whether the upper limit is within the tolerance."""
+        return chi2.upper <= self.tol
