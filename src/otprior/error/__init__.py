@@ -1,0 +1,29 @@
+"""How wrong a prior is: W2 between p_t and the law of its starts, as an interval, and what it costs in samples.
+
+`data_error` is for p_t of a given data set, `population_error` for that of the population that held-out data come from.
+"""
+
+from __future__ import annotations
+
+from otprior.error.bounds import data_error, gaussian_error
+from otprior.error.encoding import Encoding, encode
+from otprior.error.interval import Bound, ErrorInterval, combined
+from otprior.error.population import HeldOut, population_error
+from otprior.error.starts import StartDraws, draw_starts, gaussian_start
+from otprior.error.target import Target
+
+__all__ = [
+    "Bound",
+    "Encoding",
+    "ErrorInterval",
+    "HeldOut",
+    "StartDraws",
+    "Target",
+    "combined",
+    "data_error",
+    "draw_starts",
+    "encode",
+    "gaussian_error",
+    "gaussian_start",
+    "population_error",
+]

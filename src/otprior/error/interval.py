@@ -1,0 +1,77 @@
+"""What is known of a prior's error: two ends, each with its reason."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+from otprior.validation import require
+
+__all__ = ["Bound", "ErrorInterval", "best", "combined"]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A bound on W2.
+
+    Attributes:
+        value: At least 0; math.inf for an upper bound where none is known.
+        how: Its name: see docs/prior-error.md.
+        level: With what probability it holds; None where it holds for certain, up to rounding.
+        note: What it rests on, in words, where that is not plain from its name.
+    """
+
+    value: float
+    how: str
+    level: float | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        require(self.value >= 0, "a bound", "at least 0", self.value)
+
+
+@dataclass(frozen=True)
+class ErrorInterval:
+    """W2 between p_t and the law of a prior's starts lies between `lower` and `upper`.
+
+    Attributes:
+        target: "data" (p_t of the given images) or "population" (of what they were drawn from).
+        lower, upper: The best of each kind.
+        others: All bounds that were computed, the best ones too.
+    """
+
+    target: str
+    lower: Bound
+    upper: Bound
+    others: tuple[Bound, ...] = field(default=())
+
+    @property
+    def ratio(self) -> float:
+        """upper/lower: 1 where the error is known, infinite where nothing is known from below or from above."""
+        if self.upper.value == self.lower.value:
+            return 1.0
+        return self.upper.value / self.lower.value if self.lower.value > 0 else math.inf
+
+
+def best(target: str, lower: list[Bound], upper: list[Bound]) -> ErrorInterval:
+    """The interval of the largest lower and the smallest upper bound.
+
+    Of bounds that hold with a probability, those compared should hold together with the level that each states: whoever
+    computes k of them on the same draws gives each the level 1 − δ/k.
+    """
+    low = max(lower, key=lambda bound: bound.value, default=Bound(0.0, "none"))
+    high = min(upper, key=lambda bound: bound.value, default=Bound(math.inf, "no upper bound known"))
+    if high.value < low.value:
+        # One of two estimates missed by a little (or by rounding); an upper bound may always be raised.
+        high = replace(high, value=low.value)
+    return ErrorInterval(target, low, high, (*lower, *upper))
+
+
+def combined(target: str, parts: list[ErrorInterval], weights: list[float]) -> ErrorInterval:
+    """The interval of √Σ w_c W2²_c over classes: W2 between laws of (latent, label) that may not change labels."""
+    low = math.sqrt(sum(w * part.lower.value**2 for w, part in zip(weights, parts)))
+    high = math.sqrt(sum(w * part.upper.value**2 for w, part in zip(weights, parts)))
+    levels = [bound.level for part in parts for bound in (part.lower, part.upper) if bound.level is not None]
+    # Ends that miss with probability δ_c each miss together with at most their sum.
+    level = 1 - sum(1 - each for each in levels) if levels else None
+    return ErrorInterval(target, Bound(low, "by class", level), Bound(high, "by class", level))

@@ -1,0 +1,232 @@
+r"""The interval of a prior's error for p_t of the population that held-out data were drawn from: an estimate.
+
+*Below*: the quadratic pairs of `dual`. One half of the held-out data chooses the pair, the other half estimates its
+mean over the population, to which independent noise adds σ² tr(I − A) exactly.
+
+*Above*: W2² is convex in each of its measures. So with μ_n the empirical measure of n draws X_1, …, X_n,
+
+    W2²(p_t of the population, q) ≤ E W2²(p_t of μ_n, q),
+
+and what bounds the right side for a given data set bounds the left in expectation. The held-out data are cut into
+blocks, each block is a data set of its own, and the mean over blocks has Student's upper limit. (Blocks are small,
+and a small data set's p_t is further from any smooth q than the population's: these bounds err on the safe side.) For
+the coupling that shares noise the bound is a mean over single X, so blocks are not needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from otprior.error.bounds import part_level
+from otprior.error.dual import MeanEstimate, QuadraticPair
+from otprior.error.encoding import Encoding, SquaredGap, encode, flow_bound, squared_gap
+from otprior.error.gaussians import bures_squared, gaussian_map, isotropic, noised, variances_along
+from otprior.error.interval import Bound, ErrorInterval, best
+from otprior.error.semidiscrete import (
+    chain_bound,
+    dual_bound,
+    estimated_links,
+    frozen_bound,
+    independent_bound,
+    seeds_to_starts,
+)
+from otprior.error.starts import StartDraws, draw_starts, gaussian_start
+from otprior.moments import Spectrum, streaming_spectrum
+from otprior.priors import Prior, RandomAtomPrior, SemiDiscretePrior
+from otprior.validation import check_finite, check_integer, require
+
+__all__ = ["HeldOut", "population_error"]
+
+# Up to this dimension the pair is chosen freely; beyond, diagonal along the start's own axes, which costs no d³.
+FREE_PAIR_LIMIT = 128
+# Rows of a block that are matched with as many draws of starts.
+MATCHED = 512
+EIGENVALUE_ROWS = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Held-out data, shared out for estimates that must not see the same rows.
+
+    Build it with `of`.
+
+    Attributes:
+        chosen: Moments of the half that chooses.
+        measured: The half that estimates, shape (m, d).
+        rows: All of them, in random order, shape (n, d).
+        blocks: Disjoint data sets that make up `rows`.
+        encodings: For each block, draws of its p_t with their codes; empty if no moments were asked for.
+    """
+
+    chosen: Spectrum
+    measured: Tensor
+    rows: Tensor
+    blocks: tuple[Tensor, ...]
+    encodings: tuple[Encoding, ...]
+
+    @classmethod
+    def of(
+        cls,
+        images: Tensor,
+        scales: Sequence[tuple[float, float]] = (),
+        *,
+        blocks: int = 8,
+        draws: int = 16,
+        generator: torch.Generator,
+    ) -> HeldOut:
+        """Shares images (N, C, H, W) or rows (N, d) out at random.
+
+        Arguments:
+            images: At least four for each block.
+            scales: Moments (α, σ) at which the flow's coupling is wanted.
+            blocks: Number of blocks, at least 2.
+            draws: Draws of p_t of each block.
+            generator: Shuffles and draws.
+        """
+        rows = images.flatten(1)
+        check_finite("held-out data", rows)
+        check_integer("blocks", blocks, 2)
+        require(len(rows) >= 4 * blocks, "held-out data", f"at least {4 * blocks} images", len(rows))
+        rows = rows[torch.randperm(len(rows), generator=generator)]
+        half = len(rows) // 2
+        chosen = streaming_spectrum(rows[:half], rows.shape[1] if rows.shape[1] <= 4096 else 512)
+        parts = tuple(rows.tensor_split(blocks))
+        largest = float(chosen.variances.max())
+        encodings = tuple(
+            encode(part, scales, draws, largest_variance=largest, generator=generator)
+            for part in (parts if scales else ())
+        )
+        return cls(chosen, rows[half:], rows, parts, encodings)
+
+    def target_mean(self, pair: QuadraticPair, alpha: float, sigma: float) -> MeanEstimate:
+        """E f over the population's p_t, from the half that estimates."""
+        values = pair.at_target(alpha * self.measured.double()) + pair.noise_at_target(sigma)
+        return MeanEstimate.of(values)
+
+
+def population_error(
+    prior: Prior,
+    held_out: HeldOut,
+    *,
+    label: int | None = None,
+    draws: StartDraws | None = None,
+    level: float = 0.95,
+    generator: torch.Generator | None = None,
+) -> ErrorInterval:
+    """The interval of W2(p_t of the population, law of the prior's starts): each end holds with `level`.
+
+    Arguments:
+        prior: Identity, gaussian or semidiscrete.
+        held_out: Data that the prior was not fitted on (of the class).
+        label: The class, for a conditional prior.
+        draws: Of `draw_starts`, for a semi-discrete prior; drawn here if None.
+        level: Of each end.
+        generator: Of draws made here.
+    """
+    dim = held_out.rows.shape[1]
+    require(dim == prior.dim, "held-out data", f"of the prior's dimension {prior.dim}", dim)
+    require(not isinstance(prior, RandomAtomPrior), "prior", "another than random_atom", "RandomAtomPrior")
+    generator = generator if generator is not None else torch.Generator().manual_seed(0)
+    start = gaussian_start(prior, label)
+    if start is not None:
+        return _gaussian_error(held_out, prior.alpha, prior.sigma, start, level)
+    assert isinstance(prior, SemiDiscretePrior)
+    if draws is None:
+        draws = draw_starts(prior, label, generator=generator)
+    return _semidiscrete_error(prior, held_out, label, draws, level, generator)
+
+
+def _gaussian_error(
+    held_out: HeldOut, alpha: float, sigma: float, start: Spectrum, level: float
+) -> ErrorInterval:
+    chosen = held_out.chosen
+    if len(start.mean) > FREE_PAIR_LIMIT and start.basis.shape[1]:
+        variances = variances_along(start.basis, chosen)
+        dim, rank = start.basis.shape
+        left = float(chosen.variances.sum()) + (dim - chosen.basis.shape[1]) * chosen.residual
+        beyond = max(left - float(variances.sum()), 0.0) / (dim - rank) if rank < dim else 0.0
+        chosen = Spectrum(chosen.mean, start.basis, variances, beyond)
+    pair = QuadraticPair.between(noised(chosen, alpha, sigma), start)
+    below = held_out.target_mean(pair, alpha, sigma) + MeanEstimate(pair.mean_at_start(start))
+    note = f"{len(held_out.rows):,} images"
+    lower = [Bound(math.sqrt(max(below.limit(level, "lower"), 0.0)), "dual", level, note)]
+
+    part = part_level(level, 1 + bool(held_out.encodings))
+    # |α X − a|² + B²(σ² I, S), averaged over single X.
+    spread = bures_squared(isotropic(start.mean, sigma**2), start)
+    squares = ((alpha * held_out.rows.double() - start.mean) ** 2).sum(dim=1) + spread
+    upper = [Bound(math.sqrt(MeanEstimate.of(squares).limit(part, "upper")), "shared noise", level, note)]
+    if held_out.encodings:
+        upper.append(_flow_bound(held_out, alpha, sigma, gaussian_map(start), part, level, start))
+    return best("population", lower, upper)
+
+
+def _semidiscrete_error(
+    prior: SemiDiscretePrior,
+    held_out: HeldOut,
+    label: int | None,
+    draws: StartDraws,
+    level: float,
+    generator: torch.Generator,
+) -> ErrorInterval:
+    alpha, sigma = prior.alpha, prior.sigma
+    frozen = prior.noise == "frozen"
+    part = part_level(level, 1 + frozen)
+    chosen = noised(held_out.chosen, alpha, sigma)
+    starts = draws.starts(alpha, sigma)
+    lower = [dual_bound(chosen, lambda pair: held_out.target_mean(pair, alpha, sigma), starts, part)]
+    if frozen:
+        lower.append(frozen_bound(draws, held_out.rows, alpha, sigma, part, generator))
+
+    with_flow = bool(held_out.encodings) and not frozen
+    part = part_level(level, estimated_links(prior) + (not frozen) + with_flow)
+    masses = _matched(held_out, draws).limit(part, "upper")
+    upper = [chain_bound(draws, alpha, sigma, masses, part, level)]
+    if not frozen:
+        n = min(len(draws.signals), len(held_out.rows))
+        squares = ((draws.signals[:n].double() - held_out.rows[:n].double()) ** 2).sum(dim=1)
+        upper.append(independent_bound(MeanEstimate.of(squares), alpha, part, level))
+    if with_flow:
+        image = seeds_to_starts(prior, label, generator)
+        upper.append(_flow_bound(held_out, alpha, sigma, image, part, level))
+    return best("population", lower, upper)
+
+
+def _matched(held_out: HeldOut, draws: StartDraws) -> MeanEstimate:
+    """E W2² between a block's data and as many draws of the prior's atoms: above W2² of population and atoms."""
+    import ot
+
+    chosen = draws.atoms[draws.cells].double()
+    costs = []
+    parts = chosen.tensor_split(len(held_out.blocks))
+    for block, atoms in zip(held_out.blocks, parts):
+        n, m = min(len(block), MATCHED), min(len(atoms), MATCHED)
+        cost = torch.cdist(block[:n].double(), atoms[:m]) ** 2
+        uniform = torch.full((n,), 1 / n, dtype=torch.float64), torch.full((m,), 1 / m, dtype=torch.float64)
+        costs.append(
+            float(ot.emd2(uniform[0].numpy(), uniform[1].numpy(), cost.numpy(), numItermax=1_000_000))
+        )
+    return MeanEstimate.of(torch.tensor(costs, dtype=torch.float64))
+
+
+def _flow_bound(
+    held_out: HeldOut,
+    alpha: float,
+    sigma: float,
+    image: Callable[[Tensor], Tensor],
+    part: float,
+    level: float,
+    start: Spectrum | None = None,
+) -> Bound:
+    """The mean over blocks of the coupling of each block's own flow."""
+    reference = noised(held_out.chosen, alpha, sigma)
+    gaps = [squared_gap(each, alpha, sigma, image, start, reference) for each in held_out.encodings]
+    means = torch.stack([gap.values.mean() for gap in gaps])
+    stepping = math.sqrt(sum(gap.stepping**2 for gap in gaps) / len(gaps))
+    count = sum(len(each) for each in held_out.encodings)
+    return flow_bound(SquaredGap(means, stepping), part, level, f"{count} draws in {len(gaps)} blocks")

@@ -1,0 +1,149 @@
+r"""Bounds on the error of a semi-discrete start α b(z) + σ n, a chain from it to p_t.
+
+    α b + σ n  →  α y_i + σ n  →  α y_i + σ ε  →  α X + σ ε,      i = i(z) the cell, ε ~ N(0, I) independent of it.
+
+- *Smoothing*: b is the softmax mean of atoms, not y_i. With the same seed, W2 ≤ α √E|b − y_i|².
+- *Noise*: n = ρ z + √(1 − ρ²) ε'. Given its cell, of mass p_i, z has relative entropy ln 1/p_i to N(0, I), and by
+  Talagrand's inequality its W2² from there is at most twice that. Adding the same √(1 − ρ²) ε' on both sides adds
+  nothing to a coupling's cost, so over all cells W2 ≤ ρ σ √(2 H(p)) ≤ ρ σ √(2 ln N). Fresh noise has ρ = 0. Frozen
+  noise is a point ε_i for each atom: W2² ≤ σ² E|ε − ε_i|² = σ² (d + E|ε_i|²).
+- *Masses*: the cells' masses are not those of X: α W2(Σ p_i δ_{y_i}, law of X), from `masses` for the atoms themselves,
+  from held-out data for the population.
+
+Another route keeps n and takes X independent of the seed: W2² ≤ α² E|b − X|². It is the better one where little
+signal is left, and does not hold for frozen noise. From below, frozen starts are N points w_i, and wherever a point
+of p_t goes it goes to one of them: W2² ≥ E min_i |x − w_i|².
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otprior.draws import normal_block, seed_from
+from otprior.error.dual import MeanEstimate, QuadraticPair
+from otprior.error.interval import Bound
+from otprior.error.starts import StartDraws
+from otprior.moments import Spectrum
+from otprior.priors import SemiDiscretePrior
+
+__all__ = [
+    "chain_bound",
+    "dual_bound",
+    "estimated_links",
+    "frozen_bound",
+    "independent_bound",
+    "seeds_to_starts",
+]
+
+
+def dual_bound(
+    chosen: Spectrum, target_mean: Callable[[QuadraticPair], MeanEstimate], starts: Tensor, level: float
+) -> Bound:
+    """A lower bound from draws of starts: one half chooses the dual pair, the other estimates it.
+
+    Arguments:
+        chosen: Moments of p_t, of data that `target_mean` does not estimate from.
+        target_mean: From a pair to E_p f.
+        starts: Draws (n, d).
+        level: Of the lower limit.
+    """
+    half = len(starts) // 2
+    pair = QuadraticPair.between(chosen, _moments_along(starts[:half], chosen.basis))
+    estimate = target_mean(pair) + MeanEstimate.of(pair.at_start(starts[half:]))
+    return Bound(
+        math.sqrt(max(estimate.limit(level, "lower"), 0.0)), "dual", level, f"{len(starts):,} starts"
+    )
+
+
+def _moments_along(starts: Tensor, axes: Tensor) -> Spectrum:
+    """Mean of starts (n, d), and their variances along orthonormal `axes` (d, k) and, on average, beyond."""
+    mean = starts.double().mean(dim=0)
+    centred = starts.double() - mean
+    variances = ((centred @ axes) ** 2).mean(dim=0)
+    dim, rank = axes.shape
+    left = float((centred**2).sum()) / len(starts) - float(variances.sum())
+    return Spectrum(mean, axes, variances, max(left, 0.0) / (dim - rank) if rank < dim else 0.0)
+
+
+def estimated_links(prior: SemiDiscretePrior) -> int:
+    """Links of the chain that are estimated: masses always, smoothing and frozen noise where there is any."""
+    return 1 + bool(prior.smoothing) + (prior.noise == "frozen")
+
+
+def chain_bound(
+    draws: StartDraws, alpha: float, sigma: float, masses: float, part_level: float, level: float
+) -> Bound:
+    """The chain of the module's head.
+
+    Arguments:
+        draws: Of the prior.
+        alpha, sigma: Scales.
+        masses: An upper bound of W2² between the atoms with the cells' masses and the clean data.
+        part_level: Of the limit of each link that is estimated.
+        level: Of all bounds of the interval together, as reported.
+    """
+    prior = draws.prior
+    links = {"masses": alpha * math.sqrt(masses)}
+    if prior.smoothing:
+        off = ((draws.signals.double() - draws.atoms[draws.cells].double()) ** 2).sum(dim=1)
+        links["smoothing"] = alpha * math.sqrt(MeanEstimate.of(off).limit(part_level, "upper"))
+    if prior.noise == "coupled":
+        links["noise"] = prior.correlation * sigma * math.sqrt(2 * math.log(len(draws.atoms)))
+    elif prior.noise == "frozen":
+        sizes = (draws.noises.double() ** 2).sum(dim=1)
+        links["noise"] = sigma * math.sqrt(prior.dim + MeanEstimate.of(sizes).limit(part_level, "upper"))
+    note = " + ".join(f"{name} {value:.3g}" for name, value in links.items())
+    return Bound(sum(links.values()), "chain", level, note)
+
+
+def independent_bound(squares: MeanEstimate, alpha: float, part_level: float, level: float) -> Bound:
+    """α √E|b − X|², from an estimate of the mean."""
+    return Bound(alpha * math.sqrt(squares.limit(part_level, "upper")), "independent atoms", level)
+
+
+def frozen_bound(
+    draws: StartDraws, rows: Tensor, alpha: float, sigma: float, level: float, generator: torch.Generator
+) -> Bound:
+    """√E min_i |x − w_i|², lower confidence limit.
+
+    Arguments:
+        draws: Of a frozen prior.
+        rows: Draws of clean data, (n, d): one x of p_t is made from each.
+        alpha, sigma: Scales.
+        level: Of the limit.
+        generator: Of the noise.
+    """
+    noise = normal_block(seed_from(generator), "nearest", 0, len(rows), rows.shape[1])
+    x = alpha * rows.float() + sigma * noise
+    frozen = draws.prior._noise_of_atoms().cpu()[draws.index]
+    nearest = torch.cdist(x, (alpha * draws.atoms + sigma * frozen).float()).min(dim=1).values
+    estimate = MeanEstimate.of(nearest.double() ** 2)
+    return Bound(math.sqrt(max(estimate.limit(level, "lower"), 0.0)), "nearest start", level)
+
+
+def seeds_to_starts(prior: Any, label: int | None, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """T for the coupling of the data's own flow: from codes z (n, d) to starts whose noise is the code, (n, d).
+
+    Where noise is not the seed's alone, the seed is turned by an independent draw so that n = z all the same:
+    seed ρ z + √(1 − ρ²) ε and further noise √(1 − ρ²) z − ρ ε are independent and N(0, I), as the prior wants them.
+    """
+    seed = seed_from(generator)
+    rho = 0.0 if prior.noise == "fresh" else prior.correlation
+
+    def image(codes: Tensor) -> Tensor:
+        codes = codes.float()
+        # (Row by row, so that a row's draw does not depend on how many there are.)
+        other = torch.cat([normal_block(seed, "turn", row, 1, codes.shape[1]) for row in range(len(codes))])
+        turn = math.sqrt(1 - rho**2)
+        z, fresh = rho * codes + turn * other, turn * codes - rho * other
+        shape = (-1, *prior.shape)
+        labels = None if prior.num_classes is None else torch.full((len(z),), label or 0)
+        start = prior(z.reshape(shape), labels, fresh.reshape(shape) if prior.needs_fresh else None)
+        return start.flatten(1)
+
+    return image

@@ -1,0 +1,118 @@
+"""What a prior is held against: p_t of a given data set, known by its moments or by all of its images.
+
+Moments are enough for Gelbrich's bound and for the coupling that shares the noise, and come from one pass over data
+of any size. With the images themselves the data set's p_t, a mixture of N narrow Gaussians, is known exactly, and
+bounds are tighter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from otprior.error.cells import explained_by_cells
+from otprior.error.gaussians import no_covariance, total_variance
+from otprior.moments import FULL_COVARIANCE_LIMIT, Spectrum, StreamingMoments, streaming_spectrum
+from otprior.validation import check_finite, require
+
+__all__ = ["DEFAULT_RANK", "Target"]
+
+# Axes kept beyond FULL_COVARIANCE_LIMIT dimensions, as in the gaussian prior.
+DEFAULT_RANK = 512
+# Marginals along more axes than this are nearly normal once noise is added, and each costs a pass over the data.
+MARGINAL_AXES = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Clean data, whose noised law p_t priors are compared with.
+
+    Build it with `of`, `streamed`, or, for a law in closed form, from its moments.
+
+    Attributes:
+        spectrum: Mean and covariance of the clean data, float64.
+        rows: The data, shape (N, d), or None if only moments are known.
+        given: The part of the covariance that a coupling with N(0, I) explains, where the caller knows one (Γ Γᵀ of
+            `gaussians.coupled_squared`); all of it for Gaussian data.
+    """
+
+    spectrum: Spectrum
+    rows: Tensor | None = None
+    given: Spectrum | None = None
+
+    @classmethod
+    def of(cls, images: Tensor, rank: int | None = None) -> Target:
+        """A data set: images (N, C, H, W) or rows (N, d).
+
+        Raises:
+            ValueError: If there are fewer than two images, or one has NaN or infinity.
+        """
+        rows = images.flatten(1)
+        require(len(rows) >= 2, "data", "at least two images", len(rows))
+        check_finite("data", rows)
+        return cls(streaming_spectrum(rows, _rank(rows.shape[1], rank)), rows)
+
+    @classmethod
+    def streamed(cls, batches: Iterable[Tensor], rank: int | None = None) -> Target:
+        """The moments of a stream of batches (B, C, H, W) or (B, d), read once, none of it kept."""
+        moments: StreamingMoments | None = None
+        count = 0
+        for batch in batches:
+            rows = batch.flatten(1)
+            check_finite("data", rows)
+            if moments is None:
+                rank = _rank(rows.shape[1], rank)
+                moments = StreamingMoments(rows.shape[1], rank)
+            moments.update(rows)
+            count += len(rows)
+        require(count >= 2, "data", "at least two images", count)
+        assert moments is not None
+        assert rank is not None
+        return cls(moments.spectrum(rank))
+
+    @classmethod
+    def weighted(cls, rows: Tensor, weights: Tensor) -> Target:
+        """The moments of rows (N, d) of masses (N,), sum 1."""
+        weights = weights.double()
+        mean = weights @ rows.double()
+        scaled = (rows.double() - mean) * (len(rows) * weights).sqrt()[:, None]
+        # Each row with its opposite: of mean zero, with the second moments of the weighted rows.
+        spectrum = streaming_spectrum(torch.cat([scaled, -scaled]), _rank(rows.shape[1], None))
+        return cls(replace(spectrum, mean=mean))
+
+    @property
+    def dim(self) -> int:
+        """d."""
+        return len(self.spectrum.mean)
+
+    @property
+    def total_variance(self) -> float:
+        """tr Σ."""
+        return total_variance(self.spectrum)
+
+    @cached_property
+    def explained(self) -> Spectrum:
+        """Γ Γᵀ: as given, of the boxes of `cells` where the data are there, or nothing."""
+        if self.given is not None:
+            return self.given
+        if self.rows is not None:
+            return explained_by_cells(self.rows, self.spectrum.basis)
+        return no_covariance(self.dim)
+
+    @cached_property
+    def places(self) -> Tensor:
+        """The data's centred coordinates along the leading axes, (N, k), for `marginals`."""
+        assert self.rows is not None
+        axes = self.spectrum.basis[:, :MARGINAL_AXES]
+        return (self.rows.double() - self.spectrum.mean) @ axes
+
+
+def _rank(dim: int, rank: int | None) -> int:
+    if rank is None:
+        return dim if dim <= FULL_COVARIANCE_LIMIT else DEFAULT_RANK
+    require(1 <= rank <= dim, "rank", f"in [1, {dim}]", rank)
+    return rank
