@@ -43,7 +43,7 @@ def fingerprint(*parts: Tensor | str | float) -> str:
 def save_checkpoint(path: Path, problem: str, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
     """Replaces the checkpoint at `path`; numbers must be what JSON can hold."""
     header = {"format_version": FORMAT_VERSION, "problem": problem, "numbers": numbers}
-    with output_file(path, overwrite=True) as temporary:
+    with output_file(path) as temporary:
         whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         save_file(whole, temporary, metadata={"otprior": json.dumps(header)})
 

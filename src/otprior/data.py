@@ -13,6 +13,7 @@ or unpickled on a guess, because a prior fitted to images on [0, 1] samples grey
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -75,7 +76,7 @@ class ImageSet:
         """SHA-256 of the shape, as text, and the float32 values in C order: the same from any file format."""
         values = self.images.detach().cpu().contiguous().numpy().astype("<f4", copy=False)
         digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
-        digest.update(values.tobytes())
+        digest.update(values.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
     def select(self, index: slice | Tensor) -> ImageSet:
@@ -95,7 +96,10 @@ def to_pixels(values: Tensor | np.ndarray, value_range: ValueRange = "auto", nam
     Raises:
         ValueError: On NaN or infinity, values outside the range, a range that looks wrong, other types.
     """
-    tensor = torch.from_numpy(np.array(values)) if isinstance(values, np.ndarray) else values
+    if isinstance(values, np.ndarray):
+        # (An array in memory may be changed by its owner; one mapped from a file is not copied.)
+        values = torch.from_numpy(values if isinstance(values, np.memmap) else np.array(values))
+    tensor = values
     require(isinstance(tensor, Tensor), name, "a tensor or an array", type(values).__name__)
     require(tensor.numel() > 0, name, "not empty", f"shape {tuple(tensor.shape)}")
     is_uint8 = tensor.dtype == torch.uint8
@@ -249,7 +253,8 @@ def load_images(
 
 def _read_numpy(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarray | None]:
     try:
-        loaded = np.load(path, allow_pickle=False)
+        # Mapped, so that a file larger than memory can be fitted; copied on write, as tensors are writable.
+        loaded = np.load(path, mmap_mode="c", allow_pickle=False)
         if isinstance(loaded, np.ndarray):
             arrays = {"images": loaded}
         else:
@@ -258,7 +263,7 @@ def _read_numpy(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarra
                 arrays, names = {key: loaded[key] for key in wanted}, list(loaded)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
         reason = f"damaged or not a numpy file: {error}"
-        if isinstance(error, ValueError) and "pickle" in str(error).lower():
+        if isinstance(error, ValueError) and re.search("pickle|Python object", str(error)):
             reason = "damaged or holds Python objects, which are never loaded; save plain arrays"
         raise ValueError(f"{path} is {reason}") from error
     key, label_key = ("images", "labels") if "images" in arrays else ("arr_0", "arr_1")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from otprior.checkpoint import load_checkpoint, save_checkpoint
@@ -21,8 +21,9 @@ __all__ = ["DRAWS_PER_ATOM_AND_TOL", "Checkpoint", "Descent", "descend"]
 
 # Draws planned are this many N/tol: 1.45 to bring χ² to tol, and the margin that its upper limit takes.
 DRAWS_PER_ATOM_AND_TOL = 1.9
-CHECKPOINT_SECONDS = 120.0
 PROGRESS_SECONDS = 0.5
+# A long solve keeps its state, and shows a small look at χ², this often.
+CHECKPOINT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -33,23 +34,25 @@ class Checkpoint:
     problem: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Descent:
     """A descent on its way, or at its end.
 
     Attributes:
         state: Of the iteration.
+        next_check: The number of draws at which the judge looks next.
+        next_set: The first set of draws that the judge has not used.
         chi2: The last verdict; None before the first.
-        next_check: The number of draws at which to look next.
-        earlier_seconds: Spent by the processes whose checkpoint this one went on from.
         converged: Whether two verdicts in a row accepted `state.average`.
+        earlier_seconds: Spent by the processes whose checkpoint this one went on from.
     """
 
     state: SgdState
-    chi2: ChiSquared | None
     next_check: int
-    earlier_seconds: float = 0.0
+    next_set: int = 0
+    chi2: ChiSquared | None = None
     converged: bool = False
+    earlier_seconds: float = 0.0
 
 
 def descend(
@@ -59,7 +62,7 @@ def descend(
     planned: int,
     ranks: Ranks,
     checkpoint: Checkpoint | None,
-    report: Callable[[int, int, ChiSquared | None], None] | None,
+    report: Callable[[int, int, ChiSquared | None], None],
 ) -> Descent:
     """Descends until the judge accepts or the budget is spent.
 
@@ -69,56 +72,71 @@ def descend(
         budget: Draws after which to give up.
         planned: Draws after which to look first.
         ranks: The processes that share each step.
-        checkpoint: Gone on from if its file is there; kept every two minutes and when something stops the run.
-        report: Called now and then with draws done, draws expected, last verdict.
+        checkpoint: Gone on from if its file is there; kept every two minutes, at the end, and when a run that was
+            long or went on from one is stopped. The result is that of a run that was never stopped.
+        report: Called now and then with draws done, draws expected, and χ²: of the last look or verdict.
 
     Raises:
         ValueError: If the checkpoint is damaged or of another problem.
     """
-    run = Descent(sgd.init(), None, min(planned, budget))
-    if checkpoint is not None and checkpoint.path.exists():
+    run = Descent(sgd.init(), min(planned, budget))
+    resumed = checkpoint is not None and checkpoint.path.exists()
+    if checkpoint is not None and resumed:
         run = _load(checkpoint, judge)
     started = saved = reported = time.perf_counter()
-    if report:
-        report(run.state.step * sgd.block_size, run.next_check, run.chi2)
+    seen = run.chi2
+    report(run.state.step * sgd.block_size, run.next_check, seen)
     try:
-        while True:
+        while not run.converged:
             done = run.state.step * sgd.block_size
             if done >= run.next_check:
-                run.chi2 = judge.verdict(run.state.average)
-                if judge.accepts(run.chi2):
-                    # What made it stop is not what it reports: a lucky estimate does not come twice.
-                    run.chi2 = judge.verdict(run.state.average)
-                    run.converged = judge.accepts(run.chi2)
-                if report:
-                    report(done, run.next_check, run.chi2)
+                run = _checked(run, judge, done, budget)
+                seen = run.chi2
+                report(done, run.next_check, seen)
                 if run.converged or done >= budget:
-                    return run
-                ahead = min(max(1.05 * run.chi2.upper / judge.tol, 1.1), 2.0)
-                run.next_check = min(int(done * ahead) + 1, budget)
-            now = time.perf_counter()
-            if report and now - reported > PROGRESS_SECONDS:
-                report(done, run.next_check, run.chi2)
-                reported = now
-            if checkpoint and now - saved > CHECKPOINT_SECONDS:
-                _save(checkpoint, run, judge, ranks, now - started)
-                saved = now
+                    break
             counts = sgd.counts(run.state, ranks.share(range(sgd.sets_per_step)))
-            run.state = sgd.update(run.state, ranks.sum(counts))
+            run = replace(run, state=sgd.update(run.state, ranks.sum(counts)))
+            now = time.perf_counter()
+            if now - reported > PROGRESS_SECONDS:
+                report(run.state.step * sgd.block_size, run.next_check, seen)
+                reported = now
+            # (Ranks look together, so they must agree on when.)
+            if ranks.agree(now - saved) > CHECKPOINT_SECONDS:
+                seen = judge.look(run.state.average)
+                if checkpoint:
+                    _save(checkpoint, run, ranks, now - started)
+                saved = time.perf_counter()
     finally:
-        if checkpoint:
-            _save(checkpoint, run, judge, ranks, time.perf_counter() - started)
+        spent = time.perf_counter() - started
+        if checkpoint and (run.converged or resumed or spent > CHECKPOINT_SECONDS):
+            _save(checkpoint, run, ranks, spent)
+    return run
 
 
-def _save(checkpoint: Checkpoint, run: Descent, judge: Judge, ranks: Ranks, seconds: float) -> None:
+def _checked(run: Descent, judge: Judge, done: int, budget: int) -> Descent:
+    """The run after a verdict on its average, and a second one if that accepts."""
+    chi2 = judge.verdict(run.state.average)
+    converged = False
+    if judge.accepts(chi2):
+        # What made it stop is not what it reports: a lucky estimate does not come twice.
+        chi2 = judge.verdict(run.state.average)
+        converged = judge.accepts(chi2)
+    ahead = min(max(1.05 * chi2.upper / judge.tol, 1.1), 2.0)
+    next_check = min(int(done * ahead) + 1, budget)
+    return replace(run, chi2=chi2, converged=converged, next_check=next_check, next_set=judge.next_set)
+
+
+def _save(checkpoint: Checkpoint, run: Descent, ranks: Ranks, seconds: float) -> None:
     if not ranks.first:
         return
     numbers = {
         "step": run.state.step,
-        "next_set": judge.next_set,
         "next_check": run.next_check,
+        "next_set": run.next_set,
         "chi2": asdict(run.chi2) if run.chi2 else None,
-        "seconds": run.earlier_seconds + seconds,
+        "converged": run.converged,
+        "earlier_seconds": run.earlier_seconds + seconds,
     }
     tensors = {"iterate": run.state.iterate, "average": run.state.average}
     save_checkpoint(checkpoint.path, checkpoint.problem, tensors, numbers)
@@ -127,7 +145,7 @@ def _save(checkpoint: Checkpoint, run: Descent, judge: Judge, ranks: Ranks, seco
 def _load(checkpoint: Checkpoint, judge: Judge) -> Descent:
     tensors, numbers = load_checkpoint(checkpoint.path, checkpoint.problem)
     device = judge.device
-    state = SgdState(numbers["step"], tensors["iterate"].to(device), tensors["average"].to(device))
+    state = SgdState(numbers.pop("step"), tensors["iterate"].to(device), tensors["average"].to(device))
+    chi2 = numbers.pop("chi2")
     judge.next_set = numbers["next_set"]
-    chi2 = ChiSquared(**numbers["chi2"]) if numbers["chi2"] else None
-    return Descent(state, chi2, numbers["next_check"], numbers["seconds"])
+    return Descent(state=state, chi2=ChiSquared(**chi2) if chi2 else None, **numbers)

@@ -17,7 +17,6 @@ from otprior.semidual import ChiSquared, chi_squared_of_sets
 __all__ = ["Judge"]
 
 FEWEST_SETS = 32
-SETS_AT_A_TIME = 8
 
 
 class Judge:
@@ -49,12 +48,18 @@ class Judge:
 
     def verdict(self, potential: Tensor) -> ChiSquared:
         """χ² of a potential h (N,) on fresh draws."""
-        cells = torch.zeros(self._sets, DRAWS_PER_SET, dtype=torch.int64, device=self.device)
-        mine = list(self._ranks.share(range(self._sets)))
-        for k in range(0, len(mine), SETS_AT_A_TIME):
-            part = mine[k : k + SETS_AT_A_TIME]
-            cells[part] = self._finder.cells(potential, "test", [self.next_set + number for number in part])
+        first = self.next_set
         self.next_set += self._sets
+        return self._measure(potential, "test", range(first, self.next_set))
+
+    def look(self, potential: Tensor) -> ChiSquared:
+        """A rough χ² of a potential h (N,), on draws kept for looks: it changes no verdict."""
+        return self._measure(potential, "look", range(FEWEST_SETS))
+
+    def _measure(self, potential: Tensor, stream: str, numbers: range) -> ChiSquared:
+        cells = torch.zeros(len(numbers), DRAWS_PER_SET, dtype=torch.int64, device=self.device)
+        mine = list(self._ranks.share(range(len(numbers))))
+        cells[mine] = self._finder.cells(potential, stream, [numbers[k] for k in mine])
         return chi_squared_of_sets(self._ranks.sum(cells), self._weights)
 
     def accepts(self, chi2: ChiSquared) -> bool:

@@ -95,6 +95,12 @@ class DiscreteMeasure:
         """Indices, among the atoms given, of those that weigh nothing; shape (R,)."""
         return torch.nonzero(self.merged_into < 0).reshape(-1)
 
+    def given_weights(self) -> Tensor:
+        """Masses of the atoms as they were given, a merged one's all on the first of its kind; (M,), float64."""
+        masses = torch.zeros(len(self.merged_into), dtype=torch.float64)
+        masses[self.index] = self.weights
+        return masses
+
     def mean(self) -> Tensor:
         """The mean Σ ν_i y_i, shape (d,), float64."""
         weights = self.weights.to(self.atoms.device)
@@ -114,11 +120,27 @@ class DiscreteMeasure:
 
 def _group_equal_rows(atoms: Tensor) -> tuple[Tensor, Tensor]:
     """The first row of each group of equal rows (in order of appearance), and each row's group."""
-    # Adding zero turns -0.0 into 0.0, so that equal numbers have equal bytes and a row sorts as one key.
-    rows = np.ascontiguousarray(atoms.cpu().numpy() + 0.0)
-    keys = rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize))).reshape(-1)
-    _, first, group = np.unique(keys, return_index=True, return_inverse=True)
+    # Rows are compared by a 64-bit hash: sorting whole rows takes long, and twice the memory.
+    hashes = torch.cat([_hash_rows(part) for part in atoms.cpu().split(ROWS_PER_BLOCK)]).numpy()
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    same = torch.from_numpy(first[group.reshape(-1)])
+    repeated = torch.nonzero(same != torch.arange(len(atoms))).reshape(-1)
+    if not bool((atoms[repeated.to(atoms.device)] == atoms[same[repeated].to(atoms.device)]).all()):
+        # Two different rows share a hash, which no one will live to see; but they must not be merged.
+        _, first, group = np.unique(atoms.cpu().numpy() + 0.0, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
     return torch.from_numpy(first[order]), torch.from_numpy(rank[group.reshape(-1)])
+
+
+def _hash_rows(rows: Tensor) -> Tensor:
+    """A 64-bit hash of each row, equal for equal rows; int64 (N,)."""
+    # Adding zero turns -0.0 into 0.0, so that equal numbers have equal bits.
+    words = (rows + 0.0).view(torch.int32 if rows.dtype == torch.float32 else torch.int64).long()
+    random = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**63), 2**63 - 1, (words.shape[1],), generator=random) | 1
+    # (Multiplication wraps around; the shift brings high bits, which a product leaves where they are, down.)
+    words *= factors
+    words ^= words >> 29
+    return (words * factors.flip(0)).sum(dim=1)

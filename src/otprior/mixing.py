@@ -33,6 +33,7 @@ MIXED_FROM_DIM = 128
 
 # Atoms whose scores are computed, mixed and searched at a time, so that they are still in cache when used again.
 ATOMS_PER_BLOCK = 4096
+SETS_AT_A_TIME = 16
 # Screening in bfloat16: candidates lie within this many times radius of the maximum. A factor or a base score rounded
 # to bfloat16 is off by 2^-9/√3 of itself, root mean square, a score of an atom of norm r by about 2^-9 r, and the
 # difference of two by √2 as much: four times that.
@@ -117,8 +118,14 @@ class CellFinder:
         Returns:
             Shape (K, 256), int64.
         """
-        if not len(numbers):
-            return torch.zeros(0, DRAWS_PER_SET, dtype=torch.int64, device=self.atoms.device)
+        parts = [
+            self._cells_of_few(offsets, stream, numbers[k : k + SETS_AT_A_TIME])
+            for k in range(0, len(numbers), SETS_AT_A_TIME)
+        ]
+        none = torch.zeros(0, DRAWS_PER_SET, dtype=torch.int64, device=self.atoms.device)
+        return torch.cat([none, *parts])
+
+    def _cells_of_few(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
         draws = DrawSets.draw(self.seed, stream, numbers, self.atoms.shape[1]).to(self.atoms.device)
         potential = BrenierPotential(self.atoms, offsets, self.radius)
         factors = self.atoms if self.screen is None else self.screen
@@ -132,9 +139,8 @@ class CellFinder:
             products = (base @ factors[block].T).to(self.atoms.dtype).unflatten(0, (len(draws), -1))
             for mixer, leader, scores in zip(mixers, leaders, products):
                 leader.add(scores + offset if mixer is None else torch.addmm(offset, mixer, scores), first)
-        return torch.stack(
-            [_settle(potential, draws, k, *leader.pairs()) for k, leader in enumerate(leaders)]
-        )
+        found = [_settle(potential, draws, k, *leader.pairs()) for k, leader in enumerate(leaders)]
+        return torch.stack(found)
 
 
 def _screen_width(potential: BrenierPotential, draws: DrawSets, bfloat16: bool) -> Tensor:

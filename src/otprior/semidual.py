@@ -110,19 +110,25 @@ class BrenierPotential:
         """
         return self.assign_and_barycentre(z, smoothing)[1]
 
-    def assign_and_barycentre(self, z: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
-        """What `assign` and `barycentre` return, from one product of scores."""
+    def assign_and_barycentre(
+        self, z: Tensor, smoothing: float, values: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """What `assign` and `barycentre` return, from one product of scores.
+
+        `values`, shape (N, k), are averaged in place of the atoms (which may be projections of them).
+        """
+        values = self.atoms if values is None else values
         cells, means = [], []
         for block in self._blocks(z):
             row, atom = self._candidates(block, -smoothing * LEAST_LOG_SHARE)
             if len(row) > DENSE_ABOVE * len(block) * len(self.atoms):
                 cells.append(self._assign_block(block, *self._candidates(block, 0.0)))
                 scores = torch.addmm(self._rounded_offsets, block, self.atoms.T)
-                means.append(torch.softmax(scores / smoothing, dim=1) @ self.atoms)
+                means.append(torch.softmax(scores / smoothing, dim=1) @ values)
             else:
                 exact = self._exact(block, row, atom)
                 cells.append(self._choose(block, row, atom, exact))
-                means.append(self._mean(block, row, atom, exact / smoothing))
+                means.append(_weighted_mean(len(block), row, values[atom], exact / smoothing))
         return torch.cat(cells), torch.cat(means)
 
     def _blocks(self, z: Tensor) -> Iterator[Tensor]:
@@ -175,16 +181,6 @@ class BrenierPotential:
         lowest = torch.full((len(z),), len(self.atoms), dtype=torch.int64, device=z.device)
         return lowest.scatter_reduce_(0, row[tied], atom[tied], "amin")
 
-    def _mean(self, z: Tensor, row: Tensor, atom: Tensor, log_share: Tensor) -> Tensor:
-        """The mean of each row's candidates, weighted by exp(`log_share`); shape (B, d)."""
-        best = log_share.new_full((len(z),), -math.inf).scatter_reduce_(0, row, log_share, "amax")
-        share = torch.exp(log_share - best[row])
-        # (The error bound let some more through.)
-        share[share < math.exp(LEAST_LOG_SHARE)] = 0.0
-        share /= share.new_zeros(len(z)).index_add_(0, row, share)[row]
-        mean = torch.zeros(z.shape, dtype=torch.float64, device=z.device)
-        return mean.index_add_(0, row, share[:, None] * self.atoms[atom]).to(self.atoms.dtype)
-
     def _score_size(self, z: Tensor) -> Tensor:
         """|z| max_i |y_i| + max_i |h_i|, to which rounding errors of scores are proportional; (B,), float64."""
         return torch.linalg.vector_norm(z, dim=1, dtype=torch.float64) * self.radius + self._largest_offset
@@ -198,6 +194,17 @@ class BrenierPotential:
     @cached_property
     def _largest_offset(self) -> float:
         return float(self.offsets[torch.isfinite(self.offsets)].abs().max())
+
+
+def _weighted_mean(rows: int, row: Tensor, values: Tensor, log_share: Tensor) -> Tensor:
+    """For each of `rows` the mean of its values (P, k), weighted by exp(`log_share`); shape (rows, k)."""
+    best = log_share.new_full((rows,), -math.inf).scatter_reduce_(0, row, log_share, "amax")
+    share = torch.exp(log_share - best[row])
+    # (The error bound let some more through.)
+    share[share < math.exp(LEAST_LOG_SHARE)] = 0.0
+    share /= share.new_zeros(rows).index_add_(0, row, share)[row]
+    mean = torch.zeros(rows, values.shape[1], dtype=torch.float64, device=values.device)
+    return mean.index_add_(0, row, share[:, None] * values).to(values.dtype)
 
 
 def largest_norm(rows: Tensor) -> float:

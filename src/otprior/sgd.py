@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from otprior.draws import normal_block
 from otprior.measures import DiscreteMeasure
 from otprior.mixing import DRAWS_PER_SET, CellFinder
 from otprior.semidual import natural_quantile, natural_scale
@@ -40,7 +41,10 @@ DECAY_DRAWS = 2.5
 AVERAGING_POWER = 0.5
 CLIP = 3.0  # an update moves h_i by no more than this many τ_i
 NEIGHBOUR_CAP = 2.0  # τ for a step: at most this many distances to the nearest atom, over q
-DISTANCES_PER_BLOCK = 1 << 24
+COMPARED_WITH_ALL = 1 << 15  # atoms up to which each is compared with all others
+DISTANCES_PER_BLOCK = 1 << 22
+LINES, NEIGHBOURS_ON_LINE, LINE_BLOCK = 4, 4, 1 << 14
+KINDS_PER_E = 128.0
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,8 @@ class AveragedSgd:
 def independent_score_start(tau: Tensor, weights: Tensor, iterations: int = 12, points: int = 96) -> Tensor:
     """The offsets at which independent scores s_i ~ N(h_i, |y_i|²) win with probabilities ν.
 
-    P(i wins) = ∫ φ_i(x) Π_{j≠i} Φ_j(x) dx on a grid of `points`, and h_i ← h_i − τ_i ln(P(i wins)/ν_i).
+    P(i wins) = ∫ φ_i(x) Π_{j≠i} Φ_j(x) dx on a grid of `points`, and h_i ← h_i − τ_i ln(P(i wins)/ν_i). Atoms whose τ
+    and ν agree to half a percent are treated as one kind.
 
     Arguments:
         tau: τ of `natural_scale`, positive, shape (N,), float64.
@@ -111,26 +116,37 @@ def independent_score_start(tau: Tensor, weights: Tensor, iterations: int = 12, 
     Returns:
         h, shape (N,), float64, mean zero.
     """
-    q = natural_quantile(weights)
+    unit = tau.median()
+    exact = torch.stack([(tau / unit).log(), weights.log()], dim=1)
+    kinds, kind, count = (
+        exact.mul(KINDS_PER_E).round_().unique(dim=0, return_inverse=True, return_counts=True)
+    )
+    log_tau, log_weight = kinds.div_(KINDS_PER_E).unbind(dim=1)
+    tau = unit * log_tau.exp()
+    log_weight = log_weight - torch.logsumexp(log_weight + count.log(), dim=0)
+    q = natural_quantile(log_weight.exp())
     norms = tau * q
     h = -norms * q
     for _ in range(iterations):
         top = float((h + norms * (q + 3)).max())
         bottom = float((h + 0.5 * norms * q).median())
-        x = torch.linspace(bottom, top, points, dtype=h.dtype, device=h.device)
-        log_win = torch.full_like(h, -math.inf)
-        below_all = torch.stack([torch.special.log_ndtr((value - h) / norms).sum() for value in x])
-        for value, total in zip(x, below_all):
-            deviation = (value - h) / norms
-            density = -0.5 * deviation**2 - norms.log() - torch.special.log_ndtr(deviation)
-            log_win = torch.logaddexp(log_win, density + total)
-        log_win -= torch.logsumexp(log_win, dim=0)
-        h = h - tau * (log_win - weights.log()).clamp(-2, 2)
+        x = torch.linspace(bottom, top, points, dtype=h.dtype, device=h.device)[:, None]
+        deviation = (x - h) / norms  # (points, kinds)
+        log_below = torch.special.log_ndtr(deviation)
+        density = -0.5 * deviation**2 - norms.log() - log_below
+        log_win = torch.logsumexp(density + (log_below * count).sum(dim=1, keepdim=True), dim=0)
+        log_win -= torch.logsumexp(log_win + count.log(), dim=0)
+        h = h - tau * (log_win - log_weight).clamp(-2, 2)
+    # An atom differs a little from its kind: a longer one wins more often by itself, a heavier one has to.
+    beyond = exact - torch.stack([log_tau, log_weight], dim=1)[kind]
+    h = h[kind] + tau[kind] * (beyond[:, 1] - q[kind] ** 2 * beyond[:, 0])
     return h - h.mean()
 
 
 def _nearest_distance(atoms: Tensor) -> Tensor:
-    """The distance of each atom (N, d) to the nearest other one; shape (N,), float64."""
+    """The distance of each atom (N, d) to the nearest other one, or to one that is near; shape (N,), float64."""
+    if len(atoms) > COMPARED_WITH_ALL:
+        return _distance_along_lines(atoms)
     half_squares = 0.5 * (atoms**2).sum(dim=1)
     rows = max(1, DISTANCES_PER_BLOCK // len(atoms))
     nearest = []
@@ -141,6 +157,21 @@ def _nearest_distance(atoms: Tensor) -> Tensor:
         nearest.append(closeness.argmax(dim=1))
     # Rounding may have picked another near atom; its distance is then exact all the same.
     return torch.linalg.vector_norm((atoms - atoms[torch.cat(nearest)]).double(), dim=1)
+
+
+def _distance_along_lines(atoms: Tensor) -> Tensor:
+    """The least distance to the neighbours in the order of projections on random lines: finds near duplicates and
+    tight clusters, which is what the step is held back for, in linear time."""
+    lines = normal_block(0, "lines", 0, LINES, atoms.shape[1]).to(atoms.device, atoms.dtype)
+    nearest = torch.full((len(atoms),), math.inf, dtype=torch.float64, device=atoms.device)
+    for line in lines:
+        order = (atoms @ line).argsort()
+        for shift in range(1, NEIGHBOURS_ON_LINE + 1):
+            for one, other in zip(order[:-shift].split(LINE_BLOCK), order[shift:].split(LINE_BLOCK)):
+                distance = torch.linalg.vector_norm(atoms[one] - atoms[other], dim=1, dtype=torch.float64)
+                nearest[one] = torch.minimum(nearest[one], distance)
+                nearest[other] = torch.minimum(nearest[other], distance)
+    return nearest
 
 
 def _sets_per_step(atoms: int) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from otprior.validation import invalid, require
 
-__all__ = ["format_seeds", "parse_labels", "parse_seeds", "parse_value_range", "require_path"]
+__all__ = ["format_seeds", "parse_labels", "parse_rank", "parse_seeds", "parse_value_range", "require_path"]
 
 MOST_SEEDS = 1_000_000
 LARGEST_SEED = 2**63 - 1
@@ -51,6 +51,17 @@ def parse_value_range(text: str) -> tuple[float, float] | str | None:
         raise invalid("--value-range", "auto, none, or LOW,HIGH such as 0,1", text) from None
     require(low < high, "--value-range", "LOW,HIGH with LOW < HIGH", text)
     return low, high
+
+
+def parse_rank(text: str, share_allowed: bool) -> int | float:
+    """The `rank` of a prior: "64", or "0.95" for a share of the variance where that is allowed."""
+    rule = "a whole number of axes >= 1" + (", or a share of variance such as 0.95" if share_allowed else "")
+    try:
+        rank = float(text) if "." in text and share_allowed else int(text)
+    except ValueError:
+        raise invalid("--rank", rule, text) from None
+    require(rank >= 1 if isinstance(rank, int) else 0 < rank < 1, "--rank", rule, text)
+    return rank
 
 
 def require_path(what: str, path: str | Path, advice: str = "") -> None:

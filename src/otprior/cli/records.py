@@ -51,7 +51,8 @@ def ot_part(prior: Prior | None) -> dict[str, Any] | None:
 
     if not isinstance(prior, SemiDiscretePrior):
         return None
-    known = {key: prior.facts.get(key) for key in ("chi2", "chi2_upper", "seconds", "draws", "outcome")}
+    keys = ("chi2", "chi2_upper", "seconds", "draws", "outcome", "variance_kept", "cost_excess_bound")
+    known = {key: prior.facts.get(key) for key in keys}
     return {"atoms": len(prior.atoms), "dim": prior.dim, **known}
 
 

@@ -10,8 +10,9 @@ With i(z) the cell of z in the optimal transport from N(0, I) to the atoms y_i, 
 - fresh: α y_{i(z)} + σ ε with ε drawn anew. Its law is the empirical p_t*, up to the cell masses.
 - frozen: α y_{i(z)} + σ ε_{i(z)} with one ε an atom, drawn once: DPM-OT as published. At most N distinct starts.
 
-`smoothing` replaces the atom by the softmax-weighted mean of all (a barycentric projection). The map does not depend
-on t*: `prior.at(t)` solves nothing.
+`smoothing` replaces the atom by the softmax-weighted mean of all (a barycentric projection). With `rank` the cell is
+found from the seed's coordinates along the atoms' leading principal axes only (see `projection`). The map does not
+depend on t*: `prior.at(t)` solves nothing.
 
 References:
     Li et al., DPM-OT: a new diffusion probabilistic model based on optimal transport (2023), arXiv:2307.11308.
@@ -20,6 +21,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -29,6 +31,8 @@ from torch import Tensor
 from otprior.draws import normal_block, seed_from
 from otprior.measures import DiscreteMeasure
 from otprior.priors.base import Prior, as_schedule, read_data
+from otprior.projection import Projection, project
+from otprior.ranks import Ranks
 from otprior.semidual import BrenierPotential, natural_scale
 from otprior.solver import Progress, Solution, solve_semidiscrete
 from otprior.validation import check_choice, invalid, require
@@ -54,6 +58,7 @@ class SemiDiscretePrior(Prior):
         smoothing: Temperature of the softmax over atoms in units of τ (see `semidual.natural_scale`); 0 takes
             the best atom alone.
         num_classes: Number of class labels, or None.
+        rank: Number of principal axes along which cells are found, or None for all directions.
         frozen_seed: Seeds the noise of "frozen".
         facts: What is known of data and solve: source, license, sha256; chi2, draws, seconds.
     """
@@ -64,6 +69,7 @@ class SemiDiscretePrior(Prior):
     )
     classes: Tensor  # (N,) int64; all 0 when unconditional
     scales: Tensor  # (K,) median τ of each class, the unit of `smoothing`
+    axes: Tensor  # (d, rank) float64, orthonormal columns; (d, 0) without `rank`
 
     @register_to_config
     def __init__(
@@ -76,6 +82,7 @@ class SemiDiscretePrior(Prior):
         smoothing: float = 0.0,
         correlation: float = 1.0,
         num_classes: int | None = None,
+        rank: int | None = None,
         frozen_seed: int = 0,
         facts: dict[str, Any] | None = None,
     ) -> None:
@@ -91,6 +98,7 @@ class SemiDiscretePrior(Prior):
         self.register_buffer("potential", torch.zeros(num_atoms, dtype=torch.float64))
         self.register_buffer("classes", torch.zeros(num_atoms, dtype=torch.int64))
         self.register_buffer("scales", torch.ones(num_classes or 1))
+        self.register_buffer("axes", torch.zeros(self.dim, rank or 0, dtype=torch.float64))
         self._maps: dict[int, tuple[Tensor, BrenierPotential, Tensor]] = {}
         self._frozen_noise: Tensor | None = None
 
@@ -110,9 +118,13 @@ class SemiDiscretePrior(Prior):
         correlation: float = 1.0,
         weights: Tensor | None = None,
         num_classes: int | None = None,
+        rank: int | float | None = None,
         value_range: Any = "auto",
         throw: bool = True,
         progress: Callable[[Progress], None] | None = None,
+        precision: str = "auto",
+        checkpoints: str | Path | None = None,
+        ranks: Ranks | None = None,
     ) -> Self:
         """Solves the transport from N(0, I) to the images.
 
@@ -129,9 +141,13 @@ class SemiDiscretePrior(Prior):
             correlation: ρ of a "coupled" start's noise with the seed's.
             weights: Masses of the atoms, (N,), sum 1; uniform by default. (Of a class: its own, rescaled.)
             num_classes: Number of classes; by default the largest label + 1.
+            rank: Solve, and find cells, along so many leading principal axes (an integer), or along as many as keep
+                this share of the variance (a float). Faster; `facts` says what it costs.
             value_range: See `otprior.data.check_images`; None for latents.
             throw: Whether an unsolved problem raises or is kept, with its χ² in `facts`.
             progress: Called with a `solver.Progress` now and then.
+            precision, ranks: See `solve_semidiscrete`.
+            checkpoints: A folder that keeps the state of a long solve, a file a map; what is there is gone on from.
 
         Raises:
             ValueError: On bad images, labels, weights, timestep or options.
@@ -147,6 +163,8 @@ class SemiDiscretePrior(Prior):
         classes = torch.zeros(len(atoms), dtype=torch.int64) if images.labels is None else images.labels
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
 
+        projection = None if rank is None else project(atoms, whole.given_weights(), rank)
+        solved_atoms = atoms if projection is None else projection.apply(atoms)
         potential = torch.full((len(atoms),), float("-inf"), dtype=torch.float64)
         scales = torch.ones(count or 1)
         solutions = []
@@ -156,20 +174,25 @@ class SemiDiscretePrior(Prior):
             if mass is not None:
                 require(float(mass.sum()) > 0, "weights", f"positive somewhere in class {label}", "all zero")
                 mass = mass / mass.sum()
+            # (A selection is a copy, which atoms mapped from a file had better be spared.)
+            part = solved_atoms if count is None else solved_atoms[rows]
             solution = solve_semidiscrete(
-                atoms[rows],
+                part,
                 mass,
                 generator=generator,
                 tol=tol,
                 max_draws=max_draws,
                 throw=throw,
                 progress=progress,
+                precision=precision,
+                checkpoint=None if checkpoints is None else Path(checkpoints) / f"map-{label}.safetensors",
+                ranks=ranks,
             )
-            part = whole if count is None else DiscreteMeasure.build(atoms[rows], mass)
+            measure = whole if count is None and projection is None else DiscreteMeasure.build(part, mass)
             # A duplicate is never chosen, as ties go to the first; −∞ keeps it out of the softmax as well.
-            potential[rows[part.index]] = solution.potential.cpu()[part.index]
+            potential[rows[measure.index]] = solution.potential.cpu()[measure.index]
             # (One atom alone has no scale, and needs none.)
-            scales[label] = float(natural_scale(part.atoms, part.weights).median()) or 1.0
+            scales[label] = float(natural_scale(measure.atoms, measure.weights).median()) or 1.0
             solutions.append(solution)
 
         prior = cls(
@@ -181,17 +204,19 @@ class SemiDiscretePrior(Prior):
             smoothing=smoothing,
             correlation=correlation,
             num_classes=count,
+            rank=None if projection is None else projection.axes.shape[1],
             frozen_seed=seed_from(generator),
             facts={
                 "source": images.source,
                 "license": images.license,
                 "sha256": images.sha256,
                 **_solve_facts(solutions),
+                **_projection_facts(projection),
             },
         )
-        prior.load_state_dict(
-            {"atoms": atoms, "potential": potential, "classes": classes, "scales": scales}, assign=True
-        )
+        axes = prior.axes if projection is None else projection.axes
+        tensors = {"atoms": atoms, "potential": potential, "classes": classes, "scales": scales, "axes": axes}
+        prior.load_state_dict(tensors, assign=True)
         return prior.eval()
 
     def with_options(self, **options: Any) -> Self:
@@ -229,7 +254,7 @@ class SemiDiscretePrior(Prior):
         source = torch.empty(len(z), dtype=torch.int64, device=z.device)
         for label, rows in _rows_of(z, labels):
             brenier, index = self._map_of(label)
-            source[rows] = index[brenier.assign(z[rows])]
+            source[rows] = index[brenier.assign(self._seen(z[rows]))]
         return source
 
     def _source_and_barycentre(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -238,9 +263,17 @@ class SemiDiscretePrior(Prior):
         for label, rows in _rows_of(z, labels):
             brenier, index = self._map_of(label)
             smoothing = self.smoothing * float(self.scales[label])
-            cells, mean[rows] = brenier.assign_and_barycentre(z[rows], smoothing)
+            atoms = self.atoms if len(index) == len(self.atoms) else self.atoms[index]
+            cells, mean[rows] = brenier.assign_and_barycentre(self._seen(z[rows]), smoothing, atoms)
             source[rows] = index[cells]
         return source, mean
+
+    def _seen(self, rows: Tensor) -> Tensor:
+        """What of rows (B, d) cells are found from: their coordinates along the axes, or all."""
+        if not self.axes.shape[1]:
+            return rows
+        # In float64, so that a row's coordinates do not depend on the rows beside it.
+        return (rows.double() @ self.axes).to(rows.dtype)
 
     def _map_of(self, label: int) -> tuple[BrenierPotential, Tensor]:
         """The potential of one class, over its atoms of positive weight, and their indices."""
@@ -254,7 +287,7 @@ class SemiDiscretePrior(Prior):
                 )
             everything = len(index) == len(self.atoms)
             atoms = self.atoms if everything else self.atoms[index]
-            known = self.potential, BrenierPotential.build(atoms, self.potential[index]), index
+            known = self.potential, BrenierPotential.build(self._seen(atoms), self.potential[index]), index
             self._maps[label] = known
         return known[1:]
 
@@ -301,6 +334,13 @@ def _solve_facts(solutions: list[Solution]) -> dict[str, Any]:
         "draws": sum(solution.stats["draws"] for solution in solutions),
         "seconds": sum(solution.stats["seconds"] for solution in solutions),
     }
+
+
+def _projection_facts(projection: Projection | None) -> dict[str, Any]:
+    """What solving along few axes keeps, and costs: a bound on W2² of the map less the optimal W2²."""
+    if projection is None:
+        return {}
+    return {"variance_kept": projection.variance_kept, "cost_excess_bound": projection.cost_excess}
 
 
 _CARD = """\

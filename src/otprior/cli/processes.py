@@ -1,0 +1,60 @@
+"""Commands under `torchrun`: one process speaks and writes, and a lost one is explained."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from otprior.cli.session import fail
+
+if TYPE_CHECKING:
+    from otprior.ranks import Ranks
+
+__all__ = ["check_work_dir", "several_processes"]
+
+
+def check_work_dir(work: Path, resume: bool, overwrite: bool) -> None:
+    """Refuses to begin anew over an unfinished solve's state, or to go on where there is none.
+
+    Raises:
+        FileExistsError: If `work` has content, and neither `resume` nor `overwrite` is true.
+        FileNotFoundError: If `resume` is true and there is no state.
+    """
+    states = sorted(work.glob("*.safetensors")) if work.is_dir() else []
+    if resume and not states:
+        raise FileNotFoundError(
+            f"--resume: there is no state of a solve in {work}; leave --resume out to begin"
+        )
+    if states and not resume:
+        if not overwrite:
+            raise FileExistsError(
+                f"{work} holds the state of an unfinished solve; pass --resume to go on, or --overwrite to begin anew"
+            )
+        # (Ranks of one job come here one after another, and the first of them does it.)
+        for state in states:
+            state.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def several_processes(work: Path) -> Iterator[Ranks]:
+    """This process's place under torchrun, if it was started so; a rank that dies ends all with one explanation."""
+    from torch.distributed import DistError
+
+    from otprior.ranks import Ranks
+
+    ranks = Ranks.join()
+    try:
+        yield ranks
+    except (DistError, RuntimeError) as error:
+        # gloo reports a closed connection as a plain RuntimeError.
+        if ranks.size == 1 or "onnection" not in str(error):
+            raise
+        message = (
+            f"rank {ranks.rank} of {ranks.size} lost another one. The last state of the solve, if it took minutes, "
+            f"is in {work}; start the same command with --resume"
+        )
+        raise fail(message, 1) from None
+    finally:
+        ranks.leave()

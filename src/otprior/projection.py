@@ -1,0 +1,94 @@
+"""Transport solved for atoms projected on their leading principal axes.
+
+With P the projection on r orthonormal axes, offsets h solved for the atoms P y_i make the cells of the map
+z ↦ y_{i(Pz)} weigh ν exactly as well as they do in r dimensions, since Pz is normal too. What suffers is the cost: the
+map is optimal for the projected problem, and for any orthonormal axes u_k that complete the r,
+
+    W2² (of the map) − W2² (optimal) ≤ 2 Σ_{k>r} √λ_k,   λ_k = Σ_i ν_i ⟨y_i − mean, u_k⟩²,
+
+as the best coupling correlates z with the atoms along u_k by at most √λ_k (Cauchy-Schwarz), and the map not at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from otprior.moments import FULL_COVARIANCE_LIMIT, streaming_spectrum
+from otprior.validation import check_integer, require
+
+__all__ = ["Projection", "project"]
+
+ROWS_PER_BLOCK = 1 << 14
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Orthonormal axes, and what is lost beside them.
+
+    Attributes:
+        axes: Columns u_1, …, u_r, shape (d, r), float64.
+        variance_kept: Share of the atoms' variance along them.
+        cost_excess: The bound 2 Σ_{k>r} √λ_k on W2² of the map less the optimal W2².
+    """
+
+    axes: Tensor
+    variance_kept: float
+    cost_excess: float
+
+    def apply(self, rows: Tensor) -> Tensor:
+        """Coordinates of rows (B, d) along the axes, shape (B, r), in the rows' dtype.
+
+        Computed in float64, so that a row's coordinates do not depend on the rows beside it.
+        """
+        axes = self.axes.to(rows.device)
+        return torch.cat([(part.double() @ axes).to(rows.dtype) for part in rows.split(ROWS_PER_BLOCK)])
+
+
+def project(atoms: Tensor, weights: Tensor, rank: int | float) -> Projection:
+    """The leading principal axes of atoms.
+
+    Arguments:
+        atoms: y, shape (N, d).
+        weights: ν, shape (N,), sum 1; the variances are weighted, the axes are of equal weights.
+        rank: How many axes, an integer; or the share of variance to keep, a float below 1.
+
+    Raises:
+        ValueError: On another rank, or a share in more than 4,096 dimensions, where not all axes are known.
+    """
+    dim = atoms.shape[1]
+    by_share = isinstance(rank, float)
+    if by_share:
+        require(0 < rank < 1, "rank", "an integer, or a share of variance in (0, 1)", rank)
+        require(
+            dim <= FULL_COVARIANCE_LIMIT,
+            "rank",
+            f"an integer in more than {FULL_COVARIANCE_LIMIT} dimensions",
+            rank,
+        )
+    else:
+        check_integer("rank", rank, 1, dim)
+    whole = dim <= FULL_COVARIANCE_LIMIT
+    basis = streaming_spectrum(atoms, dim if whole else int(rank)).basis.to(atoms.device)
+    along, total = _variances(atoms, weights.to(atoms.device, torch.float64), basis)
+    kept = int(torch.searchsorted(along.cumsum(0), rank * total)) + 1 if by_share else int(rank)
+    share = float(along[:kept].sum() / total) if total > 0 else 1.0
+    # Where the other axes are unknown, Σ √λ_k ≤ √(number · Σ λ_k).
+    lost = along[kept:].clamp(min=0).sqrt().sum() if whole else ((dim - kept) * (1 - share) * total) ** 0.5
+    return Projection(basis[:, :kept].contiguous(), share, 2 * float(lost))
+
+
+def _variances(atoms: Tensor, weights: Tensor, basis: Tensor) -> tuple[Tensor, float]:
+    """Weighted variances of atoms along the columns of `basis`, and in all directions together."""
+    mean = torch.zeros(atoms.shape[1], dtype=torch.float64, device=atoms.device)
+    for w, part in zip(weights.split(ROWS_PER_BLOCK), atoms.split(ROWS_PER_BLOCK)):
+        mean += w @ part.double()
+    along = torch.zeros(basis.shape[1], dtype=torch.float64, device=atoms.device)
+    total = 0.0
+    for w, part in zip(weights.split(ROWS_PER_BLOCK), atoms.split(ROWS_PER_BLOCK)):
+        centred = part.double() - mean
+        along += w @ (centred @ basis) ** 2
+        total += float(w @ (centred**2).sum(dim=1))
+    return along, total

@@ -1,0 +1,177 @@
+"""Checkpoints and several processes: the same result, however often it was stopped and however it was shared."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from generators.mixtures import mixture
+from safetensors.torch import load_file, save_file
+
+from otprior import descent, solve_semidiscrete
+from otprior.judge import Judge
+from otprior.measures import DiscreteMeasure
+from otprior.mixing import CellFinder
+from otprior.ranks import Ranks
+from otprior.solver import Progress
+
+ATOMS, DIM = 400, 130
+
+# Solves the problem of this file, perhaps with a checkpoint, perhaps as one of several ranks.
+SOLVE = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from generators.mixtures import mixture
+from otprior import descent, solve_semidiscrete
+from otprior.ranks import Ranks
+torch.set_num_threads(1)
+descent.CHECKPOINT_SECONDS = 0.05
+ranks = Ranks.join()
+slow = (lambda progress: __import__("time").sleep(0.02)) if sys.argv[4] == "slow" else None
+descent.PROGRESS_SECONDS = 0.0 if slow else 0.5
+solution = solve_semidiscrete(mixture(400, 130), tol=0.03, checkpoint=sys.argv[2] or None, ranks=ranks, progress=slow)
+if ranks.first:
+    torch.save({"potential": solution.potential, "chi2": solution.chi2.value}, sys.argv[3])
+ranks.leave()
+"""
+
+
+def solve_in_process(tmp_path: Path, checkpoint: str, out: str, ranks: int = 1) -> dict[str, object]:
+    script = tmp_path / "solve.py"
+    script.write_text(SOLVE)
+    launcher = [sys.executable]
+    if ranks > 1:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        launcher += ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={port}"]
+    command = [*launcher, str(script), str(Path(__file__).parent), checkpoint, str(tmp_path / out), "fast"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    return torch.load(tmp_path / out, weights_only=True)
+
+
+def reference() -> torch.Tensor:
+    return solve_semidiscrete(mixture(ATOMS, DIM), tol=0.03).potential
+
+
+def test_a_solve_that_was_interrupted_goes_on_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped by an exception at every few reports, a dozen times."""
+    monkeypatch.setattr(descent, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(descent, "CHECKPOINT_SECONDS", 0.0)
+    atoms, path = mixture(ATOMS, DIM), tmp_path / "state.safetensors"
+    whole = solve_semidiscrete(atoms, tol=0.03)
+    stops = 0
+    while stops < 100:
+        left = 4
+
+        def stop(_: Progress) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+
+        try:
+            solution = solve_semidiscrete(atoms, tol=0.03, checkpoint=path, progress=stop)
+            break
+        except KeyboardInterrupt:
+            stops += 1
+    assert stops >= 5
+    assert torch.equal(solution.potential, whole.potential)
+    assert solution.chi2 == whole.chi2
+    assert solution.stats["draws"] == whole.stats["draws"]
+    # A solved problem is not solved again.
+    assert torch.equal(solve_semidiscrete(atoms, tol=0.03, checkpoint=path).potential, whole.potential)
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    expected = solve_in_process(tmp_path, "", "whole.pt")
+    state = tmp_path / "state.safetensors"
+    command = [
+        sys.executable,
+        str(tmp_path / "solve.py"),
+        str(Path(__file__).parent),
+        str(state),
+        "never.pt",
+        "slow",
+    ]
+    process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state.exists()
+    found = solve_in_process(tmp_path, str(state), "resumed.pt")
+    assert torch.equal(found["potential"], expected["potential"])  # type: ignore[arg-type]
+    assert found["chi2"] == expected["chi2"]
+
+
+@pytest.mark.slow
+def test_two_ranks_find_what_one_finds(tmp_path: Path) -> None:
+    one = solve_in_process(tmp_path, "", "one.pt")
+    two = solve_in_process(tmp_path, "", "two.pt", ranks=2)
+    assert torch.equal(one["potential"], two["potential"])  # type: ignore[arg-type]
+    assert one["chi2"] == two["chi2"]
+
+
+def test_ranks_share_every_piece_once() -> None:
+    parts = [Ranks(rank, 3).share(range(10)) for rank in range(3)]
+    assert sorted(piece for part in parts for piece in part) == list(range(10))
+    assert Ranks().agree(1.5) == 1.5
+    assert Ranks(0, 1).first
+    assert not Ranks(1, 2).first
+
+
+def test_looks_change_no_verdict() -> None:
+    measure = DiscreteMeasure.build(mixture(50, 8))
+    finder = CellFinder.build(measure, 3)
+    one, other = Judge(measure, finder, 0.1), Judge(measure, finder, 0.1)
+    h = torch.zeros(50, dtype=torch.float64)
+    look = one.look(h)
+    assert one.verdict(h) == other.verdict(h)
+    assert look != one.look(h + torch.linspace(0, 1, 50))
+
+
+# Bad checkpoints -------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_of_another_problem_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    solve_semidiscrete(mixture(50, 8), checkpoint=path)
+    before = path.read_bytes()
+    for arguments in ({"tol": 0.04}, {"generator": torch.Generator().manual_seed(1)}):
+        with pytest.raises(ValueError, match="checkpoint must be of the same atoms, weights, seed and tol"):
+            solve_semidiscrete(mixture(50, 8), checkpoint=path, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="checkpoint must be of the same atoms"):
+        solve_semidiscrete(mixture(51, 8), checkpoint=path)
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "state.safetensors"
+    solve_semidiscrete(mixture(50, 8), checkpoint=path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="checkpoint must be a whole safetensors file"):
+        solve_semidiscrete(mixture(50, 8), checkpoint=path)
+    save_file({"iterate": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="checkpoint must be one that a solve wrote"):
+        solve_semidiscrete(mixture(50, 8), checkpoint=path)
+    path.write_bytes(whole.replace(b'\\"format_version\\": 1', b'\\"format_version\\": 9'))
+    with pytest.raises(ValueError, match="checkpoint must be of format version 1; got 9"):
+        solve_semidiscrete(mixture(50, 8), checkpoint=path)
+    path.write_bytes(whole)
+    assert set(load_file(path)) == {"iterate", "average"}
