@@ -11,16 +11,19 @@ from typing import Annotated
 import typer
 
 from otprior.cli.options import Overwrite
+from otprior.cli.parsing import require_path
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.cli.studies import Workers, default_workers, follow, print_report
+from otprior.cli.studies import Precision, Workers, default_workers, follow, print_report
 from otprior.files import check_output_dir, output_dir
+from otprior.validation import require
 
 __all__ = ["EXAMPLES", "compare"]
 
 EXAMPLES = (
     "otprior compare --preset headline --out headline",
     "otprior compare --preset headline --samples 500 --seed-sets 3 --out rehearsal",
+    "otprior compare --preset baselines --out baselines",
 )
 
 
@@ -28,25 +31,58 @@ class Preset(StrEnum):
     """The studies there are."""
 
     headline = "headline"
-
-
-class Precision(StrEnum):
-    """What the network computes in."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
+    baselines = "baselines"
+    conditional = "conditional"
+    better_priors = "better-priors"
+    frontier = "frontier"
 
 
 def compare(
     preset: Annotated[
-        Preset, typer.Option(help="headline: the coupled start against the best of N(0, I).")
-    ] = (Preset.headline),
+        Preset,
+        typer.Option(
+            help="headline: the coupled start against the best of N(0, I). baselines: against all that could explain "
+            "it away. conditional: by class, with guidance. better-priors: experiments. frontier: every number of "
+            "evaluations, and of atoms."
+        ),
+    ] = Preset.headline,
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")] = Path("compare-report"),
-    samples: Annotated[int, typer.Option(min=12, help="Images of a row in one set of seeds.")] = 4000,
-    seed_sets: Annotated[int, typer.Option(min=2, help="Sets of seeds; intervals are over them.")] = 5,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=12,
+            help="Images of a row in one set of seeds; 4,000 for the headline, else 2,000. Fewer than 250 are a "
+            "rehearsal.",
+            show_default=False,
+        ),
+    ] = None,
+    seed_sets: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Sets of seeds: with two or more, intervals are over them. 5 for the headline, else 1.",
+            show_default=False,
+        ),
+    ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="Of the network. bfloat16 is several times faster where the CPU has it.")
-    ] = Precision.float32,
+        Precision | None,
+        typer.Option(
+            help="Of the network; float32 for the headline, else bfloat16, which is several times faster where the "
+            "CPU has it.",
+            show_default=False,
+        ),
+    ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="5 sets of 4,000 in float32, and the parts that take hours.")
+    ] = False,
+    training: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA",
+            help="60,000 training images, for the frontier's largest numbers of atoms.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
@@ -61,18 +97,35 @@ def compare(
     # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
     with session(verbose, debug):
         check_output_dir(out, overwrite)
+        if training is not None:
+            rule = "left out unless --preset is frontier"
+            require(preset is Preset.frontier, "--training", rule, preset.value)
+            require_path("--training", training)
         with progress_bar("loading") as bar:
-            from otprior.compare import headline_gates, run_study
-            from otprior.presets import PRESETS, settings_rows
+            from otprior.generation import kept_processes
+            from otprior.presets import PRESETS, Stages
             from otprior.report import write_report
 
             started = time.perf_counter()
-            study = PRESETS[preset.value](samples, seed_sets, precision.value)
-            result = run_study(study, work, workers=workers or default_workers(), listen=follow(bar))
-            report = result.report
-            report["gates"] = headline_gates(result, settings_rows())
-            report["command"] = ["otprior", *sys.argv[1:]]
-            report["timings"] = {"seconds_of_the_last_run": time.perf_counter() - started}
+            study = PRESETS[preset.value]
+            count = workers or default_workers()
+            scale = study.scale(
+                samples,
+                seed_sets,
+                precision.value if precision else None,
+                full,
+                workers=count,
+                training="" if training is None else str(training),
+            )
+            with kept_processes(count):
+                results = study.run(Stages(scale, work, follow(bar)))
+            for result in results.values():
+                result.report["command"] = ["otprior", *sys.argv[1:]]
+                result.report["timings"] = {"seconds_of_the_last_run": time.perf_counter() - started}
             with output_dir(out, overwrite) as folder:
-                write_report(folder, report, result.images)
-        print_report(stdout(), report, out)
+                for name, result in results.items():
+                    write_report(folder / name, result.report, result.images)
+        print_report(stdout(), results[""].report, out)
+        others = ", ".join(str(out / name / "report.html") for name in results if name)
+        if others:
+            stdout().print(f"and: {others}", soft_wrap=True, markup=False, highlight=False)

@@ -12,7 +12,7 @@ import typer
 
 from otprior.cli.loading import check_model, check_prior, load_model, load_prior, set_up_torch
 from otprior.cli.options import Device, ModelArgument, Overwrite, Threads
-from otprior.cli.parsing import format_seeds, parse_labels, parse_seeds
+from otprior.cli.parsing import format_seeds, parse_labels, parse_seeds, require_path
 from otprior.cli.progress import Bar, progress_bar
 from otprior.cli.records import empty_report, ot_part, start_part
 from otprior.cli.session import Debug, Verbose, session, stdout
@@ -22,12 +22,14 @@ from otprior.validation import require
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from otprior.generation import RowSpec
     from otprior.pipelines import OTPriorPipeline
 
 __all__ = ["EXAMPLES", "sample"]
 
 EXAMPLES = (
     "otprior sample bundled --prior prior --seeds 0-99 --steps 5 --out samples --grid",
+    "otprior sample bundled --prior tuned/prior --settings tuned/settings.json --seeds 0-99 --out samples",
     "otprior sample path/to/ddpm --prior none --scheduler unipc --steps 20 --seeds 0-999 --out samples",
 )
 
@@ -75,7 +77,17 @@ def sample(
     seeds: Annotated[
         str, typer.Option(metavar="SEEDS", help="0-999, or 3,5,9, or 7: one image each.")
     ] = "0-9",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 5,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of the sampler; 5 by default.", show_default=False)
+    ] = None,
+    settings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Start, steps, scheduler and spacing as `otprior tune` chose them; what else is given goes first.",
+            show_default=False,
+        ),
+    ] = None,
     scheduler: Annotated[
         str | None,
         typer.Option(
@@ -136,16 +148,26 @@ def sample(
         check_model(model)
         if prior not in (None, "none"):
             check_prior(prior)
+        if settings is not None:
+            require_path("--settings", settings)
         numbers = parse_seeds(seeds)
         cycle = None if class_labels is None else parse_labels(class_labels)
         labels = None if cycle is None else [cycle[seed % len(cycle)] for seed in numbers]
         require(not as_float or format is Format.npz, "--float", "given with --format npz", f"{format.value}")
 
+        chosen = None if settings is None else _chosen(settings, steps)
+        if chosen is not None:
+            timestep = float(chosen.start_timestep) if timestep is None else timestep
+            steps, scheduler = chosen.steps, scheduler or chosen.scheduler
+            spacing = spacing or chosen.spacing
+        steps = steps or 5
         pipe = _load(model, prior, timestep, scheduler, spacing, null_label, device, dtype, threads)
+        if chosen is not None:
+            _set_noise(pipe, chosen)
         start, timesteps = _grid(pipe, spacing, steps)
         plan = _Plan(numbers, labels, steps, timesteps, guidance_scale, batch_size)
         _check_labels(pipe, labels)
-        settings = {
+        facts = {
             "model": model,
             "prior": prior,
             "steps": steps,
@@ -155,7 +177,7 @@ def sample(
         }
         with output_dir(out, overwrite) as folder:
             nfe, seconds = _run(pipe, plan, folder, format is Format.png, as_float, grid)
-            report = _report(pipe, plan, start, spacing, nfe, seconds, settings)
+            report = _report(pipe, plan, start, spacing, nfe, seconds, facts)
             write_json(folder / "report.json", report)
         count = len(numbers)
         stdout().print(
@@ -164,6 +186,22 @@ def sample(
             soft_wrap=True,
             highlight=False,
         )
+
+
+def _chosen(path: Path, steps: int | None) -> RowSpec:
+    """The settings for so many steps, or the only ones."""
+    from otprior.settings import read_settings, row_of_steps
+
+    return row_of_steps(read_settings(path), steps)
+
+
+def _set_noise(pipe: Any, chosen: RowSpec) -> None:
+    """Gives the prior the noise and smoothing of the settings, which must be for its kind."""
+    kind = start_part(pipe.prior, 0)["prior"]
+    require(kind == chosen.prior, "--settings", f"for the prior at hand, {kind}", chosen.prior)
+    if kind == "semidiscrete":
+        options = {"noise": chosen.noise, "smoothing": chosen.smoothing, "correlation": chosen.correlation}
+        pipe.prior = pipe.prior.with_options(**options)
 
 
 def _load(

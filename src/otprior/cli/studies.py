@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +16,7 @@ from otprior.cli.progress import Bar
 if TYPE_CHECKING:
     from otprior.compare import StudyProgress
 
-__all__ = ["Samples", "Workers", "default_workers", "follow", "print_report"]
+__all__ = ["Precision", "Samples", "Workers", "default_workers", "follow", "print_report"]
 
 Samples = Annotated[int, typer.Option(min=12, help="Images of a row.")]
 Workers = Annotated[
@@ -26,6 +27,13 @@ Workers = Annotated[
 ]
 
 MOST_WORKERS = 8
+
+
+class Precision(StrEnum):
+    """What the network computes in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
 
 
 def default_workers() -> int:

@@ -10,6 +10,7 @@ from otprior.report.html import page
 from otprior.report.images import ReportImages, contact_sheet, image_grid
 from otprior.report.plots import DARK, LIGHT, Theme, quality_against_copying, quality_against_nfe
 from otprior.report.schema import FORMAT_VERSION, report_reference, report_row, report_schema, validate_report
+from otprior.report.search import search_curve
 from otprior.report.summary import headline, summary
 from otprior.report.terminal import table
 from otprior.report.writer import write_report
@@ -29,6 +30,7 @@ __all__ = [
     "report_reference",
     "report_row",
     "report_schema",
+    "search_curve",
     "summary",
     "table",
     "validate_report",

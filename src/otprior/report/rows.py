@@ -42,6 +42,9 @@ _FAMILIES: dict[tuple[str | None, str | None], str] = {
     ("semidiscrete", "fresh"): "semidiscrete fresh",
     ("semidiscrete", "frozen"): "semidiscrete frozen",
     ("random_atom", None): "random image + noise",
+    ("boosted_atom", None): "random image + noise, boosted",
+    ("mini_batch", None): "mini-batch transport",
+    ("unsolved", "coupled"): "coupled, potential unsolved",
 }
 
 
@@ -167,6 +170,21 @@ METRICS = (
         "Share of seeds for which this row and the full sampler, started from the same noise, give images "
         "of the same class. Chance is one over the number of classes.",
         scale=100, better="higher",
+    ),
+    Metric(
+        "class_accuracy", "class kept", "quality",
+        "Share of samples that the classifier takes for the class they were asked to be.",
+        scale=100, better="higher",
+    ),
+    Metric(
+        "excess_class_fid", "class FID above floor", "quality",
+        "FID of each class's samples to the real images of that class, averaged over classes, less that of "
+        "held-out real images.", better="lower",
+    ),
+    Metric(
+        "break_even", "breaks even after", "seed",
+        "Number of images after which the time that fitting the prior took is saved, against the N(0, I) row that "
+        "is as good for the fewest evaluations.", better="lower",
     ),
     Metric(
         "seconds_per_image", "s / image", "seed", "Seconds an image took, on the machine named below.",

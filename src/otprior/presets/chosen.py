@@ -1,4 +1,4 @@
-"""The bundled studies: the demo and the headline, with settings that were chosen on the validation images.
+"""The demo and the headline, with settings that were chosen on the validation images.
 
 The settings lie beside the bundled network (`settings.json`); `scripts/choose_settings.py` chose them and says how.
 """
@@ -11,7 +11,7 @@ from otprior import bundled
 from otprior.compare import Study
 from otprior.generation import RowSpec
 
-__all__ = ["PRESETS", "SHORT_NAMES", "demo", "headline", "settings_rows", "short_name"]
+__all__ = ["SHORT_NAMES", "demo", "headline", "settings_rows", "short_name"]
 
 SHORT_NAMES = {
     "DPMSolverMultistepScheduler": "DPM++2M",
@@ -22,7 +22,7 @@ SHORT_NAMES = {
 
 def settings_rows() -> dict[str, RowSpec]:
     """The chosen rows by name: "coupled_5", "coupled_3", "none_5_dpm", …, "none_10", "none_20"."""
-    return {name: RowSpec(**values) for name, values in bundled.settings()["rows"].items()}
+    return {name: RowSpec.from_json(values) for name, values in bundled.settings()["rows"].items()}
 
 
 def demo(quick: bool = False, samples: int = 500) -> Study:
@@ -60,10 +60,6 @@ def headline(samples: int = 4000, seed_sets: int = 5, precision: str = "float32"
         precision=precision,
         block=500,
     )
-
-
-# What `otprior compare --preset` offers.
-PRESETS = {"headline": headline}
 
 
 def short_name(scheduler: str) -> str:

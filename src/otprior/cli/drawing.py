@@ -1,0 +1,60 @@
+"""`otprior fit --from-model`: the model's own samples in the place of data, drawn resumably."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from otprior.cli.loading import BUNDLED
+from otprior.cli.progress import progress_bar
+from otprior.cli.studies import default_workers, follow
+from otprior.validation import require
+
+if TYPE_CHECKING:
+    from otprior.data import ImageSet
+
+__all__ = ["draw_images"]
+
+
+def draw_images(model: str, pipe: Any, count: int, steps: int, conditional: bool, work: Path) -> ImageSet:
+    """Images of the model's full sampler, from the blocks in `work` and those still missing.
+
+    Arguments:
+        model: A diffusers folder, or "bundled".
+        pipe: The loaded model.
+        count: How many.
+        steps: Evaluations of the sampler.
+        conditional: Whether each gets a class in turn.
+        work: Folder of the blocks, marked with what they were drawn from.
+    """
+    from otprior import bundled
+    from otprior.files import read_json, sha256, write_json
+    from otprior.generation import Models
+    from otprior.model_images import draw_model_images
+    from otprior.pipelines.inputs import num_classes
+
+    folder = bundled.pipeline_path() if model == BUNDLED else Path(model)
+    null, classes = pipe.config.null_class_label, num_classes(pipe.unet)
+    # The label for "no class" is usually the last one; no image is to have it.
+    real = classes - 1 if classes is not None and null == classes - 1 else classes
+    rule = "left out for a network without class labels"
+    require(not conditional or real is not None, "--conditional", rule, "given")
+    weights = sorted((folder / "unet").glob("*.safetensors"))
+    mark = {"network": [sha256(path) for path in weights], "steps": steps}
+    path = work / "drawn.json"
+    if path.exists():
+        hint = "Name another --out, or delete that folder"
+        require(read_json(path) == mark, f"{work}", "images of this network in so many steps", "others", hint)
+    else:
+        write_json(path, mark)
+    models = Models(folder, work, null, classes=real)
+    with progress_bar("drawing the model's images") as bar:
+        return draw_model_images(
+            models,
+            count,
+            work,
+            steps=steps,
+            conditional=conditional,
+            workers=default_workers(),
+            listen=follow(bar),
+        )

@@ -1,0 +1,61 @@
+"""The priors that a study's rows need, fitted to its atoms, unless they are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from otprior import experimental
+from otprior.compare.material import atoms_of, schedule_of
+from otprior.compare.study import Listener, Study, StudyProgress
+from otprior.generation import EXPERIMENTAL, fitted_name
+from otprior.priors import GaussianPrior, SemiDiscretePrior
+from otprior.solver import Progress
+from otprior.validation import require
+
+__all__ = ["fit_priors"]
+
+
+def fit_priors(study: Study, folder: Path, listen: Listener) -> dict[str, Any] | None:
+    """Fits the priors that the rows need, unless they are there; returns "ot" of the report."""
+    tried = [row for row in study.sampled_rows if row.prior.startswith(EXPERIMENTAL)]
+    needed = {fitted_name(row) for row in study.sampled_rows} - {None}
+    # Experiments build on the semidiscrete prior's atoms, shape or map.
+    needed |= {"semidiscrete"} if tried else set()
+    for name in sorted(str(name) for name in needed):
+        if not (folder / name).exists():
+            _fit(study, folder, name, listen)
+    for row in tried:
+        name = row.prior.removeprefix(EXPERIMENTAL)
+        listen(StudyProgress(f"fitting {name}", 0, 1))
+        experimental.fit(name, atoms_of(study), schedule_of(study), folder, study.tol, dict(row.options))
+    solved = [name for name in ("semidiscrete", "semidiscrete-by-class") if name in needed]
+    if not solved:
+        return None
+    prior = SemiDiscretePrior.from_pretrained(folder / solved[0])
+    return {
+        "atoms": len(prior.atoms),
+        "dim": prior.dim,
+        **{key: prior.facts[key] for key in ("chi2", "chi2_upper", "seconds", "draws", "outcome")},
+    }
+
+
+def _fit(study: Study, folder: Path, name: str, listen: Listener) -> None:
+    atoms, schedule = atoms_of(study), schedule_of(study)
+    labels = None
+    if name.endswith("-by-class"):
+        rule = "labelled, for priors by class"
+        require(atoms.labels is not None, f"images {study.atoms_from}", rule, "without labels")
+        labels = atoms.labels
+    if name.startswith("gaussian"):
+        listen(StudyProgress(f"fitting the {name} prior", 0, 1))
+        GaussianPrior.fit(atoms, schedule, labels=labels).save_pretrained(folder / name)
+        listen(StudyProgress(f"fitting the {name} prior", 1, 1))
+        return
+
+    def progress(at: Progress) -> None:
+        note = "" if at.chi2 is None else f"χ² {at.chi2.value:.3f}"
+        listen(StudyProgress("solving semi-discrete transport", at.draws, at.expected_draws, note))
+
+    prior = SemiDiscretePrior.fit(atoms, schedule, labels=labels, tol=study.tol, progress=progress)
+    prior.save_pretrained(folder / name)

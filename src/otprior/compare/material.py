@@ -1,0 +1,136 @@
+"""What a study works with, found by name: images, the feature extractor, and what samples are compared with.
+
+Everything is read once a process, however many studies ask for it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from otprior import bundled
+from otprior.compare.study import Study
+from otprior.data import ImageSet, load_images
+from otprior.generation import Models
+from otprior.metrics import FeatureMoments, Reference
+from otprior.metrics.classes import class_moments
+from otprior.metrics.features import FeatureExtractor, extract_features, load_extractor
+from otprior.pipelines import OTPriorPipeline
+from otprior.schedules import NoiseSchedule
+from otprior.validation import require
+
+__all__ = [
+    "atoms_of",
+    "copied_of",
+    "extractor_of",
+    "fingerprint",
+    "images_of",
+    "models_of",
+    "moments_by_class",
+    "reference_of",
+    "schedule_of",
+]
+
+
+def images_of(study: Study, name: str) -> ImageSet:
+    """The images that a study calls `name`."""
+    return _images(name, study.value_range)
+
+
+def atoms_of(study: Study) -> ImageSet:
+    """The images that the study's priors are fitted to."""
+    return _atoms(study.atoms_from, study.value_range, study.atoms)
+
+
+def copied_of(study: Study) -> ImageSet:
+    """The images that the study's samples could be copies of."""
+    return images_of(study, study.copies_of) if study.copies_of else atoms_of(study)
+
+
+def extractor_of(study: Study) -> FeatureExtractor:
+    """The study's feature extractor."""
+    return _extractor(study.extractor)
+
+
+def reference_of(study: Study) -> Reference:
+    """What the study's samples are compared with."""
+    named, count = (study.copies_of, 0) if study.copies_of else (study.atoms_from, study.atoms)
+    return _reference(study.split, study.real_split, named, count, study.extractor, study.value_range)
+
+
+def moments_by_class(study: Study) -> list[FeatureMoments]:
+    """Of the features of the images that quality is measured against; they must be labelled."""
+    return _class_moments(study.split, study.extractor, study.value_range)
+
+
+def models_of(study: Study, priors: Path) -> Models:
+    """The study's network, and where its fitted priors are."""
+    if not study.model:
+        return Models(
+            pipeline=bundled.pipeline_path(),
+            priors=priors,
+            null_class_label=bundled.null_class_label(),
+            precision=study.precision,
+            classes=len(bundled.class_names()),
+        )
+    return Models(Path(study.model), priors, study.null_class_label, study.precision)
+
+
+def schedule_of(study: Study) -> NoiseSchedule:
+    """The forward process of the study's network."""
+    if not study.model:
+        return NoiseSchedule.from_scheduler(bundled.load_scheduler())
+    pipe: Any = OTPriorPipeline.from_pretrained(study.model)
+    return NoiseSchedule.from_scheduler(pipe.scheduler)
+
+
+def fingerprint(study: Study) -> dict[str, str]:
+    """SHA-256 of the study's images that are not bundled, by file name."""
+    names = (study.split, study.real_split, study.atoms_from)
+    return {Path(name).name: images_of(study, name).sha256 for name in names if not _is_bundled(name)}
+
+
+def _is_bundled(name: str) -> bool:
+    return name == "atoms" or name in bundled.SPLITS
+
+
+@cache
+def _images(name: str, value_range: Any) -> ImageSet:
+    if name == "atoms":
+        return bundled.atoms()
+    return bundled.split(name) if name in bundled.SPLITS else load_images(name, value_range=value_range)
+
+
+@cache
+def _atoms(name: str, value_range: Any, count: int) -> ImageSet:
+    """The first `count` images, or all of them for 0."""
+    return _images(name, value_range).select(slice(count or None))
+
+
+@cache
+def _extractor(folder: str) -> FeatureExtractor:
+    return load_extractor(folder) if folder else bundled.extractor()
+
+
+@cache
+def _reference(
+    split: str, real_split: str, atoms_from: str, count: int, extractor: str, value_range: Any
+) -> Reference:
+    features = _extractor(extractor)
+    atoms, real = _atoms(atoms_from, value_range, count), _images(real_split, value_range)
+    return Reference.build(
+        reference_features=extract_features(features, _images(split, value_range).images),
+        atom_pixels=atoms.images,
+        atom_features=extract_features(features, atoms.images),
+        held_out_pixels=real.images,
+        held_out_features=extract_features(features, real.images),
+    )
+
+
+@cache
+def _class_moments(split: str, extractor: str, value_range: Any) -> list[FeatureMoments]:
+    images = _images(split, value_range)
+    require(images.labels is not None, f"images {split}", "labelled, for figures by class", "without labels")
+    assert images.labels is not None
+    return class_moments(extract_features(_extractor(extractor), images.images), images.labels)

@@ -1,0 +1,151 @@
+"""Figures of rows and of real images: one set of seeds at a time, each set a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otprior import bundled
+from otprior.compare.material import extractor_of, images_of, moments_by_class, reference_of
+from otprior.compare.study import AGREEMENT_SEEDS, Listener, Study, StudyProgress
+from otprior.files import read_json, write_json
+from otprior.generation import Block, Samples, run_in_processes
+from otprior.metrics import Interval, bootstrap_mean, evaluate, seed_set_interval
+from otprior.metrics.classes import class_figures
+from otprior.metrics.features import classify, extract_features
+from otprior.report import report_reference
+
+__all__ = ["measure", "over_sets", "real_figures", "seed_agreement"]
+
+FLOOR_SETS = 8
+
+
+def measure(
+    study: Study,
+    folder: Path,
+    blocks: dict[str, list[list[Block]]],
+    workers: int,
+    threads: int,
+    listen: Listener,
+) -> dict[str, list[dict[str, Any]]]:
+    """Figures by row key and set of seeds."""
+    paths = {
+        (key, seed_set): folder / f"{key}-{study.first_of(seed_set):09d}-{study.samples}.json"
+        for key in blocks
+        for seed_set in range(study.seed_sets)
+    }
+    missing = [place for place, path in paths.items() if not path.exists()]
+    done = len(paths) - len(missing)
+    listen(StudyProgress("measuring", done, len(paths)))
+
+    def finished(_: Any) -> None:
+        nonlocal done
+        done += 1
+        listen(StudyProgress("measuring", done, len(paths)))
+
+    tasks = [(_measure_set, (study, blocks[key][k], paths[key, k])) for key, k in missing]
+    if tasks:
+        run_in_processes(tasks, min(workers, len(tasks)), threads, finished)
+    return {key: [read_json(paths[key, k]) for k in range(study.seed_sets)] for key in blocks}
+
+
+def _measure_set(study: Study, blocks: list[Block], path: Path) -> None:
+    samples = Samples.read(blocks)
+    features = extract_features(extractor_of(study), samples.images)
+    generator = torch.Generator().manual_seed(blocks[0].first_seed)
+    known = samples.sources is not None and not study.copies_of
+    sources = torch.from_numpy(samples.sources) if known else None
+    figures = evaluate(
+        features, samples.images, reference=reference_of(study), generator=generator, sources=sources
+    )
+    if samples.labels is not None:
+        labels = torch.from_numpy(samples.labels)
+        figures |= _by_class(study, features, samples.images, labels, generator)
+    figures["nfe"] = samples.nfe
+    figures["seconds_per_image"] = samples.seconds / len(samples.pixels)
+    write_json(path, figures)
+
+
+def _by_class(
+    study: Study, features: Tensor, images: Tensor, labels: Tensor, generator: torch.Generator
+) -> dict[str, Any]:
+    predicted = classify(extractor_of(study), images)
+    return class_figures(features, predicted, labels, moments_by_class(study), generator)
+
+
+def real_figures(study: Study, folder: Path) -> dict[str, Any]:
+    """The floor: the same figures of real images, over disjoint sets of `samples`, up to `FLOOR_SETS`."""
+    by_class = any(row.conditional for row in study.rows)
+    name = Path(study.real_split).name + ("-by-class" if by_class else "")
+    path = folder / f"{name}-{study.samples}.json"
+    if not path.exists():
+        real = images_of(study, study.real_split)
+        size = min(study.samples, len(real))
+        features = extract_features(extractor_of(study), real.images)
+        generator = torch.Generator().manual_seed(0)
+
+        def figures_of(rows: slice) -> dict[str, Any]:
+            chosen = evaluate(
+                features[rows], real.images[rows], reference=reference_of(study), generator=generator
+            )
+            if by_class:
+                assert real.labels is not None
+                chosen |= _by_class(study, features[rows], real.images[rows], real.labels[rows], generator)
+            return chosen
+
+        sets = [figures_of(slice(i, i + size)) for i in range(0, len(real) - size + 1, size)[:FLOOR_SETS]]
+        # Rates of copying need no equal n, and are known best from all of the images.
+        whole = figures_of(slice(None))
+        figures = over_sets(sets)
+        for key in whole:
+            if key.startswith(("copy_rate", "nearest_", "class_accuracy")):
+                figures[key] = whole[key]
+        write_json(path, report_reference(size, figures))
+    return read_json(path)
+
+
+def over_sets(sets: list[dict[str, Any]]) -> dict[str, Any]:
+    """Figures over sets of seeds: their mean, and Student's interval; of one set, its own."""
+    if len(sets) == 1:
+        return dict(sets[0])
+    figures: dict[str, Any] = {}
+    for key in sets[0]:
+        if key.endswith("_interval"):
+            continue
+        if any(one[key] is None for one in sets):
+            figures[key] = None
+            continue
+        interval = seed_set_interval([one[key] for one in sets])
+        figures[key] = interval.estimate
+        if f"{key}_interval" in sets[0]:
+            low, high = interval.limits()
+            # Rates and distances are not negative; an unbiased kernel distance may be.
+            figures[f"{key}_interval"] = [low if key == "kid" or low is None else max(low, 0.0), high]
+    return figures
+
+
+def seed_agreement(
+    study: Study, blocks: list[Block], flow: list[Block] | None
+) -> tuple[float | None, Interval | None]:
+    """Share of seeds whose image has the class that the full flow's image of the same seed has.
+
+    Arguments:
+        blocks: A row's first set of seeds.
+        flow: The full sampler's, of the same seeds; without it the stored classes of the bundled network's are
+            taken, which are few, and the share has no interval.
+    """
+    if flow is not None:
+        extractor = extractor_of(study)
+        mine, full = (classify(extractor, Samples.read(part).images) for part in (blocks, flow))
+        share = bootstrap_mean(mine == full, torch.Generator().manual_seed(blocks[0].first_seed))
+        return share.estimate, share
+    stored = bundled.full_sampler()
+    if stored is None or study.first_seed != 0 or study.model or blocks[0].row.conditional:
+        return None, None
+    count = min(AGREEMENT_SEEDS, study.samples, len(stored.classes))
+    images = Samples.read(blocks).images[:count]
+    same = classify(extractor_of(study), images) == stored.classes[:count]
+    return float(same.double().mean()), None

@@ -1,0 +1,180 @@
+"""Running a study: fits what the rows need, samples, measures, and makes the report."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from otprior import __version__, bundled
+from otprior.compare.fitting import fit_priors
+from otprior.compare.material import copied_of, extractor_of, fingerprint, models_of, reference_of
+from otprior.compare.measuring import measure, over_sets, real_figures, seed_agreement
+from otprior.compare.study import Listener, Study, StudyProgress, StudyResult
+from otprior.files import read_json, sha256, write_json
+from otprior.generation import EXPERIMENTAL, Block, Models, RowSpec, Samples, run_in_processes, sample_block
+from otprior.metrics.copying import copy_mask
+from otprior.report import FORMAT_VERSION, ReportImages, report_row
+from otprior.validation import require
+
+__all__ = ["row_samples", "run_study"]
+
+
+def run_study(
+    study: Study,
+    work: str | Path,
+    *,
+    workers: int = 1,
+    threads: int = 1,
+    listen: Listener | None = None,
+    priors: Path | None = None,
+    growing: bool = False,
+) -> StudyResult:
+    """Fits what the rows need, samples, measures.
+
+    Arguments:
+        study: What to do.
+        work: Folder for the pieces; one that holds pieces of the same study is gone on with.
+        workers: Processes that sample.
+        threads: Threads of each.
+        listen: Called as work proceeds.
+        priors: Where fitted priors are and go, for studies that share them; by default below `work`.
+        growing: Whether `work` may hold pieces of the same study with other numbers of samples, to be taken over;
+            all numbers but the last are then multiples of `block`.
+
+    Raises:
+        ValueError: If `work` holds pieces of another study.
+    """
+    listen = listen or (lambda _: None)
+    work = Path(work)
+    _claim(work, study, growing)
+    priors = priors or work / "priors"
+    facts = fit_priors(study, priors, listen)
+    blocks = {
+        row.key: [study.blocks(row, work / "images", k) for k in range(study.seed_sets)] for row in study.rows
+    }
+    flow = None if study.flow is None else study.blocks(study.flow, work / "images", 0)
+    every = {
+        block.path: block for row in blocks.values() for one in [*row, flow or []] for block in one
+    }.values()
+    _sample(models_of(study, priors), list(every), workers, threads, listen)
+    sets = measure(study, work / "figures", blocks, workers, threads, listen)
+    reference = real_figures(study, work / "figures")
+    rows, images = [], []
+    for row in study.rows:
+        rows.append(_report_row(study, row, blocks[row.key], sets[row.key], reference, flow))
+        images.append(_report_images(study, row, blocks[row.key][0]))
+    report = {
+        "format_version": FORMAT_VERSION,
+        "features": {"name": extractor_of(study).name, "dim": extractor_of(study).dim},
+        "ot": facts,
+        "reference": reference,
+        "rows": rows,
+        "settings": study.settings(),
+        "environment": {
+            "otprior": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "workers": workers,
+            "threads": threads,
+        },
+    }
+    return StudyResult(report, images, sets, study, work)
+
+
+def row_samples(study: Study, row: RowSpec, work: str | Path) -> Samples:
+    """The images of a row's first set of seeds, from the work folder of a study that was run."""
+    return Samples.read(study.blocks(row, Path(work) / "images", 0))
+
+
+def _claim(work: Path, study: Study, growing: bool) -> None:
+    """Marks a work folder with all that its pieces depend on, or refuses one that is marked otherwise."""
+    settings = study.settings()
+    if growing:
+        settings = {
+            name: value for name, value in settings.items() if name not in ("name", "samples", "seed_sets")
+        }
+    mark = {
+        "otprior": __version__,
+        "study": settings,
+        "manifest": sha256(bundled.ROOT / "manifest.json"),
+        **fingerprint(study),
+    }
+    path = work / "study.json"
+    if not path.exists():
+        write_json(path, mark)
+        return
+    found = read_json(path)
+    hint = "Name another folder, or delete this one"
+    require(found == mark, f"work folder {work}", "empty, or one of this very study", "another's", hint)
+
+
+def _sample(models: Models, blocks: list[Block], workers: int, threads: int, listen: Listener) -> None:
+    total = sum(block.cost for block in blocks)
+    missing = [block for block in blocks if not block.done]
+    done = total - sum(block.cost for block in missing)
+    listen(StudyProgress("sampling", done, total, "network evaluations"))
+
+    def finished(block: Block) -> None:
+        nonlocal done
+        done += block.cost
+        listen(StudyProgress("sampling", done, total, block.row.label))
+
+    # The long ones first, so that the processes end together.
+    missing.sort(key=lambda block: -block.cost)
+    if missing:
+        tasks = [(sample_block, (models, block)) for block in missing]
+        run_in_processes(tasks, min(workers, len(tasks)), threads, finished)
+
+
+def _report_row(
+    study: Study,
+    row: RowSpec,
+    blocks: list[list[Block]],
+    sets: list[dict[str, Any]],
+    reference: dict[str, Any],
+    flow: list[Block] | None,
+) -> dict[str, Any]:
+    figures = over_sets(sets)
+    floor = reference["fid_floor"]
+    low, high = figures["fid_interval"]
+    agreement, error = seed_agreement(study, blocks[0], flow)
+    last = study.first_of(study.seed_sets) - 1
+    given: dict[str, Any] = {} if error is None else {"seed_agreement_interval": error.limits()}
+    class_floor = reference.get("class_fid_floor")
+    if figures.get("class_fid") is not None and class_floor is not None:
+        given["excess_class_fid"] = figures["class_fid"] - class_floor
+        ends = figures["class_fid_interval"]
+        given["excess_class_fid_interval"] = ends and [end - class_floor for end in ends]
+    return report_row(
+        label=row.label,
+        prior="experimental" if row.prior.startswith(EXPERIMENTAL) else row.prior,
+        noise=row.noise,
+        smoothing=row.smoothing if row.prior == "semidiscrete" else None,
+        correlation=row.correlation if row.noise == "coupled" else None,
+        start_timestep=row.start_timestep,
+        scheduler=row.scheduler,
+        spacing=row.spacing,
+        guidance=row.guidance,
+        samples=study.samples * study.seed_sets,
+        seeds=f"{study.first_seed}-{last}",
+        seed_agreement=agreement,
+        excess_fid=figures["fid"] - floor,
+        excess_fid_interval=[low - floor, high - floor],
+        **{**figures, "nfe": round(figures["nfe"]), **given},
+    )
+
+
+def _report_images(study: Study, row: RowSpec, blocks: list[Block], count: int = 10) -> ReportImages:
+    """The first seeds' images of a row, with the nearest atom of each."""
+    images = Samples.read(blocks[:1]).images[:count]
+    distances, index = reference_of(study).atoms.nearest(images, 2)
+    return ReportImages(
+        label=row.label,
+        images=images,
+        nearest=copied_of(study).images[index[:, 0]],
+        copied=copy_mask(distances),
+        seeds=list(range(study.first_seed, study.first_seed + len(images))),
+    )

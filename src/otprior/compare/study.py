@@ -1,0 +1,135 @@
+"""What a study is: its rows, how many seeds, and what they are measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from otprior.generation import Block, RowSpec
+from otprior.generation.rows import differing
+from otprior.report import ReportImages
+from otprior.validation import check_choice, check_integer, require
+
+__all__ = ["AGREEMENT_SEEDS", "Listener", "Study", "StudyProgress", "StudyResult"]
+
+# Seeds on which a start's image is compared with the stored full flow's from the same seed.
+AGREEMENT_SEEDS = 200
+
+
+@dataclass(frozen=True)
+class Study:
+    """What to compare, on how much.
+
+    Images are named: "atoms" (the bundled training images), one of `bundled.SPLITS`, or a path.
+
+    Attributes:
+        name: For people.
+        rows: The starts.
+        samples: Images of a row in one set of seeds.
+        seed_sets: Sets of consecutive seeds; with two or more, intervals are over the sets.
+        first_seed: The first seed of the first set.
+        split: Images that quality is measured against.
+        real_split: Real images that give the floor and the copying to be expected of new images.
+        atoms: How many of the atoms, the first ones (the bundled ones are in no order); 0 for all.
+        tol: χ² that the semi-discrete solve has to reach.
+        precision: "float32", or "bfloat16" for autocast of the network.
+        block: Images in one piece of work.
+        flow: The full sampler, sampled on the same seeds, for seed agreement; by default what is stored of the
+            bundled network's, for studies whose first seed is 0.
+        atoms_from: Images that priors are fitted to.
+        copies_of: Images that could have been copied; by default the atoms. If named, no source rate is known.
+        model: A diffusers folder; the bundled network if empty.
+        null_class_label: Of that network; the bundled one's is known.
+        extractor: Folder of the feature extractor; the bundled one if empty.
+        value_range: Of images at a path; see `data.to_pixels`.
+    """
+
+    name: str
+    rows: tuple[RowSpec, ...]
+    samples: int
+    seed_sets: int = 1
+    first_seed: int = 0
+    split: str = "reference"
+    real_split: str = "held_out"
+    atoms: int = 10_000
+    tol: float = 0.05
+    precision: str = "float32"
+    block: int = 125
+    flow: RowSpec | None = None
+    atoms_from: str = "atoms"
+    copies_of: str = ""
+    model: str = ""
+    null_class_label: int | None = None
+    extractor: str = ""
+    value_range: Any = "auto"
+
+    def __post_init__(self) -> None:
+        check_integer("samples", self.samples, 12)
+        check_integer("seed_sets", self.seed_sets, 1)
+        check_choice("precision", self.precision, ("float32", "bfloat16"))
+        require(len(self.rows) > 0, "rows", "at least one", 0)
+
+    @property
+    def sampled_rows(self) -> tuple[RowSpec, ...]:
+        """The rows, and the full flow where there is one and it is not a row itself."""
+        known = {row.key for row in self.rows}
+        return self.rows if self.flow is None or self.flow.key in known else (*self.rows, self.flow)
+
+    def first_of(self, seed_set: int) -> int:
+        """The first seed of a set."""
+        return self.first_seed + seed_set * self.samples
+
+    def blocks(self, row: RowSpec, folder: Path, seed_set: int) -> list[Block]:
+        """A row's blocks of a set of seeds, below the folder of images."""
+        first, end = self.first_of(seed_set), self.first_of(seed_set + 1)
+        return [
+            Block(row, seed, min(self.block, end - seed), folder / row.key / f"{seed:09d}.npz")
+            for seed in range(first, end, self.block)
+        ]
+
+    def settings(self) -> dict[str, Any]:
+        """All but the rows, as JSON; fields that the first studies did not have only where they say something."""
+        facts = differing(
+            self, ("flow", "atoms_from", "model", "null_class_label", "extractor", "value_range")
+        )
+        return {name: value for name, value in facts.items() if name not in ("rows", "flow")}
+
+
+@dataclass(frozen=True)
+class StudyProgress:
+    """How far a study is: the stage, what is done of what, in the unit named."""
+
+    stage: str
+    done: float
+    total: float
+    note: str = ""
+
+
+Listener = Callable[[StudyProgress], None]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A report, the images that go with it, and the figures of each row and set of seeds.
+
+    Attributes:
+        report: In the form of `report.schema.json`.
+        images: Of each row.
+        sets: Figures by row key, one dict a set of seeds.
+        study: What was run.
+        work: Where its pieces are.
+    """
+
+    report: dict[str, Any]
+    images: list[ReportImages]
+    sets: dict[str, list[dict[str, Any]]] = field(repr=False)
+    study: Study | None = field(default=None, repr=False)
+    work: Path | None = field(default=None, repr=False)
+
+    def row(self, spec: RowSpec) -> dict[str, Any]:
+        """The report's row of a spec."""
+        assert self.study is not None
+        keys = [row.key for row in self.study.rows]
+        return self.report["rows"][keys.index(spec.key)]

@@ -1,0 +1,27 @@
+"""Sampling many rows of a comparison, in processes, resumably.
+
+A row is a start, a scheduler and a grid; its images are a function of their seeds. So work is cut into blocks of
+consecutive seeds, each block is done by whichever process is free and becomes one file, and a run that was
+interrupted goes on with the blocks that are missing.
+
+`rows` says what a row is, `starts` makes its prior, `sampling` makes a block into a file, `processes` shares out.
+"""
+
+from otprior.generation.processes import kept_processes, run_in_processes
+from otprior.generation.rows import EXPERIMENTAL, OWN_GRID, RowSpec
+from otprior.generation.sampling import Block, Models, Samples, build_pipeline, sample_block
+from otprior.generation.starts import fitted_name
+
+__all__ = [
+    "EXPERIMENTAL",
+    "OWN_GRID",
+    "Block",
+    "Models",
+    "RowSpec",
+    "Samples",
+    "build_pipeline",
+    "fitted_name",
+    "kept_processes",
+    "run_in_processes",
+    "sample_block",
+]

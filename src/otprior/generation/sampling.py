@@ -1,0 +1,185 @@
+"""Blocks of seeds made into files: the pipeline of a row, called on each block."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor
+
+from otprior.data import to_pixels, to_uint8
+from otprior.experimental.told import ToldNetwork
+from otprior.files import output_file
+from otprior.generation.rows import OWN_GRID, RowSpec
+from otprior.generation.starts import prior_of
+from otprior.grids import timestep_grid
+from otprior.pipelines import OTPriorPipeline, OTPriorPipelineOutput, seeds_to_generators
+from otprior.schedules import NoiseSchedule
+from otprior.starting.support import remade, spacing_changes, stock_spacing
+
+__all__ = ["Block", "Models", "Samples", "build_pipeline", "sample_block"]
+
+
+@dataclass(frozen=True)
+class Models:
+    """Where a process finds network and priors, and how it computes.
+
+    Attributes:
+        pipeline: A diffusers folder with `unet` and `scheduler`.
+        priors: A folder with those of the fitted priors; see `generation.starts`.
+        null_class_label: The network's label for "no class", or None.
+        precision: "float32", or "bfloat16" for autocast of the network alone.
+        classes: How many classes conditional rows go through.
+    """
+
+    pipeline: Path
+    priors: Path
+    null_class_label: int | None
+    precision: str = "float32"
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive seeds of one row, and the file that their images go to."""
+
+    row: RowSpec
+    first_seed: int
+    count: int
+    path: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether the file is there; it is written whole or not at all."""
+        return self.path.is_file()
+
+    @property
+    def cost(self) -> int:
+        """Network evaluations, the unit of progress."""
+        return self.count * self.row.evaluations
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images of consecutive seeds.
+
+    Attributes:
+        pixels: Shape (n, C, H, W), uint8: what a PNG file would hold.
+        sources: Index of the atom behind each start, (n,), or None.
+        labels: Class that each was asked for, (n,), or None.
+        nfe: Network evaluations an image, as counted at the network.
+        seconds: Spent on them, in one process.
+    """
+
+    pixels: np.ndarray
+    sources: np.ndarray | None
+    labels: np.ndarray | None
+    nfe: int
+    seconds: float
+
+    @property
+    def images(self) -> Tensor:
+        """The pixels as float32 in [-1, 1]."""
+        return to_pixels(self.pixels)
+
+    @classmethod
+    def read(cls, blocks: Sequence[Block]) -> Samples:
+        """Joins the files of blocks, in their order."""
+        parts = []
+        for block in blocks:
+            with np.load(block.path, allow_pickle=False) as file:
+                parts.append({name: file[name] for name in file.files})
+
+        def joined(name: str) -> np.ndarray | None:
+            found = [part[name] for part in parts if name in part]
+            return np.concatenate(found) if found else None
+
+        return cls(
+            pixels=np.concatenate([part["pixels"] for part in parts]),
+            sources=joined("sources"),
+            labels=joined("labels"),
+            nfe=int(parts[0]["nfe"]),
+            seconds=float(sum(part["seconds"] for part in parts)),
+        )
+
+
+def build_pipeline(models: Models, row: RowSpec) -> tuple[OTPriorPipeline, list[float] | None]:
+    """The pipeline of a row, and its own grid of timesteps if it is not a stock spacing."""
+    base = _load_pipeline(models)
+    scheduler = getattr(diffusers, row.scheduler).from_config(base.scheduler.config, **dict(row.sampler))
+    schedule = NoiseSchedule.from_scheduler(base.scheduler)
+    grid = None
+    if row.spacing.startswith(OWN_GRID):
+        grid = list(
+            timestep_grid(schedule, row.start_timestep, row.steps, row.spacing.removeprefix(OWN_GRID))
+        )
+    else:
+        scheduler = remade(scheduler, **spacing_changes(stock_spacing(scheduler, row.spacing, row.steps)))
+    pipe = OTPriorPipeline.from_pipe(
+        base,
+        prior=prior_of(models.priors, row),
+        scheduler=scheduler,
+        null_class_label=models.null_class_label,
+    )
+    if row.told:
+        pipe.unet = ToldNetwork(pipe.unet, schedule, row.start_timestep, row.told)
+    pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
+    return pipe, grid
+
+
+def sample_block(models: Models, block: Block, batch_size: int = 125) -> Block:
+    """Samples a block and writes its file."""
+    row = block.row
+    pipe, grid = build_pipeline(models, row)
+    started = time.perf_counter()
+    pixels, sources, labels, nfe = [], [], [], 0
+    for first in range(block.first_seed, block.first_seed + block.count, batch_size):
+        seeds = range(first, min(first + batch_size, block.first_seed + block.count))
+        asked = None
+        if row.conditional:
+            assert models.classes is not None
+            asked = [seed % models.classes for seed in seeds]
+            labels += asked
+        # (Priors leave autocast by themselves.)
+        with torch.autocast(pipe.device.type, dtype=torch.bfloat16, enabled=models.precision == "bfloat16"):
+            out = pipe(
+                batch_size=len(seeds),
+                class_labels=asked,
+                num_inference_steps=row.steps,
+                timesteps=grid,
+                guidance_scale=row.guidance,
+                generator=seeds_to_generators(seeds),
+                output_type="latent",
+            )
+        assert isinstance(out, OTPriorPipelineOutput)
+        pixels.append(to_uint8(out.images.float()))
+        nfe = out.nfe
+        if out.sources is not None:
+            sources.append(out.sources.cpu().numpy())
+    arrays: dict[str, Any] = {
+        "pixels": np.concatenate(pixels),
+        "nfe": np.int64(nfe),
+        "seconds": np.float64(time.perf_counter() - started),
+    }
+    if sources:
+        arrays["sources"] = np.concatenate(sources)
+    if labels:
+        arrays["labels"] = np.array(labels)
+    with output_file(block.path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    return block
+
+
+@cache
+def _load_pipeline(models: Models) -> OTPriorPipeline:
+    # (None would overrule what the folder says.)
+    label = models.null_class_label
+    given = {} if label is None else {"null_class_label": label}
+    return OTPriorPipeline.from_pretrained(models.pipeline, **given)

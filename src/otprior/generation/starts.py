@@ -1,0 +1,87 @@
+"""The prior of a row, made from what was fitted.
+
+A folder of fitted priors holds "semidiscrete" and "gaussian", the same "-by-class", and what experimental priors put
+there. Rivals are made from the semidiscrete one: its atoms, or just its shape.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from torch import Tensor
+
+from otprior import experimental
+from otprior.generation.rows import EXPERIMENTAL, RowSpec
+from otprior.priors import (
+    BoostedAtomPrior,
+    IdentityPrior,
+    MiniBatchPrior,
+    Prior,
+    RandomAtomPrior,
+    SemiDiscretePrior,
+)
+from otprior.priors.boosted_atom import cell_means
+from otprior.priors.unsolved import unsolved
+from otprior.validation import invalid
+
+__all__ = ["fitted_name", "prior_of"]
+
+
+def fitted_name(row: RowSpec) -> str | None:
+    """Name of the fitted prior that a row's is made from; None if it needs none of the four."""
+    if row.prior == "none" or row.prior.startswith(EXPERIMENTAL):
+        return None
+    return ("gaussian" if row.prior == "gaussian" else "semidiscrete") + "-by-class" * row.conditional
+
+
+def prior_of(folder: Path, row: RowSpec) -> Prior | None:
+    """The prior of a row from the folder of fitted ones; None for white noise at T."""
+    name = fitted_name(row)
+    if row.prior.startswith(EXPERIMENTAL):
+        module = row.prior.removeprefix(EXPERIMENTAL)
+        return experimental.build(module, folder, row.start_timestep, dict(row.options))
+    if name is None:
+        return None
+    fitted = _load(folder / name)
+    if row.prior == "gaussian":
+        return fitted.at(row.start_timestep)
+    if row.prior == "identity":
+        return IdentityPrior.build(fitted.shape, fitted.schedule, row.start_timestep)
+    assert isinstance(fitted, SemiDiscretePrior)
+    given = dict(row.options)
+    match row.prior:
+        case "random_atom":
+            return RandomAtomPrior.of(fitted, row.start_timestep)
+        case "boosted_atom":
+            means = row.correlation * _cell_means(folder / name, given["direction"])
+            return BoostedAtomPrior.of(fitted, row.start_timestep, means)
+        case "mini_batch":
+            return MiniBatchPrior.of(fitted, row.start_timestep)
+        case "unsolved":
+            fitted = _unsolved(folder / name, given["potential"])
+        case "semidiscrete":
+            pass
+        case _:
+            raise invalid("prior of a row", "one that RowSpec names", repr(row.prior))
+    options = {"noise": row.noise, "smoothing": row.smoothing, "correlation": row.correlation}
+    return fitted.with_options(**options).at(row.start_timestep)
+
+
+@cache
+def _load(folder: Path) -> Prior:
+    return Prior.from_pretrained(folder)
+
+
+@cache
+def _cell_means(folder: Path, direction: str) -> Tensor:
+    fitted = _load(folder)
+    assert isinstance(fitted, SemiDiscretePrior)
+    return cell_means(fitted, direction)
+
+
+@cache
+def _unsolved(folder: Path, potential: str) -> SemiDiscretePrior:
+    fitted = _load(folder)
+    assert isinstance(fitted, SemiDiscretePrior)
+    return unsolved(fitted, potential)

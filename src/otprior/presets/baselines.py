@@ -1,0 +1,150 @@
+"""The coupled start beside everything that could explain it away, on the same seeds.
+
+1. Solvers from white noise at T, the spacing of each chosen on the validation images.
+2. t* at which a random training image with fresh noise, plain or boosted, copies as often as the coupled start, or has
+   its own image as nearest as often; on seeds that no report uses.
+3. All rows on the reference images: those solvers, long ancestral sampling (the network's own limit), the other
+   priors, both rivals at every t* and at the matched ones, the coupled start with a potential that was not solved for,
+   and with mini-batch transport.
+4. Five sets of twice as many seeds for the rows that statements are made about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from otprior import bundled
+from otprior.compare import StudyResult, copy_gate, difference_gate, ratio_gate
+from otprior.generation import RowSpec
+from otprior.presets.chosen import settings_rows
+from otprior.presets.matching import STARTS, matching_timestep_of, moved
+from otprior.presets.preset import Stages
+from otprior.presets.spacings import LAST, SOLVERS, best_spacings
+
+__all__ = ["run"]
+
+EVALUATIONS = (5, 10, 20)
+# Ancestral steps of the network's own limit; the last takes as long as all else, and is left to a full run.
+ANCESTRAL = (250, 500)
+FULL_ANCESTRAL = (250, 500, 1000)
+# The share of the excess of the best N(0, I) at 20 evaluations that the coupled start at 5 is to reach.
+WANTED_RATIO = 0.4
+PAIRED_SETS = 5
+RIVALS = (("random_atom", ""), ("boosted_atom", "atom"), ("boosted_atom", "mean"))
+
+
+def run(stages: Stages) -> dict[str, StudyResult]:
+    """The study; its reports are "" (all rows), "pairs" (the statements) and "matching" (how t* was matched)."""
+    chosen = settings_rows()
+    coupled = chosen["coupled_5"]
+    solvers = best_spacings(stages, SOLVERS, EVALUATIONS, stages.scale.share(0.25))
+    best = _best_at(stages, solvers, max(EVALUATIONS))
+
+    rivals = [_rival(coupled, kind, direction) for kind, direction in RIVALS]
+    measured = [moved(rival, t) for rival in rivals for t in STARTS]
+    matching = stages.choose("matching", [coupled, *measured], stages.scale.samples)
+    matched = [_matched(matching, coupled, rival, by) for rival in rivals for by in ("copying", "source")]
+
+    main = stages.run(
+        "baselines",
+        _distinct(
+            [
+                coupled,
+                chosen["coupled_3"],
+                *_same_start(coupled),
+                *matched,
+                *measured,
+                *solvers.values(),
+                *_ancestral(stages.scale.full),
+            ]
+        ),
+    )
+    pairs = stages.run(
+        "pairs",
+        _distinct([coupled, best, *matched]),
+        2 * stages.scale.samples,
+        seed_sets=max(PAIRED_SETS, stages.scale.seed_sets),
+        block=500,
+    )
+    pairs.report["gates"] = _gates(pairs, coupled, best, matched)
+    main.report["gates"] = pairs.report["gates"]
+    return {"": main, "pairs": pairs, "matching": matching}
+
+
+def _best_at(stages: Stages, solvers: dict[tuple[str, int], RowSpec], nfe: int) -> RowSpec:
+    """The best of the solvers at `nfe`, on more validation images than the spacings were screened on."""
+    finalists = [row for (_, count), row in solvers.items() if count == nfe]
+    result = stages.choose("finalists", finalists, stages.scale.samples)
+    return min(finalists, key=lambda row: result.row(row)["fid"])
+
+
+def _rival(coupled: RowSpec, prior: str, direction: str) -> RowSpec:
+    """A random training image with fresh noise, and all else as the coupled start has it."""
+    options = (("direction", direction),) if direction else ()
+    # What is left of the coupling's mean where part of the noise is drawn anew.
+    correlation = coupled.correlation if direction else 1.0
+    return replace(coupled, prior=prior, noise=None, smoothing=0.0, correlation=correlation, options=options)
+
+
+def _matched(matching: StudyResult, coupled: RowSpec, rival: RowSpec, by: str) -> RowSpec:
+    """The rival at the t* where it copies ("copying") or keeps its atom ("source") as the coupled start does."""
+    key = {"copying": "copy_rate", "source": "source_rate"}[by]
+    assert matching.study is not None
+    rates = [matching.row(moved(rival, t))[key] for t in STARTS]
+    target = matching.row(coupled)[key]
+    timestep = matching_timestep_of(STARTS, rates, target, matching.study.samples)
+    return moved(rival, timestep, f"equal {by}")
+
+
+def _same_start(coupled: RowSpec) -> list[RowSpec]:
+    """The other priors at the coupled start's t*, and couplings that no solver made."""
+    t = coupled.start_timestep
+    same = replace(coupled, smoothing=0.0, correlation=1.0)
+
+    def row(label: str, **changes: Any) -> RowSpec:
+        return replace(same, label=f"{label}, t* = {t:g}, {coupled.steps}", **changes)
+
+    return [
+        row("coupled, all of the seed's noise, no smoothing"),
+        row("gaussian", prior="gaussian", noise=None),
+        row("identity", prior="identity", noise=None),
+        row("frozen (DPM-OT)", noise="frozen"),
+        row("potential of independent scores", prior="unsolved", options=(("potential", "independent"),)),
+        row("potential zero", prior="unsolved", options=(("potential", "zero"),)),
+        row("mini-batch transport, 125", prior="mini_batch", noise=None),
+    ]
+
+
+def _ancestral(full: bool) -> list[RowSpec]:
+    return [
+        RowSpec(
+            "none", LAST, steps, "DDPMScheduler", "trailing", label=f"N(0, I) at T, ancestral DDPM, {steps}"
+        )
+        for steps in (FULL_ANCESTRAL if full else ANCESTRAL)
+    ]
+
+
+def _distinct(rows: list[RowSpec]) -> list[RowSpec]:
+    """Each row once, under the label that it has first: a matched t* may be one that was measured."""
+    first: dict[str, RowSpec] = {}
+    for row in rows:
+        first.setdefault(row.key, row)
+    return list(first.values())
+
+
+def _gates(
+    pairs: StudyResult, coupled: RowSpec, best: RowSpec, matched: list[RowSpec]
+) -> list[dict[str, Any]]:
+    held_out = int(bundled.manifest()["splits"]["held_out"]["n"])
+    few, many = coupled.evaluations, best.evaluations
+    ratio = f"Excess FID of the coupled start at {few} evaluations over that of the best N(0, I) at {many}"
+    copying = f"Copy rate of the coupled start at {few} evaluations less that of held-out real images"
+    gates = [
+        ratio_gate(pairs, coupled, best, WANTED_RATIO, f"{ratio} ({best.label})"),
+        copy_gate(pairs, coupled, copying, held_out),
+    ]
+    for row in matched:
+        statement = f"FID of the coupled start less that of “{row.label}”"
+        gates.append(difference_gate(pairs, coupled, row, statement))
+    return gates

@@ -1,0 +1,279 @@
+"""Choosing t*, noise, smoothing, scheduler and grid on validation images: the best quality that does not copy.
+
+Successive halving: every candidate is sampled on a few seeds, the better part of them on more, and so on; images that
+a candidate has already are taken over, since the seeds of a rung begin with those of the rung before. What is looked
+for is the lowest FID among candidates of which it can be said, at 95 %, that they copy no more than the limit allows
+(`CopyLimit`; by default the validation images' own rate). On few images that cannot be said of any. So half of the
+places on the next rung go to the candidates of lowest FID that will probably pass, the other half to those of lowest
+FID that still may. A second search follows in the neighbourhood of the winner.
+
+References:
+    Jamieson & Talwalkar, Non-stochastic best arm identification and hyperparameter optimization (2016),
+    arXiv:1502.07943.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from otprior.compare import CopyLimit, Study, run_study
+from otprior.compare.material import images_of, schedule_of
+from otprior.compare.measuring import real_figures
+from otprior.generation import OWN_GRID, RowSpec
+from otprior.schedules import NoiseSchedule
+from otprior.validation import check_choice, check_integer, require
+
+__all__ = [
+    "FIRST_SEED",
+    "Search",
+    "Trial",
+    "best_of",
+    "candidates",
+    "halving",
+    "labelled",
+    "neighbours",
+    "own_limit",
+    "rungs",
+    "survivors",
+    "tune",
+]
+
+logger = logging.getLogger(__name__)
+
+# Far from the seeds of any report.
+FIRST_SEED = 1_300_000_000
+UNIPC, DPM = "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"
+# Where starts are looked for: log-SNR from "half signal" to "little left of it".
+LEVELS = (-1.0, -1.5, -2.0, -2.5, -3.0, -3.5, -4.0)
+CORRELATIONS = (0.6, 0.85, 1.0)
+FINER = 0.25  # in log-SNR
+# Candidates on the second rung of the two searches.
+FIRST_KEPT, FINER_KEPT = 8, 4
+# Chances of passing the copying rule in the end: probably, and not yet ruled out.
+PROBABLY, POSSIBLY = 0.5, 0.05
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate on so many seeds, with its row of the report."""
+
+    row: RowSpec
+    samples: int
+    figures: dict[str, Any] = field(repr=False)
+
+    @property
+    def fid(self) -> float:
+        """FID against the validation images."""
+        return float(self.figures["fid"])
+
+    @property
+    def copy_rate(self) -> float:
+        """Share of samples that count as copies."""
+        return float(self.figures["copy_rate"])
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found.
+
+    Attributes:
+        best: The chosen candidate on the most seeds, or None if none passed.
+        trials: Everything that was tried, in order.
+        limit: The copying rule.
+        evaluations: Network evaluations that the trials rest on.
+    """
+
+    best: Trial | None
+    trials: tuple[Trial, ...]
+    limit: CopyLimit
+    evaluations: int
+
+
+def rungs(samples: int, shares: Sequence[float] = (1 / 8, 1 / 4, 1 / 2, 1)) -> tuple[int, list[int]]:
+    """Block size, and the numbers of seeds of each rung, which are multiples of it but for the last."""
+    check_integer("samples", samples, 12)
+    block = min(125, max(12, samples // 16))
+    sizes = [max(1, round(samples * share / block)) * block for share in shares if share < 1]
+    return block, [*sorted({size for size in sizes if size < samples}), samples]
+
+
+def candidates(
+    schedule: NoiseSchedule, steps: int, prior: str = "semidiscrete", scheduler: str = UNIPC
+) -> list[RowSpec]:
+    """The first rung: starts over the usual range of log-SNR, and for coupled ones how much noise is drawn anew."""
+    check_choice("prior", prior, ("semidiscrete", "gaussian", "random_atom", "identity"))
+    coupled = prior == "semidiscrete"
+    rows = []
+    for timestep in sorted({_timestep(schedule, level) for level in LEVELS}):
+        plain = RowSpec(prior, timestep, steps, scheduler, OWN_GRID + "log_snr")
+        if coupled:
+            rows += [replace(plain, noise="coupled", correlation=rho) for rho in CORRELATIONS]
+        else:
+            rows.append(plain)
+    return [labelled(row) for row in rows if _fits(schedule, row)]
+
+
+def neighbours(schedule: NoiseSchedule, row: RowSpec) -> list[RowSpec]:
+    """Candidates that differ from one in a single respect (and one that smooths, and starts closer for it)."""
+    level = schedule.log_snr(float(row.start_timestep))
+    near = [
+        replace(row, start_timestep=_timestep(schedule, level + shift))
+        for shift in (-2 * FINER, -FINER, FINER, 2 * FINER)
+    ]
+    near += [
+        replace(row, scheduler=DPM if row.scheduler == UNIPC else UNIPC),
+        replace(row, spacing=OWN_GRID + "karras"),
+    ]
+    if row.noise == "coupled":
+        near += [replace(row, correlation=round(row.correlation + shift, 3)) for shift in (-0.1, 0.1)]
+        closer = _timestep(schedule, level + FINER)
+        near += [replace(row, smoothing=0.15), replace(row, smoothing=0.15, start_timestep=closer)]
+    different = {each.key: each for each in near if _fits(schedule, each) and each.key != row.key}
+    return [labelled(each) for each in different.values()]
+
+
+def labelled(row: RowSpec) -> RowSpec:
+    """The row with a label that tells all that a search varies."""
+    parts = [f"t* = {row.start_timestep:g}"]
+    parts += [f"ρ = {row.correlation:g}"] if row.correlation != 1 else []
+    parts += [f"ε = {row.smoothing:g} τ"] if row.smoothing else []
+    name = row.scheduler.removesuffix("Scheduler").removesuffix("Multistep")
+    what = row.noise or row.prior.replace("_", " ")
+    return replace(row, label=f"{what}, {', '.join(parts)}, {name}, {row.spacing}, {row.steps}")
+
+
+def survivors(trials: Sequence[Trial], keep: int, limit: CopyLimit, final: int) -> list[RowSpec]:
+    """The candidates of the next rung, as the module says; at least one.
+
+    Arguments:
+        trials: The rung's.
+        keep: How many go on.
+        limit: The copying rule.
+        final: Seeds of the last rung, on which the rule will be applied.
+    """
+    by_fid = sorted(trials, key=lambda trial: trial.fid)
+    chances = {id(t): limit.chance(t.copy_rate, t.samples, final) for t in by_fid}
+    probable = [t for t in by_fid if chances[id(t)] >= PROBABLY][: -(-keep // 2)]
+    chosen = {id(t) for t in probable}
+    possible = [t for t in by_fid if id(t) not in chosen and chances[id(t)] >= POSSIBLY]
+    going = [*probable, *possible[: keep - len(probable)]]
+    if not going:
+        going = sorted(trials, key=lambda trial: trial.copy_rate)[:1]
+    return [trial.row for trial in going]
+
+
+def best_of(trials: Sequence[Trial], limit: CopyLimit) -> Trial | None:
+    """The lowest FID among the trials on most seeds, of those that are allowed; None if none is."""
+    allowed = [trial for trial in trials if limit.allows(trial.copy_rate, trial.samples)]
+    most = max((trial.samples for trial in allowed), default=0)
+    return min((t for t in allowed if t.samples == most), key=lambda trial: trial.fid, default=None)
+
+
+def own_limit(study: Study, work: Path) -> CopyLimit:
+    """The default rule: as often as the study's real images, which nobody saw."""
+    real = real_figures(study, work / "figures")
+    return CopyLimit(real["copy_rate"], len(images_of(study, study.real_split)))
+
+
+def halving(
+    study: Study,
+    rows: Sequence[RowSpec],
+    work: Path,
+    limit: CopyLimit,
+    sizes: Sequence[int],
+    keep: int,
+    deadline: float = math.inf,
+    **options: Any,
+) -> list[Trial]:
+    """Successive halving of `rows`; every trial, the last rung's at the end.
+
+    Arguments:
+        study: Says all but rows and numbers of seeds.
+        rows: The candidates.
+        work: Folder of pieces, which searches of one study share.
+        limit: The copying rule.
+        sizes: Seeds of each rung.
+        keep: Candidates on the second rung; half of them on the third, and so on.
+        deadline: By `time.monotonic`: no rung but the first is begun later.
+        options: As for `run_study`.
+    """
+    trials: list[Trial] = []
+    going = list(rows)
+    for number, size in enumerate(sizes):
+        if number and time.monotonic() > deadline:
+            logger.warning(
+                "the time is up; %d candidates are judged on %d seeds", len(going), sizes[number - 1]
+            )
+            break
+        rung = replace(study, rows=tuple(going), samples=size)
+        result = run_study(rung, work, growing=True, **options)
+        found = [Trial(row, size, figures) for row, figures in zip(going, result.report["rows"])]
+        trials += found
+        going = survivors(found, max(1, keep >> number), limit, sizes[-1])
+    return trials
+
+
+def tune(
+    study: Study,
+    work: str | Path,
+    *,
+    steps: int,
+    prior: str = "semidiscrete",
+    limit: CopyLimit | None = None,
+    minutes: float = math.inf,
+    **options: Any,
+) -> Search:
+    """The best start in `steps` steps under a copying limit.
+
+    Arguments:
+        study: Network, images, and the number of seeds of the last rung (`samples`); its rows are ignored.
+        work: Folder of pieces; an interrupted search goes on from it.
+        steps: Steps of the sampler.
+        prior: "semidiscrete", "gaussian", "identity" or "random_atom".
+        limit: By default the rate of the study's real images, with a margin of one percentage point.
+        minutes: No further rung is begun after so long; what is chosen then rests on fewer seeds.
+        options: As for `run_study`: `workers`, `threads`, `listen`, `priors`.
+
+    Returns:
+        The search; its `best` is None if no candidate passed.
+    """
+    require(minutes > 0, "minutes", "positive", minutes)
+    deadline = time.monotonic() + 60 * minutes
+    block, sizes = rungs(study.samples)
+    schedule = schedule_of(study)
+    first = candidates(schedule, steps, prior)
+    require(bool(first), "steps", "at most the timesteps below every t* that is tried", steps)
+    study = replace(study, rows=tuple(first), block=block)
+    folder = Path(work)
+    rule = limit or own_limit(replace(study, samples=sizes[0]), folder)
+    trials = halving(study, first, folder, rule, sizes[:-1] or sizes, FIRST_KEPT, deadline, **options)
+    # The winner's neighbourhood, with the winner, and with whoever else is still in.
+    last = [trial for trial in trials if trial.samples == trials[-1].samples]
+    ahead = survivors(last, 2, rule, sizes[-1])
+    near = {row.key: row for row in [*ahead, *neighbours(schedule, ahead[0])]}
+    if time.monotonic() < deadline:
+        second = sizes[1:] or sizes
+        trials += halving(study, list(near.values()), folder, rule, second, FINER_KEPT, deadline, **options)
+    seeds: dict[RowSpec, int] = {}
+    for trial in trials:
+        seeds[trial.row] = max(trial.samples, seeds.get(trial.row, 0))
+    evaluations = sum(row.evaluations * count for row, count in seeds.items())
+    return Search(best_of(trials, rule), tuple(trials), rule, evaluations)
+
+
+def _timestep(schedule: NoiseSchedule, level: float) -> int | float:
+    """The timestep of a log-SNR, kept inside the schedule; a whole one if it is discrete."""
+    cleanest, noisiest = (schedule.log_snr(t) for t in schedule.timestep_range)
+    exact = schedule.timestep(min(max(level, noisiest), cleanest))
+    return round(exact) if schedule.discrete else exact
+
+
+def _fits(schedule: NoiseSchedule, row: RowSpec) -> bool:
+    """Whether a candidate is one: its correlation in range, and enough timesteps below t*."""
+    return 0 < row.correlation <= 1 and (not schedule.discrete or row.steps <= row.start_timestep)
