@@ -1,8 +1,8 @@
 """1,281,167 atoms of 256 dimensions: draws a second, memory, and χ² after so many minutes.
 
-The atoms are features as an encoder gives them: drawn once, into a file from which they are mapped. They fall into 1,000
-clusters, their spread decays along the axes, and their norms differ. The solve keeps its state and can be killed and
-started again with the same command; time is counted over all runs.
+The atoms are features as an encoder gives them: drawn once, into a file from which they are mapped. They fall into
+1,000 clusters, their spread decays along the axes, and their norms differ. The solve keeps its state: killed and
+started again with the same command it goes on; time is counted over all runs.
 
     python benchmarks/million.py --minutes 60 --out million
     python benchmarks/million.py --atoms 20000 --minutes 1 --out rehearsal
@@ -56,7 +56,7 @@ def draw_atoms(path: Path, count: int, dim: int) -> None:
 
 def solve(args: argparse.Namespace, atoms: torch.Tensor) -> dict[str, Any]:
     """Runs until the time is up, then judges what there is."""
-    state = args.out / "state.safetensors"
+    state = args.out / f"state-{len(atoms)}x{atoms.shape[1]}-{args.tol:g}.safetensors"
     seen = {"draws": 0, "began": None, "first": 0}
     started = time.perf_counter()
 
@@ -118,10 +118,7 @@ def solve(args: argparse.Namespace, atoms: torch.Tensor) -> dict[str, Any]:
         / (1 << (20 if sys.platform != "darwin" else 30)),
         "projected_hours_to_0.05_here": hours / rate if rate else None,
         # Without mixing, which leaves an accelerator's product the bottleneck, not its memory.
-        "projected_hours_to_0.05_on_an_accelerator": needed
-        * flops
-        / (ACCELERATOR_FLOPS * ACCELERATOR_SHARE)
-        / 3600,
+        "projected_hours_to_0.05_on_an_accelerator": hours * flops / (ACCELERATOR_FLOPS * ACCELERATOR_SHARE),
     }
 
 
