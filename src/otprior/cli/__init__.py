@@ -16,7 +16,7 @@ from otprior import __version__
 __all__ = ["app", "main"]
 
 # In the order in which help lists them.
-_COMMANDS = ("demo", "fit", "sample", "evaluate", "compare", "tune")
+_COMMANDS = ("demo", "fit", "sample", "evaluate", "compare", "tune", "verify", "audit")
 
 app = typer.Typer(
     name="otprior",
@@ -48,7 +48,7 @@ def _root(
 def _register(name: str) -> None:
     module = import_module(f"otprior.cli.{name}")
     lines = "\n\n".join(f"  {line}" for line in module.EXAMPLES)
-    app.command(name, epilog=f"Example:\n\n{lines}", no_args_is_help=name not in ("demo", "compare"))(
+    app.command(name, epilog=f"Example:\n\n{lines}", no_args_is_help=name not in ("demo", "compare", "verify"))(
         getattr(module, name)
     )
 

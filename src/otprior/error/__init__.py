@@ -8,7 +8,7 @@ from __future__ import annotations
 from otprior.error.bounds import data_error, gaussian_error
 from otprior.error.encoding import Encoding, encode
 from otprior.error.interval import Bound, ErrorInterval, combined
-from otprior.error.population import HeldOut, population_error
+from otprior.error.population import HeldOut, gaussian_population_error, population_error
 from otprior.error.starts import StartDraws, draw_starts, gaussian_start
 from otprior.error.target import Target
 
@@ -24,6 +24,7 @@ __all__ = [
     "draw_starts",
     "encode",
     "gaussian_error",
+    "gaussian_population_error",
     "gaussian_start",
     "population_error",
 ]

@@ -8,8 +8,9 @@ From n draws of each, x of p_t and w of the prior's starts:
 - *discrete*: W2 between the two samples, whose square is on average at least W2² (it is convex in each law). In high
   dimension it is mostly the distance between any two samples of one law, which stands beside it.
 
-The first two are, from samples, a little too large as well, by what they are between two samples of one law. So a check
-fails only beyond that: sliced² − its floor² against the upper end, discrete against the lower.
+From samples the first two carry an error: by the triangle inequality each is at most its value for the two laws plus
+the distances of both samples from their laws, which together are about √2 times the *floor*, the distance of two
+samples of one law. So a check fails only beyond that.
 
 References:
     Bonneel et al., Sliced and Radon Wasserstein barycenters of measures (2015). POT computes all three.
@@ -28,7 +29,8 @@ from otprior.validation import check_integer, require
 
 __all__ = ["CrossChecks", "cross_checks"]
 
-# Relative room for the sampling error of the checks themselves.
+# How many floors two samples are from their laws together, with some room; and that of the discrete distance, relative.
+FLOORS = 1.6
 ROOM = 0.05
 
 
@@ -100,7 +102,6 @@ def cross_checks(
         return math.sqrt(float(ot.emd2(uniform, uniform, ot.dist(a, b), numItermax=1_000_000)))
 
     values = [(f(first, third), f(first, second)) for f in (sliced, largest, discrete)]
-    top = interval.upper.value * (1 + ROOM)
-    below = all(math.sqrt(max(value**2 - floor**2, 0.0)) <= top for value, floor in values[:2])
+    below = all(value <= interval.upper.value + FLOORS * floor for value, floor in values[:2])
     above = values[2][0] * (1 + ROOM) >= interval.lower.value
     return CrossChecks(n, *values[0], *values[1], *values[2], consistent=below and above)

@@ -40,7 +40,7 @@ from otprior.moments import Spectrum, streaming_spectrum
 from otprior.priors import Prior, RandomAtomPrior, SemiDiscretePrior
 from otprior.validation import check_finite, check_integer, require
 
-__all__ = ["HeldOut", "population_error"]
+__all__ = ["HeldOut", "gaussian_population_error", "population_error"]
 
 # Up to this dimension the pair is chosen freely; beyond, diagonal along the start's own axes, which costs no d³.
 FREE_PAIR_LIMIT = 128
@@ -134,16 +134,24 @@ def population_error(
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
     start = gaussian_start(prior, label)
     if start is not None:
-        return _gaussian_error(held_out, prior.alpha, prior.sigma, start, level)
+        return gaussian_population_error(held_out, prior.alpha, prior.sigma, start, level)
     assert isinstance(prior, SemiDiscretePrior)
     if draws is None:
         draws = draw_starts(prior, label, generator=generator)
     return _semidiscrete_error(prior, held_out, label, draws, level, generator)
 
 
-def _gaussian_error(
-    held_out: HeldOut, alpha: float, sigma: float, start: Spectrum, level: float
+def gaussian_population_error(
+    held_out: HeldOut, alpha: float, sigma: float, start: Spectrum, level: float = 0.95
 ) -> ErrorInterval:
+    """The interval of W2(law of α X + σ ε, N(a, S)), X from the population: each end holds with `level`.
+
+    Arguments:
+        held_out: Draws of X, on which `start` does not depend.
+        alpha, sigma: The moment.
+        start: a and S.
+        level: Of each end.
+    """
     chosen = held_out.chosen
     if len(start.mean) > FREE_PAIR_LIMIT and start.basis.shape[1]:
         variances = variances_along(start.basis, chosen)

@@ -1,4 +1,8 @@
-"""Running a sampler from given latents, and what that makes of two starts that are coupled.
+"""What a prior's error costs in samples: coupled starts, x ~ p_t* and T(z), through one and the same sampler.
+
+√E|x_0 − x_0'|² of where the two end is an upper bound on W2 between the two laws of samples, for any network, any
+sampler and any coupling. The tighter the coupling the better: that of the data's own flow (`encoding`) is used.
+Beside it stands what solving in K steps costs, √E|x_0(K steps) − x_0(fine grid)|² from the same x ~ p_t*.
 
 `pipelines` goes from a seed to an image; here the start itself is given, since a start drawn from p_t has no seed.
 """
@@ -18,7 +22,7 @@ from otprior.schedules import NoiseSchedule
 from otprior.starting import matching_timestep, start_scheduler
 from otprior.validation import require
 
-__all__ = ["PairedCost", "Sampler", "paired_cost"]
+__all__ = ["RootMeanSquare", "Sampler"]
 
 # Their steps draw noise; a pair of starts would end apart for that reason alone.
 _STOCHASTIC = ("DDPM", "EulerAncestral", "KDPM2Ancestral", "LCM", "TCD", "SASolver")
@@ -81,74 +85,28 @@ class Sampler:
 
 
 @dataclass(frozen=True)
-class PairedCost:
-    """√E|x_0 − x_0'|² of samples from coupled starts, x ~ p_t* and T(z), through one K-step sampler.
-
-    An upper bound on W2 between the two laws of samples, whatever the network: it is what the prior's error costs at
-    most.
+class RootMeanSquare:
+    """√E|a − b|² over rows.
 
     Attributes:
-        cost: Its estimate.
-        cost_upper: With the upper confidence limit of the mean square.
-        start_gap: √E|x − T(z)|² of the starts.
-        stepping: √E|K steps − fine grid|², from x ~ p_t*: what solving in K steps costs.
-        stepping_interval: 95 % of it.
-        pairs, nfe, fine_nfe: Numbers of pairs and of network evaluations a sample.
+        value: The estimate.
+        interval: 95 % of it, both ends.
+        upper: Upper limit of a one-sided 95 % interval.
+        rows: How many.
     """
 
-    cost: float
-    cost_upper: float
-    start_gap: float
-    stepping: float | None
-    stepping_interval: tuple[float, float] | None
-    pairs: int
-    nfe: int
-    fine_nfe: int | None
+    value: float
+    interval: tuple[float, float]
+    upper: float
+    rows: int
 
-
-def paired_cost(
-    sampler: Sampler,
-    x: Tensor,
-    starts: Tensor,
-    alpha: float,
-    sigma: float,
-    timesteps: Sequence[float],
-    fine_timesteps: Sequence[float] | None = None,
-    level: float = 0.95,
-) -> PairedCost:
-    """Runs both members of each pair.
-
-    Arguments:
-        sampler: The network and its scheduler.
-        x: Draws of p_t*, shape (n, C, H, W), at scales (α, σ).
-        starts: T(z), coupled row by row with x, shape (n, C, H, W).
-        alpha, sigma: Scales of both.
-        timesteps: The K-step grid, from t*.
-        fine_timesteps: A grid so fine that its errors do not count; None leaves discretisation out.
-        level: Of the upper limit.
-    """
-    require(x.shape == starts.shape and len(x) >= 2, "starts", f"shaped as x, {tuple(x.shape)}", starts.shape)
-    coarse = sampler(x, alpha, sigma, timesteps)
-    other = sampler(starts, alpha, sigma, timesteps)
-    squares = _squares(coarse, other)
-    mean = MeanEstimate.of(squares)
-    stepping = interval = None
-    if fine_timesteps is not None:
-        off = MeanEstimate.of(_squares(coarse, sampler(x, alpha, sigma, fine_timesteps)))
-        stepping = math.sqrt(off.value)
-        low, high = (off.limit((1 + level) / 2, side) for side in ("lower", "upper"))
-        interval = (math.sqrt(max(low, 0.0)), math.sqrt(high))
-    return PairedCost(
-        cost=math.sqrt(mean.value),
-        cost_upper=math.sqrt(mean.limit(level, "upper")),
-        start_gap=math.sqrt(float(_squares(x, starts).mean())),
-        stepping=stepping,
-        stepping_interval=interval,
-        pairs=len(x),
-        nfe=len(timesteps),
-        fine_nfe=None if fine_timesteps is None else len(fine_timesteps),
-    )
-
-
-def _squares(a: Tensor, b: Tensor) -> Tensor:
-    return ((a.double() - b.double()) ** 2).flatten(1).sum(dim=1)
+    @classmethod
+    def between(cls, a: Tensor, b: Tensor) -> RootMeanSquare:
+        """Of two batches (n, ...), row by row; n >= 2."""
+        require(
+            a.shape == b.shape and len(a) >= 2, "rows", f"of one shape {tuple(a.shape)}, at least 2", b.shape
+        )
+        mean = MeanEstimate.of(((a.double() - b.double()) ** 2).flatten(1).sum(dim=1))
+        ends = (math.sqrt(max(mean.limit(0.975, side), 0.0)) for side in ("lower", "upper"))
+        low, high = ends
+        return cls(math.sqrt(mean.value), (low, high), math.sqrt(mean.limit(0.95, "upper")), len(a))

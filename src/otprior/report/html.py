@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from importlib import resources
 from string import Template
@@ -28,7 +29,7 @@ from otprior.report.plots import (
 from otprior.report.rows import METRICS, copies_more, quality, start_label
 from otprior.report.summary import find, headline, summary
 
-__all__ = ["page"]
+__all__ = ["figure", "fill", "page", "prose", "tile"]
 
 # Widths of a plot in inches.
 _PHONE, _DESKTOP = 4.4, 7.6
@@ -42,7 +43,6 @@ def page(report: dict[str, Any], images: Sequence[ReportImages] = ()) -> str:
         report: A sampling report that `validate_report` accepts.
         images: Rows of the image grid, in the order to be shown; none leaves the section out.
     """
-    template = resources.files("otprior.report").joinpath("page.html").read_text(encoding="utf-8")
     parts = (
         _grid(images),
         _plots(report),
@@ -51,18 +51,32 @@ def page(report: dict[str, Any], images: Sequence[ReportImages] = ()) -> str:
         reading(report),
         made_with(report),
     )
+    return fill(report, "sampling report", headline(report), _key_figures(report), summary(report), parts)
+
+
+def fill(
+    report: dict[str, Any],
+    kicker: str,
+    title: str,
+    figures: str,
+    sentences: Sequence[str],
+    parts: Sequence[str],
+) -> str:
+    """The page's template with its content: `figures` and `parts` are HTML, the other words are escaped."""
+    template = resources.files("otprior.report").joinpath("page.html").read_text(encoding="utf-8")
     made = (report.get("environment") or {}).get("otprior")
     return Template(template).substitute(
-        title=_prose(headline(report)),
-        figures=_key_figures(report),
-        summary="\n".join(f"<p>{_prose(sentence)}</p>" for sentence in summary(report)),
+        kicker=escape(kicker),
+        title=prose(title),
+        figures=figures,
+        summary="\n".join(f"<p>{prose(sentence)}</p>" for sentence in sentences),
         body="\n".join(part for part in parts if part),
         footer=escape(f"Written by otprior {made or ''}".strip())
         + ". The same figures, for programs, are in <code>report.json</code>.",
     )
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
     """Escaped, with N(0, I) and intervals kept on one line."""
     return re.sub(r"([(\[][^\s()\[\]]+,) ([^\s()\[\]]+[)\]])", "\\1\u00a0\\2", escape(text))
 
@@ -79,9 +93,9 @@ def _key_figures(report: dict[str, Any]) -> str:
     notes = [f"95%: {fid.interval_text(ends)}"] if ends else []
     notes += [f"FID {fid.text(best['fid'])}"] if above else []
     tiles = [
-        _tile(str(best["nfe"]), "network evaluations an image", f"starting from {start_label(best)}"),
-        _tile(fid.text(value), "FID above held-out real images" if above else "FID", " · ".join(notes)),
-        _tile(
+        tile(str(best["nfe"]), "network evaluations an image", f"starting from {start_label(best)}"),
+        tile(fid.text(value), "FID above held-out real images" if above else "FID", " · ".join(notes)),
+        tile(
             share.text(best["copy_rate"]),
             "of samples count as copies",
             f"held-out real images: {share.text(report['reference']['copy_rate'])}",
@@ -91,19 +105,20 @@ def _key_figures(report: dict[str, Any]) -> str:
     if found.matches is not None:
         behind = [row["nfe"] for row in found.short if row["nfe"] < found.matches["nfe"]]
         beside = f"with {max(behind)} it falls short" if behind else ""
-        tiles.append(_tile(str(found.matches["nfe"]), "evaluations from N(0, I) to reach that FID", beside))
+        tiles.append(tile(str(found.matches["nfe"]), "evaluations from N(0, I) to reach that FID", beside))
     elif found.short:
         most = max(row["nfe"] for row in report["rows"] if row["prior"] == "none" and row["nfe"] is not None)
         tiles.append(
-            _tile(f"> {most}", "evaluations from N(0, I) to reach that FID", "none measured here does")
+            tile(f"> {most}", "evaluations from N(0, I) to reach that FID", "none measured here does")
         )
     return '<ul class="figures">\n' + "\n".join(tiles) + "\n</ul>"
 
 
-def _tile(number: str, name: str, beside: str = "", warn: bool = False) -> str:
+def tile(number: str, name: str, beside: str = "", warn: bool = False) -> str:
+    """A large figure with its name."""
     opening = '<li class="warn">' if warn else "<li>"
     return (
-        f'{opening}<b>{escape(number)}</b><span class="name">{_prose(name)}</span>'
+        f'{opening}<b>{escape(number)}</b><span class="name">{prose(name)}</span>'
         f'<span class="beside">{escape(beside)}</span></li>'
     )
 
@@ -148,9 +163,8 @@ def _plots(report: dict[str, Any]) -> str:
     if not has_quality(report):
         return ""
     figures = [
-        _figure(
-            quality_against_nfe,
-            report,
+        figure(
+            partial(quality_against_nfe, report),
             "Above: FID over that of held-out real images, lower is better; bars are 95% intervals, an arrow "
             "on the lower edge is a value at or below the floor. Below: the share of samples that count "
             "as copies; the dashed line is that of held-out real images, the band its 95% interval.",
@@ -158,9 +172,8 @@ def _plots(report: dict[str, Any]) -> str:
     ]
     if has_copying(report):
         figures.append(
-            _figure(
-                quality_against_copying,
-                report,
+            figure(
+                partial(quality_against_copying, report),
                 "The same rows, quality against copying. Compare starts that copy equally: a row further "
                 "right may owe its FID to training images handed back.",
             )
@@ -168,9 +181,11 @@ def _plots(report: dict[str, Any]) -> str:
     return section("Quality, its price and copying", "\n".join(figures))
 
 
-def _figure(draw: Callable[..., bytes], report: dict[str, Any], caption: str) -> str:
+def figure(draw: Callable[[Theme, str, float], bytes], caption: str) -> str:
+    """A plot in four versions, light and dark, for a phone and for a desktop: `draw` gets theme, "svg" and inches."""
+
     def drawn(theme: Theme, width: float) -> str:
-        svg = draw(report, theme, "svg", width)
+        svg = draw(theme, "svg", width)
         return "data:image/svg+xml;base64," + base64.b64encode(svg).decode("ascii")
 
     dark = "(prefers-color-scheme: dark)"

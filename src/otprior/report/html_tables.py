@@ -18,7 +18,7 @@ from otprior.report.rows import (
     with_excess,
 )
 
-__all__ = ["all_figures", "gates", "made_with", "reading", "section"]
+__all__ = ["all_figures", "gates", "made_with", "number", "reading", "section", "table"]
 
 _GENERAL = (
     (
@@ -72,7 +72,7 @@ def all_figures(report: dict[str, Any]) -> str:
         f" An arrow marks a share of copies that is more than {100 * COPY_MARGIN:g} percentage point above "
         "that of held-out images."
     )
-    return section("All figures", _table("wide", heads, lines), introduction, "landscape")
+    return section("All figures", table("wide", heads, lines), introduction, "landscape")
 
 
 def gates(report: dict[str, Any]) -> str:
@@ -87,9 +87,9 @@ def gates(report: dict[str, Any]) -> str:
         answer = '<td class="yes">✓ reached</td>' if gate["reached"] else '<td class="no">✗ not reached</td>'
         lines.append(
             f'<tr><th scope="row">{escape(gate["statement"])}</th>'
-            f"{answer}<td>{_number(gate['statistic'])}{below}</td><td>{_number(gate['threshold'])}</td></tr>"
+            f"{answer}<td>{number(gate['statistic'])}{below}</td><td>{number(gate['threshold'])}</td></tr>"
         )
-    return section("What was to be shown", _table("gates", heads, lines))
+    return section("What was to be shown", table("gates", heads, lines))
 
 
 def reading(report: dict[str, Any]) -> str:
@@ -101,7 +101,7 @@ def reading(report: dict[str, Any]) -> str:
 
 def made_with(report: dict[str, Any]) -> str:
     """Settings, the transport solve, times, versions and the command."""
-    ot = report["ot"]
+    ot = report.get("ot")
     cards = [
         _facts("Settings", report.get("settings")),
         _facts("Transport solve", None if ot is None else _solve(ot)),
@@ -124,7 +124,8 @@ def _shown(report: dict[str, Any]) -> list[Metric]:
     return [metric for metric in METRICS if any(row.get(metric.key) is not None for row in every)]
 
 
-def _table(kind: str, heads: str, lines: Iterable[str]) -> str:
+def table(kind: str, heads: str, lines: Iterable[str]) -> str:
+    """A table from its head's cells and its body's rows, which are HTML."""
     body = "\n".join(lines)
     return (
         f'<div class="scroll" tabindex="0"><table class="{kind}"><thead><tr>{heads}</tr></thead>\n'
@@ -136,14 +137,14 @@ def _line(report: dict[str, Any], row: dict[str, Any], metrics: Iterable[Metric]
     details = (text for text in (start_detail(row), row.get("note")) if text)
     below = "".join(f"<small>{escape(text)}</small>" for text in details)
     cells = [f'<th scope="row">{escape(start_label(row))}{below}</th>']
-    cells.append(f"<td>{_number(row.get('nfe'))}</td>")
+    cells.append(f"<td>{number(row.get('nfe'))}</td>")
     for metric in metrics:
         more = metric.key == "copy_rate" and bool(copies_more(report, row))
         ends = metric.interval_text(interval(row, metric.key))
         text = escape(metric.text(row.get(metric.key))) + (" ↑" if more else "")
         text += f"<small>{escape(ends)}</small>" if ends else ""
         cells.append(f'<td class="more">{text}</td>' if more else f"<td>{text}</td>")
-    cells.append(f"<td>{_number(row.get('samples'))}</td>")
+    cells.append(f"<td>{number(row.get('samples'))}</td>")
     return f'<tr class="{kind}">{"".join(cells)}</tr>' if kind else f"<tr>{''.join(cells)}</tr>"
 
 
@@ -153,7 +154,7 @@ def _solve(ot: dict[str, Any]) -> dict[str, Any]:
     shown = {
         "atoms": ot["atoms"],
         "dimensions": ot["dim"],
-        "χ² of cell masses": None if ot["chi2"] is None else f"{_number(ot['chi2'])} {ends}".strip(),
+        "χ² of cell masses": None if ot["chi2"] is None else f"{number(ot['chi2'])} {ends}".strip(),
         "its upper 95% limit": ot.get("chi2_upper"),
         "draws": ot.get("draws"),
         "seconds": ot["seconds"],
@@ -176,19 +177,19 @@ def _flat(values: dict[str, Any], before: str = "") -> Iterable[tuple[str, str]]
         if isinstance(value, dict):
             yield from _flat(value, f"{place} · ")
         elif isinstance(value, list | tuple):
-            yield place, ", ".join(_number(item) for item in value)
+            yield place, ", ".join(number(item) for item in value)
         else:
-            yield place, _number(value)
+            yield place, number(value)
 
 
 def _ends(ends: Sequence[float | None]) -> str:
     low, high = ends
     if low is None:
-        return "" if high is None else f"≤ {_number(high)}"
-    return f"≥ {_number(low)}" if high is None else f"[{_number(low)}, {_number(high)}]"
+        return "" if high is None else f"≤ {number(high)}"
+    return f"≥ {number(low)}" if high is None else f"[{number(low)}, {number(high)}]"
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
     """A value as a person reads it: thousands separated, four figures, a dash for none."""
     if value is None:
         return "–"

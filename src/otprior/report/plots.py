@@ -25,10 +25,12 @@ __all__ = [
     "DARK",
     "LIGHT",
     "Theme",
+    "frame",
     "has_copying",
     "has_quality",
     "quality_against_copying",
     "quality_against_nfe",
+    "rendered",
 ]
 
 # Marker, line and place in the palette of each kind of start, in the order of appearance.
@@ -109,7 +111,7 @@ def quality_against_nfe(
     axes = figure.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)[:, 0]
 
     for axis in axes:
-        _frame(axis, theme, "y")
+        frame(axis, theme, "y")
     values = [quality(report, row) for row in rows]
     bottom = _log_axis(axes[0], values, quality_name(report), theme)
     _points(axes[0], rows, values, places, kinds, bottom)
@@ -136,7 +138,7 @@ def quality_against_nfe(
     axes[-1].set_xlim(-0.5, len(steps) - 0.5)
     axes[-1].set_xlabel("network evaluations an image (NFE)", color=theme.ink)
     _legend(figure, axes[0], kinds, theme)
-    return _rendered(figure, kind)
+    return rendered(figure, kind)
 
 
 def quality_against_copying(
@@ -153,7 +155,7 @@ def quality_against_copying(
     kinds = _kinds(rows, theme)
     figure = Figure(figsize=(width, 4.6), facecolor=theme.paper)
     axis = figure.subplots()
-    _frame(axis, theme, "both")
+    frame(axis, theme, "both")
     values = [quality(report, row) for row in rows]
     bottom = _log_axis(axis, values, quality_name(report), theme)
     shares = [(row["copy_rate"], interval(row, "copy_rate")) for row in rows]
@@ -171,7 +173,7 @@ def quality_against_copying(
     _floor(axis, report, theme, horizontal=False)
     axis.set_xlabel("samples that count as copies (numbers at points: NFE)", color=theme.ink)
     _legend(figure, axis, kinds, theme)
-    return _rendered(figure, kind)
+    return rendered(figure, kind)
 
 
 def _plotted(report: dict[str, Any]) -> list[Row]:
@@ -303,7 +305,7 @@ def _floor(axis: Axes, report: dict[str, Any], theme: Theme, horizontal: bool) -
         band(max(ends[0], 0), min(ends[1], 1), color=theme.muted, alpha=0.18, zorder=0.5, linewidth=0)
 
 
-def _frame(axis: Axes, theme: Theme, lines: Any) -> None:
+def frame(axis: Axes, theme: Theme, lines: Any) -> None:
     """Light lines behind the data, no box."""
     axis.set_facecolor(theme.paper)
     axis.set_axisbelow(True)
@@ -329,7 +331,8 @@ def _legend(figure: Figure, axis: Axes, kinds: dict[str, _Kind], theme: Theme) -
     )  # fmt: skip
 
 
-def _rendered(figure: Figure, kind: str) -> bytes:
+def rendered(figure: Figure, kind: str) -> bytes:
+    """The figure's file: "png" or "svg"."""
     check_choice("kind", kind, ("png", "svg"))
     figure.set_layout_engine("constrained")
     FigureCanvasAgg(figure)

@@ -2,7 +2,8 @@
 
 The schema itself is `assets/report.schema.json` (JSON Schema, draft 2020-12). A sampling report holds the
 feature extractor, the OT solve, the held-out real images (the floor of every figure) and one row a start;
-a report with "claims" is that of `otprior verify`. Rates lie in [0, 1], intervals are 95%, absent is null.
+a report with "claims" is that of `otprior verify`. An audit's has a schema of its own, `assets/audit.schema.json`.
+Rates lie in [0, 1], intervals are 95%, absent is null.
 """
 
 from __future__ import annotations
@@ -20,7 +21,14 @@ from jsonschema.exceptions import ValidationError
 
 from otprior.validation import invalid, require
 
-__all__ = ["FORMAT_VERSION", "report_reference", "report_row", "report_schema", "validate_report"]
+__all__ = [
+    "FORMAT_VERSION",
+    "audit_schema",
+    "report_reference",
+    "report_row",
+    "report_schema",
+    "validate_report",
+]
 
 FORMAT_VERSION = 1
 
@@ -65,13 +73,21 @@ def report_reference(n: int, figures: dict[str, Any], label: str | None = None) 
     return {"n": n, "label": label, "fid_floor": None, "copy_rate": None} | kept
 
 
+@functools.cache
+def audit_schema() -> dict[str, Any]:
+    """The JSON Schema of an audit's report.json, as shipped."""
+    file = resources.files("otprior").joinpath("assets/audit.schema.json")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
 def validate_report(report: dict[str, Any]) -> None:
-    """Checks a report against the schema, that every number is finite and every interval ordered.
+    """Checks a report against its schema, that every number is finite and every interval ordered.
 
     Raises:
         ValueError: With the place of the first mistake, the rule, and what came.
     """
-    errors = sorted(_VALIDATOR(report_schema()).iter_errors(report), key=_position)
+    schema = audit_schema() if "audit" in report else report_schema()
+    errors = sorted(_VALIDATOR(schema).iter_errors(report), key=_position)
     if errors:
         others = f"{len(errors) - 1} more of the kind follow" if len(errors) > 1 else ""
         raise invalid(_place(errors[0]), _rule(errors[0]), _shown(errors[0].instance), others)

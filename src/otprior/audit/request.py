@@ -1,0 +1,116 @@
+"""What an audit is asked, checked before any of it is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from otprior.data import ImageSet
+from otprior.priors import Prior
+from otprior.schedules import NoiseSchedule
+from otprior.validation import check_integer, require
+
+__all__ = ["AuditRequest", "default_timesteps"]
+
+# Where a schedule of continuous time is looked at, besides its end.
+_LOG_SNRS = (2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.5, -6.0, -8.0)
+
+
+def default_timesteps(schedule: NoiseSchedule) -> list[float]:
+    """About ten timesteps from clean to noisy, the last of them T."""
+    end = schedule.timestep_range[1]
+    if schedule.discrete:
+        count = len(schedule.times)
+        return [float(t) for t in sorted({round(count * k / 10) for k in range(1, 10)} - {0})] + [end]
+    low, high = schedule.log_snr(end), schedule.log_snr(schedule.timestep_range[0])
+    return [schedule.timestep(level) for level in _LOG_SNRS if low < level < high] + [end]
+
+
+@dataclass(frozen=True, eq=False)
+class AuditRequest:
+    """An audit. Without data it is of the scheduler alone.
+
+    Attributes:
+        scheduler: The model's own scheduler, of diffusers.
+        name: What the report calls it.
+        shape: (C, H, W) of a sample, if known.
+        unet: The network, for costs in samples; None leaves them out.
+        sampler: The scheduler that samples, deterministic and able to start at t*; the model's own if None.
+        network_label: Class label told to the network, or None if it takes none.
+        data: The images that p_t is of.
+        held_out: Other images of the same population, for the interval that is about it.
+        priors: Fitted priors, besides identity and gaussian, which are made here.
+        timesteps: Where errors are computed.
+        cost_timesteps: Where costs in samples are; each one of `timesteps`.
+        steps: K of the sampler.
+        fine_steps: Steps of the grid that K steps are compared with.
+        draws: Draws of p_t that the data's own flow carries to their codes; 0 leaves that coupling, and costs, out.
+        pairs: Of these, how many are run through the sampler.
+        conditional: Whether errors are computed class by class, too.
+        estimated_bound: Whether the analytic bound is estimated for the network, at the first of `cost_timesteps`.
+        level: Of limits that hold with a probability.
+        seed: Of every draw.
+    """
+
+    scheduler: Any
+    name: str
+    shape: tuple[int, int, int] | None = None
+    unet: nn.Module | None = None
+    sampler: Any = None
+    network_label: int | None = None
+    data: ImageSet | None = None
+    held_out: ImageSet | None = None
+    priors: tuple[Prior, ...] = ()
+    timesteps: tuple[float, ...] = ()
+    cost_timesteps: tuple[float, ...] = ()
+    steps: int = 5
+    fine_steps: int = 24
+    draws: int = 64
+    pairs: int = 24
+    conditional: bool = False
+    estimated_bound: bool = False
+    level: float = 0.95
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        schedule = NoiseSchedule.from_scheduler(self.scheduler)
+        for t in self.timesteps:
+            schedule.check_timestep(t, "timesteps")
+            require(schedule.sigma(float(t)) > 0, "timesteps", "such that there is noise", t)
+        for t in self.cost_timesteps:
+            require(t in self.timesteps, "cost_timesteps", "among timesteps", t)
+        check_integer("steps", self.steps, 1)
+        check_integer("fine_steps", self.fine_steps, self.steps)
+        check_integer("draws", self.draws, 0)
+        check_integer("pairs", self.pairs, 2)
+        require(0.5 < self.level < 1, "level", "in (0.5, 1)", self.level)
+        if self.data is None:
+            extra = (self.held_out is not None, bool(self.priors), self.conditional)
+            require(not any(extra), "data", "given with held_out, priors or conditional", None)
+            return
+        shape = tuple(self.data.images.shape[1:])
+        require(len(self.data) >= 2, "data", "at least two images", len(self.data))
+        require(self.shape is None or shape == self.shape, "data", f"of shape {self.shape}", shape)
+        if self.held_out is not None:
+            other = tuple(self.held_out.images.shape[1:])
+            require(other == shape, "held-out data", f"of shape {shape}, as data", other)
+        for prior in self.priors:
+            require(prior.shape == shape, "prior", f"for latents of shape {shape}, as data", prior.shape)
+            same = abs(prior.schedule.log_snr(float(prior.timestep)) - _level(schedule, prior)) < 0.01
+            require(same, "prior", "fitted for this model's noise schedule", f"one of {prior.schedule.kind}")
+        if self.conditional:
+            labels = self.data.labels
+            require(labels is not None, "data", "labelled for an audit by class", "no labels")
+            assert labels is not None
+            counts = [int((labels == label).sum()) for label in range(int(labels.max()) + 1)]
+            few = [label for label, count in enumerate(counts) if count < 2]
+            rule = "such that every class has at least two images"
+            require(not few, "data", rule, f"{counts[few[0]] if few else 0} of class {few[0] if few else ''}")
+
+
+def _level(schedule: NoiseSchedule, prior: Prior) -> float:
+    low, high = schedule.timestep_range
+    t = float(prior.timestep)
+    return schedule.log_snr(t) if low <= t <= high else float("nan")

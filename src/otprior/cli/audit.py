@@ -1,0 +1,334 @@
+"""`otprior audit`: how wrong a model's start is, at T and at every t*, and what that costs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from otprior.cli.loading import (
+    BUNDLED,
+    check_data,
+    check_prior,
+    load_data,
+    load_model,
+    load_prior,
+    set_up_torch,
+)
+from otprior.cli.options import Overwrite, Threads, ValueRangeText
+from otprior.cli.parsing import parse_value_range
+from otprior.cli.progress import Bar, progress_bar
+from otprior.cli.session import Debug, Verbose, session, stdout
+from otprior.files import check_output_dir, output_dir
+from otprior.validation import invalid, require
+
+if TYPE_CHECKING:
+    from otprior.audit import AuditRequest
+    from otprior.data import ImageSet
+    from otprior.pipelines import OTPriorPipeline
+
+__all__ = ["EXAMPLES", "audit"]
+
+EXAMPLES = (
+    "otprior audit sdxl",
+    "otprior audit bundled bundled --held-out bundled --out audit",
+    "otprior audit path/to/ddpm path/to/images --prior prior --timesteps 300,500,999 --out audit",
+)
+
+_SAMPLES, _DATA = "Cost in samples", "Data"
+
+
+class _Subject(NamedTuple):
+    """What is audited: a scheduler, perhaps with its network."""
+
+    name: str
+    scheduler: Any
+    shape: tuple[int, int, int] | None
+    pipe: OTPriorPipeline | None
+
+
+def audit(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A diffusers folder, a scheduler_config.json, 'bundled', or a well-known schedule: ddpm-linear, "
+            "cosine, stable-diffusion, sdxl, zero-snr, edm, flow-shift-3.",
+        ),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DATA]",
+            help="Images like those it was trained on: a folder, a .npz, .npy or .safetensors file, or 'bundled'. "
+            "Without them only the schedule is audited.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write report.html, plots and report.json here.")
+    ] = None,
+    prior: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PRIOR", help="A fitted prior, audited as well; may be given several times."),
+    ] = None,
+    timesteps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T,T,...", help="t* to look at; by default ten, the last of them T.", show_default=False
+        ),
+    ] = None,
+    held_out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Images that nothing was fitted on: adds the error for the population.",
+            rich_help_panel=_DATA,
+        ),
+    ] = None,
+    conditional: Annotated[
+        bool,
+        typer.Option("--conditional", "--labels", help="Errors class by class, too.", rich_help_panel=_DATA),
+    ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Use so many of the images, drawn at random by --seed.", rich_help_panel=_DATA
+        ),
+    ] = None,
+    value_range: ValueRangeText = "auto",
+    draws: Annotated[
+        int, typer.Option(min=0, help="Latents that the data's own flow is followed from; 0 leaves it out.")
+    ] = 64,
+    cost_at: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T,T,...",
+            help="t* of the cost in samples, 'none' for no cost; by default the one in the middle.",
+            rich_help_panel=_SAMPLES,
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Network evaluations of a sample.", rich_help_panel=_SAMPLES)
+    ] = 5,
+    fine_steps: Annotated[
+        int, typer.Option(min=1, help="Of the grid that these are compared with.", rich_help_panel=_SAMPLES)
+    ] = 24,
+    pairs: Annotated[
+        int, typer.Option(min=2, help="Pairs of samples; at most --draws.", rich_help_panel=_SAMPLES)
+    ] = 24,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Sample with another scheduler.", rich_help_panel=_SAMPLES, show_default=False),
+    ] = None,
+    null_label: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="The network's label for 'no class'.", rich_help_panel=_SAMPLES, show_default=False
+        ),
+    ] = None,
+    estimated_bound: Annotated[
+        bool,
+        typer.Option("--estimated-bound", help="Estimate the analytic bound, too.", rich_help_panel=_SAMPLES),
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Audit where sampling begins: what is left of the signal at T, how wrong each start is, and what it costs.
+
+    With a model and data, the error of N(0, I), of a gaussian prior and of fitted priors is enclosed at every t*, and
+    measured in samples. With a scheduler alone, what it leaves at its end.
+    """
+    with session(verbose, debug, out):
+        if out is not None:
+            check_output_dir(out, overwrite)
+        _check_subject(model)
+        for name, what in ((data, "data"), (held_out, "--held-out")):
+            if name is not None:
+                check_data(name, what)
+        priors = prior or []
+        for path in priors:
+            check_prior(path)
+        times = None if timesteps is None else _parse_times("--timesteps", timesteps)
+        cost_times = _cost_times(cost_at)
+        pixels = parse_value_range(value_range)
+
+        started = time.perf_counter()
+        set_up_torch(threads, "cpu")
+        with progress_bar("loading") as bar:
+            subject = _subject(model, scheduler, null_label)
+            images = _images(data, subject, pixels, limit, seed)
+            others = None if held_out is None else _held_out(held_out, subject, pixels)
+            request = _request(
+                subject, images, others, times, cost_times,
+                priors=tuple(load_prior(path) for path in priors),
+                steps=steps, fine_steps=max(fine_steps, steps), draws=draws, pairs=max(2, min(pairs, draws)),
+                conditional=conditional, estimated_bound=estimated_bound, seed=seed,
+            )  # fmt: skip
+            report = _report(
+                request, bar, {"model": model, "data": data, "held_out": held_out, "seed": seed}, started
+            )
+            if out is not None:
+                _write(report, out, overwrite)
+        _print(report, out)
+
+
+def _check_subject(name: str) -> None:
+    """Refuses what is no model, no scheduler and no well-known schedule, by looking at names and paths alone."""
+    from otprior.known import CONFIG_FILE, known_names
+
+    path = Path(name)
+    if name == BUNDLED or name in known_names():
+        return
+    if not path.exists():
+        known = ", ".join(known_names())
+        raise FileNotFoundError(
+            f"model {name}: there is no such file or folder; name a diffusers folder, a {CONFIG_FILE}, '{BUNDLED}', or "
+            f"one of {known}"
+        )
+    if path.is_dir() and not ((path / "model_index.json").is_file() or (path / CONFIG_FILE).is_file()):
+        raise FileNotFoundError(
+            f"model {name}: there is neither a model_index.json nor a {CONFIG_FILE} in it"
+        )
+
+
+def _cost_times(text: str | None) -> list[float] | None:
+    if text == "none":
+        return []
+    return None if text is None else _parse_times("--cost-at", text)
+
+
+def _parse_times(option: str, text: str) -> list[float]:
+    try:
+        times = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise invalid(option, "timesteps such as 300,500,999", repr(text)) from None
+    require(len(set(times)) == len(times), option, "different timesteps", text)
+    return times
+
+
+def _subject(name: str, scheduler: str | None, null_label: int | None) -> _Subject:
+    from otprior import bundled
+    from otprior.known import known_names, known_schedule, read_scheduler
+    from otprior.pipelines.inputs import latent_shape
+
+    path = Path(name)
+    if name == BUNDLED or (path / "model_index.json").is_file():
+        pipe = load_model(name, scheduler, None, null_label)
+        folder = bundled.pipeline_path() if name == BUNDLED else path
+        own = read_scheduler(folder / "scheduler")
+        return _Subject("bundled model" if name == BUNDLED else path.name, own, latent_shape(pipe.unet), pipe)
+    for option, value in (("--scheduler", scheduler), ("--null-label", null_label)):
+        require(value is None, option, "left out unless a model is audited", value)
+    if name in known_names():
+        known = known_schedule(name)
+        return _Subject(known.title, known.scheduler, known.shape, None)
+    return _Subject(path.name, read_scheduler(path), None, None)
+
+
+def _images(
+    name: str | None, subject: _Subject, value_range: Any, limit: int | None, seed: int
+) -> ImageSet | None:
+    if name is None:
+        return None
+    import torch
+
+    # (A well-known schedule says what its samples are usually like; data of another size are no mistake.)
+    images = load_data(name, subject.shape if subject.pipe is not None else None, value_range)
+    if limit is None or limit >= len(images):
+        return images
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:limit]
+    return images.select(chosen.sort().values)
+
+
+def _held_out(name: str, subject: _Subject, value_range: Any) -> ImageSet:
+    shape = subject.shape if subject.pipe is not None else None
+    return load_data(name, shape, value_range, bundled_split="held_out")
+
+
+def _request(
+    subject: _Subject,
+    images: ImageSet | None,
+    held_out: ImageSet | None,
+    times: list[float] | None,
+    cost_times: list[float] | None,
+    **options: Any,
+) -> AuditRequest:
+    from otprior.audit import AuditRequest, default_timesteps
+    from otprior.pipelines.inputs import takes_labels
+    from otprior.schedules import NoiseSchedule
+
+    schedule = NoiseSchedule.from_scheduler(subject.scheduler)
+    wanted = times if times is not None else default_timesteps(schedule)
+    label = sampler = unet = None
+    if subject.pipe is not None:
+        pipe: Any = subject.pipe
+        unet, sampler = pipe.unet, pipe.scheduler
+        if takes_labels(unet):
+            label = pipe.config.null_class_label
+            if label is None:
+                rule = "given: the network takes class labels, and the pipeline does not say which means none"
+                raise invalid("--null-label", rule, None)
+    with_cost = unet is not None and images is not None and options["draws"] > 0
+    if cost_times is None:
+        inner = [t for t in wanted if schedule.alpha(float(t)) > 0]
+        cost_times = [inner[(len(inner) - 1) // 2]] if with_cost and inner else []
+    require(
+        with_cost or not cost_times, "--cost-at", "left out without a network, data and draws", cost_times
+    )
+    every = sorted({*wanted, *cost_times})
+    return AuditRequest(
+        scheduler=subject.scheduler,
+        name=subject.name,
+        shape=None if images is not None and subject.pipe is None else subject.shape,
+        unet=unet if with_cost else None,
+        sampler=sampler,
+        network_label=label,
+        data=images,
+        held_out=held_out,
+        timesteps=tuple(every),
+        cost_timesteps=tuple(cost_times),
+        **options,
+    )
+
+
+def _report(request: AuditRequest, bar: Bar, settings: dict[str, Any], started: float) -> dict[str, Any]:
+    from otprior.audit import run_audit
+    from otprior.cli.records import empty_report
+    from otprior.report.schema import validate_report
+
+    def listen(stage: str, done: int, total: int) -> None:
+        bar.update(done, total or None, "", stage)
+
+    found = run_audit(request, listen)
+    whole = empty_report(settings)
+    report = {key: whole[key] for key in ("format_version", "settings", "environment", "command")}
+    report |= {"audit": found, "timings": {"seconds": time.perf_counter() - started}}
+    validate_report(report)
+    return report
+
+
+def _write(report: dict[str, Any], out: Path, overwrite: bool) -> None:
+    from otprior.report.audit_page import write_audit
+
+    with output_dir(out, overwrite) as folder:
+        write_audit(folder, report)
+
+
+def _print(report: dict[str, Any], out: Path | None) -> None:
+    from otprior.report.audit_text import audit_headline, audit_summary, audit_tables
+
+    console = stdout()
+    console.print(audit_headline(report), style="bold", soft_wrap=True, markup=False, highlight=False)
+    for sentence in audit_summary(report):
+        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+    for table in audit_tables(report):
+        console.print(table)
+    if out is not None:
+        console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)

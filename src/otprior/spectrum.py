@@ -1,0 +1,64 @@
+r"""The radial power spectrum of images, next to which white noise is flat.
+
+With the orthonormal discrete Fourier transform, white noise of unit variance has power 1 in every coefficient. So
+latents α x_0 + σ ε have power α² P(k) + σ², P the power of clean images at frequency k, and where α² P(k) is not
+small beside σ², a start from white noise lacks something of that size. Images have their power at low k: what is left
+of them last is their brightness (k = 0) and their coarse shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from otprior.validation import check_finite, require
+
+__all__ = ["RadialSpectrum", "radial_spectrum"]
+
+BLOCK = 512
+
+
+@dataclass(frozen=True)
+class RadialSpectrum:
+    """Power by spatial frequency.
+
+    Attributes:
+        frequency: In cycles an image: 0, 1, 2, …, float64 (K,).
+        power: Mean of |x̂|² over images, channels and the coefficients of about that frequency, (K,).
+        mean_power: The same of the mean image: what all images share, (K,).
+        coefficients: How many coefficients of a channel have that frequency, int64 (K,).
+    """
+
+    frequency: Tensor
+    power: Tensor
+    mean_power: Tensor
+    coefficients: Tensor
+
+
+def radial_spectrum(images: Tensor) -> RadialSpectrum:
+    """The spectrum of images (N, C, H, W), N >= 1; frequencies are rounded to whole cycles an image."""
+    require(
+        images.ndim == 4 and len(images) > 0, "images", "of shape (N, C, H, W), N >= 1", tuple(images.shape)
+    )
+    check_finite("images", images)
+    height, width = images.shape[2:]
+    power = torch.zeros(height, width, dtype=torch.float64)
+    mean = torch.zeros(images.shape[1:], dtype=torch.float64)
+    for block in images.split(BLOCK):
+        x = block.double()
+        power += (torch.fft.fft2(x, norm="ortho").abs() ** 2).sum(dim=(0, 1))
+        mean += x.sum(dim=0)
+    power /= len(images) * images.shape[1]
+    mean_power = (torch.fft.fft2(mean / len(images), norm="ortho").abs() ** 2).mean(dim=0)
+    rows = torch.fft.fftfreq(height, d=1 / height, dtype=torch.float64)
+    columns = torch.fft.fftfreq(width, d=1 / width, dtype=torch.float64)
+    ring = torch.hypot(rows[:, None], columns).round().long().reshape(-1)
+    count = torch.bincount(ring)
+
+    def averaged(values: Tensor) -> Tensor:
+        return torch.zeros(len(count), dtype=torch.float64).index_add_(0, ring, values.reshape(-1)) / count
+
+    frequency = torch.arange(len(count), dtype=torch.float64)
+    return RadialSpectrum(frequency, averaged(power), averaged(mean_power), count)
