@@ -130,7 +130,7 @@ def probability_flow(
     def velocity(s: float, u: Tensor) -> Tensor:
         nonlocal counted
         counted += 1
-        alpha, sigma = math.tanh(s), 1 / math.cosh(s)
+        alpha, sigma = _unit_scales(s)
         return denoiser(u, alpha, sigma) - alpha * u
 
     times = (start.time, end.time)
@@ -164,7 +164,7 @@ def flow_jacobian(
     eye = torch.eye(dim).to(x).expand(count, dim, dim)
 
     def velocity(s: float, state: Tensor) -> Tensor:
-        alpha, sigma = math.tanh(s), 1 / math.cosh(s)
+        alpha, sigma = _unit_scales(s)
         u, jacobian = state[:, :dim], state[:, dim:].reshape(count, dim, dim)
         moved = denoiser.jacobian(u, alpha, sigma) @ jacobian - alpha * jacobian
         return torch.cat([denoiser(u, alpha, sigma) - alpha * u, moved.reshape(count, -1)], dim=1)
@@ -174,6 +174,12 @@ def flow_jacobian(
     state = integrate(velocity, state, times, method=method, steps=steps, rtol=rtol, atol=atol)
     jacobian = state[:, dim:].reshape(count, dim, dim)
     return state[:, :dim] * end.size, jacobian * (end.size / start.size)
+
+
+def _unit_scales(s: float) -> tuple[float, float]:
+    # The last stage of a step towards pure noise may miss s = 0 by a rounding.
+    s = max(s, 0.0)
+    return math.tanh(s), 1 / math.cosh(s)
 
 
 def integrate(
