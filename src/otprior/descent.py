@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from otprior.checkpoint import load_checkpoint, save_checkpoint
 from otprior.judge import Judge
 from otprior.ranks import Ranks
@@ -57,6 +59,7 @@ class Descent:
 
 def descend(
     sgd: AveragedSgd,
+    start: Callable[[], Tensor],
     judge: Judge,
     budget: int,
     planned: int,
@@ -68,6 +71,7 @@ def descend(
 
     Arguments:
         sgd: The iteration.
+        start: Makes its first offsets, shape (N,), where there is no checkpoint.
         judge: Of its averages.
         budget: Draws after which to give up.
         planned: Draws after which to look first.
@@ -79,10 +83,12 @@ def descend(
     Raises:
         ValueError: If the checkpoint is damaged or of another problem.
     """
-    run = Descent(sgd.init(), min(planned, budget))
     resumed = checkpoint is not None and checkpoint.path.exists()
     if checkpoint is not None and resumed:
         run = _load(checkpoint, judge)
+    else:
+        report(0, min(planned, budget), None)
+        run = Descent(sgd.init(start()), min(planned, budget))
     started = saved = reported = time.perf_counter()
     seen = run.chi2
     report(run.state.step * sgd.block_size, run.next_check, seen)

@@ -11,7 +11,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-__all__ = ["normal_block", "seed_from"]
+__all__ = ["normal_block", "seed_from", "stream_generator"]
 
 
 def seed_from(generator: torch.Generator | None) -> int:
@@ -31,6 +31,10 @@ def normal_block(seed: int, stream: str, block: int, size: int, dim: int) -> Ten
         size: Rows in each block of this stream.
         dim: Dimension d.
     """
+    return torch.randn(size, dim, generator=stream_generator(seed, stream, block))
+
+
+def stream_generator(seed: int, stream: str, block: int = 0) -> torch.Generator:
+    """A generator of the block's own, on the CPU."""
     digest = hashlib.sha256(f"{seed}/{stream}/{block}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
-    return torch.randn(size, dim, generator=generator)
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -57,7 +57,7 @@ class SgdState:
 
 
 class AveragedSgd:
-    """The iteration for one measure: `state = init()`, then `state = step(state)` as often as wanted.
+    """The iteration for one measure: `state = init(start)`, then `state = step(state)` as often as wanted.
 
     Step t uses the sets t·S to t·S + S − 1 of the stream "fit", S = `sets_per_step`.
 
@@ -78,9 +78,9 @@ class AveragedSgd:
         self._first_step = (STEP_NOISE / noise).clamp(max=STEP_NOISE)
         self._decay_steps = max(20.0, DECAY_DRAWS * len(measure) / self.block_size)
 
-    def init(self) -> SgdState:
-        """The start: the fixed point of the independent-score model."""
-        h = independent_score_start(self._tau, self._weights)
+    def init(self, start: Tensor | None = None) -> SgdState:
+        """The state before the first step, at the offsets `start` (N,) or at the independent-score model's."""
+        h = independent_score_start(self._tau, self._weights) if start is None else start
         return SgdState(0, h, h)
 
     def step(self, state: SgdState) -> SgdState:
@@ -175,5 +175,5 @@ def _distance_along_lines(atoms: Tensor) -> Tensor:
 
 
 def _sets_per_step(atoms: int) -> int:
-    """Sets of draws a step: two, and a tenth of the atoms in draws where that is more."""
-    return max(2, round(atoms / 10 / DRAWS_PER_SET))
+    """Sets of draws a step: a tenth of the atoms in draws, between 512 draws and 16,384."""
+    return min(64, max(2, round(atoms / 10 / DRAWS_PER_SET)))

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from otprior.checkpoint import fingerprint
+from otprior.coarse import coarse_start
 from otprior.descent import DRAWS_PER_ATOM_AND_TOL, Checkpoint, descend
 from otprior.draws import seed_from
 from otprior.judge import Judge
@@ -264,7 +265,16 @@ def _run_sgd(problem: _Problem, budget: int, newton_follows: bool) -> _Run:
     if newton_follows:
         budget = max(min(budget, expected), budget // 2)
     sgd = AveragedSgd(problem.measure, problem.finder)
-    run = descend(sgd, judge, budget, expected, problem.ranks, problem.checkpoint, problem.report)
+    run = descend(
+        sgd,
+        lambda: coarse_start(problem.measure, problem.finder),
+        judge,
+        budget,
+        expected,
+        problem.ranks,
+        problem.checkpoint,
+        problem.report,
+    )
     assert run.chi2 is not None
     draws = run.state.step * sgd.block_size
     outcome = Outcome.CONVERGED if run.converged else Outcome.BUDGET_SPENT
