@@ -136,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name in args.sets:
             results.append(Race(name, work, args, known).run())
             table = write(args.out, results, facts)
-    except (ValueError, FileExistsError, FileNotFoundError) as error:
+    except (ValueError, FileExistsError, FileNotFoundError, RuntimeError) as error:
         sys.exit(f"error: {error}")
     print(f"\n{table}\nwritten to {args.out}")
 

@@ -90,25 +90,26 @@ def settings_of(name: str) -> list[Settings]:
 # Adapters --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
 @pytest.mark.parametrize("settings", settings_of("pot"), ids=str)
 def test_pot_is_what_it_returns_and_assigns_as_it_does(
-    problem: Problem, settings: Settings, z: np.ndarray
+    problem: Problem, settings: Settings, backend: str, z: np.ndarray
 ) -> None:
     from ot.semidiscrete import semidiscrete_atom_weights, solve_semidiscrete
     from peers import pot
 
+    settings = settings | {"backend": backend}
     clock = run("pot", problem, settings)
     assert clock.draws == STEPS * settings["batch"]
     given = pot.arguments(problem, settings)
-    generator = torch.Generator().manual_seed(0)
-    g = solve_semidiscrete(
-        sampler_source=lambda size: torch.randn(size, 3, generator=generator), max_iter=STEPS, **given
-    )
-    np.testing.assert_array_equal(clock.offsets, pot.offsets(problem, settings, g.numpy()))
+    sampler = pot.normal_sampler(problem, settings, 0)
+    g = solve_semidiscrete(sampler_source=sampler, max_iter=STEPS, **given)
+    np.testing.assert_array_equal(clock.offsets, pot.offsets(problem, settings, np.asarray(g)))
+    points = torch.from_numpy(z) if backend == "torch" else z
     shares = semidiscrete_atom_weights(
-        given["X_target"], torch.from_numpy(z), g, a_target=given["a_target"], metric=given["metric"]
+        given["X_target"], points, g, a_target=given["a_target"], metric=given["metric"]
     )
-    assert same(cells(problem, clock.offsets, z), shares.argmax(dim=1).numpy())
+    assert same(cells(problem, clock.offsets, z), np.asarray(shares).argmax(axis=1))
 
 
 def test_pot_defaults_are_those_of_the_function() -> None:
@@ -266,7 +267,7 @@ def follow(
     stops: list[float] = []
     for second, value in enumerate(values, start=1):
         last = second >= (stops[-1] if stops else limits[0][1])
-        record = {"seconds": float(second), "draws": 10 * second, "last": last}
+        record = {"seconds": float(second), "cpu_seconds": 1.0, "draws": 10 * second, "last": last}
         stops.append(progress.see(record, np.array([value])))
         if second >= stops[-1]:
             break
@@ -315,10 +316,11 @@ def test_the_judge_is_unbiased_where_chi_squared_is_known() -> None:
 def test_tuning_walks_to_the_best_step_wherever_it_is() -> None:
     """χ² has its minimum at step 100 and size 4; the start is two decades below."""
 
-    def measure(settings: Settings) -> float:
+    def measure(settings: Settings) -> tuning.Trial:
+        off = abs(math.log10(settings["step"]) - 2) + abs(settings["size"] - 4)
         if settings["step"] > 200:
-            return math.inf
-        return abs(math.log10(settings["step"]) - 2) + abs(settings["size"] - 4)
+            return tuning.Trial(settings, math.inf)
+        return tuning.Trial(settings, off) if off > 0.1 else tuning.Trial(settings, 99.0, seconds=1.0)
 
     peer = peers.Peer(
         "x", {}, ({"step": 1.0, "size": 1}, {"step": 1000.0, "size": 1}), {"size": (1, 4, 9)}, lambda *_: None
@@ -333,6 +335,7 @@ def test_rows_compare_medians_and_say_how_long_a_failure_was_given() -> None:
     def finished(seconds: float | None) -> dict[str, Any]:
         point = {
             "seconds": seconds or 100.0,
+            "cpu_seconds": 1.0,
             "draws": 1000,
             "chi2": 0.04,
             "upper": 0.045,

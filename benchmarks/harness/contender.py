@@ -57,7 +57,8 @@ class Timer:
             return
         self.seconds = elapsed
         self.cpu_seconds += time.process_time() - self._cpu_resumed
-        record = {"seconds": elapsed, "draws": draws, "last": last or elapsed >= self._stop}
+        spent = {"seconds": elapsed, "cpu_seconds": self.cpu_seconds, "draws": draws}
+        record = spent | {"last": last or elapsed >= self._stop}
         self._stop = self._send(record, np.ascontiguousarray(offsets(), dtype=np.float64))
         if last:
             return

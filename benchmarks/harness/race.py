@@ -19,7 +19,7 @@ from harness import atom_sets
 from harness.judge import Judge
 from harness.results import Entry, SetResult
 from harness.running import Job, Runner
-from harness.tuning import describe, tune
+from harness.tuning import Trial, describe, tune
 
 __all__ = ["HEADLINE", "Race"]
 
@@ -75,6 +75,10 @@ class Race:
             for name, peer in peers.items()
         }
         self.doors("float32", FIRST_SEED + self.rounds, ours)
+
+        for target, runs in ours.items():
+            seconds = ", ".join(f"{run['seconds']:.3g}" for run in runs)
+            self.note(f"otprior, seconds of each run to χ² ≤ {target:g}, first to last: {seconds}.")
 
         entries = [Entry(OURS, "otprior", "door", {}, ours)]
         fastest = self.doors("auto")
@@ -134,10 +138,12 @@ class Race:
             peer = replace(peer, starts=(start,), axes={})
         target, seconds = self.limits(TUNING_FACTOR)[0]
 
-        def measure(settings: Settings) -> float:
+        def measure(settings: Settings) -> Trial:
             job = Job(name, "tuning", settings, TUNING_SEED, ((target, seconds),), judge_last_only=True)
-            chi2 = self.report(job)["curve"][-1]["chi2"]
-            return math.inf if chi2 is None else chi2
+            result = self.report(job)
+            chi2, reached = result["curve"][-1]["chi2"], result["reached"].get(str(target))
+            reached_at = reached["seconds"] if reached else math.inf
+            return Trial(settings, math.inf if chi2 is None else chi2, reached_at)
 
         try:
             settings, trials = tune(peer, measure)
@@ -145,9 +151,11 @@ class Race:
             self.note(f"{peer.label}: failed; {error}.")
             return None
         self.known[self.name, name] = settings
-        self.tuning[name] = [asdict(t) | {"chi2": t.chi2 if math.isfinite(t.chi2) else None} for t in trials]
-        tried = "; ".join(f"{describe(t.settings)}: {t.chi2:.3g}" for t in trials)
-        self.note(f"{peer.label}, settings tried, with χ² after {seconds:.3g} s: {tried}.")
+        self.tuning[name] = [
+            {key: None if value == math.inf else value for key, value in asdict(t).items()} for t in trials
+        ]
+        what = f"settings tried ({', '.join(settings)}), with seconds to χ² ≤ {target:g} or χ² after {seconds:.3g} s"
+        self.note(f"{peer.label}, {what}: {'; '.join(map(str, trials))}.")
         return settings
 
     def attempt(

@@ -103,6 +103,7 @@ def _row(
         "efficiency": result.atoms / point["draws"] / chi2 if chi2 and chi2 > 0 and point["draws"] else None,
         "solve_mib": max(run["solve_mib"] for run in runs),
         "peak_mib": max(run["peak_mib"] for run in runs),
+        "cpu_seconds": point["cpu_seconds"],
         "cpu_share": median(run["cpu_seconds"] / (run["seconds"] * threads) for run in runs),
     }
 

@@ -1,8 +1,8 @@
 """Having a run done and judged, and keeping the result as a file, so that a benchmark that was cut off goes on.
 
 A run is given so many seconds for its first target, once that is reached so many for the next, and ends when a target
-is not reached in its time. It sends a checkpoint every 9 % of time; every fourth is judged, and where one has reached a
-target those between are judged too, so that its time is the first that will do.
+is not reached in its time. It sends a checkpoint every 9 % of time; every fourth is judged (or only the last), and
+where one has reached a target the first that did is looked for among those before it.
 """
 
 from __future__ import annotations
@@ -174,11 +174,9 @@ class _Progress:
         return {"curve": self._curve, "reached": self._reached, "diverged": self._diverged}
 
     def _look(self) -> None:
-        """Judges the last checkpoint, and where it reaches a target those before it, the earliest first."""
+        """Judges the last checkpoint, and where it reaches a target looks for the first that did."""
         *earlier, last = self._unjudged
         self._unjudged = []
-        if self._judge_last_only:
-            earlier = []
         while True:
             target = self._limits[0][0]
             point = self._measure(*last, target)
@@ -186,16 +184,28 @@ class _Progress:
             if self._diverged or point["upper"] > target:
                 break
             self._limits.pop(0)
-            points = (self._measure(*checkpoint, target) for checkpoint in earlier)
-            first = (p for p in points if p["chi2"] is not None and p["upper"] <= target)
-            self._reached[str(target)] = next(first, point)
+            self._reached[str(target)] = self._first(earlier, target) or point
             if not self._limits:
                 break
         self._curve.append(point)
 
+    def _first(
+        self, checkpoints: list[tuple[dict[str, Any], np.ndarray]], target: float
+    ) -> dict[str, Any] | None:
+        """The first of the checkpoints, in the order of time, that reaches a target; found by bisection."""
+        first, below, above = None, 0, len(checkpoints)
+        while below < above:
+            middle = (below + above) // 2
+            point = self._measure(*checkpoints[middle], target)
+            if point["chi2"] is not None and point["upper"] <= target:
+                first, above = point, middle
+            else:
+                below = middle + 1
+        return first
+
     def _measure(self, record: dict[str, Any], offsets: np.ndarray, target: float) -> dict[str, Any]:
         chi2 = self._judge(offsets, target)
-        point = {"seconds": record["seconds"], "draws": record["draws"]}
+        point = {key: record[key] for key in ("seconds", "cpu_seconds", "draws")}
         if chi2 is None:
             return point | dict.fromkeys(("chi2", "upper", "standard_error"))
         return point | {"chi2": chi2.value, "upper": chi2.upper, "standard_error": chi2.standard_error}
