@@ -11,8 +11,8 @@ and
 
     W2²(p, ν) ≤ cost of a plan from p̂ to ν + D² √(ln(1/δ)/2n)
 
-holds with probability 1 − δ, for any n. The plan leaves in place what p̂ and ν share. The rest is matched exactly
-within blocks of neighbouring atoms, and what a block has too much or too little, which is little, across blocks.
+holds with probability 1 − δ, for any n. The plan is exact within blocks of neighbouring atoms, as far as p̂ and ν give a
+block equal mass; what one has too much, which is little, goes to others that have too little, spread out as it lies.
 """
 
 from __future__ import annotations
@@ -36,19 +36,13 @@ OUTERMOST = 1024
 
 @dataclass(frozen=True)
 class MassPlan:
-    """Where mass has to go: from cells that got too much of it to those that got too little.
+    """What a plan from p̂ to ν costs.
 
     Attributes:
-        sources: Atom that mass leaves, int64 (K,).
-        targets: Atom that it goes to, int64 (K,).
-        mass: How much, float64 (K,); the sum is ½ Σ |p̂ − ν|. All other mass stays.
-        cost: Σ mass |y_source − y_target|².
+        cost: Σ mass · squared distance, at least W2²(p̂, ν), and equal to it where there is one block.
         slack: D² √(1/2n), to be multiplied by √ln(1/δ).
     """
 
-    sources: Tensor
-    targets: Tensor
-    mass: Tensor
     cost: float
     slack: float
 
@@ -67,18 +61,12 @@ def mass_plan(atoms: Tensor, counts: Tensor, weights: Tensor | None = None) -> M
     """
     n = int(counts.sum())
     require(n > 0 and len(counts) == len(atoms), "counts", f"of {len(atoms)} cells, not all zero", n)
-    y = atoms.double()
-    nu = torch.full((len(y),), 1 / len(y), dtype=torch.float64) if weights is None else weights.double()
-    excess = counts.double() / n - nu
-    parts = [_within(y, rows, excess) for rows in _blocks(y)]
-    left = excess.clone()
-    for source, target, mass in parts:
-        left.index_add_(0, source, -mass)
-        left.index_add_(0, target, mass)
-    parts.append(_across(left))
-    sources, targets, mass = (torch.cat(column) for column in zip(*parts))
-    squares = ((y[sources] - y[targets]) ** 2).sum(dim=1)
-    return MassPlan(sources, targets, mass, float(mass @ squares), _diameter(y) ** 2 / math.sqrt(2 * n))
+    y, have = atoms.double(), counts.double() / n
+    want = torch.full((len(y),), 1 / len(y), dtype=torch.float64) if weights is None else weights.double()
+    blocks = _blocks(y)
+    cost = sum(_within(y[rows], have[rows], want[rows]) for rows in blocks)
+    cost += _across(y, have, want, blocks)
+    return MassPlan(cost, _diameter(y) ** 2 / math.sqrt(2 * n))
 
 
 def _diameter(y: Tensor) -> float:
@@ -103,35 +91,40 @@ def _blocks(y: Tensor) -> list[Tensor]:
     return done
 
 
-def _within(y: Tensor, rows: Tensor, excess: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Exact transport of a block's surplus to its own deficits, as much as the smaller of the two sums."""
+def _within(y: Tensor, have: Tensor, want: Tensor) -> float:
+    """Exact transport between a block's two shares, scaled to the smaller."""
+    amount = min(float(have.sum()), float(want.sum()))
+    if amount == 0:
+        return 0.0
+    return amount * _exact(have, want, torch.cdist(y, y) ** 2)
+
+
+def _across(y: Tensor, have: Tensor, want: Tensor, blocks: list[Tensor]) -> float:
+    """What blocks have too much to what others have too little, each spread over its block as it lies."""
+    left = np.array([float(have[rows].sum() - want[rows].sum()) for rows in blocks])
+    over, under = np.flatnonzero(left > 0), np.flatnonzero(left < 0)
+    if not len(over) or not len(under):
+        return 0.0
+    givers = [_spread(y[blocks[i]], have[blocks[i]]) for i in over]
+    takers = [_spread(y[blocks[i]], want[blocks[i]]) for i in under]
+    cost = torch.tensor(
+        [[float(((a - b) ** 2).sum()) + v + w for b, w in takers] for a, v in givers], dtype=torch.float64
+    )
+    return float(left[over].sum()) * _exact(
+        torch.from_numpy(left[over]), torch.from_numpy(-left[under]), cost
+    )
+
+
+def _spread(y: Tensor, mass: Tensor) -> tuple[Tensor, float]:
+    """Mean and total variance of a block's atoms under some masses."""
+    share = mass / mass.sum()
+    mean = share @ y
+    return mean, float(share @ ((y - mean) ** 2).sum(dim=1))
+
+
+def _exact(first: Tensor, second: Tensor, cost: Tensor) -> float:
+    """The least cost between two measures, both scaled to mass 1."""
     import ot
 
-    here = excess[rows]
-    over, under = rows[here > 0], rows[here < 0]
-    amount = min(float(excess[over].sum()), -float(excess[under].sum())) if len(over) and len(under) else 0.0
-    if amount <= 0:
-        nothing = rows[:0]
-        return nothing, nothing, excess[:0]
-    a = excess[over] / excess[over].sum()
-    b = excess[under] / excess[under].sum()
-    cost = torch.cdist(y[over], y[under]) ** 2
-    plan = ot.emd(
-        a.numpy(), b.numpy() * (a.numpy().sum() / b.numpy().sum()), cost.numpy(), numItermax=1_000_000
-    )
-    i, j = np.nonzero(plan)
-    return over[torch.from_numpy(i)], under[torch.from_numpy(j)], amount * torch.from_numpy(plan[i, j])
-
-
-def _across(left: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What blocks have too much, to those that have too little, in the order of their atoms."""
-    over, under = torch.nonzero(left > 0).reshape(-1), torch.nonzero(left < 0).reshape(-1)
-    amount = min(float(left[over].sum()), -float(left[under].sum())) if len(over) and len(under) else 0.0
-    if amount <= 0:
-        return over[:0], under[:0], left[:0]
-    ends = [(left[part].abs() * (amount / left[part].abs().sum())).cumsum(0) for part in (over, under)]
-    edges = torch.cat(ends).sort().values
-    mass = torch.diff(edges, prepend=edges.new_zeros(1))
-    middle = edges - mass / 2
-    which = [torch.searchsorted(end, middle).clamp(max=len(end) - 1) for end in ends]
-    return over[which[0]], under[which[1]], mass
+    a, b = (first / first.sum()).numpy(), (second / second.sum()).numpy()
+    return float(ot.emd2(a, b / b.sum() * a.sum(), cost.numpy(), numItermax=1_000_000))
