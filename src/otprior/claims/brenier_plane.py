@@ -39,12 +39,12 @@ RULE_OF_THREE = 3.0
 
 
 def _walls_on_the_line(atoms: Tensor, weights: Tensor) -> Tensor:
-    """Boundaries between the flow's basins of ascending atoms (N,), shape (N − 1,), to about 1e-12."""
+    """Boundaries between the flow's basins of ascending atoms (N,), shape (N − 1,), to about 1e-10."""
     law = FiniteDenoiser(atoms[:, None], weights)
     end = Scales(1.0, float(atoms.diff().min()) / 20)
     middles = (atoms[1:] + atoms[:-1]) / 2
     low, high = torch.full_like(middles, -6.0), torch.full_like(middles, 6.0)
-    for _ in range(44):
+    for _ in range(36):
         z = (low + high) / 2
         flow = probability_flow(law, z[:, None], NOISE, end, method="dop853", rtol=1e-11, atol=1e-11)
         beyond = flow.x[:, 0] > middles
@@ -76,7 +76,7 @@ def _line(effort: Effort) -> Finding:
 
 
 def _plane(effort: Effort) -> Finding:
-    draws = effort.of(200_000, 8_000)
+    draws = effort.of(100_000, 8_000)
     details: dict[str, dict[str, Any]] = {}
     mismatches = {}
     triangle = (TRIANGLE, torch.full((3,), 1 / 3, dtype=torch.float64))
@@ -132,22 +132,20 @@ def _unseen_rotation(atoms: Tensor, offsets: Tensor, z: Tensor) -> float:
 
 
 def _walls(effort: Effort) -> Curves:
-    """Walls of three atoms' basins and cells, as points where neighbours on a grid of rays differ."""
+    """Walls of three atoms' basins and cells: middles between neighbours on a grid that go to different atoms."""
     atoms, weights = GENERIC[3]
     law, offsets = FiniteDenoiser(atoms, weights), laguerre_offsets(atoms, weights)
-    rays = effort.of(180, 60)
-    angle = torch.arange(rays, dtype=torch.float64) * (2 * torch.pi / rays)
-    radius = torch.linspace(0.02, 3.5, effort.of(120, 60), dtype=torch.float64)
-    grid = torch.stack([torch.outer(angle.cos(), radius), torch.outer(angle.sin(), radius)], dim=2)
+    ticks = torch.linspace(-3, 3, effort.of(181, 81), dtype=torch.float64)
+    grid = torch.cartesian_prod(ticks, ticks)
     series = {}
     for name, label in (
-        ("basins of the flow", basins(law, grid.reshape(-1, 2))),
-        ("cells of optimal transport", cells(atoms, offsets, grid.reshape(-1, 2))),
+        ("basins of the flow", basins(law, grid)),
+        ("cells of optimal transport", cells(atoms, offsets, grid)),
     ):
-        here = label.reshape(grid.shape[:2])
-        ray, step = torch.nonzero(here[:, 1:] != here[:, :-1], as_tuple=True)
-        middle = (grid[ray, step] + grid[ray, step + 1]) / 2
-        series[name] = [(float(a), float(b)) for a, b in middle]
+        here, points = label.reshape(len(ticks), -1), grid.reshape(len(ticks), -1, 2)
+        across, along = here[1:] != here[:-1], here[:, 1:] != here[:, :-1]
+        middles = ((points[1:] + points[:-1])[across] / 2, (points[:, 1:] + points[:, :-1])[along] / 2)
+        series[name] = [(float(a), float(b)) for a, b in torch.cat(middles)]
     return Curves(
         "brenier-plane", "Walls between three atoms' shares of the noise", "z₁", "z₂", series, points=True
     )

@@ -41,7 +41,7 @@ __all__ = [
 T = TypeVar("T")
 
 # Degrees. A test that would have missed a larger rotation than this does not let a claim hold.
-LARGEST_UNSEEN_ROTATION = 5.0
+LARGEST_UNSEEN_ROTATION = 1.0
 
 
 class Verdict(StrEnum):

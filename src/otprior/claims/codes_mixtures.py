@@ -49,7 +49,7 @@ def _jacobian(effort: Effort) -> Finding:
     points, error = [], 0.0
     for dim in DIMENSIONS:
         law = mixture_law(dim, effort.seed)
-        x = law.noised(effort.of(1000, 60), *START, effort.generator(f"codes jacobian {dim}"))
+        x = law.noised(effort.of(400, 60), *START, effort.generator(f"codes jacobian {dim}"))
         _, jacobian = flow_jacobian(law, x, START, NOISE, rtol=1e-11, atol=1e-11)
         _, looser = flow_jacobian(law, x[:20], START, NOISE, rtol=1e-9, atol=1e-9)
         error = max(error, float((antisymmetry(jacobian[:20]) - antisymmetry(looser)).abs().max()))
@@ -97,7 +97,7 @@ def _unseen(dim: int, count: int, effort: Effort) -> float:
 
 
 def _cost(effort: Effort) -> Finding:
-    sizes = effort.of((125, 250, 500, 1000, 2000), (100, 400))
+    sizes = effort.of((125, 250, 500, 1000), (100, 400))
     count, sets = sizes[-1], effort.of(5, 4)
     excess: dict[int, Interval] = {}
     unseen: dict[int, list[tuple[float, float]]] = {}
@@ -114,7 +114,8 @@ def _cost(effort: Effort) -> Finding:
     worst = max(DIMENSIONS, key=lambda d: excess[d].estimate)
     # Nor is its mean, which Student's interval does not know.
     interval = (max(excess[worst].lo, 0.0), excess[worst].hi)
-    rotation = unseen[worst][-1][1]
+    # The claim is about all dimensions: the power is that of the one in which least is seen.
+    rotation = max(unseen[dim][-1][1] for dim in DIMENSIONS)
     return Finding(
         statistic=excess[worst].estimate,
         interval=interval,
@@ -123,7 +124,7 @@ def _cost(effort: Effort) -> Finding:
         why=f"Relative excess of Σ|x − E(x)|² over the best pairing of the same {count:,} points and codes, in "
         f"dimension {worst}, "
         "where it is largest. Small, and biased towards 0 the more the higher the dimension: read it with its power.",
-        power=f"rotation of {rotation:.2g}° or more in dimension {worst}; {unseen[7][-1][1]:.2g}° in dimension 7",
+        power=f"rotation of {unseen[2][-1][1]:.2g}° or more in dimension 2, of {rotation:.2g}° in every one",
         details={
             "points": count,
             "excess by dimension": {str(d): excess[d].estimate for d in DIMENSIONS},

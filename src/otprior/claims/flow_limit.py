@@ -80,7 +80,7 @@ def _smooth(effort: Effort) -> Finding:
 
 
 def _final(effort: Effort) -> Finding:
-    z = effort.normal("flow limit, final", effort.of(400_000, 20_000), 2)
+    z = effort.normal("flow limit, final", effort.of(200_000, 20_000), 2)
     law = FiniteDenoiser(ATOMS, WEIGHTS)
     limit = ATOMS[basins(law, z)]
     alphas = (0.02, 0.04, 0.08)
