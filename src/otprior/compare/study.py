@@ -91,9 +91,19 @@ class Study:
 
     def settings(self) -> dict[str, Any]:
         """All but the rows, as JSON; fields that the first studies did not have only where they say something."""
-        facts = differing(
-            self, ("flow", "atoms_from", "model", "null_class_label", "extractor", "value_range")
+        later = (
+            "flow",
+            "atoms_from",
+            "copies_of",
+            "model",
+            "null_class_label",
+            "extractor",
+            "value_range",
         )
+        facts = differing(self, later)
+        # Names of files, not where they lie: work folders may be moved, reports are shared.
+        for name in {"split", "real_split", "atoms_from", "copies_of", "model", "extractor"} & set(facts):
+            facts[name] = Path(facts[name]).name
         return {name: value for name, value in facts.items() if name not in ("rows", "flow")}
 
 

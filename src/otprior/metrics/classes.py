@@ -59,6 +59,10 @@ def class_figures(
     smallest = int(torch.bincount(labels, minlength=classes).min())
     if smallest < 2:
         return figures
+    distances = [frechet_distance(features[labels == k], reference[k]) for k in range(classes)]
+    figures["class_fid"] = sum(distances) / classes
+    if smallest < 4:
+        return figures
     # One image of each class makes a row, so that a block of rows holds every class as often as any other.
     grouped = torch.stack([features[labels == k][:smallest] for k in range(classes)], dim=1)
 
@@ -66,11 +70,8 @@ def class_figures(
         parts = rows.reshape(len(rows), classes, dim)
         return sum(frechet_distance(parts[:, k], reference[k]) for k in range(classes)) / classes
 
-    if smallest < 4:
-        return figures | {"class_fid": mean_distance(grouped.flatten(1))}
     blocks = min(MOST_BLOCKS, smallest // 2)
-    interval = block_interval(mean_distance, grouped.flatten(1), generator, blocks)
-    return figures | {
-        "class_fid": interval.estimate,
-        "class_fid_interval": [max(interval.lo, 0.0), interval.hi],
-    }
+    spread = block_interval(mean_distance, grouped.flatten(1), generator, blocks)
+    half = spread.hi - spread.estimate
+    figures["class_fid_interval"] = [max(figures["class_fid"] - half, 0.0), figures["class_fid"] + half]
+    return figures

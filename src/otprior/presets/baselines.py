@@ -19,7 +19,7 @@ from otprior.compare import StudyResult, copy_gate, difference_gate, ratio_gate
 from otprior.generation import RowSpec
 from otprior.presets.chosen import settings_rows
 from otprior.presets.matching import STARTS, matching_timestep_of, moved
-from otprior.presets.preset import Stages
+from otprior.presets.preset import Scale, Stages
 from otprior.presets.spacings import LAST, SOLVERS, best_spacings
 
 __all__ = ["run"]
@@ -28,6 +28,7 @@ EVALUATIONS = (5, 10, 20)
 # Ancestral steps of the network's own limit; the last takes as long as all else, and is left to a full run.
 ANCESTRAL = (250, 500)
 FULL_ANCESTRAL = (250, 500, 1000)
+REHEARSED_ANCESTRAL = (10, 20)
 # The share of the excess of the best N(0, I) at 20 evaluations that the coupled start at 5 is to reach.
 WANTED_RATIO = 0.4
 PAIRED_SETS = 5
@@ -56,7 +57,7 @@ def run(stages: Stages) -> dict[str, StudyResult]:
                 *matched,
                 *measured,
                 *solvers.values(),
-                *_ancestral(stages.scale.full),
+                *_ancestral(stages.scale),
             ]
         ),
     )
@@ -116,12 +117,13 @@ def _same_start(coupled: RowSpec) -> list[RowSpec]:
     ]
 
 
-def _ancestral(full: bool) -> list[RowSpec]:
+def _ancestral(scale: Scale) -> list[RowSpec]:
+    counts = FULL_ANCESTRAL if scale.full else REHEARSED_ANCESTRAL if scale.rehearsal else ANCESTRAL
     return [
         RowSpec(
             "none", LAST, steps, "DDPMScheduler", "trailing", label=f"N(0, I) at T, ancestral DDPM, {steps}"
         )
-        for steps in (FULL_ANCESTRAL if full else ANCESTRAL)
+        for steps in counts
     ]
 
 

@@ -31,6 +31,7 @@ __all__ = ["DIRECTIONS", "BoostedAtomPrior", "cell_means"]
 
 DIRECTIONS = ("atom", "mean")
 DRAWS_PER_BLOCK, BLOCKS = 2048, 8
+NO_VARIANCE = 1e-9  # relative to the largest
 
 
 class BoostedAtomPrior(RandomAtomPrior):
@@ -113,7 +114,9 @@ def cell_means(prior: SemiDiscretePrior, direction: str = "atom") -> Tensor:
             normal += predictors @ predictors.T
             right += predictors @ ((z * r).sum(dim=1) / length)
     if axes is not None:
-        gains = across / squares.clamp(min=tiny)
+        # Along axes without variance there is nothing to estimate from, and nothing to shift.
+        varies = squares > NO_VARIANCE * squares.max()
+        gains = torch.where(varies, across / squares.clamp(min=tiny), 0.0)
         return (((centred @ axes) * gains) @ axes.T).float()
     constant, slope = torch.linalg.lstsq(normal, right[:, None]).solution[:, 0].tolist()
     return (centred * ((constant + slope * lengths) / lengths)[:, None]).float()

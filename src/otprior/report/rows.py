@@ -197,7 +197,8 @@ def family(row: dict[str, Any]) -> str:
     """What kind of start a row has, whatever its sampler and number of evaluations."""
     kind = (row.get("prior"), row.get("noise"))
     name = _FAMILIES.get(kind) or _FAMILIES.get((kind[0], None))
-    return name or row.get("label") or "samples"
+    # (Of an experiment the label begins with its name.)
+    return name or (row.get("label") or "samples").split(",")[0]
 
 
 def start_label(row: dict[str, Any]) -> str:

@@ -1,0 +1,204 @@
+"""Parts of studies that the headline has no use for: classes, guidance, the full flow, growing, rivals, statements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from otprior import bundled
+from otprior.compare import (
+    Study,
+    StudyResult,
+    difference_gate,
+    material,
+    paired_fid_difference,
+    row_samples,
+    run_study,
+)
+from otprior.data import to_uint8
+from otprior.generation import RowSpec
+from otprior.metrics.features import classify
+from otprior.presets.frontier import break_even
+from otprior.report import search_curve, validate_report
+
+WHITE = RowSpec("none", 999, 1, spacing="trailing", label="white")
+RANDOM = RowSpec("random_atom", 500, 1, label="random")
+COUPLED = RowSpec("semidiscrete", 500, 1, noise="coupled", label="coupled")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A study of 20 images on 60 atoms, against 120 real images, beside another 120."""
+    folder = tmp_path_factory.mktemp("images")
+    for name in ("reference", "held_out"):
+        images = bundled.split(name).select(slice(120))
+        assert images.labels is not None
+        np.savez(folder / f"{name}.npz", images=to_uint8(images.images), labels=images.labels.numpy())
+    paths = {"split": str(folder / "reference.npz"), "real_split": str(folder / "held_out.npz")}
+    return Study("small", (WHITE,), samples=20, atoms=60, tol=0.5, block=10, **paths)
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All in this process: starting others takes longer than what they would do here."""
+
+    def run(tasks: Iterable[Any], workers: int, threads: int, finished: Callable[[Any], None]) -> None:
+        for function, arguments in tasks:
+            finished(function(*arguments))
+
+    for module in ("running", "measuring"):
+        monkeypatch.setattr(f"otprior.compare.{module}.run_in_processes", run)
+
+
+def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
+    small: Study, tmp_path: Path
+) -> None:
+    rows = [
+        replace(WHITE, conditional=True),
+        replace(WHITE, conditional=True, guidance=2.0),
+        replace(COUPLED, conditional=True),
+        replace(RANDOM, conditional=True),
+    ]
+    # (Among 60 atoms not every class has one.)
+    result = run_study(replace(small, rows=tuple(rows), atoms=150), tmp_path)
+    validate_report(result.report)
+    figures = result.report["rows"]
+    assert [row["nfe"] for row in figures] == [1, 2, 1, 1]
+    assert [row["guidance"] for row in figures] == [1.0, 2.0, 1.0, 1.0]
+    assert result.study is not None
+    for spec, row in zip(rows, figures):
+        samples = row_samples(result.study, spec, tmp_path)
+        assert samples.labels is not None
+        assert samples.labels.tolist() == [seed % 10 for seed in range(20)]
+        right = classify(bundled.extractor(), samples.images) == torch.from_numpy(samples.labels)
+        assert row["class_accuracy"] == pytest.approx(float(right.double().mean()))
+        assert row["class_fid"] > 0
+    # Real images are taken for what they are, but for the classifier's errors: 1 in 10, ± 0.03 for 120 images.
+    assert result.report["reference"]["class_accuracy"] > 0.8
+    # Starts are built on images of the class.
+    labels = bundled.atoms().labels
+    assert labels is not None
+    for spec in rows[2:]:
+        samples = row_samples(result.study, spec, tmp_path)
+        assert samples.sources is not None
+        assert np.array_equal(labels[torch.from_numpy(samples.sources)], samples.labels)
+
+
+def test_agreement_is_taken_to_the_flow_that_a_study_names(small: Study, tmp_path: Path) -> None:
+    flow = replace(WHITE, steps=2, label="flow")
+    result = run_study(replace(small, rows=(WHITE, flow), flow=flow), tmp_path)
+    white, full = result.report["rows"]
+    assert full["seed_agreement"] == 1.0
+    assert 0 <= white["seed_agreement"] <= 1
+    assert white["seed_agreement_interval"][0] <= white["seed_agreement"]
+    # A flow that is no row is sampled too, and not reported.
+    other = run_study(replace(small, flow=flow), tmp_path / "other")
+    assert len(other.report["rows"]) == 1
+    assert other.report["rows"][0]["seed_agreement"] == white["seed_agreement"]
+
+
+def test_a_growing_study_takes_over_what_it_has(small: Study, tmp_path: Path) -> None:
+    study = replace(small, rows=(WHITE,))
+    run_study(study, tmp_path, growing=True)
+    images = sorted((tmp_path / "images").rglob("*.npz"))
+    before = {path: path.stat().st_mtime_ns for path in images}
+    grown = run_study(replace(study, samples=35), tmp_path, growing=True)
+    assert all(path.stat().st_mtime_ns == before[path] for path in images)
+    assert grown.report["rows"][0]["samples"] == 35
+    fresh = run_study(replace(study, samples=35), tmp_path / "fresh")
+    assert fresh.report["rows"][0]["fid"] == grown.report["rows"][0]["fid"]
+    with pytest.raises(ValueError, match="this very study"):
+        run_study(replace(study, atoms=50, samples=35), tmp_path, growing=True)
+
+
+def test_rivals_are_rows_like_others(small: Study, tmp_path: Path) -> None:
+    rows = (
+        COUPLED,
+        replace(COUPLED, prior="unsolved", options=(("potential", "zero"),), label="unsolved"),
+        replace(RANDOM, prior="boosted_atom", options=(("direction", "mean"),), label="boosted"),
+        replace(RANDOM, prior="mini_batch", label="mini-batch"),
+        replace(RANDOM, prior="experimental:blended", options=(("count", 2),), label="blended"),
+        replace(COUPLED, told=0.5, label="told"),
+    )
+    result = run_study(replace(small, rows=rows), tmp_path)
+    validate_report(result.report)
+    kinds = [row["prior"] for row in result.report["rows"]]
+    assert kinds == ["semidiscrete", "unsolved", "boosted_atom", "mini_batch", "experimental", "semidiscrete"]
+    coupled, told = result.report["rows"][0], result.report["rows"][-1]
+    assert coupled["fid"] != told["fid"]
+
+
+def test_atoms_from_a_file_and_copies_of_others(small: Study, tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    np.savez(path, images=to_uint8(bundled.split("validation").images[:60]))
+    study = replace(small, rows=(RANDOM,), atoms_from=str(path))
+    own = run_study(study, tmp_path / "own")
+    assert own.report["settings"]["atoms_from"] == "mine.npz"  # no folder of this machine
+    assert own.report["ot"]["atoms"] == 60
+    assert own.report["rows"][0]["source_rate"] is not None
+    other = run_study(replace(study, copies_of=small.real_split), tmp_path / "other")
+    assert other.report["rows"][0]["source_rate"] is None
+    assert other.report["rows"][0]["fid"] == own.report["rows"][0]["fid"]
+    np.savez(path, images=np.zeros((60, 28, 28), dtype=np.uint8))
+    material._images.cache_clear()
+    with pytest.raises(ValueError, match="this very study"):
+        run_study(study, tmp_path / "own")
+
+
+# Statements ------------------------------------------------------------------------------------------------
+
+
+def test_differences_are_paired_by_seed(small: Study, tmp_path: Path) -> None:
+    result = run_study(replace(small, rows=(WHITE, COUPLED)), tmp_path)
+    same = paired_fid_difference(result, WHITE, WHITE)
+    assert (same.lo, same.estimate, same.hi) == (0.0, 0.0, 0.0)
+    there, back = (paired_fid_difference(result, *pair) for pair in ((WHITE, COUPLED), (COUPLED, WHITE)))
+    assert there.estimate == pytest.approx(-back.estimate)
+    figures = [row["fid"] for row in result.report["rows"]]
+    assert there.estimate == pytest.approx(figures[0] - figures[1], rel=1e-4)
+    entry = difference_gate(result, COUPLED, WHITE, "coupled less white")
+    assert entry["upper"] <= entry["interval"][1]  # one-sided at 95 % is two-sided at 90 %
+    assert entry["reached"] is (entry["upper"] <= 0)
+
+
+def test_differences_over_sets_are_students() -> None:
+    sets = {WHITE.key: [{"fid": 5.0}, {"fid": 7.0}], COUPLED.key: [{"fid": 4.0}, {"fid": 5.0}]}
+    found = paired_fid_difference(StudyResult({}, [], sets), WHITE, COUPLED)
+    # Differences 1 and 2: a mean of 1.5 and a standard error of 0.5, times 12.706.
+    assert found.estimate == pytest.approx(1.5)
+    assert found.hi == pytest.approx(1.5 + 0.5 * 12.706, rel=1e-4)
+
+
+def test_break_even() -> None:
+    def row(prior: str, fid: float, seconds: float) -> dict[str, Any]:
+        return {"prior": prior, "fid": fid, "seconds_per_image": seconds}
+
+    rows = [row("none", 12.0, 0.03), row("none", 9.0, 0.06), row("none", 8.0, 0.12)]
+    assert break_even(row("semidiscrete", 9.5, 0.02), rows, 100.0) == pytest.approx(100 / 0.04)
+    # None is as good: against the best there is.
+    assert break_even(row("semidiscrete", 5.0, 0.02), rows, 100.0) == pytest.approx(100 / 0.10)
+    # The rival is as fast.
+    assert break_even(row("semidiscrete", 13.0, 0.03), rows, 100.0) is None
+    assert break_even(row("gaussian", 13.0, 0.01), rows, None) is None
+
+
+def test_the_curve_of_a_search_is_a_picture() -> None:
+    trials = [
+        {
+            "start_timestep": t,
+            "samples": n,
+            "fid": fid,
+            "copy_rate": 0.01,
+            "evaluations": 100,
+            "allowed": fid < 15,
+        }
+        for t, n, fid in ((400, 250, 20.0), (500, 250, 14.0), (500, 500, 12.0))
+    ]
+    assert search_curve(trials, trials[-1], 0.0165)[:4] == b"\x89PNG"
+    assert search_curve(trials[:1], None, 0.0165)[:4] == b"\x89PNG"
