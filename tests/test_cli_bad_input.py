@@ -234,7 +234,9 @@ def test_sampling_options(here: Path, options: str, message: str) -> None:
     ("options", "message"),
     [
         ("--prior gaussian", "--tol must be left out unless --prior is semidiscrete; got --prior gaussian"),
-        ("--rank 3", "--rank must be left out unless --prior is gaussian; got --prior semidiscrete"),
+        ("--rank 1.5", "--rank must be a whole number of axes >= 1, or a share of variance such as 0.95"),
+        ("--rank 65", "rank must be an integer in [1, 64]; got 65"),
+        ("--resume", "there is no state of a solve in out.work; leave --resume out to begin"),
         ("--smoothing -1", "smoothing must be a finite number >= 0"),
         ("--tol 0", "tol must be a positive number"),
         ("--noise fresh --correlation 0.5", "correlation must be 1 with noise='fresh'"),
@@ -243,6 +245,14 @@ def test_sampling_options(here: Path, options: str, message: str) -> None:
 )
 def test_fitting_options(here: Path, options: str, message: str) -> None:
     _refused_untouched(here, f"{FIT} {options}", message)
+
+
+def test_an_unfinished_solve_is_not_begun_anew_by_mistake(here: Path) -> None:
+    (here / "new.work").mkdir()
+    (here / "new.work" / "map-0.safetensors").write_bytes(b"state")
+    begin = FIT.replace("--out out --overwrite", "--out new")
+    _refused_untouched(here, begin, "new.work holds the state of an unfinished solve; pass --resume to go on")
+    _refused_untouched(here, f"{begin} --resume", "checkpoint must be a whole safetensors file")
 
 
 def test_prior_of_another_shape_or_damaged(here: Path) -> None:
@@ -299,7 +309,7 @@ def test_full_disk_while_fitting(here: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_full_disk_after_the_prior_was_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otprior.cli.fit.write_json", _no_space)
+    monkeypatch.setattr("otprior.cli.fitting.write_json", _no_space)
     _refused_untouched(here, FIT, "no space is left on the disk. out is as it was.", code=1)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +240,36 @@ def test_a_folder_that_holds_its_prior_needs_none_named(prior: Path, tmp_path: P
     assert run("sample", tmp_path / "model", *common, "--out", tmp_path / "own").exit_code == 0
     assert run("sample", "bundled", "--prior", prior, *common, "--out", tmp_path / "named").exit_code == 0
     assert np.array_equal(_images(tmp_path / "own"), _images(tmp_path / "named"))
+
+
+def test_fit_along_principal_axes(tmp_path: Path) -> None:
+    """The table and report.json say what few axes keep and cost; the prior that is loaded finds cells along them."""
+    out = tmp_path / "prior"
+    result = run("fit", "bundled", "bundled", "--limit", 300, "--tol", 0.2, "--rank", "0.9", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "of 784, 90." in result.output
+    solve = json.loads((out / "report.json").read_text())["ot"]
+    assert 0.9 <= solve["variance_kept"] < 0.92
+    assert solve["cost_excess_bound"] > 0
+    prior = Prior.from_pretrained(out)
+    z = torch.randn(20, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    seen = z.flatten(1).double() @ prior.axes
+    scores = seen @ (prior.atoms.double() @ prior.axes).T + prior.potential
+    assert torch.equal(prior.source(z), scores.argmax(dim=1))
+
+
+@pytest.mark.slow
+def test_fit_by_two_processes_is_fit_by_one(tmp_path: Path) -> None:
+    """Under torchrun, as a user starts it: bit for bit the same prior, written once."""
+    options = ["fit", "bundled", "bundled", "--limit", "600", "--tol", "0.1", "--threads", "1", "--out"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "otprior"]
+    for name, launch in (("one", ["-m", "otprior"]), ("two", torchrun)):
+        command = [sys.executable, *launch, *options, str(tmp_path / name)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("written to") == 1
+    one, two = (Prior.from_pretrained(tmp_path / name) for name in ("one", "two"))
+    assert torch.equal(one.potential, two.potential)
+    assert one.facts["chi2"] == two.facts["chi2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]

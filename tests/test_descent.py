@@ -33,6 +33,7 @@ from otprior import descent, solve_semidiscrete
 from otprior.ranks import Ranks
 torch.set_num_threads(1)
 descent.CHECKPOINT_SECONDS = 0.05
+descent.KEPT_FROM_SECONDS = 0.0
 ranks = Ranks.join()
 slow = (lambda progress: __import__("time").sleep(0.02)) if sys.argv[4] == "slow" else None
 descent.PROGRESS_SECONDS = 0.0 if slow else 0.5
@@ -69,7 +70,7 @@ def test_a_solve_that_was_interrupted_goes_on_bit_for_bit(
 ) -> None:
     """Stopped by an exception at every few reports, a dozen times."""
     monkeypatch.setattr(descent, "PROGRESS_SECONDS", 0.0)
-    monkeypatch.setattr(descent, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(descent, "KEPT_FROM_SECONDS", 0.0)
     atoms, path = mixture(ATOMS, DIM), tmp_path / "state.safetensors"
     whole = solve_semidiscrete(atoms, tol=0.03)
     stops = 0
@@ -148,6 +149,17 @@ def test_looks_change_no_verdict() -> None:
 # Bad checkpoints -------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def always_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descent, "KEPT_FROM_SECONDS", 0.0)
+
+
+def test_a_short_solve_leaves_nothing_behind(tmp_path: Path) -> None:
+    solve_semidiscrete(mixture(50, 8), checkpoint=tmp_path / "state.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("always_kept")
 def test_a_checkpoint_of_another_problem_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     solve_semidiscrete(mixture(50, 8), checkpoint=path)
@@ -160,6 +172,7 @@ def test_a_checkpoint_of_another_problem_is_refused(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.usefixtures("always_kept")
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "state.safetensors"
     solve_semidiscrete(mixture(50, 8), checkpoint=path)

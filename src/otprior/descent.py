@@ -26,6 +26,8 @@ DRAWS_PER_ATOM_AND_TOL = 1.9
 PROGRESS_SECONDS = 0.5
 # A long solve keeps its state, and shows a small look at χ², this often.
 CHECKPOINT_SECONDS = 120.0
+# A solve shorter than this is sooner done again than looked for.
+KEPT_FROM_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ def descend(
         budget: Draws after which to give up.
         planned: Draws after which to look first.
         ranks: The processes that share each step.
-        checkpoint: Gone on from if its file is there; kept every two minutes, at the end, and when a run that was
-            long or went on from one is stopped. The result is that of a run that was never stopped.
+        checkpoint: Gone on from if its file is there; kept every two minutes, and when a run ends or is stopped,
+            unless it was short. The result is that of a run that was never stopped.
         report: Called now and then with draws done, draws expected, and χ²: of the last look or verdict.
 
     Raises:
@@ -115,7 +117,7 @@ def descend(
                 saved = time.perf_counter()
     finally:
         spent = time.perf_counter() - started
-        if checkpoint and (run.converged or resumed or spent > CHECKPOINT_SECONDS):
+        if checkpoint and (resumed or spent >= KEPT_FROM_SECONDS):
             _save(checkpoint, run, ranks, spent)
     return run
 
