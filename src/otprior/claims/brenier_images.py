@@ -51,8 +51,8 @@ def _run(effort: Effort) -> Finding:
         threshold=solver.hi,
         verdict=judge_test(interval, solver.hi, rotation),
         why="Share of the noise that the exact flow of 1,000 images sends to another image than optimal "
-        "transport does; the "
-        "threshold is what two independent solutions of the transport disagree on (upper 95 % limit).",
+        "transport does; the threshold is what two independent solutions of the transport disagree on "
+        "(upper 95 % limit).",
         power=f"rotation of {rotation:.2g}° or more",
         details={
             "draws": len(z),

@@ -69,8 +69,8 @@ def _line(effort: Effort) -> Finding:
         threshold=LINE_TOLERANCE,
         verdict=judge(interval, LINE_TOLERANCE, exact=True),
         why="Largest distance between a wall of the flow's basins and of the optimal map's cells, which on "
-        "the line are "
-        "normal quantiles. A monotone map with the right masses is unique. Two atoms in any dimension are this case.",
+        "the line are normal quantiles. A monotone map with the right masses is unique. Two atoms in any "
+        "dimension are this case.",
         details={"errors": errors},
     )
 
@@ -114,8 +114,8 @@ def _plane(effort: Effort) -> Finding:
         threshold=threshold,
         verdict=judge_test(interval, threshold, rotation),
         why="Mass that the flow sends to another atom than optimal transport does, three atoms in general "
-        "position. The "
-        "basins' walls are curved, the cells' are flat. Two atoms and an equilateral triangle agree.",
+        "position. The basins' walls are curved, the cells' are flat. Two atoms and an equilateral "
+        "triangle agree.",
         power=f"rotation of {rotation:.2g}° or more",
         details=details,
         curves=(_walls(effort),),

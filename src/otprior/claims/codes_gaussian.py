@@ -53,10 +53,8 @@ def _run(effort: Effort) -> Finding:
         threshold=TOLERANCE,
         verdict=judge(interval, TOLERANCE, exact=True),
         why="Largest difference of an entry between the encoder, solved as an ODE, and the optimal map to "
-        "N(α_T μ, C_T), for α_T "
-        "from 0.1 to 0: random, half-rank and ill-conditioned covariances in 1 to 64 dimensions. From the "
-        "optimal map to "
-        "N(0, I) it differs by about α_T |E x_0| until α_T = 0.",
+        "N(α_T μ, C_T), for α_T from 0.1 to 0: random, half-rank and ill-conditioned covariances in 1 to "
+        "64 dimensions. From the optimal map to N(0, I) it differs by about α_T |E x_0| until α_T = 0.",
         details={
             "laws": len(laws),
             "largest difference from the optimal map to N(0, I), by α_T": {

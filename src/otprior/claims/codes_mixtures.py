@@ -63,9 +63,9 @@ def _jacobian(effort: Effort) -> Finding:
         interval=interval,
         threshold=ODE_TOLERANCE,
         verdict=judge(interval, ODE_TOLERANCE),
-        why="Mean of |J − Jᵀ|/|J + Jᵀ| over the data, in that of 2 to 7 dimensions where it is smallest: the "
-        "tangent of a mean "
-        f"rotation of {min(angles.values()):.2f}° to {max(angles.values()):.2f}°. Not optimal, though nearly so.",
+        why="Mean of |J − Jᵀ|/|J + Jᵀ| over the data, in that of 2 to 7 dimensions where it is smallest: "
+        f"the tangent of a mean rotation of {min(angles.values()):.2f}° to {max(angles.values()):.2f}°. Not "
+        "optimal, though nearly so.",
         power=f"rotation of {math.degrees(ODE_TOLERANCE):.1g}° or more",
         details={
             "ODE error": error,
@@ -121,9 +121,9 @@ def _cost(effort: Effort) -> Finding:
         interval=interval,
         threshold=COST_ROUNDING,
         verdict=judge_test(interval, COST_ROUNDING, rotation),
-        why=f"Relative excess of Σ|x − E(x)|² over the best pairing of the same {count:,} points and codes, in "
-        f"dimension {worst}, "
-        "where it is largest. Small, and biased towards 0 the more the higher the dimension: read it with its power.",
+        why=f"Relative excess of Σ|x − E(x)|² over the best pairing of the same {count:,} points and codes, "
+        f"in dimension {worst}, where it is largest. Small, and biased towards 0 the more the higher the "
+        "dimension: read it with its power.",
         power=f"rotation of {unseen[2][-1][1]:.2g}° or more in dimension 2, of {rotation:.2g}° in every one",
         details={
             "points": count,
@@ -156,8 +156,8 @@ CLAIMS = (
     Claim(
         "codes-cost",
         CODES,
-        "For common laws in 2 to 7 dimensions the encoder is the optimal map to the normal law (cost, as the "
-        "paper tests it).",
+        "For common laws in 2 to 7 dimensions the encoder is the optimal map to the normal law (cost, as "
+        "the paper tests it).",
         _cost,
     ),
 )

@@ -72,9 +72,9 @@ def _run(effort: Effort) -> Finding:
         interval=interval,
         threshold=ROUNDING,
         verdict=judge_test(interval, ROUNDING, rotation),
-        why=f"Relative excess in cost of the flow's pairs between pure noise and α = {ALPHAS[-1]} over their "
-        "best pairing, three "
-        "atoms. Between neighbouring times it is 0 or all but 0, as for every gradient flow, which proves nothing.",
+        why=f"Relative excess in cost of the flow's pairs between pure noise and α = {ALPHAS[-1]} over "
+        "their best pairing, three atoms. Between neighbouring times it is 0 or all but 0, as for every "
+        "gradient flow, which proves nothing.",
         power=f"rotation of {rotation:.2g}° or more",
         details={
             "points": count,
@@ -99,8 +99,8 @@ CLAIMS = (
     Claim(
         "distant-times",
         PRIOR_V1,
-        "Both stages of a diffusion model compute optimal transport: the flow's coupling of any two times is "
-        "optimal.",
+        "Both stages of a diffusion model compute optimal transport: the flow's coupling of any two times "
+        "is optimal.",
         _run,
     ),
 )

@@ -100,11 +100,9 @@ def _run(effort: Effort) -> Finding:
         interval=interval,
         threshold=ODE_TOLERANCE,
         verdict=judge(interval, ODE_TOLERANCE),
-        why=f"Mean of |J − Jᵀ|/|J + Jᵀ| over the noise, three Gaussians, to α = {END.alpha}: the tangent of a "
-        "rotation, up to "
-        f"{math.degrees(math.atan(largest)):.1f}° here. Optimal transport gives 0. The data's third cumulant "
-        "does not commute "
-        "with their covariance.",
+        why=f"Mean of |J − Jᵀ|/|J + Jᵀ| over the noise, three Gaussians, to α = {END.alpha}: the tangent of "
+        f"a rotation, up to {math.degrees(math.atan(largest)):.1f}° here. Optimal transport gives 0. The "
+        "data's third cumulant does not commute with their covariance.",
         power=f"rotation of {math.degrees(ODE_TOLERANCE):.1g}° or more",
         details={
             "ODE error of the Jacobian": error,

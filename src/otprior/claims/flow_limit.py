@@ -62,9 +62,8 @@ def _smooth(effort: Effort) -> Finding:
         interval=interval,
         threshold=0.01,
         verdict=judge(interval, 0.01, exact=True),
-        why="Deviation of the rate of E|F_T − F_∞| in α_T = exp(−½ ∫ β) from 1, or 2 for centred data, at a "
-        "time where p_t "
-        "is smooth. So convergence is exponential, and centring doubles its rate.",
+        why="Deviation of the rate of E|F_T − F_∞| in α_T = exp(−½ ∫ β) from 1, or 2 for centred data, at "
+        "a time where p_t is smooth. So convergence is exponential, and centring doubles its rate.",
         details=details,
         curves=(
             Curves(
@@ -106,9 +105,8 @@ def _final(effort: Effort) -> Finding:
         threshold=0.5,
         verdict=judge(interval, 0.5),
         why="2 less the rate of E|F_T − F_∞|² in α_T, at the data end of five atoms. The rate there is 1, "
-        "since F_∞ jumps: "
-        "points near a wall change their atom. Convergence is exponential all the same, at half the rate in "
-        "this norm.",
+        "since F_∞ jumps: points near a wall change their atom. Convergence is exponential all the same, "
+        "at half the rate in this norm.",
         details={
             "rate of E|F_T − F_∞|²": _slope(squares),
             "rate of E|F_T − F_∞|": _slope(firsts),
@@ -123,8 +121,8 @@ CLAIMS = (
     Claim(
         "flow-limit",
         PRIOR_V1,
-        "The reverse flow map converges exponentially as the terminal time grows (here: E|F_T − F_∞| ~ α_T, "
-        "α_T² if centred).",
+        "The reverse flow map converges exponentially as the terminal time grows (here: E|F_T − F_∞| ~ "
+        "α_T, α_T² if centred).",
         _smooth,
     ),
     Claim(

@@ -74,8 +74,8 @@ def _contraction(effort: Effort) -> Finding:
         threshold=1.0,
         verdict=judge(interval, 1.0),
         why=f"W2(p_t, N(0, I))/(α_t W2(p_0, N(0, I))) at the worst of t = {TIMESTEPS[-1]} … {TIMESTEPS[0]}: "
-        "the upper end "
-        "is a coupling over a dual bound, the lower end Gelbrich's bound over a crude one. Both are below 1.",
+        "the upper end is a coupling over a dual bound, the lower end Gelbrich's bound over a crude one. "
+        "Both are below 1.",
         details={
             "W2(p_0, N(0, I)) at least": at_zero,
             "by timestep": {
@@ -125,9 +125,9 @@ def _rate(effort: Effort) -> Finding:
         interval=worst,
         threshold=0.05,
         verdict=judge(worst, 0.05),
-        why="Deviation of the slope of −log W2 in ½ ∫ β from 1 (images as they are) and 2 (centred), between "
-        "α = 0.002 and "
-        "0.001, at both ends of an interval: Gelbrich below, the flow's own coupling above.",
+        why="Deviation of the slope of −log W2 in ½ ∫ β from 1 (images as they are) and 2 (centred), "
+        "between α = 0.002 and 0.001, at both ends of an interval: Gelbrich below, the flow's own coupling "
+        "above.",
         details=details,
     )
 

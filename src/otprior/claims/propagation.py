@@ -2,8 +2,7 @@ r"""What a wrong start costs in the end, with exact scores: W2 of the final laws
 
 Two laws carried by the same flow from t* to the end stay coupled, so with J the flow's Jacobian
 
-    W2(p_ε, q_ε) ≤ sup |J| W2(p_t*, q_t*) ≤ I W2(p_t*, q_t*),   I = exp ∫ sup_u λ_max(∂D/∂u − α) ds,
-    (1)
+    W2(p_ε, q_ε) ≤ sup |J| W2(p_t*, q_t*) ≤ I W2(p_t*, q_t*),   I = exp ∫ sup_u λ_max(∂D/∂u − α) ds,      (1)
 
 which for a VP process is the exponent ∫ (−f + ½ g² sup λ_max(∇s)) dt of the papers' bounds with no score error.
 Checked where both sides are known:
@@ -155,9 +154,8 @@ def _run(effort: Effort) -> Finding:
         threshold=1 + 10 * TOLERANCE,
         verdict=judge(interval, 1 + 10 * TOLERANCE, exact=True),
         why="Largest ratio of W2 at the end to its bound I · W2 at t*, exact scores: Gaussians in four "
-        "dimensions, reached with "
-        "equality along the first axis, and mixtures on the line, where the bound is loose by powers of ten "
-        "(see details).",
+        "dimensions, reached with equality along the first axis, and mixtures on the line, where the bound "
+        "is loose by powers of ten (see details).",
         details={"Gaussians, largest ratio": gaussian} | table,
         curves=(
             Curves(

@@ -72,9 +72,9 @@ def _end(effort: Effort) -> Finding:
         interval=interval,
         threshold=1.0,
         verdict=judge(interval, 1.0),
-        why="E|T(z) − F(z)|² of the optimal map to the data over that of the gaussian map, at the data end, "
-        "where it is largest: "
-        f"{worst}. Not 0, since the flow is not optimal transport; below 1 if transport is the better single step.",
+        why="E|T(z) − F(z)|² of the optimal map to the data over that of the gaussian map, at the data "
+        f"end, where it is largest: {worst}. Not 0, since the flow is not optimal transport; below 1 if "
+        "transport is the better single step.",
         details={
             "ratio to the gaussian map": {k: [v.lo, v.estimate, v.hi] for k, v in found.items()},
             "ratio to N(0, I)": to_noise,
@@ -108,9 +108,8 @@ def _middle(effort: Effort) -> Finding:
         threshold=1.0,
         verdict=judge(interval, 1.0),
         why="E|T(z) − F(z)|² of α y(z) + σ z over that of the gaussian map, 1,000 images, at t* = "
-        f"{USUAL_TIMESTEP}. Towards noise the "
-        "flow is linear to second order, as the gaussian map is; transport is surely nearer only at t* = "
-        f"{', '.join(map(str, nearer))}.",
+        f"{USUAL_TIMESTEP}. Towards noise the flow is linear to second order, as the gaussian map is; "
+        f"transport is surely nearer only at t* = {', '.join(map(str, nearer))}.",
         details={
             "by timestep": {
                 str(t): {"ratio": [f.lo, f.estimate, f.hi]} | {k: dict(v)[t] for k, v in series.items()}

@@ -45,8 +45,8 @@ def _contraction(effort: Effort) -> Finding:
         interval=interval,
         threshold=1e-8,
         verdict=judge(interval, 1e-8, exact=True),
-        why="Largest excess over 1 of W2(p_t)/(α_t W2(p_0)), in closed form. Equality where only the mean is wrong; "
-        "a proof for any data is one line (same noise for both).",
+        why="Largest excess over 1 of W2(p_t)/(α_t W2(p_0)), in closed form. Equality where only the mean "
+        "is wrong; a proof for any data is one line (same noise for both).",
         details={"laws": len(laws), "signal scales": len(alphas)},
     )
 
@@ -83,8 +83,8 @@ def _rate(effort: Effort) -> Finding:
         interval=interval,
         threshold=1e-8,
         verdict=judge(interval, 1e-8, exact=True),
-        why="Largest deviation of the slope of −log W2 in ½ ∫ β from 1, or from 2 for centred laws, between α = 1e-6 "
-        "and 1e-7.",
+        why="Largest deviation of the slope of −log W2 in ½ ∫ β from 1, or from 2 for centred laws, "
+        "between α = 1e-6 and 1e-7.",
         details={"laws": len(laws)},
         curves=(curves,),
     )
@@ -115,9 +115,8 @@ def _variance_exploding(effort: Effort) -> Finding:
         interval=(low, high),
         threshold=0.0,
         verdict=judge((low, high), 0.0, exact=True),
-        why="W2(p_t, N(0, σ_t² I))/|E x_0| at σ_t = 1e9: the limit is |E x_0|, not 0, because α_t = 1 and a "
-        "shift stays. "
-        "Centre the data, or start from N(E x_0, σ_T² I).",
+        why="W2(p_t, N(0, σ_t² I))/|E x_0| at σ_t = 1e9: the limit is |E x_0|, not 0, because α_t = 1 and "
+        "a shift stays. Centre the data, or start from N(E x_0, σ_T² I).",
         details={"laws": len(laws), "sigma": sigma},
         curves=(curves,),
     )
