@@ -24,20 +24,20 @@ def all_rows(draws: DrawSets) -> Tensor:
 
 
 def test_mixers_are_blocks_of_orthogonal_matrices() -> None:
-    mixers = DrawSets.draw(0, "fit", [3], 200).mixers
+    mixers = DrawSets.draw(0, "fit", [3], 200, True).mixers
     assert mixers is not None
     square = mixers.double().unflatten(1, (-1, mixing.BASE_DRAWS))
     eye = torch.eye(mixing.BASE_DRAWS, dtype=torch.float64).expand_as(square)
     torch.testing.assert_close(square @ square.mT, eye, rtol=0, atol=1e-5)  # float32
     # Uniform on the sphere: no coordinate of a row leans to one side (it would, without the signs).
-    means = torch.cat([DrawSets.draw(0, "fit", [k], 200).mixers[0] for k in range(40)]).mean(dim=0)  # type: ignore[index]
+    means = torch.cat([DrawSets.draw(0, "fit", [k], 200, True).mixers[0] for k in range(40)]).mean(dim=0)  # type: ignore[index]
     assert float(means.abs().max()) < 4 / math.sqrt(40 * DRAWS_PER_SET * mixing.BASE_DRAWS)
 
 
 def test_mixed_draws_have_the_moments_of_the_normal_law() -> None:
     """Over 200 sets, along fixed directions: mean, variance and fourth moment. Draws of a set are correlated, so the
     standard errors are those of the 200 means over sets."""
-    rows = torch.stack([all_rows(DrawSets.draw(1, "fit", [k], 130))[0] for k in range(200)])
+    rows = torch.stack([all_rows(DrawSets.draw(1, "fit", [k], 130, True))[0] for k in range(200)])
     direction = torch.nn.functional.normalize(normal(130, 3).double(), dim=0)
     values = rows @ direction  # (200, 256, 3)
     for power, expected in ((1, 0.0), (2, 1.0), (4, 3.0)):
@@ -55,7 +55,7 @@ def test_cells_are_those_of_the_draws(dim: int, bfloat16: bool, monkeypatch: pyt
     measure = DiscreteMeasure.build(y)
     finder = CellFinder.build(measure, 7, bfloat16)
     offsets = normal(1400, seed=2).double() * 1e-3
-    rows = all_rows(DrawSets.draw(7, "fit", [4, 9], dim)).flatten(0, 1)
+    rows = all_rows(DrawSets.draw(7, "fit", [4, 9], dim, dim >= 128)).flatten(0, 1)
     expected = (rows @ finder.atoms.double().T + offsets).argmax(dim=1)
     found = finder.cells(offsets, "fit", [4, 9])
     assert torch.equal(found.flatten(), expected)

@@ -53,9 +53,9 @@ class DrawSets:
     mixers: Tensor | None
 
     @classmethod
-    def draw(cls, seed: int, stream: str, numbers: Sequence[int], dim: int) -> DrawSets:
-        """The sets of these numbers; a set depends on (seed, stream, number, dim) alone."""
-        if dim < MIXED_FROM_DIM:
+    def draw(cls, seed: int, stream: str, numbers: Sequence[int], dim: int, mixed: bool) -> DrawSets:
+        """The sets of these numbers; a set depends on (seed, stream, number, dim, mixed) alone."""
+        if not mixed:
             return cls(
                 torch.stack([normal_block(seed, stream, k, DRAWS_PER_SET, dim) for k in numbers]), None
             )
@@ -93,19 +93,25 @@ class CellFinder:
             no strict bound, but four standard deviations of the error. Or None.
         radius: max_i |y_i − mean|.
         seed: Of the draws.
+        mixed: Whether a set is mixed from few draws.
     """
 
     atoms: Tensor
     screen: Tensor | None
     radius: float
     seed: int
+    mixed: bool
 
     @classmethod
-    def build(cls, measure: DiscreteMeasure, seed: int, bfloat16: bool = False) -> CellFinder:
-        """Over the atoms of `measure`; `bfloat16` has an effect from 128 dimensions on, where draws are mixed."""
+    def build(
+        cls, measure: DiscreteMeasure, seed: int, bfloat16: bool = False, mixed: bool | None = None
+    ) -> CellFinder:
+        """Over the atoms of `measure`; draws are mixed from 128 dimensions on unless `mixed` says otherwise, and
+        `bfloat16` has an effect only then."""
+        mixed = measure.dim >= MIXED_FROM_DIM if mixed is None else mixed
         atoms = measure.centred()
-        useful = bfloat16 and atoms.dtype == torch.float32 and measure.dim >= MIXED_FROM_DIM
-        return cls(atoms, atoms.to(torch.bfloat16) if useful else None, largest_norm(atoms), seed)
+        useful = bfloat16 and mixed and atoms.dtype == torch.float32
+        return cls(atoms, atoms.to(torch.bfloat16) if useful else None, largest_norm(atoms), seed, mixed)
 
     def cells(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
         """The cell of each draw in the sets of these numbers.
@@ -126,7 +132,9 @@ class CellFinder:
         return torch.cat([none, *parts])
 
     def _cells_of_few(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
-        draws = DrawSets.draw(self.seed, stream, numbers, self.atoms.shape[1]).to(self.atoms.device)
+        draws = DrawSets.draw(self.seed, stream, numbers, self.atoms.shape[1], self.mixed).to(
+            self.atoms.device
+        )
         potential = BrenierPotential(self.atoms, offsets, self.radius)
         factors = self.atoms if self.screen is None else self.screen
         base = draws.base.flatten(0, 1).to(factors.dtype)
