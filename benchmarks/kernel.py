@@ -2,8 +2,7 @@
 
 The peak is what large square products of the same type reach, measured in turn with the kernel. A draw stands for
 2 N d floating-point operations, whichever way its scores were computed: independent draws show how well a product is
-used, mixed ones (see
-docs/solver.md) how much is saved on top, which can be more than the peak.
+used, mixed ones (see docs/solver.md) how much is saved on top, which can be more than the peak.
 
     python benchmarks/kernel.py
     python benchmarks/kernel.py --atoms 60000 --dim 256 --threads 1 --out kernel.csv
