@@ -47,7 +47,7 @@ def draw_model_images(
         count: How many.
         work: Folder of the blocks. It must hold no blocks of another network.
         steps: Of the sampler.
-        conditional: Whether image k gets class k modulo their number, and the set labels.
+        conditional: Whether the image of seed s gets class s modulo their number, and the set labels.
         first_seed: Image k has the seed `first_seed` + k.
         workers: Processes.
         threads: Threads of each.

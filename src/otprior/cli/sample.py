@@ -150,6 +150,7 @@ def sample(
             check_prior(prior)
         if settings is not None:
             require_path("--settings", settings)
+            require(prior != "none", "--settings", "left out with --prior none", settings)
         numbers = parse_seeds(seeds)
         cycle = None if class_labels is None else parse_labels(class_labels)
         labels = None if cycle is None else [cycle[seed % len(cycle)] for seed in numbers]

@@ -24,7 +24,7 @@ from otprior.pipelines import OTPriorPipeline, OTPriorPipelineOutput, seeds_to_g
 from otprior.schedules import NoiseSchedule
 from otprior.starting.support import remade, spacing_changes, stock_spacing
 
-__all__ = ["Block", "Models", "Samples", "build_pipeline", "sample_block"]
+__all__ = ["Block", "Models", "Samples", "build_pipeline", "sample_block", "sampler_of"]
 
 
 @dataclass(frozen=True)
@@ -110,18 +110,20 @@ class Samples:
         )
 
 
+def sampler_of(scheduler: Any, row: RowSpec) -> tuple[Any, list[float] | None]:
+    """The scheduler of a row, made from the network's own, and the row's grid if its spacing is one of ours."""
+    changed = getattr(diffusers, row.scheduler).from_config(scheduler.config, **dict(row.sampler))
+    if not row.spacing.startswith(OWN_GRID):
+        return remade(changed, **spacing_changes(stock_spacing(changed, row.spacing, row.steps))), None
+    schedule = NoiseSchedule.from_scheduler(scheduler)
+    spacing = row.spacing.removeprefix(OWN_GRID)
+    return changed, list(timestep_grid(schedule, row.start_timestep, row.steps, spacing))
+
+
 def build_pipeline(models: Models, row: RowSpec) -> tuple[OTPriorPipeline, list[float] | None]:
     """The pipeline of a row, and its own grid of timesteps if it is not a stock spacing."""
     base = _load_pipeline(models)
-    scheduler = getattr(diffusers, row.scheduler).from_config(base.scheduler.config, **dict(row.sampler))
-    schedule = NoiseSchedule.from_scheduler(base.scheduler)
-    grid = None
-    if row.spacing.startswith(OWN_GRID):
-        grid = list(
-            timestep_grid(schedule, row.start_timestep, row.steps, row.spacing.removeprefix(OWN_GRID))
-        )
-    else:
-        scheduler = remade(scheduler, **spacing_changes(stock_spacing(scheduler, row.spacing, row.steps)))
+    scheduler, grid = sampler_of(base.scheduler, row)
     pipe = OTPriorPipeline.from_pipe(
         base,
         prior=prior_of(models.priors, row),
@@ -129,6 +131,7 @@ def build_pipeline(models: Models, row: RowSpec) -> tuple[OTPriorPipeline, list[
         null_class_label=models.null_class_label,
     )
     if row.told:
+        schedule = NoiseSchedule.from_scheduler(base.scheduler)
         pipe.unet = ToldNetwork(pipe.unet, schedule, row.start_timestep, row.told)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
     return pipe, grid

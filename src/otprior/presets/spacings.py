@@ -46,7 +46,8 @@ SOLVERS = (
     ),
     Solver("UniPC", "UniPCMultistepScheduler", (*USUAL, *GRIDS)),
     Solver("DEIS", "DEISMultistepScheduler", (*USUAL, *GRIDS)),
-    Solver("Heun (EDM)", "HeunDiscreteScheduler", (*USUAL, *GRIDS)),
+    # (Its Karras spacing runs between the ends of the spacing that it would have otherwise.)
+    Solver("Heun (EDM)", "HeunDiscreteScheduler", (*USUAL, *GRIDS), (("timestep_spacing", "linspace"),)),
 )
 
 

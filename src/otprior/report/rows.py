@@ -197,8 +197,9 @@ def family(row: dict[str, Any]) -> str:
     """What kind of start a row has, whatever its sampler and number of evaluations."""
     kind = (row.get("prior"), row.get("noise"))
     name = _FAMILIES.get(kind) or _FAMILIES.get((kind[0], None))
-    # (Of an experiment the label begins with its name.)
-    return name or (row.get("label") or "samples").split(",")[0]
+    label = row.get("label") or "samples"
+    # (An experiment's label begins with its name.)
+    return name or (label.split(",")[0] if kind[0] == "experimental" else label)
 
 
 def start_label(row: dict[str, Any]) -> str:

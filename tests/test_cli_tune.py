@@ -1,0 +1,175 @@
+"""`otprior tune`, what takes its settings, and `fit --from-model`: on a user's own model, images and extractor."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from cli_helpers import SIZE, assert_refused, run, write_images, write_model
+
+from otprior.generation import RowSpec
+from otprior.metrics.features import FeatureExtractor, save_extractor
+from otprior.priors import Prior
+from otprior.settings import read_settings, write_settings
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained network of 8 x 8 images, images to fit to and to judge by, and an extractor."""
+    folder = tmp_path_factory.mktemp("material")
+    write_model(folder / "model")
+    write_images(folder / "train.npz", 60)
+    write_images(folder / "validation.npz", 50)
+    torch.manual_seed(0)
+    extractor = FeatureExtractor("tiny", (1, SIZE, SIZE), (4, 4, 4), dim=6, classes=3)
+    save_extractor(extractor, folder / "extractor", torch.float32)
+    row = RowSpec("semidiscrete", 450, 3, spacing="grid:karras", noise="coupled", correlation=0.7)
+    write_settings(folder / "settings.json", {"semidiscrete_3": row}, "validation", "by hand")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["tune", "missing", "bundled"], ["model missing: there is no such file"]),
+        (["tune", "bundled", "missing"], ["data missing: there is no such file"]),
+        (["tune", "bundled", "TRAIN"], ["--validation must be given unless the data are bundled"]),
+        (["tune", "bundled", "bundled", "--extractor", "missing"], ["--extractor missing: there is no such"]),
+        (["fit", "bundled"], ["DATA must be given, or else --from-model; got neither"]),
+        (
+            ["fit", "bundled", "bundled", "--from-model", "9"],
+            ["DATA must be given, or else --from-model; got both"],
+        ),
+        (
+            ["fit", "bundled", "bundled", "--auto", "5", "--noise", "fresh"],
+            ["--noise must be left out with --auto"],
+        ),
+        (["fit", "bundled", "TRAIN", "--auto", "5"], ["--validation must be given"]),
+        (["fit", "bundled", "bundled", "--settings", "missing"], ["settings missing: there is no such file"]),
+        (
+            ["fit", "bundled", "bundled", "--prior", "gaussian", "--settings", "SETTINGS"],
+            ["for a gaussian prior", "semidiscrete"],
+        ),
+        (
+            ["sample", "bundled", "--prior", "none", "--settings", "missing"],
+            ["--settings missing: there is no"],
+        ),
+        (
+            ["sample", "bundled", "--prior", "none", "--settings", "SETTINGS"],
+            ["--settings must be left out with --prior none"],
+        ),
+        (
+            ["sample", "bundled", "--settings", "SETTINGS", "--steps", "7"],
+            ["steps must be a number of steps for which the settings have one row", "for 3"],
+        ),
+        (["compare", "--preset", "baselines", "--training", "x"], ["--training must be left out unless"]),
+        (["compare", "--preset", "frontier", "--training", "x"], ["--training x: there is no such file"]),
+        (["compare", "--seed-sets", "1"], ["two or more"]),
+    ],
+)
+def test_bad_input_is_refused(material: Path, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
+    names = {"TRAIN": material / "train.npz", "SETTINGS": material / "settings.json"}
+    result = run(*(names.get(word, word) for word in arguments), "--out", tmp_path / "out")
+    assert_refused(result, *parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_decide_what_is_fitted_and_sampled(material: Path, tmp_path: Path) -> None:
+    settings, prior = material / "settings.json", tmp_path / "prior"
+    fitted = run("fit", material / "model", material / "train.npz", "--settings", settings, "--out", prior)
+    assert fitted.exit_code == 0, fitted.output
+    config = json.loads((prior / "config.json").read_text())
+    assert (config["timestep"], config["correlation"], config["noise"]) == (450, 0.7, "coupled")
+    # Another prior is given the settings' options; what is said on the command line goes first.
+    plain = tmp_path / "plain"
+    run("fit", material / "model", material / "train.npz", "--out", plain)
+    out = tmp_path / "samples"
+    sampled = run(
+        "sample",
+        material / "model",
+        "--prior",
+        plain,
+        "--settings",
+        settings,
+        "--timestep",
+        400,
+        "--out",
+        out,
+    )
+    assert sampled.exit_code == 0, sampled.output
+    (row,) = json.loads((out / "report.json").read_text())["rows"]
+    assert (row["nfe"], row["spacing"], row["start_timestep"], row["correlation"]) == (
+        3,
+        "grid:karras",
+        400,
+        0.7,
+    )
+
+
+def test_a_prior_from_the_model_itself(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images drawn once: the same after an interruption, and by class when asked; another network's are refused."""
+
+    def here(tasks: Iterable[Any], workers: int, threads: int, finished: Callable[[Any], None]) -> None:
+        for function, given in tasks:
+            finished(function(*given))
+
+    monkeypatch.setattr("otprior.model_images.run_in_processes", here)
+    words = ["fit", material / "model", "--from-model", 40, "--model-steps", 2, "--tol", 0.5]
+    result = run(*words, "--conditional", "--out", tmp_path / "a")
+    assert result.exit_code == 0, result.output
+    prior = Prior.from_pretrained(tmp_path / "a")
+    assert prior.num_classes == 3
+    assert sorted(torch.bincount(prior.classes).tolist()) == [13, 13, 14]  # type: ignore[arg-type]
+    assert "own samples" in prior.facts["source"]  # type: ignore[index]
+    (block,) = (tmp_path / "a.drawn").rglob("*.npz")
+    before = np.load(block)["pixels"]
+    block.unlink()
+    assert run(*words, "--conditional", "--out", tmp_path / "a", "--overwrite").exit_code == 0
+    assert np.array_equal(np.load(block)["pixels"], before)
+    other = run(*words[:4], "--model-steps", 3, "--out", tmp_path / "a", "--overwrite")
+    assert_refused(other, "images of this network in so many steps")
+
+
+@pytest.mark.slow
+def test_a_search_chooses_and_its_settings_are_taken(material: Path, tmp_path: Path) -> None:
+    words = ["--validation", material / "validation.npz", "--extractor", material / "extractor", "--steps", 2]
+    words += ["--samples", 24, "--copy-margin", 1, "--tol", 0.5, "--workers", 1]
+    first = run("tune", material / "model", material / "train.npz", *words, "--out", tmp_path / "tuned")
+    assert first.exit_code == 0, first.output
+    (row,) = read_settings(tmp_path / "tuned" / "settings.json").values()
+    trials = json.loads((tmp_path / "tuned" / "trials.json").read_text())["trials"]
+    last = [trial for trial in trials if trial["samples"] == 24]
+    assert RowSpec.from_json(min(last, key=lambda trial: trial["fid"])["row"]) == row
+    assert (tmp_path / "tuned" / "tuning.png").is_file()
+    prior = Prior.from_pretrained(tmp_path / "tuned" / "prior")
+    assert prior.timestep == row.start_timestep
+    sampled = run(
+        "sample", material / "model", "--prior", tmp_path / "tuned" / "prior",
+        "--settings", tmp_path / "tuned" / "settings.json", "--out", tmp_path / "samples",
+    )  # fmt: skip
+    assert sampled.exit_code == 0, sampled.output
+    # Done again it takes nothing anew, and finds the same.
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "tuned.work" / "images").rglob("*.npz")}
+    run(
+        "tune", material / "model", material / "train.npz", *words, "--out", tmp_path / "tuned", "--overwrite"
+    )
+    assert {path: path.stat().st_mtime_ns for path in files} == files
+    assert list(read_settings(tmp_path / "tuned" / "settings.json").values()) == [row]
+
+
+@pytest.mark.slow
+def test_a_limit_that_nothing_keeps_ends_with_what_was_tried(material: Path, tmp_path: Path) -> None:
+    words = ["--validation", material / "validation.npz", "--extractor", material / "extractor", "--steps", 2]
+    words += ["--samples", 12, "--copy-limit", 0, "--copy-margin", 0, "--tol", 0.5, "--workers", 1]
+    result = run("tune", material / "model", material / "train.npz", *words, "--out", tmp_path / "tuned")
+    # (An untrained network copies nothing: then 0 is kept, and there is a choice after all.)
+    assert result.exit_code in (0, 1), result.output
+    assert (tmp_path / "tuned" / "trials.json").is_file()
+    assert (tmp_path / "tuned" / "settings.json").is_file() is (result.exit_code == 0)
