@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from otprior.data import ImageSet
+from otprior.error.solving import Sampler
 from otprior.priors import Prior
 from otprior.schedules import NoiseSchedule
 from otprior.validation import check_integer, require
@@ -86,6 +87,8 @@ class AuditRequest:
         check_integer("draws", self.draws, 0)
         check_integer("pairs", self.pairs, 2)
         require(0.5 < self.level < 1, "level", "in (0.5, 1)", self.level)
+        if self.unet is not None:
+            Sampler(self.unet, self.sampler or self.scheduler, self.network_label)
         if self.data is None:
             extra = (self.held_out is not None, bool(self.priors), self.conditional)
             require(not any(extra), "data", "given with held_out, priors or conditional", None)

@@ -215,12 +215,17 @@ def _parse_times(option: str, text: str) -> list[float]:
 
 def _subject(name: str, scheduler: str | None, null_label: int | None) -> _Subject:
     from otprior import bundled
+    from otprior.cli.schedulers import named_scheduler
+    from otprior.error.solving import is_stochastic
     from otprior.known import known_names, known_schedule, read_scheduler
     from otprior.pipelines.inputs import latent_shape
 
     path = Path(name)
     if name == BUNDLED or (path / "model_index.json").is_file():
-        pipe = load_model(name, scheduler, None, null_label)
+        pipe: Any = load_model(name, scheduler, None, null_label)
+        if scheduler is None and is_stochastic(pipe.scheduler):
+            # Pairs of samples are to differ by their starts alone.
+            pipe.scheduler = named_scheduler("dpmsolver", pipe.scheduler)
         folder = bundled.pipeline_path() if name == BUNDLED else path
         own = read_scheduler(folder / "scheduler")
         return _Subject("bundled model" if name == BUNDLED else path.name, own, latent_shape(pipe.unet), pipe)

@@ -22,10 +22,16 @@ from otprior.schedules import NoiseSchedule
 from otprior.starting import matching_timestep, start_scheduler
 from otprior.validation import require
 
-__all__ = ["RootMeanSquare", "Sampler"]
+__all__ = ["RootMeanSquare", "Sampler", "is_stochastic"]
 
 # Their steps draw noise; a pair of starts would end apart for that reason alone.
 _STOCHASTIC = ("DDPM", "EulerAncestral", "KDPM2Ancestral", "LCM", "TCD", "SASolver")
+
+
+def is_stochastic(scheduler: Any) -> bool:
+    """Whether a scheduler's steps draw noise."""
+    sde = "sde" in str(scheduler.config.get("algorithm_type"))
+    return sde or type(scheduler).__name__.startswith(_STOCHASTIC)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +51,7 @@ class Sampler:
     batch_size: int = 64
 
     def __post_init__(self) -> None:
-        name = type(self.scheduler).__name__
-        stochastic = name.startswith(_STOCHASTIC) or "sde" in str(self.scheduler.config.get("algorithm_type"))
+        name, stochastic = type(self.scheduler).__name__, is_stochastic(self.scheduler)
         rule, hint = "deterministic", "Use DPMSolverMultistepScheduler.from_config(scheduler.config)."
         require(not stochastic, "scheduler", rule, name, hint)
 
