@@ -28,7 +28,7 @@ def partly_fresh(z: Tensor, fresh: Tensor | None, correlation: float) -> Tensor:
 
 
 def signal_of(base: SemiDiscretePrior, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The atom of each row of z (B, d), and the clean image that a start is built on: the atom, or the smoothed mean."""
+    """The atom of each row of z (B, d), and what a start is built on: that atom, or the smoothed mean."""
     kept = torch.nonzero(torch.isfinite(base.potential)).reshape(-1)
     potential = BrenierPotential.build(base.atoms[kept], base.potential[kept])
     if not base.smoothing:
