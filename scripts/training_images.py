@@ -1,6 +1,6 @@
 """All 60,000 training images of Fashion-MNIST in one file, for studies of more atoms than are bundled.
 
-    python scripts/training_images.py --out train.npz
+python scripts/training_images.py --out train.npz
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from otprior.files import output_file
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--source", type=Path, default=DEFAULT_SOURCE, help="folder of the four IDX files")
     parser.add_argument("--out", type=Path, default=Path("train.npz"))
-    parser.add_argument("--seed", type=int, default=0, help="of their order, so that the first N are a sample")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of their order, so that the first N are a sample"
+    )
     args = parser.parse_args()
     train = read_source(args.source)["train"]
     order = np.random.default_rng(args.seed).permutation(len(train.images))
