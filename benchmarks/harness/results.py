@@ -23,7 +23,7 @@ __all__ = ["Entry", "SetResult", "rows_of", "write"]
 VARIANTS = {
     "door": "",
     "auto": ", bfloat16 screen",
-    "curve": ", steps",
+    "curve": ", steps alone",
     "tuned": ", tuned",
     "default": ", default",
 }
@@ -146,14 +146,12 @@ def _markdown(result: SetResult, facts: dict[str, Any]) -> str:
     lines = [
         f"### {result.name}",
         "",
-        f"{result.what}: N = {result.atoms:,}, d = {result.dim}, {facts['dtype']}, {facts['threads']} threads.",
+        f"{result.what}: N = {result.atoms:,}, d = {result.dim}, {facts['dtype']}, threads: {facts['threads']}.",
         "",
         f"| solver | {' | '.join(heads)} | memory, MiB | settings |",
         "|" + "---|" * (3 + 4 * len(targets)),
     ]
     for entry in result.entries:
-        if entry.variant == "curve":
-            continue
         cells = [_cells(_row(result, entry, t, entry.runs[t], facts["threads"])) for t in targets]
         memory = max(run["solve_mib"] for runs in entry.runs.values() for run in runs)
         lines.append(
@@ -177,7 +175,7 @@ def _plot(path: Path, results: list[SetResult]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, len(results), figsize=(5 * len(results), 4.2), squeeze=False)
+    figure, axes = plt.subplots(1, len(results), figsize=(5 * len(results), 5.2), squeeze=False)
     for panel, result in zip(axes[0], results):
         peers = list(dict.fromkeys(entry.peer for entry in result.entries))
         for entry in result.entries:
@@ -196,7 +194,7 @@ def _plot(path: Path, results: list[SetResult]) -> None:
         for target in result.ours:
             panel.axhline(target, color="grey", linewidth=0.6)
         panel.set(xscale="log", yscale="log", title=result.name, xlabel="seconds", ylabel="χ² of cell masses")
-        panel.legend(fontsize=7)
+        panel.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2)
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)

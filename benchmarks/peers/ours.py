@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from otprior import solve_semidiscrete
+from otprior.coarse import coarse_start
 from otprior.measures import DiscreteMeasure
 from otprior.mixing import CellFinder
 from otprior.sgd import AveragedSgd
@@ -33,8 +34,9 @@ def run(problem: Problem, settings: Settings, seed: int, clock: Clock) -> dict[s
         kept = {key: solution.stats[key] for key in ("method", "precision")}
         return kept | {"outcome": solution.outcome.value}
     measure = DiscreteMeasure.build(atoms, weights)
-    sgd = AveragedSgd(measure, CellFinder.build(measure, seed))
-    state = sgd.init()
+    finder = CellFinder.build(measure, seed)
+    sgd = AveragedSgd(measure, finder)
+    state = sgd.init(coarse_start(measure, finder))
     while True:
         state = sgd.step(state)
         clock(state.step * sgd.block_size, lambda state=state: _offsets(measure, state.average))
