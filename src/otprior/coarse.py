@@ -43,7 +43,7 @@ def coarse_start(measure: DiscreteMeasure, finder: CellFinder) -> Tensor:
     few = DiscreteMeasure.build(
         measure.atoms[chosen], measure.weights[chosen] / measure.weights[chosen].sum()
     )
-    few_finder = CellFinder.build(few, finder.seed, finder.screen is not None)
+    few_finder = CellFinder.build(few, finder.seed, finder.screen is not None, source=finder.source)
     sgd = AveragedSgd(few, few_finder)
     begin = coarse_start(few, few_finder)
     state = SgdState(0, begin, begin)

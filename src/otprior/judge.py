@@ -13,6 +13,7 @@ from otprior.measures import DiscreteMeasure
 from otprior.mixing import DRAWS_PER_SET, CellFinder
 from otprior.ranks import Ranks
 from otprior.semidual import ChiSquared, chi_squared_of_sets
+from otprior.smoothed import SmoothedFinder
 
 __all__ = ["Judge"]
 
@@ -24,7 +25,7 @@ class Judge:
 
     Arguments:
         measure: N distinct atoms with positive weights.
-        finder: Of their cells.
+        finder: Of their cells; with a smoothed one χ² is that of the smoothed masses, all measured by each rank.
         tol: The upper limit of χ² that is good enough.
         ranks: The processes that share the work.
         next_set: The first set of the stream "test" that is unused.
@@ -33,7 +34,7 @@ class Judge:
     def __init__(
         self,
         measure: DiscreteMeasure,
-        finder: CellFinder,
+        finder: CellFinder | SmoothedFinder,
         tol: float,
         ranks: Ranks | None = None,
         next_set: int = 0,
@@ -57,6 +58,8 @@ class Judge:
         return self._measure(potential, "look", range(FEWEST_SETS))
 
     def _measure(self, potential: Tensor, stream: str, numbers: range) -> ChiSquared:
+        if isinstance(self._finder, SmoothedFinder):
+            return self._finder.chi_squared(potential, stream, numbers, self._weights)
         cells = torch.zeros(len(numbers), DRAWS_PER_SET, dtype=torch.int64, device=self.device)
         mine = list(self._ranks.share(range(len(numbers))))
         cells[mine] = self._finder.cells(potential, stream, [numbers[k] for k in mine])

@@ -9,7 +9,8 @@ yet they tell nearly as much as independent ones: each cell is a rare event, and
 correlation ρ are both the highest of N with a probability near N^(−2/(1 + ρ)), which at N = 10,000 and ρ = 1/√32 is
 some N^(−1.7), not N^(−1). (Measured with the solver: docs/solver.md.) Different sets are independent.
 
-In fewer than 128 dimensions the products cost little, and a set is 256 independent draws.
+In fewer than 128 dimensions the products cost little, and a set is 256 independent draws. So it is for a source other
+than N(0, I): its mixtures would be of another law.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from otprior.draws import normal_block
 from otprior.leading import Leaders
 from otprior.measures import DiscreteMeasure
 from otprior.semidual import BrenierPotential, largest_norm, matmul_roundoff
+from otprior.source import NORMAL, Source
 
 __all__ = ["DRAWS_PER_SET", "CellFinder", "DrawSets"]
 
@@ -42,7 +44,7 @@ BFLOAT16_WIDTH = 4 * 2**0.5 * 2.0**-9
 
 @dataclass(frozen=True)
 class DrawSets:
-    """K sets of 256 draws each from N(0, I_d).
+    """K sets of 256 draws each from N(0, I_d), or from another source.
 
     Attributes:
         base: Independent draws, shape (K, m, d), float32; m = 256 where nothing is mixed.
@@ -53,12 +55,19 @@ class DrawSets:
     mixers: Tensor | None
 
     @classmethod
-    def draw(cls, seed: int, stream: str, numbers: Sequence[int], dim: int, mixed: bool) -> DrawSets:
-        """The sets of these numbers; a set depends on (seed, stream, number, dim, mixed) alone."""
+    def draw(
+        cls,
+        seed: int,
+        stream: str,
+        numbers: Sequence[int],
+        dim: int,
+        mixed: bool,
+        source: Source = NORMAL,
+    ) -> DrawSets:
+        """The sets of these numbers; a set depends on (seed, stream, number, dim, mixed, source) alone."""
         if not mixed:
-            return cls(
-                torch.stack([normal_block(seed, stream, k, DRAWS_PER_SET, dim) for k in numbers]), None
-            )
+            block = normal_block if source.mixes else source.block
+            return cls(torch.stack([block(seed, stream, k, DRAWS_PER_SET, dim) for k in numbers]), None)
         base = torch.stack([normal_block(seed, stream, k, BASE_DRAWS, dim) for k in numbers])
         square = [normal_block(seed, f"{stream}, mixers", k, DRAWS_PER_SET, BASE_DRAWS) for k in numbers]
         q, r = torch.linalg.qr(torch.stack(square).unflatten(1, (-1, BASE_DRAWS)))
@@ -94,6 +103,7 @@ class CellFinder:
         radius: max_i |y_i − mean|.
         seed: Of the draws.
         mixed: Whether a set is mixed from few draws.
+        source: Their law.
     """
 
     atoms: Tensor
@@ -101,17 +111,33 @@ class CellFinder:
     radius: float
     seed: int
     mixed: bool
+    source: Source = NORMAL
+
+    # What `hits` adds up to for each draw, and ε: here a draw has one cell.
+    per_draw = 1
+    entropy = 0.0
 
     @classmethod
     def build(
-        cls, measure: DiscreteMeasure, seed: int, bfloat16: bool = False, mixed: bool | None = None
+        cls,
+        measure: DiscreteMeasure,
+        seed: int,
+        bfloat16: bool = False,
+        mixed: bool | None = None,
+        source: Source = NORMAL,
     ) -> CellFinder:
-        """Over the atoms of `measure`; draws are mixed from 128 dimensions on unless `mixed` says otherwise, and
-        `bfloat16` has an effect only then."""
-        mixed = measure.dim >= MIXED_FROM_DIM if mixed is None else mixed
+        """Over the atoms of `measure`; normal draws are mixed from 128 dimensions on unless `mixed` says otherwise,
+        and `bfloat16` has an effect only then."""
+        mixed = source.mixes and (measure.dim >= MIXED_FROM_DIM if mixed is None else mixed)
         atoms = measure.centred()
         useful = bfloat16 and mixed and atoms.dtype == torch.float32
-        return cls(atoms, atoms.to(torch.bfloat16) if useful else None, largest_norm(atoms), seed, mixed)
+        return cls(
+            atoms, atoms.to(torch.bfloat16) if useful else None, largest_norm(atoms), seed, mixed, source
+        )
+
+    def hits(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
+        """How many draws fall in each cell, in the sets of these numbers; int64 (N,)."""
+        return torch.bincount(self.cells(offsets, stream, numbers).reshape(-1), minlength=len(self.atoms))
 
     def cells(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
         """The cell of each draw in the sets of these numbers.
@@ -132,7 +158,7 @@ class CellFinder:
         return torch.cat([none, *parts])
 
     def _cells_of_few(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
-        draws = DrawSets.draw(self.seed, stream, numbers, self.atoms.shape[1], self.mixed).to(
+        draws = DrawSets.draw(self.seed, stream, numbers, self.atoms.shape[1], self.mixed, self.source).to(
             self.atoms.device
         )
         potential = BrenierPotential(self.atoms, offsets, self.radius)

@@ -20,11 +20,10 @@ from dataclasses import dataclass
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
-from torch.quasirandom import SobolEngine
 
 from otprior.measures import DiscreteMeasure
 
-__all__ = ["newton_path", "quasi_normal"]
+__all__ = ["newton_path"]
 
 ROWS_PER_BLOCK = 4096
 # A coarse level is a stepping stone: few points and few steps do.
@@ -38,19 +37,16 @@ LOWEST_LOG_SHARE = -20.0
 SPARSE_BELOW = 0.05
 
 
-def quasi_normal(count: int, dim: int, seed: int) -> Tensor:
-    """Scrambled Sobol points through the normal quantile: shape (count, dim), float64."""
-    uniform = SobolEngine(dim, scramble=True, seed=seed % 2**31).draw(count, dtype=torch.float64)
-    return torch.special.ndtri(uniform.clamp(2.0**-53, 1 - 2.0**-53))
-
-
-def newton_path(measure: DiscreteMeasure, draws: Tensor, levels: int) -> Iterator[Tensor]:
+def newton_path(
+    measure: DiscreteMeasure, draws: Tensor, levels: int, entropy: float = 0.0
+) -> Iterator[Tensor]:
     """Yields the solution at each smoothing level, from coarse to fine.
 
     Arguments:
         measure: N distinct atoms with positive weights.
-        draws: Fixed points of N(0, I), shape (n, d), float64.
+        draws: Fixed points of the source, shape (n, d), float64, of mean near 0 and spread near 1.
         levels: How many times ε is halved, from the spread of the atoms down.
+        entropy: Where it stops falling, if it gets there.
 
     Yields:
         h, shape (N,), float64, mean zero.
@@ -66,6 +62,9 @@ def newton_path(measure: DiscreteMeasure, draws: Tensor, levels: int) -> Iterato
     for level in range(levels):
         # The finer the cells' edges are resolved, the more points it takes to see them.
         points = draws[: COARSE_DRAWS << max(0, level - levels // 3)]
+        if smoothing <= entropy:
+            yield _solve_level(_Smoothed(atoms, weights, draws, entropy), h - h.mean())
+            return
         h = _solve_level(_Smoothed(atoms, weights, points, smoothing), h - h.mean())
         yield h
         smoothing /= 2

@@ -26,6 +26,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -36,6 +37,7 @@ __all__ = [
     "BrenierPotential",
     "ChiSquared",
     "chi_squared",
+    "chi_squared_of_frequencies",
     "chi_squared_of_sets",
     "dual_value",
     "largest_norm",
@@ -302,8 +304,22 @@ def chi_squared_of_sets(cells: Tensor, weights: Tensor) -> ChiSquared:
     w = weights.to("cpu", torch.float64).numpy()
     column = cells.reshape(-1).cpu().numpy()
     row = np.arange(sets).repeat(size)
-    hits = csr_array((np.ones(len(column)), (row, column)), shape=(sets, len(w)))
-    agreement = (hits.multiply(1 / w).tocsr() @ hits.T).toarray() / size**2
+    hits = csr_array((np.full(len(column), 1 / size), (row, column)), shape=(sets, len(w)))
+    return chi_squared_of_frequencies(hits, w, size)
+
+
+def chi_squared_of_frequencies(
+    frequencies: csr_array, weights: NDArray[np.float64], draws_per_set: int
+) -> ChiSquared:
+    """`chi_squared_of_sets` from the frequencies f_s of the sets.
+
+    Arguments:
+        frequencies: f, sparse (K, N), K >= 3 rows of sum 1, independent of each other, each of mean p.
+        weights: ν, shape (N,), positive.
+        draws_per_set: How many draws stand behind a row.
+    """
+    sets = frequencies.shape[0]
+    agreement = (frequencies.multiply(1 / weights).tocsr() @ frequencies.T).toarray()
     np.fill_diagonal(agreement, 0.0)
     ordered = sets * (sets - 1)
     second_moment = agreement.sum() / ordered
@@ -311,7 +327,7 @@ def chi_squared_of_sets(cells: Tensor, weights: Tensor) -> ChiSquared:
     zeta1 = max(float((of_set**2 - squares).sum()) / (ordered * (sets - 2)) - second_moment**2, 0.0)
     zeta2 = max(float(squares.sum()) / ordered - second_moment**2, 0.0)
     error = math.sqrt(4 * zeta1 / sets + 2 * zeta2 / sets**2)
-    return ChiSquared(float(second_moment) - 1, error, cells.numel())
+    return ChiSquared(float(second_moment) - 1, error, sets * draws_per_set)
 
 
 def dual_value(potential: BrenierPotential, weights: Tensor, z: Tensor) -> tuple[float, float]:

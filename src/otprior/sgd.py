@@ -30,6 +30,7 @@ from otprior.draws import normal_block
 from otprior.measures import DiscreteMeasure
 from otprior.mixing import DRAWS_PER_SET, CellFinder
 from otprior.semidual import natural_quantile, natural_scale
+from otprior.smoothed import SmoothedFinder
 
 __all__ = ["AveragedSgd", "SgdState", "independent_score_start"]
 
@@ -66,7 +67,7 @@ class AveragedSgd:
         finder: Of their cells.
     """
 
-    def __init__(self, measure: DiscreteMeasure, finder: CellFinder) -> None:
+    def __init__(self, measure: DiscreteMeasure, finder: CellFinder | SmoothedFinder) -> None:
         self.sets_per_step = _sets_per_step(len(measure))
         self.block_size = self.sets_per_step * DRAWS_PER_SET
         self._finder = finder
@@ -74,6 +75,8 @@ class AveragedSgd:
         self._tau = natural_scale(measure.atoms, self._weights)
         cap = NEIGHBOUR_CAP * _nearest_distance(finder.atoms) / natural_quantile(self._weights)
         self._step_scale = torch.minimum(self._tau, cap).clamp(min=1e-3 * self._tau)
+        # Smoothed masses change on the scale of ε, where that is larger.
+        self._step_scale.clamp_(min=finder.entropy)
         noise = (1 / (self.block_size * self._weights)).sqrt()
         self._first_step = (STEP_NOISE / noise).clamp(max=STEP_NOISE)
         self._decay_steps = max(20.0, DECAY_DRAWS * len(measure) / self.block_size)
@@ -88,15 +91,14 @@ class AveragedSgd:
         return self.update(state, self.counts(state, range(self.sets_per_step)))
 
     def counts(self, state: SgdState, sets: Sequence[int]) -> Tensor:
-        """How many draws fall in each cell, of some of the step's sets; int64 (N,). A block may be split this way."""
+        """Hits of each cell by some of the step's sets; int64 (N,). A block may be split this way."""
         numbers = [state.step * self.sets_per_step + k for k in sets]
-        cells = self._finder.cells(state.iterate, "fit", numbers)
-        return torch.bincount(cells.reshape(-1), minlength=len(self._weights))
+        return self._finder.hits(state.iterate, "fit", numbers)
 
     def update(self, state: SgdState, counts: Tensor) -> SgdState:
         """The next state from the counts (N,) of a whole block."""
         rate = self._first_step * (1 + state.step / self._decay_steps) ** -STEP_EXPONENT
-        update = rate * (counts.double() / self.block_size / self._weights - 1)
+        update = rate * (counts.double() / (self.block_size * self._finder.per_draw) / self._weights - 1)
         iterate = state.iterate - self._step_scale * update.clamp(-CLIP, CLIP)
         iterate -= iterate.mean()
         weight = (AVERAGING_POWER + 1) / (state.step + 1 + AVERAGING_POWER)

@@ -1,4 +1,4 @@
-"""Solving the semi-discrete transport problem from N(0, I_d) to atoms: one door, `solve_semidiscrete`.
+"""Solving the semi-discrete transport problem from N(0, I_d), or another source: one door, `solve_semidiscrete`.
 
 Which method runs follows from the problem: the monotone map on the line (`sorting`), Newton on exact cells in the plane
 and in space (`tessellation`), averaged and preconditioned stochastic gradient elsewhere (`sgd`), and Newton on sampled
@@ -28,11 +28,13 @@ from otprior.judge import Judge
 from otprior.leading import fast_bfloat16
 from otprior.measures import DiscreteMeasure
 from otprior.mixing import CellFinder
-from otprior.newton import newton_path, quasi_normal
+from otprior.newton import newton_path
 from otprior.ranks import Ranks
-from otprior.semidual import ChiSquared
-from otprior.sgd import AveragedSgd
+from otprior.semidual import ChiSquared, natural_scale
+from otprior.sgd import AveragedSgd, independent_score_start
+from otprior.smoothed import SmoothedFinder
 from otprior.sorting import monotone_potential
+from otprior.source import Sampler, Source
 from otprior.tessellation import QhullError, tessellation_path
 from otprior.validation import check_choice, check_integer, require
 
@@ -129,6 +131,8 @@ def solve_semidiscrete(
     precision: str = "auto",
     checkpoint: str | Path | None = None,
     ranks: Ranks | None = None,
+    source: str | Sampler = "normal",
+    entropy: float = 0.0,
 ) -> Solution:
     """The optimal transport map from N(0, I_d) to Σ ν_i δ_{y_i}, for the cost |z − y|²/2.
 
@@ -146,32 +150,43 @@ def solve_semidiscrete(
         checkpoint: A file that keeps the state of a long solve. If it is there, the solve goes on from it, as if it
             had never stopped.
         ranks: The processes that share the work (`Ranks.join()` under torchrun); all must be given the same problem.
+        source: "normal"; "uniform" on the cube [−½, ½]^d; or a sampler, called with a count, d and a CPU generator,
+            which returns (count, d) independent draws that depend on nothing else.
+        entropy: ε > 0 solves the regularised problem instead: shares of the softmax over ε have mean ν (see
+            `smoothed`; `BrenierPotential.barycentre` at smoothing ε is the mean of its plan). χ² is that of the shares.
 
     Raises:
-        ValueError: On bad atoms, weights, tol, max_draws or precision, or a checkpoint of another problem.
+        ValueError: On bad atoms, weights, options or source, or a checkpoint of another problem.
         ConvergenceError: If tol is not reached and `throw` is true.
     """
     require(isinstance(tol, int | float) and 0 < tol < float("inf"), "tol", "a positive number", repr(tol))
     if max_draws is not None:
         check_integer("max_draws", max_draws, 1)
     check_choice("precision", precision, PRECISIONS)
-    measure = DiscreteMeasure.build(atoms, weights)
-    largest = float(measure.atoms.abs().max())
+    nonnegative = isinstance(entropy, int | float) and 0 <= entropy < float("inf")
+    require(nonnegative, "entropy", "a nonnegative number", repr(entropy))
+    ranks = ranks or Ranks()
+    require(not entropy or ranks.size == 1, "entropy", "0 with several processes", entropy)
+    given = DiscreteMeasure.build(atoms, weights)
+    largest = float(given.atoms.abs().max())
     require(largest <= LARGEST_ATOM, "atoms", f"of entries up to {LARGEST_ATOM:g} in size", f"{largest:.3g}")
     started = time.perf_counter()
-    problem = _Problem.build(
-        measure, tol, seed_from(generator), precision, ranks or Ranks(), checkpoint, progress
-    )
+    seed = seed_from(generator)
+    law = Source.build(source, given.dim, seed)
+    measure = replace(given, atoms=law.scaled(given.atoms))
+    problem = _Problem.build(measure, tol, seed, precision, law, float(entropy), ranks, checkpoint, progress)
     budget = max_draws if max_draws is not None else max(200_000, int(10 * len(measure) / tol))
 
     few = len(measure) <= NEWTON_ATOMS
-    cells = _run_tessellation(problem) if measure.dim in (2, 3) and len(measure) > measure.dim else None
+    cells = None
+    if law.mixes and not entropy and measure.dim in (2, 3) and len(measure) > measure.dim:
+        cells = _run_tessellation(problem)
     if cells:
         method, run = "tessellation", cells
     elif len(measure) == 1:
         method, run = "one atom", _exact(torch.zeros(1, dtype=torch.float64), problem.judge)
-    elif measure.dim == 1:
-        method, run = "sorting", _exact(monotone_potential(measure), problem.judge)
+    elif measure.dim == 1 and law.quantiles and not entropy:
+        method, run = "sorting", _exact(monotone_potential(measure, law.quantiles), problem.judge)
     elif measure.dim <= NEWTON_DIMENSIONS and few:
         method, run = "newton", _run_newton(problem, budget)
     else:
@@ -187,11 +202,13 @@ def solve_semidiscrete(
         "dim": measure.dim,
         "draws": run.draws,
         "seconds": run.earlier_seconds + time.perf_counter() - started,
-        "seed": problem.finder.seed,
+        "seed": seed,
+        "source": law.name,
+        "entropy": float(entropy),
         "precision": "float32" if problem.finder.screen is None else "bfloat16",
         "processes": problem.ranks.size,
     }
-    potential = measure.spread_out(run.potential, fill=float("-inf"))
+    potential = measure.spread_out(law.offsets(run.potential, given.atoms), fill=float("-inf"))
     solution = Solution(potential, run.chi2, run.outcome, measure.removed, stats)
     logger.info("semi-discrete solve %s: χ² %.4f, %s", run.outcome.value, run.chi2.value, stats)
     if throw and run.outcome is not Outcome.CONVERGED:
@@ -214,6 +231,7 @@ class _Problem:
 
     measure: DiscreteMeasure
     finder: CellFinder
+    masses: CellFinder | SmoothedFinder  # the same, of smoothed cells where there is entropy
     judge: Judge
     ranks: Ranks
     checkpoint: Checkpoint | None
@@ -226,16 +244,22 @@ class _Problem:
         tol: float,
         seed: int,
         precision: str,
+        source: Source,
+        entropy: float,
         ranks: Ranks,
         checkpoint: str | Path | None,
         progress: Callable[[Progress], None] | None,
     ) -> _Problem:
         bfloat16 = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(measure.atoms.device))
-        finder = CellFinder.build(measure, seed, bfloat16)
+        # (Screening is for the largest score; shares need them all.)
+        finder = CellFinder.build(measure, seed, bfloat16 and not entropy, source=source)
+        masses = SmoothedFinder(finder, entropy) if entropy else finder
         kept = None
         if checkpoint is not None:
-            kept = Checkpoint(Path(checkpoint), fingerprint(measure.atoms, measure.weights, seed, tol))
-        return cls(measure, finder, Judge(measure, finder, tol, ranks), ranks, kept, progress)
+            # (A sampler is known by what the seed makes it draw.)
+            law = (source.name, source.block(seed, "pilot", 0, 16, measure.dim), entropy)
+            kept = Checkpoint(Path(checkpoint), fingerprint(measure.atoms, measure.weights, seed, tol, *law))
+        return cls(measure, finder, masses, Judge(measure, masses, tol, ranks), ranks, kept, progress)
 
     def report(self, draws: int, expected: int, chi2: ChiSquared | None) -> None:
         if self.progress:
@@ -272,9 +296,10 @@ def _run_newton(problem: _Problem, budget: int) -> _Run:
     count = min(budget, 1 << max(13, (4 * int(len(measure) / judge.tol)).bit_length() - 1))
     used, best, lowest = 0, torch.zeros_like(measure.weights), math.inf
     while used + count <= budget:
-        points = quasi_normal(count, measure.dim, problem.finder.seed)
+        points = problem.finder.source.points(count, measure.dim, problem.finder.seed)
         used += count
-        for level, potential in enumerate(newton_path(measure, points, NEWTON_LEVELS)):
+        path = newton_path(measure, points, NEWTON_LEVELS, problem.masses.entropy)
+        for level, potential in enumerate(path):
             chi2 = judge.verdict(potential)
             problem.report(used - count + int((level + 1) / NEWTON_LEVELS * count), used, chi2)
             if chi2.value < lowest:
@@ -287,15 +312,27 @@ def _run_newton(problem: _Problem, budget: int) -> _Run:
     return _Run(best, judge.verdict(best), Outcome.BUDGET_SPENT, used)
 
 
+def _start(problem: _Problem) -> Tensor:
+    entropy = problem.masses.entropy
+    if not entropy:
+        return coarse_start(problem.measure, problem.finder)
+    weights = problem.measure.weights.to(problem.judge.device)
+    tau = natural_scale(problem.measure.atoms, weights)
+    if entropy < float(tau.median()):
+        return independent_score_start(tau, weights)
+    # Above τ a share is hardly ever near 1, and its mean is that of exp((⟨z, y_i⟩ + h_i)/ε) over a constant.
+    return entropy * weights.log() - (problem.finder.atoms.double() ** 2).sum(dim=1) / (2 * entropy)
+
+
 def _run_sgd(problem: _Problem, budget: int, newton_follows: bool) -> _Run:
     judge = problem.judge
     expected = int(DRAWS_PER_ATOM_AND_TOL * len(problem.measure) / judge.tol)
     if newton_follows:
         budget = max(min(budget, expected), budget // 2)
-    sgd = AveragedSgd(problem.measure, problem.finder)
+    sgd = AveragedSgd(problem.measure, problem.masses)
     run = descend(
         sgd,
-        lambda: coarse_start(problem.measure, problem.finder),
+        lambda: _start(problem),
         judge,
         budget,
         expected,

@@ -7,6 +7,8 @@ There both atoms score alike, b_k y_k + h_k = b_k y_{k+1} + h_{k+1}, which gives
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -15,11 +17,16 @@ from otprior.measures import DiscreteMeasure
 __all__ = ["monotone_potential"]
 
 
-def monotone_potential(measure: DiscreteMeasure) -> Tensor:
-    """The optimal offsets h, shape (N,), float64, mean zero, of a measure on the line (d = 1)."""
+def monotone_potential(
+    measure: DiscreteMeasure, quantile: Callable[[Tensor], Tensor] = torch.special.ndtri
+) -> Tensor:
+    """The optimal offsets h, shape (N,), float64, mean zero, of a measure on the line (d = 1).
+
+    `quantile` is that of the source, Φ⁻¹ of the normal law by default.
+    """
     y, order = measure.atoms.double().reshape(-1).sort()
     mass_so_far = measure.weights.to(y.device)[order].cumsum(0)[:-1]
-    boundary = torch.special.ndtri(mass_so_far.clamp(max=1 - 2.0**-53))
+    boundary = quantile(mass_so_far.clamp(max=1 - 2.0**-53))
     steps = -boundary * y.diff()
     h = torch.empty_like(y)
     h[order] = torch.cat([y.new_zeros(1), steps.cumsum(0)])
