@@ -12,9 +12,9 @@ from exact_denoiser import ExactDenoiser as ExactNetwork
 from scipy.stats import binomtest, norm
 from torch import Tensor
 
-from otprior.ddim import ddim_decode, ddim_encode, flow_grid
+from otprior.ddim import ddim_decode, ddim_encode
 from otprior.denoisers import FiniteDenoiser, GaussianDenoiser, MixtureDenoiser
-from otprior.flow import NOISE, Scales, flow_jacobian, probability_flow
+from otprior.flow import NOISE, Scales, flow_grid, flow_jacobian, probability_flow
 from otprior.networks import NetworkDenoiser
 from otprior.schedules import NoiseSchedule
 

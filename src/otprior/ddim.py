@@ -12,8 +12,9 @@ round trip then leaves an error of first order in the step. Here (1) is solved f
 
 so that decoding takes the code back to the image to the tolerance of the iteration, however coarse the grid. It
 contracts by tan|θ' − θ| · |∂v/∂u|, and ∂v/∂u = (α/σ)(I − V/σ²) with V the posterior covariance: small towards noise,
-and below one towards data as long as V stays below some multiple of σ². Where a coarse step does not contract, the
-residual says so. (Holding ε̂ or D fixed instead of v gives iterations for the same equation that fail at one end.)
+and 1 − σ'/σ for a step from σ to σ' < σ where the data leave no doubt. So steps that are equal in log-SNR contract
+alike (`flow_grid`). Where a step does not contract, the residual says so. (Holding D fixed instead of v gives an
+iteration for the same equation that fails towards data, holding ε̂ one that fails towards noise.)
 
 References:
     Song, Meng & Ermon, Denoising diffusion implicit models (2021), https://arxiv.org/abs/2010.02502
@@ -34,7 +35,7 @@ from otprior.denoisers import Denoiser
 from otprior.flow import FlowSolution, Scales
 from otprior.validation import check_integer, require
 
-__all__ = ["Inversion", "ddim_decode", "ddim_encode", "flow_grid"]
+__all__ = ["Inversion", "ddim_decode", "ddim_encode"]
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,6 @@ class Inversion:
     x: Tensor
     evaluations: int
     residual: float
-
-
-def flow_grid(start: Scales, end: Scales, steps: int) -> list[Scales]:
-    """`steps` equal steps of s = asinh(α/σ) between two moments, both included; variance preserving inside."""
-    check_integer("steps", steps, 1)
-    width = (end.time - start.time) / steps
-    inner = [start.time + i * width for i in range(1, steps)]
-    return [start, *(Scales(math.tanh(s), 1 / math.cosh(s)) for s in inner), end]
 
 
 def ddim_decode(denoiser: Denoiser, x: Tensor, grid: Sequence[Scales]) -> FlowSolution:

@@ -29,8 +29,9 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 import torch
@@ -41,7 +42,7 @@ from otprior.denoisers import Denoiser, ExactDenoiser
 from otprior.schedules import NoiseSchedule
 from otprior.validation import check_choice, check_integer, invalid, require
 
-__all__ = ["METHODS", "NOISE", "FlowSolution", "Scales", "flow_jacobian", "probability_flow"]
+__all__ = ["METHODS", "NOISE", "FlowSolution", "Scales", "flow_grid", "flow_jacobian", "probability_flow"]
 
 Velocity = Callable[[float, Tensor], Tensor]
 
@@ -50,6 +51,7 @@ _FIXED = ("euler", "heun", "rk4")
 _SCIPY = ("dop853",)
 _TORCHDIFFEQ = ("dopri5", "dopri8")
 METHODS = _FIXED + _SCIPY + _TORCHDIFFEQ
+_SPACINGS = ("s", "log_snr")
 
 
 class Scales(NamedTuple):
@@ -83,6 +85,27 @@ class Scales(NamedTuple):
 NOISE = Scales(0.0, 1.0)
 
 
+def flow_grid(start: Scales, end: Scales, steps: int, spacing: str = "s") -> list[Scales]:
+    """Moments from `start` to `end`, both included, with `steps` steps between; variance preserving inside.
+
+    Arguments:
+        spacing: Equal steps of s = asinh(α/σ) ("s"), or of log(α/σ) ("log_snr"), which pure noise has none of. An
+            exact denoiser wants the first. A network wants the second: near noise its image estimate is the noise
+            estimate's error over α, and long steps of s would carry that far.
+    """
+    check_integer("steps", steps, 1)
+    check_choice("spacing", spacing, _SPACINGS)
+    if spacing == "log_snr":
+        ratios = [scales.alpha / scales.sigma for scales in (start, end)]
+        require(min(ratios) > 0, "spacing", "'s' to or from pure noise", repr(spacing))
+        first, last = (math.log(ratio) for ratio in ratios)
+    else:
+        first, last = start.time, end.time
+    inner = [first + (last - first) * i / steps for i in range(1, steps)]
+    times = [math.asinh(math.exp(x)) for x in inner] if spacing == "log_snr" else inner
+    return [start, *(Scales(*_unit_scales(s)) for s in times), end]
+
+
 @dataclass(frozen=True)
 class FlowSolution:
     """Where a flow has taken points.
@@ -104,6 +127,7 @@ def probability_flow(
     *,
     method: str = "rk4",
     steps: int = 64,
+    spacing: str = "s",
     rtol: float = 1e-10,
     atol: float = 1e-10,
 ) -> FlowSolution:
@@ -114,9 +138,10 @@ def probability_flow(
         x: Points at the scale of `start`, shape (B, ...).
         start: Where they are.
         end: Where they go.
-        method: "euler", "heun", "rk4" with equal steps in s, of order 1, 2, 4; "dop853" (SciPy, in float64 on the
-            CPU), "dopri5" and "dopri8" (torchdiffeq) with steps of their own choosing, which all rows share.
+        method: "euler", "heun", "rk4" with equal steps, of order 1, 2, 4; "dop853" (SciPy, in float64 on the CPU),
+            "dopri5" and "dopri8" (torchdiffeq) with steps of their own choosing, which all rows share.
         steps: Number of equal steps.
+        spacing: What the steps are equal in: see `flow_grid`.
         rtol, atol: Tolerance of adaptive methods for one step's error, root-mean-square over all entries.
 
     Raises:
@@ -133,8 +158,8 @@ def probability_flow(
         alpha, sigma = _unit_scales(s)
         return denoiser(u, alpha, sigma) - alpha * u
 
-    times = (start.time, end.time)
-    u = integrate(velocity, x / start.size, times, method=method, steps=steps, rtol=rtol, atol=atol)
+    times = [scales.time for scales in flow_grid(start, end, steps, spacing)]
+    u = integrate(velocity, x / start.size, times, method=method, rtol=rtol, atol=atol)
     return FlowSolution(u * end.size, counted)
 
 
@@ -170,8 +195,8 @@ def flow_jacobian(
         return torch.cat([denoiser(u, alpha, sigma) - alpha * u, moved.reshape(count, -1)], dim=1)
 
     state = torch.cat([x / start.size, eye.reshape(count, -1)], dim=1)
-    times = (start.time, end.time)
-    state = integrate(velocity, state, times, method=method, steps=steps, rtol=rtol, atol=atol)
+    times = [scales.time for scales in flow_grid(start, end, steps)]
+    state = integrate(velocity, state, times, method=method, rtol=rtol, atol=atol)
     jacobian = state[:, dim:].reshape(count, dim, dim)
     return state[:, :dim] * end.size, jacobian * (end.size / start.size)
 
@@ -183,41 +208,35 @@ def _unit_scales(s: float) -> tuple[float, float]:
 
 
 def integrate(
-    velocity: Velocity,
-    u: Tensor,
-    times: tuple[float, float],
-    *,
-    method: str,
-    steps: int,
-    rtol: float,
-    atol: float,
+    velocity: Velocity, u: Tensor, times: Sequence[float], *, method: str, rtol: float, atol: float
 ) -> Tensor:
-    """Solves du/ds = velocity(s, u) from times[0] to times[1]; `u` of any shape."""
+    """Solves du/ds = velocity(s, u) from times[0] to times[-1]; `u` of any shape.
+
+    Fixed-step methods step from time to time; adaptive ones see the two ends alone.
+    """
     check_choice("method", method, METHODS)
     if method in _FIXED:
-        check_integer("steps", steps, 1)
-        return _fixed(velocity, u, times, method, steps)
-    require(rtol > 0 and atol > 0, "rtol, atol", "positive", (rtol, atol))
-    if times[0] == times[1]:
+        for begin, end in pairwise(times):
+            u = _step(velocity, u, begin, end, method)
         return u
-    return (_scipy if method in _SCIPY else _torchdiffeq)(velocity, u, times, method, rtol, atol)
+    require(rtol > 0 and atol > 0, "rtol, atol", "positive", (rtol, atol))
+    if times[0] == times[-1]:
+        return u
+    adaptive = _scipy if method in _SCIPY else _torchdiffeq
+    return adaptive(velocity, u, (times[0], times[-1]), method, rtol, atol)
 
 
-def _fixed(velocity: Velocity, u: Tensor, times: tuple[float, float], method: str, steps: int) -> Tensor:
-    step = (times[1] - times[0]) / steps
-    for i in range(steps):
-        s = times[0] + i * step
-        first = velocity(s, u)
-        if method == "euler":
-            u = u + step * first
-        elif method == "heun":
-            u = u + (step / 2) * (first + velocity(s + step, u + step * first))
-        else:
-            second = velocity(s + step / 2, u + (step / 2) * first)
-            third = velocity(s + step / 2, u + (step / 2) * second)
-            fourth = velocity(s + step, u + step * third)
-            u = u + (step / 6) * (first + 2 * second + 2 * third + fourth)
-    return u
+def _step(velocity: Velocity, u: Tensor, begin: float, end: float, method: str) -> Tensor:
+    step, middle = end - begin, (begin + end) / 2
+    first = velocity(begin, u)
+    if method == "euler":
+        return u + step * first
+    if method == "heun":
+        return u + (step / 2) * (first + velocity(end, u + step * first))
+    second = velocity(middle, u + (step / 2) * first)
+    third = velocity(middle, u + (step / 2) * second)
+    fourth = velocity(end, u + step * third)
+    return u + (step / 6) * (first + 2 * second + 2 * third + fourth)
 
 
 def _scipy(
