@@ -16,6 +16,7 @@ _HOMES = {
     "Outcome": "otprior.solver",
     "Solution": "otprior.solver",
     "solve_semidiscrete": "otprior.solver",
+    "transport_cost": "otprior.cost",
     "Prior": "otprior.priors",
     "IdentityPrior": "otprior.priors",
     "GaussianPrior": "otprior.priors",
