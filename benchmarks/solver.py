@@ -138,6 +138,9 @@ def main(arguments: list[str] | None = None) -> None:
             table = write(args.out, results, facts)
     except (ValueError, FileExistsError, FileNotFoundError, RuntimeError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on from {work}", file=sys.stderr)
+        sys.exit(130)
     print(f"\n{table}\nwritten to {args.out}")
 
 

@@ -179,7 +179,7 @@ def test_alignflow_assigns_to_the_least_cost_less_its_dual_vector(
         (
             "ott",
             {"step": 0.1, "schedule": "decreasing", "ema": 0.01, "batch": 1024, "cost": "sqeuclidean"},
-            700,
+            2000,
         ),
         ("dpm_ot", {"step": 0.1, "draws": 10.0}, 300),
         ("alignflow", {"step": 0.03, "batch": 1024, "ema": 0.99, "smoothing": 0.01, "start": "zero"}, 1500),
@@ -364,6 +364,7 @@ def test_rows_compare_medians_and_say_how_long_a_failure_was_given() -> None:
     missed = row([30.0, None, None])
     assert not missed["reached"]
     assert missed["times_ours"] == 10
+    assert row([30.0, None])["times_ours"] == 6.5
 
 
 def test_sets_of_atoms_are_what_they_are_called(tmp_path: Path) -> None:
@@ -410,30 +411,19 @@ def test_the_command_checks_its_options_and_its_folder(
 
 @pytest.mark.slow
 def test_the_command_from_end_to_end_and_again(tmp_path: Path) -> None:
-    """About two minutes; the second call finds everything done."""
+    """Some thirty processes; the second call finds all of them done."""
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        str(BENCHMARKS / "solver.py"),
-        "--sets",
-        "rehearsal",
-        "line",
-        "--peers",
-        "alignflow",
-        "pot",
-    ]
-    command += ["--targets", "2", "--shortest", "0.5", "--threads", "1", "--repeats", "1", "--out", str(out)]
-    for limit in (600, 20):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=limit)
-        assert done.returncode == 0, done.stderr
-    assert {p.name for p in out.iterdir()} == {
-        "results.csv",
-        "curves.csv",
-        "results.json",
-        "table.md",
-        "solver.png",
-    }
-    assert "otprior" in (out / "table.md").read_text(encoding="utf-8")
+    options = "--sets line --peers alignflow --targets 2 --shortest 0.5 --threads 1 --repeats 1"
+    command = [sys.executable, str(BENCHMARKS / "solver.py"), *options.split(), "--out", str(out)]
+    first = subprocess.run(command, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    names = {path.name for path in out.iterdir()}
+    assert names == {"results.csv", "curves.csv", "results.json", "table.md", "solver.png"}
+    assert "| otprior |" in (out / "table.md").read_text(encoding="utf-8")
+    runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.work" / "line").glob("*.json")}
+    second = subprocess.run(command, capture_output=True, text=True)
+    assert second.stdout == first.stdout
+    assert runs == {path: path.stat().st_mtime_ns for path in (tmp_path / "out.work" / "line").glob("*.json")}
     other = subprocess.run([*command, "--dtype", "float64"], capture_output=True, text=True)
     assert other.returncode != 0
     assert "dtype" in other.stderr

@@ -85,8 +85,7 @@ class Race:
         facts = ours[self.targets[0]][0]["facts"]
         if fastest[self.targets[0]][0]["facts"]["precision"] != facts["precision"]:
             entries.append(Entry(OURS, "otprior", "auto", {"precision": "auto"}, fastest))
-        if facts["method"] == "sgd":
-            runs = self.attempt(OURS, "curve", {}, FIRST_SEED, CURVE_FACTOR)
+        if facts["method"] == "sgd" and (runs := self.attempt(OURS, "curve", {}, FIRST_SEED, CURVE_FACTOR)):
             entries.append(self.entry(OURS, "curve", {}, runs))
         entries += [self.entry(name, "tuned", best[name], runs) for name, runs in tuned.items() if runs]
         entries += [self.entry(name, "default", peers[name].defaults, r) for name, r in default.items() if r]

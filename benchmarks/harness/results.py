@@ -81,8 +81,9 @@ def _row(
     # With an even number of runs the median is between two; the run that stands for it is the nearest.
     index = min(range(len(runs)), key=lambda i: abs(times[i] - middle)) if reached else 0
     point = points[index] if reached else runs[index]["curve"][-1]
-    # Not reached: at least the time that the run was given.
-    seconds = middle if reached else median(run["seconds"] for run in runs)
+    # A run that did not get there took longer than it was given; so then did the median.
+    given = [run["seconds"] if point is None else point["seconds"] for run, point in zip(runs, points)]
+    seconds = middle if reached else median(given)
     chi2 = point["chi2"]
     return {
         "set": result.name,
