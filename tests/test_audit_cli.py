@@ -139,7 +139,7 @@ def test_costs_stand_beside_discretisation_and_frozen_starts_have_none(audited: 
         assert row["cost_interval"][0] <= row["cost"] <= row["cost_upper"]
     assert all(check["consistent"] for check in audit["checks"])
     assert {row["prior"] for row in audit["bounds"]} == {"identity", "gaussian"}
-    assert len(audit["stability"]) == 8
+    assert len(audit["stability"]) == 4
     assert all(row["gap"] <= row["bound"] for row in audit["stability"])
 
 

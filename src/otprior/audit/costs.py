@@ -40,7 +40,7 @@ def cost_rows(
 ) -> Iterator[dict[str, Any]]:
     """One row a start: the paired distance of samples, beside that of K steps from a fine grid.
 
-    Frozen starts have no part in it: their noise is not the seed's, and the flow's coupling says nothing of them.
+    Fresh and frozen starts have no part in it: their noise is not the seed's, and no code says what it should be.
     """
     schedule = NoiseSchedule.from_scheduler(request.scheduler)
     alpha, sigma = schedule.alpha(float(timestep)), schedule.sigma(float(timestep))
@@ -87,7 +87,7 @@ def _image(
     assert audited.prior is not None
     prior = audited.prior.at(timestep)
     if isinstance(prior, SemiDiscretePrior):
-        return None if prior.noise == "frozen" else seeds_to_starts(prior, part.label, generator)
+        return seeds_to_starts(prior, part.label, generator) if prior.noise == "coupled" else None
     seed = seed_from(generator)
     return lambda codes: any_starts(prior, codes, part.label, seed)
 
@@ -157,9 +157,7 @@ def _decimal(ends: tuple[float, float]) -> list[float | None]:
     return [each / math.log(10) if math.isfinite(each) else None for each in sorted(ends)]
 
 
-def stability_rows(
-    prior: SemiDiscretePrior, label: int | None, generator: torch.Generator
-) -> list[dict[str, Any]]:
+def stability_rows(prior: Any, label: int | None, generator: torch.Generator) -> list[dict[str, Any]]:
     """How the starts of a semi-discrete prior answer to errors of its potential."""
     rows = potential_stability(prior, label=label, count=1024, generator=generator)
     return [{"timestep": float(prior.timestep), "class": label} | vars(row) for row in rows]

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from otprior.denoisers import Denoiser, FiniteDenoiser
 from otprior.error.dual import MeanEstimate
@@ -126,19 +127,23 @@ def sampled_gain(denoiser: Denoiser, x: Tensor, alpha: float, sigma: float) -> T
     negative ones are small beside the positive.
     """
 
-    def function(point: Tensor) -> Tensor:
-        return alpha * denoiser(point, alpha, sigma)
-
-    direction = torch.ones_like(x) + 0.1 * x
+    x = x.detach().requires_grad_(True)
+    direction = torch.ones_like(x) + 0.1 * x.detach()
     quotient = x.new_zeros(len(x))
-    for _ in range(ITERATIONS):
-        direction = direction / _norm(direction)
-        forward = torch.func.jvp(function, (x,), (direction,))[1]
-        backward = torch.func.vjp(function, x)[1](direction)[0]
-        image = (forward + backward) / 2
-        quotient = (direction * image).flatten(1).sum(dim=1)
-        direction = image
-    return quotient.detach()
+    # (Fused attention has no second derivative, nor one in forward mode.)
+    with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        image = alpha * denoiser(x, alpha, sigma)
+        # Jᵀ w as a function of w, whose derivative is J.
+        weight = torch.zeros_like(image, requires_grad=True)
+        pulled = torch.autograd.grad(image, x, weight, create_graph=True)[0]
+        for _ in range(ITERATIONS):
+            direction = direction / _norm(direction)
+            forward = torch.autograd.grad(pulled, weight, direction, retain_graph=True)[0]
+            backward = torch.autograd.grad(image, x, direction, retain_graph=True)[0]
+            mapped = (forward + backward) / 2
+            quotient = (direction * mapped).flatten(1).sum(dim=1)
+            direction = mapped
+    return quotient
 
 
 def _first(unet: nn.Module, scheduler: Any, label: int | None, count: int) -> NetworkDenoiser:

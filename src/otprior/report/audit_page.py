@@ -234,8 +234,8 @@ def _costs(report: Row) -> str:
         for row in costs
     ]
     note = (
-        f"Root mean square over {costs[0]['pairs']} pairs; K steps against {costs[0]['fine_nfe']}. Frozen starts have "
-        "no code, and no part in this."
+        f"Root mean square over {costs[0]['pairs']} pairs; K steps against {costs[0]['fine_nfe']}. Fresh and frozen "
+        "starts have no part in this: their noise is not the seed's."
     )
     return section("What it costs in samples", table("wide", heads, lines), note)
 

@@ -31,6 +31,9 @@ BOUNDS = {
     "no upper bound known": "no upper bound is known",
 }
 
+# Starts beside each other in a table of 100 columns.
+COLUMNS = 4
+
 _PRIORS = {"identity": "N(0, I)", "gaussian": "gaussian prior", "random_atom": "random image + noise"}
 
 
@@ -176,11 +179,13 @@ def audit_tables(report: Row) -> list[Table]:
 
 
 def _table(report: Row, title: str, groups: Sequence[Sequence[Row]]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(
+        box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False
+    )
     table.add_column("t*", justify="right")
     table.add_column("α", justify="right")
     for rows in groups:
-        table.add_column(start_name(rows[0]), justify="right")
+        table.add_column(start_name(rows[0]), justify="right", overflow="fold")
     for index, row in enumerate(groups[0]):
         cells = [_cell(rows[index]) for rows in groups]
         table.add_row(f"{row['timestep']:g}", f"{row['alpha']:.3f}", *cells)
