@@ -11,8 +11,8 @@ r"""The analytic bound for a network: an *estimated bound*, no bound, since two 
   *these* data.
 - W2(p_t*, q_t*) comes as an interval.
 
-So each term has an interval of its own, and the sum is what it is called. It is in practice far above what
-`solving.paired_cost` measures, and is reported to show by how much.
+So each term has an interval of its own, and the sum is what it is called. It stands beside the paired cost that is
+measured (`solving`), to be compared with it.
 """
 
 from __future__ import annotations
