@@ -178,7 +178,7 @@ def test_near_duplicates() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "dim", "method"),
-    [(50_000, 2, "tessellation"), (10_000, 3, "tessellation"), (5000, 4, "sgd"), (5000, 9, "sgd")],
+    [(10_000, 2, "tessellation"), (10_000, 3, "tessellation"), (5000, 4, "sgd"), (5000, 9, "sgd")],
 )
 def test_thousands_of_atoms_in_few_dimensions(count: int, dim: int, method: str) -> None:
     atoms = normal(count, dim)

@@ -1,6 +1,6 @@
 """Approximate lookup of a cell: argmax_i ⟨z, y_i⟩ + h_i as a search for the nearest neighbour.
 
-⟨z, y_i⟩ + h_i is the inner product of (z, 1) with v_i = (y_i, h_i). One more coordinate brings all atoms to the same norm,
+⟨z, y_i⟩ + h_i is the inner product of (z, 1) with v_i = (y_i, h_i). One more coordinate brings all atoms to one norm,
 and then the largest inner product belongs to the nearest of (v_i, √(max |v|² − |v_i|²)) to (z, 1, 0). A graph over
 those vectors (HNSW) finds a near one without looking at all N. (A graph by inner products themselves finds far fewer:
 they are no distance.) What it misses is measured, not promised: a seed has nothing in common with an atom's direction,

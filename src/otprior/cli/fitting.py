@@ -190,7 +190,7 @@ def _listener(bar: Bar, maps: int) -> Callable[[Progress], None]:
 
     def listen(progress: Progress) -> None:
         nonlocal current, last
-        if current == 0 or progress.draws <= last:
+        if current == 0 or progress.draws < last:
             current += 1
         last = progress.draws
         which = f", class {current} of {maps}" if maps > 1 else ""
