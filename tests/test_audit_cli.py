@@ -99,7 +99,7 @@ def test_an_audit_leaves_a_valid_report_a_page_and_plots(audited: tuple[Path, st
         assert sentence in printed
     assert "<script" not in page
     assert "How wrong each start is" in page
-    assert "semidiscrete, frozen" in printed
+    assert "prior-2 (semidiscrete, frozen)" in " ".join(printed.split())
 
 
 def test_the_report_has_every_start_at_every_timestep_for_data_and_population(
@@ -107,12 +107,12 @@ def test_the_report_has_every_start_at_every_timestep_for_data_and_population(
 ) -> None:
     audit = report_of(audited[0])["audit"]
     rows = audit["errors"]
-    starts = {(row["prior"], row["noise"]) for row in rows}
+    starts = {(row["name"], row["prior"], row["noise"]) for row in rows}
     assert starts == {
-        ("identity", None),
-        ("gaussian", None),
-        ("semidiscrete", "coupled"),
-        ("semidiscrete", "frozen"),
+        (None, "identity", None),
+        (None, "gaussian", None),
+        ("prior-0", "semidiscrete", "coupled"),
+        ("prior-2", "semidiscrete", "frozen"),
     }
     for target in ("data", "population"):
         found = [row for row in rows if row["target"] == target]
@@ -234,7 +234,9 @@ def test_bad_input_is_refused_before_any_work(model: Path, images: Path, tmp_pat
 
 def test_bad_data_are_refused(model: Path, tmp_path: Path) -> None:
     gap = write_images(tmp_path / "gap.npz", labels=np.where(np.arange(40) % 2, 0, 2))
-    assert_refused(run("audit", model, gap, "--conditional", *FAST), "every class", "0 of class 1")
+    assert_refused(
+        run("audit", model, gap, "--conditional", *FAST), "at least 2 images of every class", "0 of class 1"
+    )
     unlabelled = tmp_path / "plain.npy"
     np.save(unlabelled, np.linspace(-1, 1, 10 * 64, dtype=np.float32).reshape(10, 1, 8, 8))
     assert_refused(run("audit", model, unlabelled, "--conditional", *FAST), "labelled")

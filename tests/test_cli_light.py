@@ -37,6 +37,8 @@ def test_help_needs_nothing_heavy() -> None:
     ("arguments", "message"),
     [
         (["fit", "missing", "bundled", "--out", "new"], "model missing: there is no such file or folder"),
+        (["audit", "missing"], "model missing: there is no such file or folder"),
+        (["audit", "sdxl", "missing"], "data missing: there is no such file or folder"),
         (["fit", "bundled", "missing", "--out", "new"], "data missing: there is no such file or folder"),
         (
             ["fit", "bundled", "bundled", "--weights", "missing", "--out", "new"],

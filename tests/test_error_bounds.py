@@ -121,6 +121,25 @@ def test_a_stream_gives_the_moments_of_the_whole() -> None:
         Target.streamed(iter([rows[:1]]))
 
 
+def test_thousands_of_dimensions_are_bounded_along_the_axes_that_are_followed() -> None:
+    inner = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) * torch.linspace(3, 0.5, 6)
+    rows = torch.cat([inner, torch.zeros(40, 4200 - 6)], dim=1)
+    few, many = Target.of(inner), Target.of(rows, rank=8)
+    assert many.spectrum.basis.shape == (4200, 8)
+    alpha, sigma = 0.6, 0.8
+    for size in (1.0, 1.1):
+        found = [gaussian_error(t, alpha, sigma, isotropic(torch.zeros(t.dim), size**2)) for t in (few, many)]
+        # In every further direction σ ε stands beside noise of another size.
+        beyond = (4200 - 6) * (size - sigma) ** 2
+        for low, high in zip(found[0].others, found[1].others):
+            assert low.how == high.how
+            # (Axes may point the other way, and then an odd number of rows is halved the other way.)
+            room = 1e-3 if low.how == "cells" else 1e-5
+            assert high.value**2 == pytest.approx(low.value**2 + beyond, rel=room)
+    own = gaussian_error(many, alpha, sigma, noised(many.spectrum, alpha, sigma))
+    assert own.others[0].value == pytest.approx(0, abs=1e-4)
+
+
 def product_data(counts: tuple[int, ...]) -> tuple[Tensor, list[Tensor]]:
     """All combinations of a few values an axis: p_t is a product, along the axes that the moments find."""
     generator = torch.Generator().manual_seed(sum(counts))

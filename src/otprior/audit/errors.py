@@ -41,11 +41,6 @@ _KINDS: dict[type[Prior], str] = {
 }
 
 
-def kind_of(prior: Prior) -> str:
-    """The prior's name in reports."""
-    return _KINDS.get(type(prior), type(prior).__name__)
-
-
 @dataclass(frozen=True, eq=False)
 class Part:
     """The data of one class, or all of them.
@@ -70,12 +65,14 @@ class Audited:
     """A start that is audited.
 
     Attributes:
+        name: What the request calls it; None for those that every audit has.
         prior: At any timestep; None for the gaussian prior of the audited data themselves, whose law follows from their
             moments without being fitted again.
         draws: For each part's label the draws of a semi-discrete prior's starts.
         own: For each part's label the data that a semi-discrete prior stands for, its atoms.
     """
 
+    name: str | None
     prior: Prior | None
     draws: dict[int | None, StartDraws] = field(default_factory=dict)
     own: dict[int | None, Part] = field(default_factory=dict)
@@ -83,9 +80,10 @@ class Audited:
     @property
     def facts(self) -> dict[str, Any]:
         """What tells it from other starts in a report's rows."""
-        facts: dict[str, Any] = {"prior": "gaussian", "noise": None, "correlation": None, "smoothing": None}
+        facts: dict[str, Any] = {"name": self.name, "prior": "gaussian"}
+        facts |= dict.fromkeys(("noise", "correlation", "smoothing"))
         if self.prior is not None:
-            facts["prior"] = kind_of(self.prior)
+            facts["prior"] = _KINDS.get(type(self.prior), type(self.prior).__name__)
         if isinstance(self.prior, SemiDiscretePrior):
             prior = self.prior
             facts |= {"noise": prior.noise, "correlation": prior.correlation, "smoothing": prior.smoothing}
@@ -152,12 +150,12 @@ def audited_priors(
     """Identity, gaussian, and those given: conditional ones where errors are by class, and the others where not."""
     shape = (int(data.images.shape[1]), int(data.images.shape[2]), int(data.images.shape[3]))
     first = request.timesteps[0]
-    yield Audited(IdentityPrior.build(shape, request.scheduler, first))
-    yield Audited(None)
-    for prior in request.priors:
+    yield Audited(None, IdentityPrior.build(shape, request.scheduler, first))
+    yield Audited(None, None)
+    for name, prior in request.priors.items():
         if (prior.num_classes is not None) is not by_class:
             continue
-        audited = Audited(prior)
+        audited = Audited(name, prior)
         if isinstance(prior, SemiDiscretePrior):
             for part in parts:
                 draws = draw_starts(prior.at(first), part.label, generator=generator)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from otprior.data import ImageSet
+from otprior.error.population import LEAST_HELD_OUT
 from otprior.error.solving import Sampler
 from otprior.priors import Prior
 from otprior.schedules import NoiseSchedule
@@ -42,7 +44,7 @@ class AuditRequest:
         network_label: Class label told to the network, or None if it takes none.
         data: The images that p_t is of.
         held_out: Other images of the same population, for the interval that is about it.
-        priors: Fitted priors, besides identity and gaussian, which are made here.
+        priors: Fitted priors by the names that reports give them. (Identity and gaussian are made here.)
         timesteps: Where errors are computed.
         cost_timesteps: Where costs in samples are; each one of `timesteps`.
         steps: K of the sampler.
@@ -63,7 +65,7 @@ class AuditRequest:
     network_label: int | None = None
     data: ImageSet | None = None
     held_out: ImageSet | None = None
-    priors: tuple[Prior, ...] = ()
+    priors: Mapping[str, Prior] = field(default_factory=dict)
     timesteps: tuple[float, ...] = ()
     cost_timesteps: tuple[float, ...] = ()
     steps: int = 5
@@ -99,7 +101,9 @@ class AuditRequest:
         if self.held_out is not None:
             other = tuple(self.held_out.images.shape[1:])
             require(other == shape, "held-out data", f"of shape {shape}, as data", other)
-        for prior in self.priors:
+            count = len(self.held_out)
+            require(count >= LEAST_HELD_OUT, "held-out data", f"at least {LEAST_HELD_OUT} images", count)
+        for prior in self.priors.values():
             require(prior.shape == shape, "prior", f"for latents of shape {shape}, as data", prior.shape)
             same = abs(prior.schedule.log_snr(float(prior.timestep)) - _level(schedule, prior)) < 0.01
             require(same, "prior", "fitted for this model's noise schedule", f"one of {prior.schedule.kind}")
@@ -107,10 +111,16 @@ class AuditRequest:
             labels = self.data.labels
             require(labels is not None, "data", "labelled for an audit by class", "no labels")
             assert labels is not None
-            counts = [int((labels == label).sum()) for label in range(int(labels.max()) + 1)]
-            few = [label for label, count in enumerate(counts) if count < 2]
-            rule = "such that every class has at least two images"
-            require(not few, "data", rule, f"{counts[few[0]] if few else 0} of class {few[0] if few else ''}")
+            classes = int(labels.max()) + 1
+            _check_classes("data", labels, classes, 2)
+            if self.held_out is not None and self.held_out.labels is not None:
+                _check_classes("held-out data", self.held_out.labels, classes, LEAST_HELD_OUT)
+
+
+def _check_classes(name: str, labels: Tensor, classes: int, least: int) -> None:
+    for label in range(classes):
+        count = int((labels == label).sum())
+        require(count >= least, name, f"at least {least} images of every class", f"{count} of class {label}")
 
 
 def _level(schedule: NoiseSchedule, prior: Prior) -> float:

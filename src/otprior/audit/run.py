@@ -162,4 +162,4 @@ def _rest(
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("prior", "noise", "correlation", "smoothing", "timestep"))
+    return tuple(row[name] for name in ("name", "prior", "noise", "correlation", "smoothing", "timestep"))

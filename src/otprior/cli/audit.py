@@ -167,7 +167,7 @@ def audit(
             others = None if held_out is None else _held_out(held_out, subject, pixels)
             request = _request(
                 subject, images, others, times, cost_times,
-                priors=tuple(load_prior(path) for path in priors),
+                priors=_named(priors),
                 steps=steps, fine_steps=max(fine_steps, steps), draws=draws, pairs=max(2, min(pairs, draws)),
                 conditional=conditional, estimated_bound=estimated_bound, seed=seed,
             )  # fmt: skip
@@ -196,6 +196,15 @@ def _check_subject(name: str) -> None:
         raise FileNotFoundError(
             f"model {name}: there is neither a model_index.json nor a {CONFIG_FILE} in it"
         )
+
+
+def _named(paths: list[Path]) -> dict[str, Any]:
+    """Priors by the names of their folders, or by their whole paths where these are the same."""
+    short = [path.name for path in paths]
+    return {
+        path.name if short.count(path.name) == 1 else str(path): load_prior(path)
+        for path in dict.fromkeys(paths)
+    }
 
 
 def _cost_times(text: str | None) -> list[float] | None:

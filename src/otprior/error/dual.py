@@ -66,10 +66,6 @@ class MeanEstimate:
         freedom = total**2 / parts if parts > 0 else math.inf
         return MeanEstimate(self.value + other.value, math.sqrt(total), freedom)
 
-    def scaled(self, factor: float) -> MeanEstimate:
-        """`factor` times it."""
-        return MeanEstimate(factor * self.value, abs(factor) * self.standard_error, self.freedom)
-
     def limit(self, level: float, side: str) -> float:
         """The end of a one-sided interval of this level: "lower" or "upper"."""
         if self.standard_error == 0:

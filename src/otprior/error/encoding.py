@@ -51,7 +51,6 @@ class Encoding:
         x: The draws at each moment, at its scale, each (n, d), float32.
         seeds: Their codes z, (n, d), float32.
         fine_x, fine_seeds: The same for the first rows, solved in steps half as long.
-        evaluations: Calls of the denoiser for the main solve.
     """
 
     scales: tuple[Scales, ...]
@@ -59,7 +58,6 @@ class Encoding:
     seeds: Tensor
     fine_x: tuple[Tensor, ...]
     fine_seeds: Tensor
-    evaluations: int
 
     def __len__(self) -> int:
         return len(self.seeds)
@@ -106,9 +104,9 @@ def encode(
     x = moments[0].alpha * rows[picked].float() + moments[0].sigma * noise
     denoiser = FiniteDenoiser(rows)
     bend = max(1.0, math.sqrt(largest_variance))
-    main, evaluations = _carry(denoiser, x, moments, bend, STEPS_A_UNIT)
-    fine, _ = _carry(denoiser, x[:CHECKED], moments, bend, 2 * STEPS_A_UNIT)
-    return Encoding(tuple(moments), tuple(main[:-1]), main[-1], tuple(fine[:-1]), fine[-1], evaluations)
+    main = _carry(denoiser, x, moments, bend, STEPS_A_UNIT)
+    fine = _carry(denoiser, x[:CHECKED], moments, bend, 2 * STEPS_A_UNIT)
+    return Encoding(tuple(moments), tuple(main[:-1]), main[-1], tuple(fine[:-1]), fine[-1])
 
 
 @dataclass(frozen=True)
@@ -165,15 +163,14 @@ def flow_bound(gap: SquaredGap, part: float, level: float, note: str) -> Bound:
 
 def _carry(
     denoiser: Denoiser, x: Tensor, moments: Sequence[Scales], bend: float, density: float
-) -> tuple[list[Tensor], int]:
-    """The points at each moment and at pure noise, and the calls that it took."""
-    points, evaluations = [x], 0
+) -> list[Tensor]:
+    """The points at each moment and at pure noise."""
+    points = [x]
     for start, end in pairwise([*moments, NOISE]):
         for here, there in pairwise(_between(start, end, bend, density)):
-            solved = probability_flow(denoiser, x, here, there, method="rk4", steps=1)
-            x, evaluations = solved.x, evaluations + solved.evaluations
+            x = probability_flow(denoiser, x, here, there, method="rk4", steps=1).x
         points.append(x)
-    return points, evaluations
+    return points
 
 
 def _between(start: Scales, end: Scales, bend: float, density: float) -> list[Scales]:

@@ -108,7 +108,8 @@ def estimated_bound(
         x = alpha * clean_rows + sigma * torch.randn(clean_rows.shape, generator=generator)
         told = None if label is None else torch.full((len(x),), label)
         network = NetworkDenoiser(unet, scheduler, told)
-        found = sampled_gain(_first(unet, scheduler, label, points), x[:points], alpha, sigma)
+        few = NetworkDenoiser(unet, scheduler, None if told is None else told[:points])
+        found = sampled_gain(few, x[:points], alpha, sigma)
         gains.append((float(found.min()), float(found.max())))
         with torch.no_grad():
             off = network(x, alpha, sigma).flatten(1).double() - exact(x.flatten(1), alpha, sigma).double()
@@ -126,7 +127,6 @@ def sampled_gain(denoiser: Denoiser, x: Tensor, alpha: float, sigma: float) -> T
     Power iteration finds the eigenvalue that is largest in size. For an exact denoiser none is negative; a network's
     negative ones are small beside the positive.
     """
-
     x = x.detach().requires_grad_(True)
     direction = torch.ones_like(x) + 0.1 * x.detach()
     quotient = x.new_zeros(len(x))
@@ -144,10 +144,6 @@ def sampled_gain(denoiser: Denoiser, x: Tensor, alpha: float, sigma: float) -> T
             quotient = (direction * mapped).flatten(1).sum(dim=1)
             direction = mapped
     return quotient
-
-
-def _first(unet: nn.Module, scheduler: Any, label: int | None, count: int) -> NetworkDenoiser:
-    return NetworkDenoiser(unet, scheduler, None if label is None else torch.full((count,), label))
 
 
 def _norm(x: Tensor) -> Tensor:

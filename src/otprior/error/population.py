@@ -36,17 +36,21 @@ from otprior.error.semidiscrete import (
     seeds_to_starts,
 )
 from otprior.error.starts import StartDraws, draw_starts, gaussian_start
+from otprior.error.target import axes_kept
 from otprior.moments import Spectrum, streaming_spectrum
 from otprior.priors import Prior, RandomAtomPrior, SemiDiscretePrior
 from otprior.validation import check_finite, check_integer, require
 
-__all__ = ["HeldOut", "gaussian_population_error", "population_error"]
+__all__ = ["LEAST_HELD_OUT", "HeldOut", "gaussian_population_error", "population_error"]
 
 # Up to this dimension the pair is chosen freely; beyond, diagonal along the start's own axes, which costs no d³.
 FREE_PAIR_LIMIT = 128
 # Rows of a block that are matched with as many draws of starts.
 MATCHED = 512
-EIGENVALUE_ROWS = 1024
+# Blocks of held-out data, and rows that each must have.
+BLOCKS = 8
+ROWS_A_BLOCK = 4
+LEAST_HELD_OUT = ROWS_A_BLOCK * BLOCKS
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +79,7 @@ class HeldOut:
         images: Tensor,
         scales: Sequence[tuple[float, float]] = (),
         *,
-        blocks: int = 8,
+        blocks: int = BLOCKS,
         draws: int = 16,
         generator: torch.Generator,
     ) -> HeldOut:
@@ -91,10 +95,11 @@ class HeldOut:
         rows = images.flatten(1)
         check_finite("held-out data", rows)
         check_integer("blocks", blocks, 2)
-        require(len(rows) >= 4 * blocks, "held-out data", f"at least {4 * blocks} images", len(rows))
+        least = ROWS_A_BLOCK * blocks
+        require(len(rows) >= least, "held-out data", f"at least {least} images", len(rows))
         rows = rows[torch.randperm(len(rows), generator=generator)]
         half = len(rows) // 2
-        chosen = streaming_spectrum(rows[:half], rows.shape[1] if rows.shape[1] <= 4096 else 512)
+        chosen = streaming_spectrum(rows[:half], axes_kept(rows.shape[1]))
         parts = tuple(rows.tensor_split(blocks))
         largest = float(chosen.variances.max())
         encodings = tuple(

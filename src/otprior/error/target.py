@@ -19,7 +19,7 @@ from otprior.error.gaussians import no_covariance, total_variance
 from otprior.moments import FULL_COVARIANCE_LIMIT, Spectrum, StreamingMoments, streaming_spectrum
 from otprior.validation import check_finite, require
 
-__all__ = ["DEFAULT_RANK", "Target"]
+__all__ = ["Target", "axes_kept"]
 
 # Axes kept beyond FULL_COVARIANCE_LIMIT dimensions, as in the gaussian prior.
 DEFAULT_RANK = 512
@@ -54,7 +54,7 @@ class Target:
         rows = images.flatten(1)
         require(len(rows) >= 2, "data", "at least two images", len(rows))
         check_finite("data", rows)
-        return cls(streaming_spectrum(rows, _rank(rows.shape[1], rank)), rows)
+        return cls(streaming_spectrum(rows, axes_kept(rows.shape[1], rank)), rows)
 
     @classmethod
     def streamed(cls, batches: Iterable[Tensor], rank: int | None = None) -> Target:
@@ -65,7 +65,7 @@ class Target:
             rows = batch.flatten(1)
             check_finite("data", rows)
             if moments is None:
-                rank = _rank(rows.shape[1], rank)
+                rank = axes_kept(rows.shape[1], rank)
                 moments = StreamingMoments(rows.shape[1], rank)
             moments.update(rows)
             count += len(rows)
@@ -81,7 +81,7 @@ class Target:
         mean = weights @ rows.double()
         scaled = (rows.double() - mean) * (len(rows) * weights).sqrt()[:, None]
         # Each row with its opposite: of mean zero, with the second moments of the weighted rows.
-        spectrum = streaming_spectrum(torch.cat([scaled, -scaled]), _rank(rows.shape[1], None))
+        spectrum = streaming_spectrum(torch.cat([scaled, -scaled]), axes_kept(rows.shape[1]))
         return cls(replace(spectrum, mean=mean))
 
     @property
@@ -111,7 +111,8 @@ class Target:
         return (self.rows.double() - self.spectrum.mean) @ axes
 
 
-def _rank(dim: int, rank: int | None) -> int:
+def axes_kept(dim: int, rank: int | None = None) -> int:
+    """How many principal axes are followed: all in few dimensions."""
     if rank is None:
         return dim if dim <= FULL_COVARIANCE_LIMIT else DEFAULT_RANK
     require(1 <= rank <= dim, "rank", f"in [1, {dim}]", rank)

@@ -277,7 +277,7 @@ def _more(report: Row) -> str:
         )
         keys = ("size", "largest", "changed", "gap", "bound")
         rows = [
-            row | {"prior": "semidiscrete", "noise": None, "correlation": None, "smoothing": None}
+            row | dict.fromkeys(("name", "noise", "correlation", "smoothing")) | {"prior": "semidiscrete"}
             for row in audit["stability"]
         ]
         parts.append(_simple("Stability of the semi-discrete start", names, keys, rows))

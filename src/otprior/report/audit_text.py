@@ -46,12 +46,12 @@ def start_name(row: Row) -> str:
             name += f" ρ={row['correlation']:g}"
         if row["smoothing"]:
             name += f" ε={row['smoothing']:g}"
-    return name
+    return name if row["name"] is None else f"{row['name']} ({name})"
 
 
 def family(row: Row) -> tuple[Any, ...]:
     """What rows of one start share."""
-    return tuple(row[name] for name in ("prior", "noise", "correlation", "smoothing"))
+    return tuple(row[name] for name in ("name", "prior", "noise", "correlation", "smoothing"))
 
 
 def rows_of(report: Row, target: str, label: Any = None) -> list[list[Row]]:
@@ -142,7 +142,9 @@ def _errors_in_words(groups: Sequence[Sequence[Row]], timestep: float) -> list[s
     for row in here:
         if row is plain:
             continue
-        text = f"{start_name(row)[0].upper()}{start_name(row)[1:]}: {error_text(row)}"
+        name = start_name(row)
+        name = name if row["name"] else name[0].upper() + name[1:]
+        text = f"{name}: {error_text(row)}"
         if plain is not None and plain["lower"] > 0 and row["upper"] is not None:
             removed = 1 - row["upper"] / plain["lower"]
             text += f", so that at least {removed:.0%} of the error is gone" if removed > 0 else ""
