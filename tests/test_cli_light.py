@@ -55,7 +55,9 @@ def test_paths_are_refused_before_anything_heavy(arguments: list[str], message: 
     assert stderr.startswith(f"error: {message}")
 
 
-@pytest.mark.parametrize("command", ["demo", "fit", "sample", "evaluate", "compare", "tune", "encode", "verify"])
+@pytest.mark.parametrize(
+    "command", ["demo", "fit", "sample", "evaluate", "compare", "tune", "encode", "verify"]
+)
 def test_each_help_ends_with_an_example(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0

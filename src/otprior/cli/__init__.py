@@ -48,9 +48,9 @@ def _root(
 def _register(name: str) -> None:
     module = import_module(f"otprior.cli.{name}")
     lines = "\n\n".join(f"  {line}" for line in module.EXAMPLES)
-    app.command(name, epilog=f"Example:\n\n{lines}", no_args_is_help=name not in ("demo", "compare", "verify"))(
-        getattr(module, name)
-    )
+    app.command(
+        name, epilog=f"Example:\n\n{lines}", no_args_is_help=name not in ("demo", "compare", "verify")
+    )(getattr(module, name))
 
 
 for _name in _COMMANDS:
