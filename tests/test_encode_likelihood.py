@@ -45,8 +45,9 @@ def test_probes_are_without_bias_and_know_their_error() -> None:
         x,
         START,
         NOISE,
-        probes=200,
+        probes=8,
         method="rk4",
+        steps=12,
         spacing="s",
         generator=torch.Generator().manual_seed(2),
     )
