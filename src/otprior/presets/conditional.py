@@ -28,7 +28,7 @@ GUIDANCES = (1.0, 2.0, 3.0, 4.0)
 STEPS = {1.0: (5, 10)}
 GUIDED_STEPS = (3, 5)
 FULL_EVALUATIONS = 100
-STARTS = (350, 400, 450, 500, 550, 600)
+STARTS = (350, 400, 450, 500, 550, 600, 650)
 RANDOM_STARTS = (200, 250, 300, 350, 400, 500)
 CORRELATIONS = (0.7, 1.0)
 # How much lower than the full sampler's the class accuracy at 5 evaluations may be.
