@@ -11,7 +11,7 @@ import pytest
 from otprior.compare import CopyLimit
 from otprior.generation import RowSpec
 from otprior.schedules import NoiseSchedule
-from otprior.tune import Trial, best_of, candidates, neighbours, rungs, survivors
+from otprior.tune import Trial, best_of, candidates, neighbours, rungs, runner_up, survivors
 
 VP = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 EDM = NoiseSchedule.edm(0.002, 80)
@@ -21,7 +21,7 @@ LIMIT = CopyLimit(0.0065, 2000)
 
 def trial(name: str, fid: float, copies: float, samples: int = 2000) -> Trial:
     row = RowSpec("semidiscrete", 500, 5, noise="coupled", label=name)
-    return Trial(row, samples, {"fid": fid, "copy_rate": copies})
+    return Trial(row, samples, {"fid": fid, "copy_rate": copies, "source_rate": 0.4})
 
 
 def names(rows: list[RowSpec]) -> list[str]:
@@ -89,7 +89,31 @@ def test_the_best_is_on_most_seeds_and_allowed() -> None:
     best = best_of(tried, LIMIT)
     assert best is not None
     assert best.row.label == "a"
-    assert best_of([trial("copies", 2.0, 0.05)], LIMIT) is None
+    # What passed on fewer seeds does not count: nobody looked whether it still does.
+    assert best_of([trial("few", 1.0, 0.0, 1000), trial("copies", 2.0, 0.05)], LIMIT) is None
+
+
+def test_if_none_passes_the_best_of_those_left_behind_has_a_turn() -> None:
+    rows = [replace(trial("", 0, 0).row, start_timestep=t, label=str(t)) for t in (400, 450, 500, 550, 600)]
+    figures = [(2000, 2.0, 0.05), (1000, 6.0, 0.004), (1000, 5.0, 0.012), (1000, 1.0, 0.09), (250, 3.0, 0.0)]
+
+    def with_sources(*rates: float) -> list[Trial]:
+        return [
+            Trial(row, n, {"fid": fid, "copy_rate": copies, "source_rate": rate})
+            for row, (n, fid, copies), rate in zip(rows, figures, rates)
+        ]
+
+    tried = with_sources(0.9, 0.5, 0.5, 0.5, 0.5)
+    following = runner_up(tried, LIMIT, 2000)
+    assert following is not None
+    # 550 cannot pass; of 450 and 500, on most seeds, 450 probably will.
+    assert following.label == "450"
+    # Who keeps its atom as often as one that failed is not tried.
+    following = runner_up(with_sources(0.4, 0.4, 0.3, 0.3, 0.2), LIMIT, 2000)
+    assert following is not None
+    assert following.label == "500"
+    assert runner_up(tried[:1], LIMIT, 2000) is None
+    assert runner_up([tried[0], tried[3]], LIMIT, 2000) is None
 
 
 # Candidates ------------------------------------------------------------------------------------------------

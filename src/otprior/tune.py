@@ -40,6 +40,7 @@ __all__ = [
     "neighbours",
     "own_limit",
     "rungs",
+    "runner_up",
     "survivors",
     "tune",
 ]
@@ -55,6 +56,9 @@ CORRELATIONS = (0.6, 0.85, 1.0)
 FINER = 0.25  # in log-SNR
 # Candidates on the second rung of the two searches.
 FIRST_KEPT, FINER_KEPT = 8, 4
+# How many more are tried on all of the seeds if none of the last rung passes.
+MOST_TURNS = 6
+CLEARLY_LESS = 0.85
 # Chances of passing the copying rule in the end: probably, and not yet ruled out.
 PROBABLY, POSSIBLY = 0.5, 0.05
 
@@ -76,6 +80,11 @@ class Trial:
     def copy_rate(self) -> float:
         """Share of samples that count as copies."""
         return float(self.figures["copy_rate"])
+
+    @property
+    def source_rate(self) -> float:
+        """Share of samples whose nearest atom is their own; 0 for starts that are built on none."""
+        return float(self.figures["source_rate"] or 0)
 
 
 @dataclass(frozen=True)
@@ -169,10 +178,32 @@ def survivors(trials: Sequence[Trial], keep: int, limit: CopyLimit, final: int) 
 
 
 def best_of(trials: Sequence[Trial], limit: CopyLimit) -> Trial | None:
-    """The lowest FID among the trials on most seeds, of those that are allowed; None if none is."""
-    allowed = [trial for trial in trials if limit.allows(trial.copy_rate, trial.samples)]
-    most = max((trial.samples for trial in allowed), default=0)
-    return min((t for t in allowed if t.samples == most), key=lambda trial: trial.fid, default=None)
+    """The lowest FID among the trials on most seeds that are allowed; None if none of those is."""
+    most = max(trial.samples for trial in trials)
+    last = [trial for trial in trials if trial.samples == most]
+    allowed = [trial for trial in last if limit.allows(trial.copy_rate, most)]
+    return min(allowed, key=lambda trial: trial.fid, default=None)
+
+
+def runner_up(trials: Sequence[Trial], limit: CopyLimit, final: int) -> RowSpec | None:
+    """Whom to try next on `final` seeds: of those left behind latest, the best that may pass; None if nobody may.
+
+    Copying and the share of samples that keep their own atom rise and fall together. So who keeps it nearly as often
+    as one that has failed is not tried.
+    """
+    latest = {trial.row: trial for trial in sorted(trials, key=lambda trial: trial.samples)}
+    failed = [trial.source_rate for trial in latest.values() if trial.samples == final]
+    waiting = [
+        trial
+        for trial in latest.values()
+        if trial.samples < final and trial.source_rate < CLEARLY_LESS * min(failed, default=1.5)
+    ]
+    possible = [t for t in waiting if limit.chance(t.copy_rate, t.samples, final) >= POSSIBLY]
+    if not possible:
+        return None
+    # (FIDs on different numbers of seeds do not compare.)
+    most = max(trial.samples for trial in possible)
+    return survivors([trial for trial in possible if trial.samples == most], 1, limit, final)[0]
 
 
 def own_limit(study: Study, work: Path) -> CopyLimit:
@@ -260,11 +291,19 @@ def tune(
     if time.monotonic() < deadline:
         second = sizes[1:] or sizes
         trials += halving(study, list(near.values()), folder, rule, second, FINER_KEPT, deadline, **options)
+    # Those that came through may fail the rule on all of the seeds: then others have a turn.
+    for _ in range(MOST_TURNS):
+        next_row = runner_up(trials, rule, sizes[-1])
+        if next_row is None or best_of(trials, rule) is not None or time.monotonic() > deadline:
+            break
+        trials += halving(study, [next_row], folder, rule, sizes[-1:], 1, **options)
     seeds: dict[RowSpec, int] = {}
     for trial in trials:
         seeds[trial.row] = max(trial.samples, seeds.get(trial.row, 0))
     evaluations = sum(row.evaluations * count for row, count in seeds.items())
-    return Search(best_of(trials, rule), tuple(trials), rule, evaluations)
+    # (The second search meets candidates of the first again.)
+    different = {(trial.row, trial.samples): trial for trial in trials}
+    return Search(best_of(trials, rule), tuple(different.values()), rule, evaluations)
 
 
 def _timestep(schedule: NoiseSchedule, level: float) -> int | float:

@@ -130,8 +130,9 @@ class Stages:
             priors=self.priors(study),
             **self.options(name),
         )
-        found = best_of([trial for trial in trials if trial.samples == trials[-1].samples], limit)
-        return (found or min(trials, key=lambda trial: (-trial.samples, trial.copy_rate))).row
+        return (
+            best_of(trials, limit) or min(trials, key=lambda trial: (-trial.samples, trial.copy_rate))
+        ).row
 
     def study(self, name: str, rows: Sequence[RowSpec], samples: int | None = None) -> Study:
         """What `run` runs."""
