@@ -16,6 +16,7 @@ from otprior.generation import RowSpec
 from otprior.metrics.features import FeatureExtractor, save_extractor
 from otprior.priors import Prior
 from otprior.settings import read_settings, write_settings
+from otprior.tune import FIRST_SEED
 
 
 @pytest.fixture(scope="module")
@@ -146,6 +147,8 @@ def test_a_search_chooses_and_its_settings_are_taken(material: Path, tmp_path: P
     (row,) = read_settings(tmp_path / "tuned" / "settings.json").values()
     trials = json.loads((tmp_path / "tuned" / "trials.json").read_text())["trials"]
     last = [trial for trial in trials if trial["samples"] == 24]
+    # (On seeds that no report uses.)
+    assert all(int(path.stem) >= FIRST_SEED for path in (tmp_path / "tuned.work" / "images").rglob("*.npz"))
     assert RowSpec.from_json(min(last, key=lambda trial: trial["fid"])["row"]) == row
     assert (tmp_path / "tuned" / "tuning.png").is_file()
     prior = Prior.from_pretrained(tmp_path / "tuned" / "prior")

@@ -263,7 +263,8 @@ def tune(
     """The best start in `steps` steps under a copying limit.
 
     Arguments:
-        study: Network, images, and the number of seeds of the last rung (`samples`); its rows are ignored.
+        study: Network, images, and the number of seeds of the last rung (`samples`). Its rows and its first seed are
+            ignored: a search has seeds of its own.
         work: Folder of pieces; an interrupted search goes on from it.
         steps: Steps of the sampler.
         prior: "semidiscrete", "gaussian", "identity" or "random_atom".
@@ -280,7 +281,7 @@ def tune(
     schedule = schedule_of(study)
     first = candidates(schedule, steps, prior)
     require(bool(first), "steps", "at most the timesteps below every t* that is tried", steps)
-    study = replace(study, rows=tuple(first), block=block)
+    study = replace(study, rows=tuple(first), block=block, first_seed=FIRST_SEED)
     folder = Path(work)
     rule = limit or own_limit(replace(study, samples=sizes[0]), folder)
     trials = halving(study, first, folder, rule, sizes[:-1] or sizes, FIRST_KEPT, deadline, **options)
