@@ -55,9 +55,11 @@ def follow(bar: Bar) -> Callable[[StudyProgress], None]:
 
 def print_report(console: Console, report: dict[str, Any], out: Path) -> None:
     """The table, what it says in words, the gates if there are any, and where the page is."""
-    from otprior.report import headline, table
+    from otprior.report import further_tables, headline, table
 
     console.print(table(report))
+    for further in further_tables(report):
+        console.print(further)
     console.print(headline(report), soft_wrap=True, markup=False, highlight=False)
     for gate in report.get("gates") or []:
         mark = "reached" if gate["reached"] else "NOT reached"

@@ -12,7 +12,7 @@ from otprior.report.plots import DARK, LIGHT, Theme, quality_against_copying, qu
 from otprior.report.schema import FORMAT_VERSION, report_reference, report_row, report_schema, validate_report
 from otprior.report.search import search_curve
 from otprior.report.summary import headline, summary
-from otprior.report.terminal import table
+from otprior.report.terminal import further_tables, table
 from otprior.report.writer import write_report
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "ReportImages",
     "Theme",
     "contact_sheet",
+    "further_tables",
     "headline",
     "image_grid",
     "page",

@@ -15,7 +15,8 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from otprior.report.html_tables import all_figures, gates, made_with, reading, section
+from otprior.report.claims import claim_plot
+from otprior.report.html_tables import all_figures, further_tables, gates, made_with, reading, section
 from otprior.report.images import ReportImages, data_uri
 from otprior.report.plots import (
     DARK,
@@ -47,6 +48,8 @@ def page(report: dict[str, Any], images: Sequence[ReportImages] = ()) -> str:
         _grid(images),
         _plots(report),
         all_figures(report),
+        further_tables(report),
+        _curves(report),
         gates(report),
         reading(report),
         made_with(report),
@@ -179,6 +182,16 @@ def _plots(report: dict[str, Any]) -> str:
             )
         )
     return section("Quality, its price and copying", "\n".join(figures))
+
+
+def _curves(report: dict[str, Any]) -> str:
+    """Plots of figures that are no row's."""
+    parts = []
+    for curves in report.get("curves") or []:
+        address = base64.b64encode(claim_plot(curves, "svg")).decode("ascii")
+        picture = f'<img src="data:image/svg+xml;base64,{address}" alt="{escape(curves["title"])}">'
+        parts.append(f'<figure><div class="card plot">{picture}</div></figure>')
+    return section("Further plots", "\n".join(parts)) if parts else ""
 
 
 def figure(draw: Callable[[Theme, str, float], bytes], caption: str) -> str:

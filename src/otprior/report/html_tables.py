@@ -18,7 +18,7 @@ from otprior.report.rows import (
     with_excess,
 )
 
-__all__ = ["all_figures", "gates", "made_with", "number", "reading", "section", "table"]
+__all__ = ["all_figures", "further_tables", "gates", "made_with", "number", "reading", "section", "table"]
 
 _GENERAL = (
     (
@@ -90,6 +90,19 @@ def gates(report: dict[str, Any]) -> str:
             f"{answer}<td>{number(gate['statistic'])}{below}</td><td>{number(gate['threshold'])}</td></tr>"
         )
     return section("What was to be shown", table("gates", heads, lines))
+
+
+def further_tables(report: dict[str, Any]) -> str:
+    """Tables of figures that are no row's."""
+    parts = []
+    for each in report.get("tables") or []:
+        heads = "".join(f'<th scope="col">{escape(name)}</th>' for name in each["columns"])
+        lines = []
+        for first, *others in each["lines"]:
+            cells = "".join(f"<td>{escape(number(value))}</td>" for value in others)
+            lines.append(f'<tr><th scope="row">{escape(number(first))}</th>{cells}</tr>')
+        parts.append(section(each["title"], table("wide", heads, lines), each["note"], "landscape"))
+    return "\n".join(parts)
 
 
 def reading(report: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from otprior.report.html_tables import number
 from otprior.report.rows import (
     METRICS,
     copies_more,
@@ -22,7 +23,7 @@ from otprior.report.rows import (
     with_excess,
 )
 
-__all__ = ["table"]
+__all__ = ["further_tables", "table"]
 
 _METRIC = {metric.key: metric for metric in METRICS}
 _COLUMNS = (
@@ -76,6 +77,28 @@ def table(report: dict[str, Any]) -> Table:
         if (row["prior"] == "none") != (following == "none"):
             result.add_section()
     return result
+
+
+def further_tables(report: dict[str, Any]) -> list[Table]:
+    """Tables of figures that are no row's."""
+    results = []
+    for each in report.get("tables") or []:
+        result = Table(
+            title=each["title"],
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=0,
+            pad_edge=False,
+            caption=Text(each["note"]),
+            caption_justify="left",
+            caption_style="dim",
+        )
+        for place, name in enumerate(each["columns"]):
+            result.add_column(name, justify="right" if place else "left", overflow="fold")
+        for line in each["lines"]:
+            result.add_row(*(Text(number(value)) for value in line))
+        results.append(result)
+    return results
 
 
 def _add(result: Table, columns: list[tuple[str, str]], row: dict[str, Any], report: dict[str, Any]) -> None:

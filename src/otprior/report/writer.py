@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from otprior.files import output_file, write_json
+from otprior.report.claims import claim_plot
 from otprior.report.html import page
 from otprior.report.images import ReportImages, image_grid
 from otprior.report.plots import has_copying, has_quality, quality_against_copying, quality_against_nfe
@@ -34,7 +35,7 @@ def write_report(
 
     Returns:
         What was written, by file name: report.html, quality.png and copying.png (where some row has an FID),
-        images.png (where images were given), report.json.
+        images.png (where images were given), a plot for each of the report's curves, report.json.
 
     Raises:
         ValueError: If the report breaks the schema; nothing is written then.
@@ -49,6 +50,8 @@ def write_report(
             contents["copying.png"] = quality_against_copying(report)
         if images:
             contents["images.png"] = image_grid(images)
+        for curves in report.get("curves") or []:
+            contents[f"{curves['name']}.png"] = claim_plot(curves)
     directory = Path(directory)
     written = {}
     for name, content in contents.items():

@@ -1,0 +1,31 @@
+"""The reproductions there are, by name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from otprior.validation import check_choice
+
+if TYPE_CHECKING:
+    from otprior.reproductions.reproduction import Reproduction
+
+__all__ = ["MODULES", "find", "names"]
+
+# Imported when they are asked for, so that a command line is checked without waiting for torch.
+MODULES: dict[str, str] = {}
+
+
+def names() -> tuple[str, ...]:
+    """Of all reproductions, in the order in which they are listed."""
+    return tuple(MODULES)
+
+
+def find(name: str) -> Reproduction:
+    """The reproduction of that name.
+
+    Raises:
+        ValueError: If there is none; the message lists those there are.
+    """
+    check_choice("reproduction", name, names())
+    return import_module(MODULES[name]).REPRODUCTION
