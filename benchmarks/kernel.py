@@ -6,6 +6,7 @@ used, mixed ones (see docs/solver.md) how much is saved on top, which can be mor
 
     python benchmarks/kernel.py
     python benchmarks/kernel.py --atoms 60000 --dim 256 --threads 1 --out kernel.csv
+    python benchmarks/kernel.py --atoms 1281167 --dim 256 --device cuda
 """
 
 from __future__ import annotations
@@ -21,9 +22,8 @@ import numpy as np
 import torch
 
 from otprior.files import output_file
-from otprior.leading import fast_bfloat16
 from otprior.measures import DiscreteMeasure
-from otprior.mixing import DRAWS_PER_SET, CellFinder
+from otprior.mixing import DRAWS_PER_SET, CellFinder, fast_bfloat16
 from otprior.semidual import natural_scale
 from otprior.sgd import independent_score_start
 
@@ -31,16 +31,18 @@ SQUARE = 2048
 SETS = 8
 
 
-def seconds_of(call: Callable[[], Any]) -> float:
-    """Of one call."""
+def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
+    """Of one call, until the device is done with it."""
     started = time.perf_counter()
     call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter() - started
 
 
-def product(dtype: torch.dtype) -> Callable[[], Any]:
+def product(dtype: torch.dtype, device: torch.device) -> Callable[[], Any]:
     """A large product, the measure of the peak."""
-    a, b = (torch.randn(SQUARE, SQUARE).to(dtype) for _ in range(2))
+    a, b = (torch.randn(SQUARE, SQUARE).to(device, dtype) for _ in range(2))
     return lambda: a @ b
 
 
@@ -62,27 +64,31 @@ def main() -> None:
     parser.add_argument("--dim", type=int, default=784)
     parser.add_argument("--threads", type=int, help="of torch; by default what it finds")
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table as CSV, too")
     args = parser.parse_args()
     if args.threads is not None:
         torch.set_num_threads(args.threads)
 
     atoms = torch.randn(args.atoms, args.dim, generator=torch.Generator().manual_seed(0))
+    atoms = atoms.to(args.device)
     measure = DiscreteMeasure.build(atoms)
     offsets = independent_score_start(natural_scale(atoms, measure.weights), measure.weights)
-    calls: dict[tuple[str, str], Callable[[], Any]] = {("peak", "float32"): product(torch.float32)}
+    calls: dict[tuple[str, str], Callable[[], Any]] = {
+        ("peak", "float32"): product(torch.float32, args.device)
+    }
     calls["independent draws", "float32"] = block(CellFinder.build(measure, 0, mixed=False), offsets)
     calls["mixed draws", "float32"] = block(CellFinder.build(measure, 0), offsets)
     if fast_bfloat16(atoms.device):
-        calls["peak", "bfloat16"] = product(torch.bfloat16)
+        calls["peak", "bfloat16"] = product(torch.bfloat16, args.device)
         calls["mixed draws", "bfloat16"] = block(CellFinder.build(measure, 0, bfloat16=True), offsets)
 
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     for call in calls.values():
-        call()
+        seconds_of(call, args.device)
     for _ in range(args.repeats):
         for key, call in calls.items():
-            seconds[key].append(seconds_of(call))
+            seconds[key].append(seconds_of(call, args.device))
 
     flops = {"peak": 2.0 * SQUARE**3}
     work = 2.0 * args.atoms * args.dim * SETS * DRAWS_PER_SET
@@ -100,7 +106,8 @@ def main() -> None:
         }
         rows.append(row | {"share_of_peak": middle, "low": low, "high": high})
     print(
-        f"N = {args.atoms:,}, d = {args.dim}, {torch.get_num_threads()} threads, {args.repeats} repeats in turn"
+        f"N = {args.atoms:,}, d = {args.dim}, {args.device}, {torch.get_num_threads()} threads, "
+        f"{args.repeats} repeats in turn"
     )
     for row in rows:
         drawn = "" if row["draws_per_second"] is None else f"{row['draws_per_second']:10,.0f} draws/s"

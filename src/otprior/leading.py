@@ -10,22 +10,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Leaders", "fast_bfloat16", "near_maximum"]
+__all__ = ["Leaders", "near_maximum"]
 
 # Rows of a tile. A row of scores is seen as TILE rows of equal length, so that the maximum over a tile is taken
 # across contiguous memory.
 TILE = 16
-
-
-def fast_bfloat16(device: torch.device) -> bool:
-    """Whether products of bfloat16 matrices are much faster than those of float32 matrices, and sum in float32.
-
-    (On CUDA float32 products already run on tensor cores if the user lets them, and those of bfloat16 may be summed
-    in bfloat16, for which no useful bound holds.)
-    """
-    # Private in torch, hence the guard: without an answer the slower product is right everywhere.
-    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return device.type == "cpu" and has_tiles is not None and bool(has_tiles())
 
 
 def near_maximum(scores: Tensor, width: Tensor, best: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

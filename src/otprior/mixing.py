@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from otprior.draws import normal_block
+from otprior.fused import FusedSearch, can_fuse
 from otprior.leading import Leaders
 from otprior.measures import DiscreteMeasure
 from otprior.semidual import BrenierPotential, largest_norm, matmul_roundoff
 from otprior.source import NORMAL, Source
 
-__all__ = ["DRAWS_PER_SET", "CellFinder", "DrawSets"]
+__all__ = ["DRAWS_PER_SET", "CellFinder", "DrawSets", "fast_bfloat16"]
 
 DRAWS_PER_SET = 256
 BASE_DRAWS = 32
@@ -104,6 +105,7 @@ class CellFinder:
         seed: Of the draws.
         mixed: Whether a set is mixed from few draws.
         source: Their law.
+        fused: Whether candidates are found by one kernel (see `fused`).
     """
 
     atoms: Tensor
@@ -112,6 +114,7 @@ class CellFinder:
     seed: int
     mixed: bool
     source: Source = NORMAL
+    fused: bool = False
 
     # What `hits` adds up to for each draw, and ε: here a draw has one cell.
     per_draw = 1
@@ -130,10 +133,10 @@ class CellFinder:
         and `bfloat16` has an effect only then."""
         mixed = source.mixes and (measure.dim >= MIXED_FROM_DIM if mixed is None else mixed)
         atoms = measure.centred()
-        useful = bfloat16 and mixed and atoms.dtype == torch.float32
-        return cls(
-            atoms, atoms.to(torch.bfloat16) if useful else None, largest_norm(atoms), seed, mixed, source
-        )
+        single = atoms.dtype == torch.float32
+        screen = atoms.to(torch.bfloat16) if bfloat16 and mixed and single else None
+        fused = single and can_fuse(atoms.device)
+        return cls(atoms, screen, largest_norm(atoms), seed, mixed, source, fused)
 
     def hits(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
         """How many draws fall in each cell, in the sets of these numbers; int64 (N,)."""
@@ -162,19 +165,47 @@ class CellFinder:
             self.atoms.device
         )
         potential = BrenierPotential(self.atoms, offsets, self.radius)
+        width = _screen_width(potential, draws, self.screen is not None).to(self.atoms.dtype)
+        search = self._search_fused if self.fused else self._search_by_blocks
+        pairs = search(draws, offsets.to(self.atoms.dtype), width)
+        return torch.stack([_settle(potential, draws, k, *found) for k, found in enumerate(pairs)])
+
+    def _search_by_blocks(
+        self, draws: DrawSets, offsets: Tensor, width: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Draw and atom of each candidate, for each set."""
         factors = self.atoms if self.screen is None else self.screen
         base = draws.base.flatten(0, 1).to(factors.dtype)
         mixers = [None] * len(draws) if draws.mixers is None else list(draws.mixers.to(self.atoms.dtype))
-        width = _screen_width(potential, draws, self.screen is not None).to(self.atoms.dtype)
         leaders = [Leaders(width[k].expand(DRAWS_PER_SET)) for k in range(len(draws))]
         for first in range(0, len(self.atoms), ATOMS_PER_BLOCK):
             block = slice(first, first + ATOMS_PER_BLOCK)
-            offset = offsets[block].to(self.atoms.dtype)
+            offset = offsets[block]
             products = (base @ factors[block].T).to(self.atoms.dtype).unflatten(0, (len(draws), -1))
             for mixer, leader, scores in zip(mixers, leaders, products):
                 leader.add(scores + offset if mixer is None else torch.addmm(offset, mixer, scores), first)
-        found = [_settle(potential, draws, k, *leader.pairs()) for k, leader in enumerate(leaders)]
-        return torch.stack(found)
+        return [leader.pairs() for leader in leaders]
+
+    def _search_fused(self, draws: DrawSets, offsets: Tensor, width: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The same by one kernel."""
+        factors = self.atoms if self.screen is None else self.screen
+        search = FusedSearch(factors, offsets)
+        widths = width.repeat_interleave(DRAWS_PER_SET)
+        row, atom = search.pairs(draws.base.to(factors.dtype), draws.mixers, widths)
+        number, row = row // DRAWS_PER_SET, row % DRAWS_PER_SET
+        return [(row[number == k], atom[number == k]) for k in range(len(draws))]
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 matrices are much faster than those of float32 matrices, and sum in float32.
+
+    (On CUDA `fused` sums them so; a product by torch may sum them in bfloat16, for which no useful bound holds.)
+    """
+    if device.type == "cuda":
+        return can_fuse(device) and torch.cuda.get_device_capability(device) >= (8, 0)
+    # Private in torch, hence the guard: without an answer the slower product is right everywhere.
+    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return device.type == "cpu" and has_tiles is not None and bool(has_tiles())
 
 
 def _screen_width(potential: BrenierPotential, draws: DrawSets, bfloat16: bool) -> Tensor:

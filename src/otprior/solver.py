@@ -25,9 +25,8 @@ from otprior.coarse import coarse_start
 from otprior.descent import DRAWS_PER_ATOM_AND_TOL, Checkpoint, descend
 from otprior.draws import seed_from
 from otprior.judge import Judge
-from otprior.leading import fast_bfloat16
 from otprior.measures import DiscreteMeasure
-from otprior.mixing import CellFinder
+from otprior.mixing import CellFinder, fast_bfloat16
 from otprior.newton import newton_path
 from otprior.ranks import Ranks
 from otprior.semidual import ChiSquared, natural_scale

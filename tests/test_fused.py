@@ -1,0 +1,56 @@
+"""The CUDA kernel against the path that a CPU takes: through its interpreter here, compiled where there is CUDA."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from otprior.measures import DiscreteMeasure
+from otprior.mixing import CellFinder
+
+pytest.importorskip("triton", reason="the kernel needs triton, which is published for Linux")
+CUDA = torch.cuda.is_available()
+
+
+def finders(count: int, dim: int, bfloat16: bool = False) -> tuple[CellFinder, CellFinder, torch.Tensor]:
+    """By blocks and by the kernel, and offsets that make cells of unequal masses."""
+    generator = torch.Generator().manual_seed(count)
+    atoms = torch.randn(count, dim, generator=generator).to("cuda" if CUDA else "cpu")
+    blocks = replace(CellFinder.build(DiscreteMeasure.build(atoms), 0, bfloat16), fused=False)
+    offsets = torch.randn(count, generator=generator, dtype=torch.float64).to(atoms.device)
+    return blocks, replace(blocks, fused=True), offsets
+
+
+@pytest.mark.parametrize(
+    ("count", "dim", "bfloat16"),
+    [(300, 150, False), (300, 150, True), (129, 128, False), (200, 24, False), (5, 2, False)],
+)
+def test_the_kernel_finds_the_same_cells(count: int, dim: int, bfloat16: bool) -> None:
+    # (Sizes that fill neither the last tile nor the last step along the axes; 24 and 2 are not mixed.)
+    blocks, fused, offsets = finders(count, dim, bfloat16)
+    expected = blocks.cells(offsets, "test", [0, 3])
+    assert len(expected.unique()) > 1
+    assert torch.equal(fused.cells(offsets, "test", [0, 3]), expected)
+
+
+def test_crowded_tiles_are_searched_whole() -> None:
+    # Copies of an atom tie with it, three of them in one tile: the lowest index wins, as everywhere.
+    blocks, fused, offsets = finders(90, 130)
+    atoms = blocks.atoms.clone()
+    atoms[60:63] = atoms[20]
+    offsets[60:63] = offsets[20] = 40.0
+    expected = replace(blocks, atoms=atoms).cells(offsets, "test", [1])
+    assert int((expected == 20).sum()) > 128
+    assert torch.equal(replace(fused, atoms=atoms).cells(offsets, "test", [1]), expected)
+
+
+def test_atoms_come_in_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    import otprior.fused as module
+
+    blocks, fused, offsets = finders(300, 128)
+    expected = fused.cells(offsets, "test", [0])
+    monkeypatch.setattr(module, "TILES_AT_A_TIME", 2)
+    assert torch.equal(fused.cells(offsets, "test", [0]), expected)
+    assert torch.equal(blocks.cells(offsets, "test", [0]), expected)
