@@ -235,7 +235,7 @@ def _projection_rows(prior: Prior, solve: dict[str, Any]) -> list[tuple[str, str
     if solve["variance_kept"] is None:
         return []
     kept = f"{prior.config['rank']} of {prior.dim:,}, {solve['variance_kept']:.1%} of the variance"
-    return [("axes", f"{kept}; W2² above the optimum by at most {solve['cost_excess_bound']:.3g}")]
+    return [("axes", f"{kept}; W2² above the optimum by at most {solve['cost_excess_share']:.2%}")]
 
 
 def summary(prior: Prior, images: int, out: Path) -> Table:

@@ -51,7 +51,7 @@ def ot_part(prior: Prior | None) -> dict[str, Any] | None:
 
     if not isinstance(prior, SemiDiscretePrior):
         return None
-    keys = ("chi2", "chi2_upper", "seconds", "draws", "outcome", "variance_kept", "cost_excess_bound")
+    keys = ("chi2", "chi2_upper", "seconds", "draws", "outcome", "variance_kept", "cost_excess_share")
     known = {key: prior.facts.get(key) for key in keys}
     return {"atoms": len(prior.atoms), "dim": prior.dim, **known}
 
