@@ -30,13 +30,12 @@ from fashion_mnist import ASSETS, CLASS_NAMES, DEFAULT_SOURCE, FILES, Part, read
 from safetensors.torch import load_file, save
 
 from otprior.files import output_file, sha256, write_json
+from otprior.training.export import stored
+from otprior.training.splits import in_hash_order
 
 ATOMS_A_CLASS = 1_000
 ATOM_KEY, SPLIT_KEY = "otprior-atoms", "otprior-test-split"
 SPLITS = {"validation": 2_000, "held_out": 4_000, "reference": 4_000}
-# Tensors of up to this many values (norms, biases, first and last layer, embeddings) stay in float32: that
-# adds 9 % to the file and brings samples twenty times nearer to those of the full-precision weights.
-KEPT_WHOLE = 5_000
 UNLISTED = {"manifest.json", "settings.json", "full_sampler.json"}
 RULE = "indices in ascending order of the hexadecimal SHA-256 of the ASCII text '<key>/<index>'"
 
@@ -90,11 +89,6 @@ for it need not hold for larger networks.
 """
 
 
-def in_hash_order(key: str, indices: np.ndarray) -> np.ndarray:
-    """`indices` in ascending order of SHA-256 of "<key>/<index>"."""
-    return np.array(sorted(indices.tolist(), key=lambda i: hashlib.sha256(f"{key}/{i}".encode()).hexdigest()))
-
-
 def choose(data: dict[str, Part]) -> dict[str, tuple[Part, np.ndarray]]:
     """Name of each image file -> the part it is taken from and the indices there."""
     train, test = data["train"], data["test"]
@@ -133,16 +127,11 @@ def copy_pipeline(checkpoint: Path, folder: Path, seeds: int) -> None:
         config.pop("_name_or_path", None)  # where it lay on the machine that trained it
         write_json(folder / name, config)
     weights = load_file(checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
-    half = {key: rounded(value).contiguous() for key, value in weights.items()}
+    half = {key: stored(value).contiguous() for key, value in weights.items()}
     with output_file(folder / "unet" / "diffusion_pytorch_model.safetensors") as temporary:
         temporary.write_bytes(save(half, metadata={"format": "pt"}))
     with output_file(folder / "README.md") as temporary:
         temporary.write_text(MODEL_CARD.format(agreement=agreement), encoding="utf-8")
-
-
-def rounded(value: torch.Tensor) -> torch.Tensor:
-    """`value` in the precision it is stored in."""
-    return value if value.numel() <= KEPT_WHOLE else value.half()
 
 
 def compare_samples(checkpoint: Path, seeds: int) -> str:
@@ -150,14 +139,14 @@ def compare_samples(checkpoint: Path, seeds: int) -> str:
     from diffusers import DDIMScheduler, UNet2DModel
 
     exact = UNet2DModel.from_pretrained(checkpoint / "unet", local_files_only=True).eval()
-    stored = UNet2DModel.from_pretrained(checkpoint / "unet", local_files_only=True).eval()
-    stored.load_state_dict({key: rounded(value) for key, value in stored.state_dict().items()})
+    halved = UNet2DModel.from_pretrained(checkpoint / "unet", local_files_only=True).eval()
+    halved.load_state_dict({key: stored(value) for key, value in halved.state_dict().items()})
     noise = torch.stack(
         [torch.randn(1, 28, 28, generator=torch.Generator().manual_seed(seed)) for seed in range(seeds)]
     )
     labels = torch.full((seeds,), 10)
     samples = []
-    for network in (exact, stored):
+    for network in (exact, halved):
         scheduler = DDIMScheduler.from_pretrained(checkpoint / "scheduler", timestep_spacing="trailing")
         scheduler.set_timesteps(10)
         x = noise

@@ -1,8 +1,7 @@
 """Trains the classifier whose penultimate layer gives the bundled features.
 
 Trains on the 60,000 training images of Fashion-MNIST alone; the 10,000 test images are read once, at the
-end, for the accuracy that is stored beside the weights. No augmentation, no label smoothing: features
-should tell apart what a generator may get wrong (a mirrored shoe, a shifted shirt).
+end, for the accuracy that is stored beside the weights. `otprior.training.classifier` does the training.
 
     python scripts/train_classifier.py            # about 4 minutes on one core
     python scripts/build_assets.py                # then refresh the manifest
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fashion_mnist import ASSETS, CLASS_NAMES, DEFAULT_SOURCE, read_source
-from torch import Tensor, nn
+from torch import Tensor
 
 from otprior.metrics.features import (
     FeatureExtractor,
@@ -26,38 +25,12 @@ from otprior.metrics.features import (
     load_extractor,
     save_extractor,
 )
+from otprior.training import train_classifier
 
 
 def pixels(images: np.ndarray) -> Tensor:
     """uint8 (N, 28, 28) to float32 (N, 1, 28, 28) in [-1, 1]."""
     return torch.from_numpy(images.copy()).float().div_(127.5).sub_(1.0).unsqueeze(1)
-
-
-def train(model: FeatureExtractor, images: Tensor, labels: Tensor, arguments: argparse.Namespace) -> None:
-    """AdamW with a one-cycle rate; shuffling, dropout and initial weights come from one seed."""
-    dropout = nn.Dropout(0.3)
-    steps = -(-len(images) // arguments.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.rate, weight_decay=0.05)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=arguments.rate, total_steps=steps * arguments.epochs, pct_start=0.25
-    )
-    generator = torch.Generator().manual_seed(arguments.seed)
-    start = time.monotonic()
-    for epoch in range(arguments.epochs):
-        total = 0.0
-        for rows in torch.randperm(len(images), generator=generator).split(arguments.batch_size):
-            batch = images[rows].contiguous(memory_format=torch.channels_last)
-            loss = nn.functional.cross_entropy(model.head(dropout(model(batch))), labels[rows])
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            total += float(loss.detach()) * len(rows)
-        seconds = time.monotonic() - start
-        print(
-            f"epoch {epoch + 1}/{arguments.epochs}  loss {total / len(images):.4f}  {seconds:.0f} s",
-            flush=True,
-        )
 
 
 def accuracy(model: FeatureExtractor, images: Tensor, labels: Tensor) -> float:
@@ -78,13 +51,26 @@ def main() -> None:
     arguments = parser.parse_args()
 
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
     data = read_source(arguments.source)
     images, labels = pixels(data["train"].images), torch.tensor(data["train"].labels).long()
-    model = FeatureExtractor("fashion-mnist-cnn-128", class_names=CLASS_NAMES)
-    model = model.to(memory_format=torch.channels_last)
-    train(model, images, labels, arguments)
-    model = model.to(memory_format=torch.contiguous_format).eval()
+    start = time.monotonic()
+
+    def show(epoch: int, loss: float) -> None:
+        seconds = time.monotonic() - start
+        print(f"epoch {epoch}/{arguments.epochs}  loss {loss:.4f}  {seconds:.0f} s", flush=True)
+
+    model = train_classifier(
+        images,
+        labels,
+        name="fashion-mnist-cnn-128",
+        classes=len(CLASS_NAMES),
+        class_names=CLASS_NAMES,
+        epochs=arguments.epochs,
+        batch_size=arguments.batch_size,
+        rate=arguments.rate,
+        seed=arguments.seed,
+        listen=show,
+    )
 
     test_images, test_labels = pixels(data["test"].images), torch.tensor(data["test"].labels).long()
     full_accuracy, full = accuracy(model, test_images, test_labels), extract_features(model, test_images)

@@ -1,8 +1,8 @@
-"""Where a long solve stands, in a file: tensors, and numbers beside them.
+"""Where a long solve or training stands, in a file: tensors, and numbers beside them.
 
-A checkpoint belongs to one problem. Its fingerprint covers atoms, weights, seed and tolerance, so that a solve never
-goes on from another one's state. It is written under a temporary name and moved, so a killed process leaves the last
-whole one.
+A checkpoint belongs to one problem. Its fingerprint covers what decides it (of a solve: atoms, weights, seed and
+tolerance), so that nothing goes on from another one's state. It is written under a temporary name and moved, so a
+killed process leaves the last whole one.
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def save_checkpoint(path: Path, problem: str, tensors: dict[str, Tensor], number
         save_file(whole, temporary, metadata={"otprior": json.dumps(header)})
 
 
-def load_checkpoint(path: Path, problem: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and numbers of the checkpoint at `path`.
+def load_checkpoint(
+    path: Path, problem: str, parts: str = "atoms, weights, seed and tol"
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and numbers of the checkpoint at `path`; `parts` are what its problem is made of, for the complaint.
 
     Raises:
         ValueError: If the file is no checkpoint, of another format version, or of another problem.
@@ -69,7 +71,7 @@ def load_checkpoint(path: Path, problem: str) -> tuple[dict[str, Tensor], dict[s
     require(
         header["problem"] == problem,
         "checkpoint",
-        "of the same atoms, weights, seed and tol",
+        f"of the same {parts}",
         f"another's: {path}",
         hint,
     )
