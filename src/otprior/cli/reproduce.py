@@ -19,7 +19,11 @@ from otprior.files import check_output_dir, output_dir
 
 __all__ = ["EXAMPLES", "reproduce"]
 
-EXAMPLES = ("otprior reproduce --list",)
+EXAMPLES = (
+    "otprior reproduce dpm-ot --out dpm-ot",
+    "otprior reproduce dpm-ot --fast --set threshold=0.5 --out rehearsal",
+    "otprior reproduce --list",
+)
 
 
 def reproduce(

@@ -13,9 +13,9 @@ from otprior.compare.material import extractor_of, images_of, moments_by_class, 
 from otprior.compare.study import AGREEMENT_SEEDS, Listener, Study, StudyProgress
 from otprior.files import read_json, write_json
 from otprior.generation import Block, Samples, run_in_processes
-from otprior.metrics import Interval, bootstrap_mean, evaluate, seed_set_interval
+from otprior.metrics import Interval, bootstrap_mean, evaluate, mixture_mask, seed_set_interval
 from otprior.metrics.classes import class_figures
-from otprior.metrics.features import classify, extract_features
+from otprior.metrics.features import class_logits, classify, extract_features
 from otprior.report import report_reference
 
 __all__ = ["measure", "over_sets", "real_figures", "seed_agreement"]
@@ -61,6 +61,8 @@ def _measure_set(study: Study, blocks: list[Block], path: Path) -> None:
     figures = evaluate(
         features, samples.images, reference=reference_of(study), generator=generator, sources=sources
     )
+    if study.mixture:
+        figures |= _mixture(study, samples.images, generator)
     if samples.labels is not None:
         labels = torch.from_numpy(samples.labels)
         figures |= _by_class(study, features, samples.images, labels, generator)
@@ -76,10 +78,17 @@ def _by_class(
     return class_figures(features, predicted, labels, moments_by_class(study), generator)
 
 
+def _mixture(study: Study, images: Tensor, generator: torch.Generator) -> dict[str, Any]:
+    mixed = mixture_mask(class_logits(extractor_of(study), images), study.mixture)
+    share = bootstrap_mean(mixed, generator)
+    return {"mode_mixture": share.estimate, "mode_mixture_interval": share.limits()}
+
+
 def real_figures(study: Study, folder: Path) -> dict[str, Any]:
     """The floor: the same figures of real images, over disjoint sets of `samples`, up to `FLOOR_SETS`."""
     by_class = any(row.conditional for row in study.rows)
     name = Path(study.real_split).name + ("-by-class" if by_class else "")
+    name += f"-mixture-{study.mixture:g}" if study.mixture else ""
     path = folder / f"{name}-{study.samples}.json"
     if not path.exists():
         real = images_of(study, study.real_split)
@@ -91,6 +100,8 @@ def real_figures(study: Study, folder: Path) -> dict[str, Any]:
             chosen = evaluate(
                 features[rows], real.images[rows], reference=reference_of(study), generator=generator
             )
+            if study.mixture:
+                chosen |= _mixture(study, real.images[rows], generator)
             if by_class:
                 assert real.labels is not None
                 chosen |= _by_class(study, features[rows], real.images[rows], real.labels[rows], generator)
@@ -101,7 +112,7 @@ def real_figures(study: Study, folder: Path) -> dict[str, Any]:
         whole = figures_of(slice(None))
         figures = over_sets(sets)
         for key in whole:
-            if key.startswith(("copy_rate", "nearest_", "class_accuracy")):
+            if key.startswith(("copy_rate", "nearest_", "class_accuracy", "mode_mixture")):
                 figures[key] = whole[key]
         write_json(path, report_reference(size, figures))
     return read_json(path)

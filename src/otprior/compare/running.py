@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ def run_study(
     listen: Listener | None = None,
     priors: Path | None = None,
     growing: bool = False,
+    sample: Callable[[Models, Block], Block] = sample_block,
 ) -> StudyResult:
     """Fits what the rows need, samples, measures.
 
@@ -43,6 +46,7 @@ def run_study(
         priors: Where fitted priors are and go, for studies that share them; by default below `work`.
         growing: Whether `work` may hold pieces of the same study with other numbers of samples, to be taken over;
             all numbers but the last are then multiples of `block`.
+        sample: Makes a block into its file, for studies with rows that `generation.sample_block` does not know.
 
     Raises:
         ValueError: If `work` holds pieces of another study.
@@ -59,7 +63,7 @@ def run_study(
     every = {
         block.path: block for row in blocks.values() for one in [*row, flow or []] for block in one
     }.values()
-    _sample(models_of(study, priors), list(every), workers, threads, listen)
+    _sample(partial(sample, models_of(study, priors)), list(every), workers, threads, listen)
     sets = measure(study, work / "figures", blocks, workers, threads, listen)
     reference = real_figures(study, work / "figures")
     rows, images = [], []
@@ -111,7 +115,9 @@ def _claim(work: Path, study: Study, growing: bool) -> None:
     require(found == mark, f"work folder {work}", "empty, or one of this very study", "another's", hint)
 
 
-def _sample(models: Models, blocks: list[Block], workers: int, threads: int, listen: Listener) -> None:
+def _sample(
+    make: Callable[[Block], Block], blocks: list[Block], workers: int, threads: int, listen: Listener
+) -> None:
     total = sum(block.cost for block in blocks)
     missing = [block for block in blocks if not block.done]
     done = total - sum(block.cost for block in missing)
@@ -125,7 +131,7 @@ def _sample(models: Models, blocks: list[Block], workers: int, threads: int, lis
     # The long ones first, so that the processes end together.
     missing.sort(key=lambda block: -block.cost)
     if missing:
-        tasks = [(sample_block, (models, block)) for block in missing]
+        tasks = [(make, (block,)) for block in missing]
         run_in_processes(tasks, min(workers, len(tasks)), threads, finished)
 
 
@@ -143,6 +149,10 @@ def _report_row(
     agreement, error = seed_agreement(study, blocks[0], flow)
     last = study.first_of(study.seed_sets) - 1
     given: dict[str, Any] = {} if error is None else {"seed_agreement_interval": error.limits()}
+    if "mode_mixture" in figures:
+        real, ends = reference["mode_mixture"], figures["mode_mixture_interval"]
+        given["excess_mode_mixture"] = figures["mode_mixture"] - real
+        given["excess_mode_mixture_interval"] = [end - real for end in ends]
     class_floor = reference.get("class_fid_floor")
     if figures.get("class_fid") is not None and class_floor is not None:
         given["excess_class_fid"] = figures["class_fid"] - class_floor

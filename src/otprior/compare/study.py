@@ -44,6 +44,7 @@ class Study:
         null_class_label: Of that network; the bundled one's is known.
         extractor: Folder of the feature extractor; the bundled one if empty.
         value_range: Of images at a path; see `data.to_pixels`.
+        mixture: Probability that two classes of a mixed image reach (see `metrics.modes`); 0 to measure no mixture.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Study:
     null_class_label: int | None = None
     extractor: str = ""
     value_range: Any = "auto"
+    mixture: float = 0.0
 
     def __post_init__(self) -> None:
         check_integer("samples", self.samples, 12)
@@ -99,6 +101,7 @@ class Study:
             "null_class_label",
             "extractor",
             "value_range",
+            "mixture",
         )
         facts = differing(self, later)
         # Names of files, not where they lie: work folders may be moved, reports are shared.

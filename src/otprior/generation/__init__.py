@@ -9,7 +9,15 @@ interrupted goes on with the blocks that are missing.
 
 from otprior.generation.processes import kept_processes, run_in_processes
 from otprior.generation.rows import EXPERIMENTAL, OWN_GRID, RowSpec
-from otprior.generation.sampling import Block, Models, Samples, build_pipeline, sample_block, sampler_of
+from otprior.generation.sampling import (
+    Block,
+    Models,
+    Samples,
+    build_pipeline,
+    load_pipeline,
+    sample_block,
+    sampler_of,
+)
 from otprior.generation.starts import fitted_name
 
 __all__ = [
@@ -22,6 +30,7 @@ __all__ = [
     "build_pipeline",
     "fitted_name",
     "kept_processes",
+    "load_pipeline",
     "run_in_processes",
     "sample_block",
     "sampler_of",

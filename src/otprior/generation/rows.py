@@ -24,7 +24,7 @@ class RowSpec:
     Attributes:
         prior: "none" (white noise at T), "identity", "gaussian", "semidiscrete", "random_atom", "boosted_atom",
             "mini_batch", "unsolved" (semidiscrete with a potential that no solver touched), or "experimental:" and
-            a module of `otprior.experimental`.
+            a module of `otprior.experimental`; or "latents", which only `reproductions.dpm_ot` samples.
         start_timestep: t*; T − 1 for "none".
         steps: Steps of the sampler, which for multistep samplers are its network evaluations.
         scheduler: Name of a diffusers scheduler class.

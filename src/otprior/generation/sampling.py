@@ -24,7 +24,7 @@ from otprior.pipelines import OTPriorPipeline, OTPriorPipelineOutput, seeds_to_g
 from otprior.schedules import NoiseSchedule
 from otprior.starting.support import remade, spacing_changes, stock_spacing
 
-__all__ = ["Block", "Models", "Samples", "build_pipeline", "sample_block", "sampler_of"]
+__all__ = ["Block", "Models", "Samples", "build_pipeline", "load_pipeline", "sample_block", "sampler_of"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def sampler_of(scheduler: Any, row: RowSpec) -> tuple[Any, list[float] | None]:
 
 def build_pipeline(models: Models, row: RowSpec) -> tuple[OTPriorPipeline, list[float] | None]:
     """The pipeline of a row, and its own grid of timesteps if it is not a stock spacing."""
-    base = _load_pipeline(models)
+    base = load_pipeline(models)
     scheduler, grid = sampler_of(base.scheduler, row)
     pipe = OTPriorPipeline.from_pipe(
         base,
@@ -181,7 +181,8 @@ def sample_block(models: Models, block: Block, batch_size: int = 125) -> Block:
 
 
 @cache
-def _load_pipeline(models: Models) -> OTPriorPipeline:
+def load_pipeline(models: Models) -> OTPriorPipeline:
+    """The network's pipeline, without a prior; read once a process."""
     # (None would overrule what the folder says.)
     label = models.null_class_label
     given = {} if label is None else {"null_class_label": label}

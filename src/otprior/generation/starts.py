@@ -30,7 +30,7 @@ __all__ = ["fitted_name", "prior_of"]
 
 def fitted_name(row: RowSpec) -> str | None:
     """Name of the fitted prior that a row's is made from; None if it needs none of the four."""
-    if row.prior == "none" or row.prior.startswith(EXPERIMENTAL):
+    if row.prior in ("none", "latents") or row.prior.startswith(EXPERIMENTAL):
         return None
     return ("gaussian" if row.prior == "gaussian" else "semidiscrete") + "-by-class" * row.conditional
 

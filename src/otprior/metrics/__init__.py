@@ -26,6 +26,7 @@ from otprior.metrics.intervals import (
     seed_set_interval,
 )
 from otprior.metrics.kernel import KernelSample, kernel_distance
+from otprior.metrics.modes import mixture_mask
 from otprior.metrics.neighbours import nearest, precision_recall_density_coverage
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "first_equal",
     "frechet_distance",
     "kernel_distance",
+    "mixture_mask",
     "nearest",
     "paired_difference",
     "precision_recall_density_coverage",

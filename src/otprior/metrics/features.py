@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from otprior.files import output_dir, read_json, write_json
 from otprior.validation import check_integer, require
 
-__all__ = ["FeatureExtractor", "classify", "extract_features", "load_extractor", "save_extractor"]
+__all__ = [
+    "FeatureExtractor",
+    "class_logits",
+    "classify",
+    "extract_features",
+    "load_extractor",
+    "save_extractor",
+]
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -116,10 +123,14 @@ def extract_features(extractor: nn.Module, images: Tensor, batch_size: int = 500
     return torch.cat(list(_batches(extractor, extractor, images, batch_size)))
 
 
+def class_logits(extractor: FeatureExtractor, images: Tensor, batch_size: int = 500) -> Tensor:
+    """Class scores (N, classes) in float32 on the CPU, of images (N, C, H, W) in [-1, 1]."""
+    return torch.cat(list(_batches(extractor, extractor.logits, images, batch_size)))
+
+
 def classify(extractor: FeatureExtractor, images: Tensor, batch_size: int = 500) -> Tensor:
     """The most probable class (N,), int64 on the CPU, of images (N, C, H, W) in [-1, 1]."""
-    parts = _batches(extractor, extractor.logits, images, batch_size)
-    return torch.cat([part.argmax(dim=1) for part in parts])
+    return class_logits(extractor, images, batch_size).argmax(dim=1)
 
 
 def _batches(module: nn.Module, function: Any, images: Tensor, batch_size: int) -> Iterator[Tensor]:

@@ -45,6 +45,7 @@ _FAMILIES: dict[tuple[str | None, str | None], str] = {
     ("boosted_atom", None): "random image + noise, boosted",
     ("mini_batch", None): "mini-batch transport",
     ("unsolved", "coupled"): "coupled, potential unsolved",
+    ("latents", "frozen"): "latents handed back",
 }
 
 
@@ -180,6 +181,16 @@ METRICS = (
         "excess_class_fid", "class FID above floor", "quality",
         "FID of each class's samples to the real images of that class, averaged over classes, less that of "
         "held-out real images.", better="lower",
+    ),
+    Metric(
+        "mode_mixture", "mode mixture", "quality",
+        "Share of samples that the classifier takes for two classes at once. Real images between two classes are "
+        "among them: compare with held-out real images, not with zero.",
+        scale=100, better="floor",
+    ),
+    Metric(
+        "excess_mode_mixture", "mode mixture above real", "quality",
+        "The same share less that of held-out real images.", scale=100, better="lower",
     ),
     Metric(
         "break_even", "breaks even after", "seed",

@@ -1,7 +1,8 @@
 """The table of a report on a terminal, readable at 100 columns and clean when piped.
 
 A row takes two lines: figures, and below them intervals and what goes in pairs (precision over recall,
-density over coverage, from source over duplicates). Quality never stands without copying.
+density over coverage, mode mixture over the part of it that real images do not have, from source over
+duplicates). Quality never stands without copying.
 """
 
 from __future__ import annotations
@@ -32,11 +33,17 @@ _COLUMNS = (
     ("kid", "KID\n×1000"),
     ("precision", "prec.\nrecall"),
     ("density", "dens.\ncover."),
+    ("mode_mixture", "mixed\nabove"),
     ("copy_rate", "copies"),
     ("source_rate", "source\ndupl."),
     ("seed_agreement", "seed\nkept"),
 )
-_BELOW = {"precision": "recall", "density": "coverage", "source_rate": "duplicate_rate"}
+_BELOW = {
+    "precision": "recall",
+    "density": "coverage",
+    "mode_mixture": "excess_mode_mixture",
+    "source_rate": "duplicate_rate",
+}
 # An interval of these takes a line; those of the others stand in report.json and report.html.
 _WITH_INTERVAL = ("fid", "copy_rate")
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 __all__ = ["MODULES", "find", "names"]
 
 # Imported when they are asked for, so that a command line is checked without waiting for torch.
-MODULES: dict[str, str] = {}
+MODULES = {
+    "dpm-ot": "otprior.reproductions.dpm_ot",
+}
 
 
 def names() -> tuple[str, ...]:

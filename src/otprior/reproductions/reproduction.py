@@ -100,7 +100,7 @@ def read_settings(kind: type, given: Sequence[str]) -> dict[str, Any]:
         name, sign, value = text.partition("=")
         require(bool(sign), "--set", "NAME=VALUE", repr(text))
         check_choice("the NAME of --set", name, tuple(defaults))
-        wanted = type(defaults[name])
+        wanted: Any = type(defaults[name])
         try:
             found[name] = {"true": True, "false": False}[value.lower()] if wanted is bool else wanted(value)
         except (KeyError, ValueError):

@@ -1,0 +1,198 @@
+"""The rows of the study: every start with the same number of network evaluations.
+
+A row of latents names in its options the map it draws by, the filter ("rule" and what that takes), and the chain:
+levels from "begin" to "end", "count" of them, "steps" at each, of relative size "step". There are three chains:
+
+- *as published*: latents of level 222, but the chain runs through the last calls/n levels, of which the first is
+  quieter than the latents are;
+- *as described*: the last levels from the latents' own on, one step at each;
+- *coarse*: from a larger noise to the same end in as many levels as there are calls, with the step that is best for
+  their ratio (`langevin.best_step`); through all 232 levels the same way would take 1,160 evaluations.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from otprior.generation import RowSpec
+from otprior.langevin import best_step, geometric_levels
+from otprior.reproductions.dpm_ot.sampling import SAMPLER
+from otprior.reproductions.dpm_ot.settings import LARGER_LEVELS, Settings
+from otprior.schedules import NoiseSchedule
+from otprior.validation import invalid
+
+__all__ = ["MapSpec", "Rows", "level_of"]
+
+DPM, DDIM = "DPMSolverMultistepScheduler", "DDIMScheduler"
+# Of the larger levels, the one at which filters and rivals are shown.
+MIDDLE = 0.5
+FROZEN = "frozen latents"
+
+
+def level_of(settings: Settings) -> float:
+    """The noise of the published latents, for pixels in [0, 1]."""
+    return geometric_levels(settings.sigma_begin, settings.sigma_end, settings.levels)[settings.level]
+
+
+@dataclass(frozen=True)
+class MapSpec:
+    """A map onto the latents of the first `atoms` images at noise `sigma`, by our solver or the published one.
+
+    Attributes:
+        effort: χ² that our solver reaches, or steps of the published one.
+    """
+
+    sigma: float
+    atoms: int
+    effort: float
+    published: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{'published' if self.published else 'solved'}-{self.sigma:.6g}-{self.atoms}-{self.effort:g}"
+
+
+class Rows:
+    """Makes rows of one run.
+
+    Arguments:
+        settings: Of the run.
+        schedule: The network's process, variance preserving.
+
+    Attributes:
+        maps: Those of the rows made so far, by name.
+
+    Raises:
+        ValueError: If the settings' levels reach beyond that process.
+    """
+
+    def __init__(self, settings: Settings, schedule: NoiseSchedule) -> None:
+        self.settings, self.schedule = settings, schedule
+        self.level = level_of(settings)
+        self.larger = [sigma for sigma in LARGER_LEVELS if self.level < sigma < settings.sigma_begin]
+        self.evaluations = settings.calls + 1
+        self.maps: dict[str, MapSpec] = {}
+        for name in ("sigma_begin", "sigma_end"):
+            sigma = getattr(settings, name)
+            try:
+                self.timestep(sigma)
+            except ValueError as error:
+                rule = "a level that the network's process has"
+                raise invalid(name, rule, sigma, str(error)) from error
+
+    def main(self, thresholds: Sequence[float]) -> list[RowSpec]:
+        """White noise, latents at every level, with the filter and without the map, and this library's own starts.
+
+        Arguments:
+            thresholds: In radians, one for each of `pools`.
+        """
+        rows: list[RowSpec] = [self._stock(DPM, "DPM++2M"), self._stock(DDIM, "DDIM"), self._white()]
+        rows += [self.published(), self.described()]
+        rows += [self.coarse(sigma) for sigma in self.larger]
+        rows += [self.filtered(row, angle) for row, angle in zip(self.pools(), thresholds)]
+        if MIDDLE in self.larger:
+            middle = self.coarse(MIDDLE)
+            label = f"{middle.label}, no map: any latent"
+            rows.append(replace(_with(middle, rule="random"), label=label))
+            rows += self._library(MIDDLE)
+        return rows
+
+    def code(self) -> list[RowSpec]:
+        """The authors' code, without the filter (its default) and with it, beside what is described on as few atoms."""
+        chosen = self.settings
+        few = MapSpec(self.level, chosen.code_atoms, chosen.tol)
+        theirs = MapSpec(self.level, chosen.code_atoms, chosen.code_steps, published=True)
+        described = replace(self._mapped(self.published(), few), label="as described: N(0, I), solved map")
+        plain = replace(self._mapped(described, theirs), label="as the code: cube, Adam, topk = 1")
+        kept = _with(plain, rule="batch", topk=chosen.topk, threshold=chosen.batch_threshold)
+        label = f"as the code: topk = {chosen.topk}, rescaled angle ≤ {chosen.batch_threshold:g}"
+        return [described, plain, replace(kept, label=label)]
+
+    def pools(self) -> list[RowSpec]:
+        """The rows of `main` without a filter that have a twin with one: filters are judged on their samples."""
+        return [self.published(), *([self.coarse(MIDDLE)] if MIDDLE in self.larger else [])]
+
+    def published(self) -> RowSpec:
+        """Latents of the published level, through the chain as published."""
+        chosen, per_level = self.settings, self.settings.steps_per_level
+        count = chosen.calls // per_level
+        levels = geometric_levels(chosen.sigma_begin, chosen.sigma_end, chosen.levels)
+        chain = {"begin": levels[-count], "count": count, "steps": per_level, "step": chosen.step}
+        label = f"{FROZEN}, σ = {self.level:.3g}, {count} levels of {per_level} steps"
+        return self._latents(self.level, chain, label)
+
+    def described(self) -> RowSpec:
+        """The same latents, through all levels from their own on."""
+        chosen = self.settings
+        chain = {"begin": self.level, "count": chosen.levels - chosen.level, "steps": 1, "step": chosen.step}
+        label = f"{FROZEN}, σ = {self.level:.3g}, {chain['count']} levels of 1 step"
+        return self._latents(self.level, chain, label)
+
+    def coarse(self, sigma: float) -> RowSpec:
+        """Latents of a larger noise, through as few levels as there are calls."""
+        return self._latents(sigma, self._coarse_chain(sigma), f"{FROZEN}, σ = {sigma:g}, coarse")
+
+    def filtered(self, row: RowSpec, threshold: float) -> RowSpec:
+        """A row whose draws pass the filter."""
+        kept = _with(row, rule="angle", topk=self.settings.topk, threshold=threshold)
+        return replace(kept, label=f"{row.label}, angle ≤ {threshold:g}")
+
+    def timestep(self, sigma: float) -> float:
+        """Where the network's process has the signal-to-noise ratio of a level.
+
+        Raises:
+            ValueError: If it never has.
+        """
+        return self.schedule.timestep(_log_snr(sigma))
+
+    def _coarse_chain(self, sigma: float) -> dict[str, Any]:
+        count = self.settings.calls
+        ratio = (sigma / self.settings.sigma_end) ** (1 / (count - 1))
+        return {"begin": sigma, "count": count, "steps": 1, "step": best_step(ratio, 1)}
+
+    def _latents(self, sigma: float, chain: dict[str, Any], label: str) -> RowSpec:
+        time, steps = round(self.timestep(sigma), 1), chain["count"] * chain["steps"] + 1
+        row = RowSpec("latents", time, steps, SAMPLER, "", noise="frozen", label=label)
+        row = _with(row, rule="map", end=self.settings.sigma_end, **chain)
+        return self._mapped(row, MapSpec(sigma, self.settings.atoms, self.settings.tol))
+
+    def _mapped(self, row: RowSpec, spec: MapSpec) -> RowSpec:
+        self.maps[spec.name] = spec
+        return _with(row, map=spec.name)
+
+    def _white(self) -> RowSpec:
+        begin = self.settings.sigma_begin
+        options = self._coarse_chain(begin) | {"end": self.settings.sigma_end}
+        label = f"N(0, I) at σ = {begin:g}, coarse Langevin"
+        time = round(self.timestep(begin), 1)
+        return _with(RowSpec("none", time, self.evaluations, SAMPLER, "", label=label), **options)
+
+    def _stock(self, scheduler: str, name: str) -> RowSpec:
+        last = int(self.schedule.timestep_range[1])
+        return RowSpec("none", last, self.evaluations, scheduler, "trailing", label=f"N(0, I) at T, {name}")
+
+    def _library(self, sigma: float) -> list[RowSpec]:
+        """Starts of this library at the noise of a level: no latents, the same evaluations."""
+        start = round(self.timestep(sigma))
+        row = RowSpec(
+            "semidiscrete", start, self.evaluations, DPM, noise="frozen", label=f"frozen, t* = {start}"
+        )
+        return [
+            row,
+            replace(row, noise="coupled", label=f"coupled, t* = {start}"),
+            replace(row, prior="random_atom", noise=None, label=f"random image + fresh noise, t* = {start}"),
+        ]
+
+
+def _log_snr(sigma: float) -> float:
+    """Of a level for pixels in [0, 1]: −2 ln(2 σ) for pixels in [−1, 1]."""
+    return -2 * math.log(2 * sigma)
+
+
+def _with(row: RowSpec, **options: Any) -> RowSpec:
+    """The row with further options, or others."""
+    return replace(row, options=tuple(sorted((dict(row.options) | options).items())))
