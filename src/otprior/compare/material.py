@@ -12,6 +12,7 @@ from typing import Any
 from otprior import bundled
 from otprior.compare.study import Study
 from otprior.data import ImageSet, load_images
+from otprior.files import read_json
 from otprior.generation import Models
 from otprior.metrics import FeatureMoments, Reference
 from otprior.metrics.classes import class_moments
@@ -74,7 +75,18 @@ def models_of(study: Study, priors: Path) -> Models:
             precision=study.precision,
             classes=len(bundled.class_names()),
         )
-    return Models(Path(study.model), priors, study.null_class_label, study.precision)
+    folder, null = Path(study.model), study.null_class_label
+    return Models(folder, priors, null, study.precision, _classes(folder, null))
+
+
+def _classes(folder: Path, null: int | None) -> int | None:
+    """How many classes a network's folder says it has, besides the label for none; None if it takes no labels."""
+    config = folder / "unet" / "config.json"
+    count = read_json(config).get("num_class_embeds") if config.is_file() else None
+    if count is None:
+        return None
+    null = read_json(folder / "model_index.json").get("null_class_label") if null is None else null
+    return count if null is None else count - 1
 
 
 def schedule_of(study: Study) -> NoiseSchedule:

@@ -146,12 +146,15 @@ def paired_fid_difference(result: StudyResult, row: RowSpec, rival: RowSpec, lev
     return block_interval(difference, torch.cat(sides, dim=1), generator, blocks, level)
 
 
-def headline_gates(result: StudyResult, rows: dict[str, RowSpec]) -> list[dict[str, Any]]:
+def headline_gates(
+    result: StudyResult, rows: dict[str, RowSpec], held_out: int | None = None
+) -> list[dict[str, Any]]:
     """The statements about quality and about copying that the headline is judged by.
 
     Arguments:
         result: Of a study with several sets of seeds.
         rows: "coupled_5", "coupled_3", "none_10" and "none_20".
+        held_out: Real images behind the floor; by default as many as are bundled.
     """
     require(all(len(sets) > 1 for sets in result.sets.values()), "seed_sets", "two or more", 1)
     gates = []
@@ -159,7 +162,7 @@ def headline_gates(result: StudyResult, rows: dict[str, RowSpec]) -> list[dict[s
         few, many = (int(name.split("_")[1]) for name in (start, rival))
         statement = f"Excess FID of the coupled start at {few} evaluations over that of N(0, I) at {many}"
         gates.append(ratio_gate(result, rows[start], rows[rival], threshold, statement))
-    held_out = bundled.manifest()["splits"]["held_out"]["n"]
+    held_out = held_out or int(bundled.manifest()["splits"]["held_out"]["n"])
     for start in ("coupled_5", "coupled_3"):
         few = int(start.split("_")[1])
         statement = f"Copy rate of the coupled start at {few} evaluations less that of held-out real images"

@@ -1,13 +1,15 @@
 """The bundled studies, one file each; `docs/studies.md` says what they answer.
 
 `chosen` holds the demo and the headline on settings that were chosen before; the others choose on validation images
-first and measure on the reference images then. `preset` says what a study of several stages is made of, `spacings`
-and `matching` are stages that several share.
+first and measure on the reference images then. `preset` says what a study of several stages is made of, `subject` of
+which network and images, `spacings` and `matching` are stages that several share. `anew` is the headline on another
+subject than the bundled one.
 """
 
 from otprior.presets import baselines, better_priors, conditional, frontier
 from otprior.presets.chosen import SHORT_NAMES, demo, headline, settings_rows, short_name
 from otprior.presets.preset import Preset, Scale, Stages, run_headline
+from otprior.presets.subject import Subject
 
 __all__ = [
     "PRESETS",
@@ -15,6 +17,7 @@ __all__ = [
     "Preset",
     "Scale",
     "Stages",
+    "Subject",
     "demo",
     "headline",
     "settings_rows",

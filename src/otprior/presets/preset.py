@@ -15,6 +15,7 @@ from typing import Any
 from otprior.compare import Listener, Study, StudyProgress, StudyResult, headline_gates, run_study
 from otprior.generation import RowSpec
 from otprior.presets.chosen import headline, settings_rows
+from otprior.presets.subject import Subject
 from otprior.tune import best_of, halving, own_limit, rungs
 from otprior.validation import require
 
@@ -86,11 +87,19 @@ class Preset:
 
 @dataclass(frozen=True)
 class Stages:
-    """Runs stages of one size in a work folder."""
+    """Runs stages of one size in a work folder.
+
+    Attributes:
+        scale: The size.
+        work: The folder.
+        listen: Called as work proceeds.
+        subject: Network and images.
+    """
 
     scale: Scale
     work: Path
     listen: Listener = field(default=lambda _: None)
+    subject: Subject = field(default_factory=Subject)
 
     def run(
         self, name: str, rows: Sequence[RowSpec], samples: int | None = None, **changes: Any
@@ -101,10 +110,12 @@ class Stages:
 
     def choose(self, name: str, rows: Sequence[RowSpec], samples: int, **changes: Any) -> StudyResult:
         """A stage on the validation images, with seeds that no report uses."""
-        given = {"split": "validation", "seed_sets": 1, "first_seed": CHOOSING}
+        given = {"split": self.subject.validation, "seed_sets": 1, "first_seed": CHOOSING}
         return self.run(name, rows, samples, **{**given, **changes})
 
-    def best(self, name: str, rows: Sequence[RowSpec], part: float = 0.5, **changes: Any) -> RowSpec:
+    def best(
+        self, name: str, rows: Sequence[RowSpec], part: float = 0.5, margin: float = 0.01, **changes: Any
+    ) -> RowSpec:
         """The best of the candidates on validation images, by halving, under the copying rule of `tune`.
 
         Where none passes, the one that copies least.
@@ -113,13 +124,15 @@ class Stages:
             name: Of the stage.
             rows: The candidates.
             part: Of the size's samples, on which the last ones are judged.
+            margin: Of the copying rule.
             changes: Other fields of the stage's `Study`.
         """
         block, sizes = rungs(self.scale.share(part), (1 / 4, 1 / 2, 1))
-        given = {"split": "validation", "real_split": "validation", "seed_sets": 1, "first_seed": CHOOSING}
+        own = self.subject.validation
+        given = {"split": own, "real_split": own, "seed_sets": 1, "first_seed": CHOOSING}
         study = replace(self.study(name, rows, sizes[0]), **{**given, "block": block, **changes})
         folder = self.folder(study)
-        limit = own_limit(study, folder)
+        limit = replace(own_limit(study, folder), margin=margin)
         trials = halving(
             study,
             rows,
@@ -143,6 +156,7 @@ class Stages:
             self.scale.seed_sets,
             precision=self.scale.precision,
             block=250,
+            **self.subject.material(),
         )
         return replace(study, atoms=1000, tol=0.2) if self.scale.rehearsal else study
 

@@ -1,0 +1,145 @@
+"""The run: images, classifier, network, and then the headline for each of its checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from otprior import bundled
+from otprior.compare import Listener, StudyProgress, StudyResult
+from otprior.data import ImageSet, load_images
+from otprior.presets import Scale, Stages, Subject, anew
+from otprior.reproductions.from_scratch.images import image_files
+from otprior.reproductions.from_scratch.settings import BUNDLED, Settings
+from otprior.reproductions.material import claim, train_features
+from otprior.reproductions.reproduction import Part, Request
+from otprior.training import (
+    NetworkPlan,
+    TrainingProgress,
+    checkpoint_path,
+    train_network,
+    training_scheduler,
+)
+
+__all__ = ["run"]
+
+FEATURES = 64
+
+
+def run(request: Request) -> dict[str, Part]:
+    """Reports: "" on the whole training, "25-percent" and so on after a part of it."""
+    settings: Settings = request.settings
+    claim(request.work, settings)
+    subject, training = _subject(settings, request)
+    folder = request.work / "network"
+    plan = _plan(settings, training)
+    with _threads(request.workers):
+        train_network(
+            training, training_scheduler(settings.schedule), plan, folder, listen=_follow(request.listen)
+        )
+    scale = Scale(request.samples, settings.seed_sets, settings.sampling, request.workers)
+    results: dict[int, StudyResult] = {}
+    for percent in settings.percents:
+        work = request.work / f"headline-{percent}"
+
+        def listen(at: StudyProgress, percent: int = percent) -> None:
+            request.listen(replace(at, stage=f"{percent} %: {at.stage}"))
+
+        trained = replace(subject, model=str(checkpoint_path(folder, percent)))
+        results[percent] = anew.run(Stages(scale, work, listen, trained))[""]
+    results[100].report["tables"] = [_by_training(results, plan)]
+    parts = {}
+    for percent, result in results.items():
+        result.report["settings"] |= {"reproduction": asdict(settings)}
+        parts["" if percent == 100 else f"{percent}-percent"] = Part(result.report, result.images)
+    return parts
+
+
+def _subject(settings: Settings, request: Request) -> tuple[Subject, ImageSet]:
+    """The images and features of the studies, and what the network is trained on."""
+    if settings.data == BUNDLED:
+        subject, training = Subject(), bundled.atoms()
+    else:
+        request.listen(StudyProgress("sharing images out", 0, 1))
+        files = image_files(settings.data, request.work / "images")
+        atoms = load_images(files["atoms"])
+        training = replace(atoms, name=f"{Path(settings.data).stem}/atoms", source=settings.data)
+        extractor = request.work / "classifier"
+        train_features(
+            training,
+            load_images(files["validation"]),
+            extractor,
+            name=f"{Path(settings.data).stem}-cnn-{FEATURES}",
+            dim=FEATURES,
+            epochs=settings.epochs,
+            listen=request.listen,
+        )
+        subject = Subject(extractor=str(extractor), **{name: str(path) for name, path in files.items()})
+    if settings.training:
+        shape = tuple(training.images.shape[1:])
+        training = load_images(settings.training, size=shape[1:], channels=shape[0])
+    return subject, training
+
+
+def _plan(settings: Settings, training: ImageSet) -> NetworkPlan:
+    labels = training.labels
+    return NetworkPlan(
+        layers=settings.layers,
+        classes=None if labels is None else int(labels.max()) + 1,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        precision=settings.precision,
+        checkpoints=settings.percents,
+    )
+
+
+def _follow(listen: Listener) -> Any:
+    def told(at: TrainingProgress) -> None:
+        listen(StudyProgress("training the network", at.step, at.steps, f"loss {at.loss:.4f}"))
+
+    return told
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Lets this process compute on as many threads as there are processes, which wait meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _by_training(results: dict[int, StudyResult], plan: NetworkPlan) -> dict[str, Any]:
+    """The headline's rows at every checkpoint, each beside the real images' figures."""
+    lines: list[list[Any]] = []
+    for percent, result in results.items():
+        for row in result.report["rows"]:
+            low, high = row["excess_fid_interval"]
+            lines.append(
+                [
+                    row["label"],
+                    f"{percent} % ({plan.step_of(percent):,} steps)",
+                    row["nfe"],
+                    row["excess_fid"],
+                    f"[{low:.2f}, {high:.2f}]",
+                    row["copy_rate"],
+                    row["source_rate"],
+                ]
+            )
+    (reference, *_) = [result.report["reference"] for result in results.values()]
+    return {
+        "title": "The headline by how long the network was trained",
+        "note": (
+            f"Excess FID over {reference['n']:,} held-out real images, whose own is {reference['fid_floor']:.2f}; they "
+            f"count as copies in {reference['copy_rate']:.4f}. Settings are chosen anew for every network."
+        ),
+        "columns": ["start", "training", "evaluations", "excess FID", "95 %", "copies", "own atom nearest"],
+        "lines": lines,
+    }

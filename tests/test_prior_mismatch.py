@@ -1,0 +1,162 @@
+"""Prior mismatch: what is sampled where, how errors and figures are brought together; and all of it at toy size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from otprior import NoiseSchedule, bundled
+from otprior.data import ImageSet, load_images
+from otprior.error import Target, gaussian_error
+from otprior.error.gaussians import isotropic
+from otprior.report import validate_report
+from otprior.reproductions import find
+from otprior.reproductions.prior_mismatch import REPRODUCTION, Settings
+from otprior.reproductions.prior_mismatch.images import image_files, shrunk
+from otprior.reproductions.prior_mismatch.rows import places
+from otprior.training import training_scheduler
+
+
+def test_every_start_is_sampled_at_the_end_and_at_one_log_snr() -> None:
+    settings = Settings()
+    for name in settings.names:
+        schedule = NoiseSchedule.from_scheduler(training_scheduler(name))
+        found = places(schedule, settings, name)
+        assert [(place.name, place.conditional) for place in found] == [
+            ("T", False),
+            ("t*", False),
+            ("T", True),
+            ("t*", True),
+        ]
+        end, star, by_class, _ = found
+        assert end.timestep == 999
+        # t* is the nearest of a thousand timesteps; log-SNR moves by less than 0.02 from one to the next there.
+        assert schedule.log_snr(float(star.timestep)) == pytest.approx(settings.level, abs=0.02)
+        corrected = [start.name for start in end.starts[1:]]
+        assert corrected == ([] if name == "zero-snr" else ["gaussian", "fresh", "coupled"])
+        assert [row.steps for row in end.starts[0].rows] == [settings.few, settings.many]
+        assert all(row.conditional for start in by_class.starts for row in start.rows)
+        rows = [row for place in found for start in place.starts for row in start.rows]
+        assert len({row.key for row in rows}) == len({row.label for row in rows}) == len(rows)
+
+
+def test_at_the_end_the_error_of_white_noise_follows_from_leak_and_moments() -> None:
+    """Between Gaussians W2² is exact: α²|μ|² + Σ (√(α² λ + σ²) − 1)²; a narrow law is as good as its Gaussian."""
+    schedule = NoiseSchedule.from_scheduler(training_scheduler("shifted:16"))
+    alpha, sigma = schedule.alpha(999.0), schedule.sigma(999.0)
+    generator = torch.Generator().manual_seed(0)
+    # Eight points at ± along each of four axes: a mean, and a covariance of equal eigenvalues.
+    points = torch.cat([torch.eye(4), -torch.eye(4)]).double() + torch.randn(4, generator=generator).double()
+    found = gaussian_error(Target.of(points), alpha, sigma, isotropic(torch.zeros(4), 1.0))
+    mean = points.mean(dim=0)
+    exact = alpha**2 * float(mean @ mean) + 4 * (math.sqrt(alpha**2 / 4 + sigma**2) - 1) ** 2
+    assert found.lower.value**2 >= exact * (1 - 1e-9)
+    assert found.lower.value <= found.upper.value
+    assert (
+        found.upper.value**2 <= alpha**2 * float((points**2).sum(dim=1).mean()) + 4 * (sigma - 1) ** 2 + 1e-12
+    )
+
+
+def test_images_are_averaged_over_two_by_two() -> None:
+    images = torch.linspace(-1, 1, 28 * 28).reshape(1, 1, 28, 28)
+    small = shrunk(images)
+    assert small.shape == (1, 1, 16, 16)
+    assert torch.equal(small[0, 0, 0], -torch.ones(16))
+    assert float(small[0, 0, 1, 1]) == pytest.approx(float(images[0, 0, :2, :2].mean()))
+    # The border is dark: the sum over the image is that of its pixels and 240 times −1, a quarter of it.
+    assert float(small.sum()) == pytest.approx((float(images.sum()) - 240) / 4, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["schedules=linear,linear"], "schedules must be different names"),
+        (["many=10"], "many must be an integer >= 11"),
+        (["level=1"], "a log-SNR in"),
+        (["atoms=3"], "atoms must be an integer >= 100"),
+        (["sampling=half"], "sampling must be one of"),
+    ],
+)
+def test_settings_are_checked_at_once(given: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        REPRODUCTION.request(Path("unused"), None, False, given)
+
+
+def test_an_unknown_schedule_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    assert find("prior-mismatch") is REPRODUCTION
+    request = REPRODUCTION.request(tmp_path / "work", 12, True, ["schedules=sigmoid"])
+    with pytest.raises(ValueError, match="schedule must be one of linear"):
+        REPRODUCTION.run(request)
+    # At the end of ve:1 there is more signal than at t*.
+    request = REPRODUCTION.request(tmp_path / "work", 12, True, ["schedules=ve:1"])
+    with pytest.raises(ValueError, match="log_snr must be in"):
+        REPRODUCTION.run(request)
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.fixture
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """600 real images a split, and all in this process."""
+
+    def run(tasks: Iterable[Any], workers: int, threads: int, finished: Callable[[Any], None]) -> None:
+        for function, arguments in tasks:
+            finished(function(*arguments))
+
+    for module in ("compare.running", "compare.measuring", "reproductions.prior_mismatch.running"):
+        monkeypatch.setattr(f"otprior.{module}.run_in_processes", run)
+    whole = bundled.split
+
+    def split(name: str) -> ImageSet:
+        return whole(name).select(slice(600))
+
+    monkeypatch.setattr(bundled, "split", split)
+    monkeypatch.setattr("otprior.reproductions.prior_mismatch.running.ROUNDS", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_small")
+def test_the_whole_run_and_nothing_twice(tmp_path: Path) -> None:
+    given = ["steps=2", "batch_size=4", "atoms=200", "few=2", "many=3", "from_start=2", "draws=2"]
+    seen: list[str] = []
+
+    def run() -> dict[str, Any]:
+        seen.clear()
+        request = REPRODUCTION.request(
+            tmp_path / "work", 12, True, given, listen=lambda at: seen.append(at.stage)
+        )
+        return REPRODUCTION.run(request)
+
+    parts = run()
+    assert list(parts) == ["", "shifted-16", "zero-snr"]
+    for part in parts.values():
+        validate_report(part.report)
+    whole = parts[""].report
+    ends, shifted, zero = whole["tables"]
+    assert [line[0] for line in ends["lines"]] == ["shifted:16", "zero-snr"]
+    assert ends["lines"][1][2:7] == ["−∞", 0.0, 0.0, 0.0, "0"]
+    # Four starts at T twice and at t*, and by class three and four; without signal at T there is one.
+    assert len(shifted["lines"]) == 4 * 2 + 4 + 3 + 4
+    assert len(zero["lines"]) == 1 * 2 + 4 + 1 + 4
+    assert all(line[2] for line in [*shifted["lines"], *zero["lines"]])
+    assert len(whole["gates"]) == 3
+    images = load_images(tmp_path / "work" / "images" / "held_out.npz")
+    assert images.images.shape == (600, 1, 16, 16)
+
+    again = run()
+    assert "training networks" not in seen
+    assert again[""].report["rows"] == whole["rows"]
+    assert again[""].report["tables"] == whole["tables"]
+
+
+def test_atoms_are_the_first_of_the_bundled_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundled, "SPLITS", ())
+    (path,) = image_files(tmp_path, 7).values()
+    found, expected = load_images(path), bundled.atoms().select(slice(7))
+    assert torch.equal(found.labels, expected.labels)  # type: ignore[arg-type]
+    # Eight bits: half a grey level.
+    torch.testing.assert_close(found.images, shrunk(expected.images), atol=1 / 255 + 1e-6, rtol=0)
