@@ -15,6 +15,8 @@ __all__ = ["MODULES", "find", "names"]
 # Imported when they are asked for, so that a command line is checked without waiting for torch.
 MODULES = {
     "dpm-ot": "otprior.reproductions.dpm_ot",
+    "prior-mismatch": "otprior.reproductions.prior_mismatch",
+    "from-scratch": "otprior.reproductions.from_scratch",
 }
 
 
