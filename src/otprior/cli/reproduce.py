@@ -22,6 +22,8 @@ __all__ = ["EXAMPLES", "reproduce"]
 EXAMPLES = (
     "otprior reproduce dpm-ot --out dpm-ot",
     "otprior reproduce dpm-ot --fast --set threshold=0.5 --out rehearsal",
+    "otprior reproduce prior-mismatch --out prior-mismatch",
+    "otprior reproduce from-scratch --out mnist",
     "otprior reproduce --list",
 )
 
