@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+
+from otprior.pairing import pairing
 
 __all__ = ["excess_cost", "rotate", "smallest_caught"]
 
@@ -43,9 +44,4 @@ def excess_cost(x: Tensor, y: Tensor) -> float:
     If y = T(x) with T optimal, it is 0 for any n, exactly: a gradient of a convex function is cyclically monotone.
     (If T is not, it can be 0 all the same, the likelier the fewer points there are for the dimension.)
     """
-    gain = x @ y.T
-    rows, columns = linear_sum_assignment(gain.numpy(), maximize=True)
-    best = float(gain[torch.from_numpy(rows), torch.from_numpy(columns)].sum())
-    given = float(gain.diagonal().sum())
-    optimal = float((x**2).sum() + (y**2).sum()) - 2 * best
-    return 2 * (best - given) / optimal
+    return pairing(x, y).excess
