@@ -348,6 +348,7 @@ def test_settings_are_read_as_what_their_defaults_are() -> None:
     assert_refused(run("reproduce", "no-such"), "reproduction must be one of 'dpm-ot'")
 
 
+@pytest.mark.slow
 def test_the_whole_reproduction_on_a_folder_of_ones_own_and_again_from_its_pieces(tmp_path: Path) -> None:
     """An untrained network of 8 x 8 images stands in for one of CIFAR-10: what is run there is this."""
     write_model(tmp_path / "model")
@@ -372,7 +373,8 @@ def test_the_whole_reproduction_on_a_folder_of_ones_own_and_again_from_its_piece
     assert first.exit_code == 0, (first.output, first.exception)
     assert "What the filter keeps" in first.output
     pieces = {path: path.stat().st_mtime_ns for path in tmp_path.glob("dpm-ot.work/**/*.npz")}
-    assert len(pieces) > 20
+    # A block of each of 18 rows, and the draws that two filters are judged on.
+    assert len(pieces) == 20
     for name in ("report.html", "report.json", "kept.png", "chi2.png", "code/report.json"):
         assert (out / name).is_file()
     report = read_json(out / "report.json")

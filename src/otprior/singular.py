@@ -34,7 +34,7 @@ __all__ = ["AngleFilter", "cell_angles", "leading_cells", "lifted_angles", "smal
 # Candidates beyond k that are scored again in float64, in case rounding put one of them ahead.
 SPARE = 4
 # Pairs whose normals are compared at a time.
-PAIRS_PER_BLOCK = 1 << 14
+PAIRS_PER_BLOCK = 1 << 12
 
 
 def leading_cells(potential: BrenierPotential, z: Tensor, k: int) -> Tensor:

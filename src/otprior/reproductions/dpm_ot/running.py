@@ -35,6 +35,8 @@ from otprior.validation import require
 __all__ = ["run"]
 
 MIXTURE_LIMITS = (0.1, 0.2, 0.3, 0.4)
+# Names of real images beside rows.
+REAL, ATOMS = "held-out real images", "the training images behind the latents"
 
 
 def run(request: Request) -> dict[str, Part]:
@@ -158,12 +160,13 @@ def _filters(settings: Settings, laws: Sequence[FilterLaw]) -> list[AngleFilter]
 
 
 def _logits(result: StudyResult) -> dict[str, Tensor]:
-    """The classifier's logits of each row's samples, by the row's key; of held-out real images under ""."""
+    """The classifier's logits of each row's samples, by the row's key; of real images as `REAL` and `ATOMS`."""
     assert result.study is not None
     assert result.work is not None
     study, extractor = result.study, extractor_of(result.study)
     found = {row.key: row_samples(study, row, result.work).images for row in study.rows}
-    found[""] = images_of(study, study.real_split).images
+    found[REAL] = images_of(study, study.real_split).images
+    found[ATOMS] = atoms_of(study).images
     return {key: class_logits(extractor, images) for key, images in found.items()}
 
 
@@ -188,15 +191,16 @@ def _limits(result: StudyResult, logits: dict[str, Tensor]) -> dict[str, Any]:
         key: [float(mixture_mask(each, limit).double().mean()) for limit in MIXTURE_LIMITS]
         for key, each in logits.items()
     }
-    lines: list[list[Any]] = [["held-out real images", *shares[""]]]
-    for row in result.study.rows:
-        above = (f"{share - real:+.4f}" for share, real in zip(shares[row.key], shares[""]))
-        lines.append([row.label, *above])
+    lines: list[list[Any]] = [[REAL, *shares[REAL]]]
+    for name, key in [(ATOMS, ATOMS), *((row.label, row.key) for row in result.study.rows)]:
+        above = (f"{share - real:+.4f}" for share, real in zip(shares[key], shares[REAL]))
+        lines.append([name, *above])
     return {
         "title": "Mode mixture by the classifier's limit",
         "note": (
-            "An image is mixed if two classes have at least this probability. Held-out real images: the share; rows: "
-            "their share less that."
+            "An image is mixed if two classes have at least this probability. Held-out real images: the share; others: "
+            "their share less that. A classifier is surer of images that it was trained on: what training images have "
+            "below the held-out ones, copies of them have too."
         ),
         "columns": ["start", *(f"{limit:g}" for limit in MIXTURE_LIMITS)],
         "lines": lines,
