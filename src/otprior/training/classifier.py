@@ -59,7 +59,8 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FeatureExtractor(name, image_shape=(channels, height, width), classes=classes, **options)
-        model = model.to(memory_format=torch.channels_last)
+        # (torch's own annotations do not know of formats.)
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         _train(model, images, labels, epochs, batch_size, rate, seed, listen)
     return model.to(memory_format=torch.contiguous_format).eval()
 

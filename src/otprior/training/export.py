@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from otprior.files import output_dir, write_json
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DModel
 
 __all__ = ["save_network", "stored"]
 
@@ -25,7 +22,7 @@ def stored(value: Tensor) -> Tensor:
 
 
 def save_network(
-    network: UNet2DModel,
+    network: Any,
     scheduler: Any,
     path: str | Path,
     facts: dict[str, Any],
@@ -35,7 +32,7 @@ def save_network(
     """Writes a pipeline folder that `DDPMPipeline`, `OTPriorPipeline` and the commands load.
 
     Arguments:
-        network: With the weights that are to be kept.
+        network: A `UNet2DModel` with the weights that are to be kept.
         scheduler: A `DDPMScheduler` of its process.
         path: The folder; whole or absent.
         facts: What is known of the training; `training.json`.

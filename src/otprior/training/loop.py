@@ -143,7 +143,7 @@ class _Training:
 
         channels, height, width = images.images.shape[1:]
         self.images, self.scheduler, self.plan = images, scheduler, plan
-        self.network: Any = build_network(plan, (int(channels), int(height), int(width))).train()
+        self.network = build_network(plan, (int(channels), int(height), int(width))).train()
         self.parameters = dict(self.network.named_parameters())
         self.average = EMAModel(self.parameters.values(), decay=plan.decay)
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=plan.rate)
@@ -204,7 +204,7 @@ class _Training:
 
     def save(self, path: Path) -> None:
         """Writes where the training stands."""
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         for (name, weight), mean in zip(self.parameters.items(), self.average.shadow_params, strict=True):
             moments = self.optimizer.state[weight]
             tensors |= {

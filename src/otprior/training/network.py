@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from otprior.validation import check_choice, check_integer, require
-
-if TYPE_CHECKING:
-    from diffusers import UNet2DModel
 
 __all__ = ["NetworkPlan", "build_network"]
 
@@ -86,8 +83,8 @@ class NetworkPlan:
         return 0.5 * self.rate * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
 
 
-def build_network(plan: NetworkPlan, shape: tuple[int, int, int]) -> UNet2DModel:
-    """The network with its first weights, which depend on the plan's seed alone.
+def build_network(plan: NetworkPlan, shape: tuple[int, int, int]) -> Any:
+    """The network, a `UNet2DModel`, with its first weights, which depend on the plan's seed alone.
 
     Arguments:
         plan: The plan.

@@ -39,7 +39,7 @@ __all__ = ["SCHEDULES", "training_scheduler"]
 
 SCHEDULES = ("linear", "scaled-linear", "shifted:W", "ve:S", "cosine", "zero-snr")
 STEPS = 1000
-SCALED_LINEAR = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+SCALED_LINEAR: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 NAMED: dict[str, dict[str, Any]] = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 2e-2},
     "scaled-linear": SCALED_LINEAR,
@@ -111,7 +111,7 @@ def _number(name: str, text: str) -> float:
 def _shifted(width: float) -> Tensor:
     """ᾱ of the scaled-linear betas with their log_snr raised by 2 ln(64/W), (T,), float64."""
     low, high = SCALED_LINEAR["beta_start"], SCALED_LINEAR["beta_end"]
-    betas = torch.linspace(math.sqrt(low), math.sqrt(high), STEPS, dtype=torch.float64) ** 2  # type: ignore[arg-type]
+    betas = torch.linspace(math.sqrt(low), math.sqrt(high), STEPS, dtype=torch.float64) ** 2
     table = (1 - betas).cumprod(0)
     levels = table.log() - torch.log1p(-table)
     return torch.sigmoid(levels + 2 * math.log(REFERENCE_WIDTH / width))
@@ -120,6 +120,6 @@ def _shifted(width: float) -> Tensor:
 def _exploding(largest: float) -> Tensor:
     """ᾱ = 1/(1 + σ²) for σ geometric up to `largest`, (T,), float64."""
     require(largest > SIGMA_MIN, "the S of schedule ve:S", f"above {SIGMA_MIN}", largest)
-    ends = [math.log(sigma) for sigma in (SIGMA_MIN, largest)]
-    sigmas = torch.linspace(*ends, STEPS, dtype=torch.float64).exp()
+    low, high = math.log(SIGMA_MIN), math.log(largest)
+    sigmas = torch.linspace(low, high, STEPS, dtype=torch.float64).exp()
     return 1 / (1 + sigmas**2)

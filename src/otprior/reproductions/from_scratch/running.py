@@ -81,8 +81,8 @@ def _subject(settings: Settings, request: Request) -> tuple[Subject, ImageSet]:
         )
         subject = Subject(extractor=str(extractor), **{name: str(path) for name, path in files.items()})
     if settings.training:
-        shape = tuple(training.images.shape[1:])
-        training = load_images(settings.training, size=shape[1:], channels=shape[0])
+        channels, height, width = (int(size) for size in training.images.shape[1:])
+        training = load_images(settings.training, size=(height, width), channels=channels)
     return subject, training
 
 

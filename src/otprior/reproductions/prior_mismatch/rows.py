@@ -24,6 +24,10 @@ def scheduler_of(name: str) -> Any:
     return training_scheduler(name, PREDICTIONS.get(name))
 
 
+# A start's name, prior and noise.
+_Kind = tuple[str, str, str | None]
+
+
 def file_name(schedule: str) -> str:
     """A schedule's name, or path, as the name of a file or folder."""
     return re.sub(r"[^\w.-]+", "-", schedule)
@@ -63,12 +67,12 @@ def places(schedule: NoiseSchedule, settings: Settings, name: str) -> list[Place
     found = []
     for conditional in (False, True):
         counts = (settings.many,) if conditional else (settings.few, settings.many)
-        at_end = [("N(0, I)", "none", None)]
+        at_end: list[_Kind] = [("N(0, I)", "none", None)]
         if schedule.alpha(float(last)) > 0:
             at_end += [("gaussian", "gaussian", None), ("fresh", "semidiscrete", "fresh")]
             at_end += [] if conditional else [("coupled", "semidiscrete", "coupled")]
         found.append(_place("T", last, conditional, at_end, counts, "trailing", name))
-        at_star = [("N(0, I)", "identity", None), ("gaussian", "gaussian", None)]
+        at_star: list[_Kind] = [("N(0, I)", "identity", None), ("gaussian", "gaussian", None)]
         at_star += [(noise, "semidiscrete", noise) for noise in ("fresh", "coupled")]
         counts = (settings.from_start,)
         found.append(_place("t*", star, conditional, at_star, counts, OWN_GRID + "log_snr", name))
@@ -79,7 +83,7 @@ def _place(
     where: str,
     timestep: int,
     conditional: bool,
-    starts: list[tuple[str, str, str | None]],
+    starts: list[_Kind],
     counts: tuple[int, ...],
     spacing: str,
     schedule: str,
