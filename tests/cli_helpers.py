@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from otprior.cli import app
 
-__all__ = ["SIZE", "assert_refused", "run", "tree", "write_images", "write_model"]
+__all__ = ["SIZE", "assert_refused", "run", "tree", "write_images", "write_model", "write_tame_model"]
 
 SIZE = 8
 
@@ -61,6 +61,19 @@ def write_model(folder: Path) -> Path:
         add_attention=False,
     )
     OTPriorPipeline(unet, DDPMScheduler(), null_class_label=3).save_pretrained(folder)
+    return folder
+
+
+def write_tame_model(folder: Path) -> Path:
+    """The same with its answers turned down: untrained, they are too wild for any solver of its flow."""
+    from safetensors.torch import load_file, save_file
+
+    write_model(folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    for name in ("conv_out.weight", "conv_out.bias"):
+        tensors[name] *= 0.05
+    save_file(tensors, weights, metadata={"format": "pt"})
     return folder
 
 

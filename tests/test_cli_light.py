@@ -56,7 +56,7 @@ def test_paths_are_refused_before_anything_heavy(arguments: list[str], message: 
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "fit", "sample", "evaluate", "compare", "tune", "encode", "verify"]
+    "command", ["demo", "fit", "sample", "evaluate", "compare", "tune", "encode", "codes", "verify"]
 )
 def test_each_help_ends_with_an_example(command: str) -> None:
     result = run(command, "--help")

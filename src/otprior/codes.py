@@ -147,6 +147,11 @@ class Codes:
     encoder: Encoder = field(default_factory=Encoder)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    def seed_noise(self) -> Tensor:
+        """The codes at unit scale, about N(0, I): what a pipeline takes as `latents`."""
+        moments = self.provenance.get("moments") or {}
+        return self.codes / math.hypot(*moments["noisy"]) if "noisy" in moments else self.codes
+
     def save(self, path: str | Path) -> None:
         """Writes a .safetensors file: tensors `codes` and perhaps `labels`, all else as JSON in its header."""
         tensors = {"codes": self.codes.float().contiguous().cpu()}

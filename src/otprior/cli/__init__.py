@@ -16,7 +16,19 @@ from otprior import __version__
 __all__ = ["app", "main"]
 
 # In the order in which help lists them.
-_COMMANDS = ("demo", "fit", "sample", "evaluate", "compare", "tune", "encode", "verify", "reproduce", "audit")
+_COMMANDS = (
+    "demo",
+    "fit",
+    "sample",
+    "evaluate",
+    "compare",
+    "tune",
+    "encode",
+    "codes",
+    "verify",
+    "reproduce",
+    "audit",
+)
 
 app = typer.Typer(
     name="otprior",

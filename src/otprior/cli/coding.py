@@ -15,11 +15,12 @@ from torch import Tensor
 from otprior.cli.progress import Bar
 from otprior.cli.records import empty_report
 from otprior.cli.samples import SampleWriter
-from otprior.codes import Codes, Encoder, code_moments
+from otprior.coder import ImageCoder
+from otprior.codes import Codes, Encoder
 from otprior.data import ImageSet
+from otprior.denoisers import Denoiser
 from otprior.files import write_json
 from otprior.likelihood import bits_per_dimension, dequantised, log_likelihood
-from otprior.networks import NetworkDenoiser
 from otprior.report import contact_sheet, validate_report
 
 __all__ = ["Bits", "Coder"]
@@ -40,13 +41,10 @@ class Coder:
     """
 
     def __init__(self, pipe: Any, encoder: Encoder, batch_size: int, facts: dict[str, Any]) -> None:
-        self._pipe = pipe
-        self._encoder = encoder
+        self._coder = ImageCoder(pipe.unet, pipe.scheduler, encoder)
         self._batch_size = batch_size
         self._facts = facts
         self._device = next(pipe.unet.parameters()).device
-        self._schedule = self._denoiser(None).schedule
-        self._clean, self._noisy = code_moments(self._schedule)
 
     def encode(
         self, images: ImageSet, labels: Tensor | None, folder: Path, grid: bool, bar: Bar, bits: Bits | None
@@ -63,17 +61,18 @@ class Coder:
         """
         codes, again, rates, residuals, evaluations = [], [], [], [], (0, 0)
         started = time.perf_counter()
-        for part, denoiser in self._batches(len(images), labels, bar):
+        coder = self._coder
+        for part, told in self._batches(len(images), labels, bar):
             batch = images.images[part].to(self._device)
             with torch.no_grad():
-                there = self._encoder.encode(denoiser, batch, self._clean, self._noisy)
-                back = self._encoder.decode(denoiser, there.x, self._clean, self._noisy)
+                there = coder.encode(batch, told)
+                back = coder.decode(there.x, told)
             codes.append(there.x.cpu())
             again.append(back.x.cpu())
             residuals.append(there.residual or 0.0)
             evaluations = (max(evaluations[0], there.evaluations), max(evaluations[1], back.evaluations))
             if bits is not None:
-                rates.append(bits.measure(denoiser, batch, self._clean, self._noisy))
+                rates.append(bits.measure(coder.denoiser(told), batch, coder.clean, coder.noisy))
         seconds = time.perf_counter() - started
         code, image = torch.cat(codes), torch.cat(again)
         error = (image - images.images).abs().flatten(1)
@@ -84,20 +83,20 @@ class Coder:
             "round trip, mean error of a pixel": float(error.mean()),
             "round trip, largest error of a pixel": float(error.max()),
             "round trip, median over images of the largest": float(error.amax(dim=1).median()),
-            "residual": max(residuals) if self._encoder.method == "ddim" else None,
+            "residual": max(residuals) if coder.encoder.method == "ddim" else None,
             "mean square of an entry": float((code.double() ** 2).mean()),
         }
         if rates:
             figures |= _summary(torch.cat(rates))
-        moments = {"clean": list(self._clean), "noisy": list(self._noisy)}
+        moments = {"clean": list(coder.clean), "noisy": list(coder.noisy)}
         provenance = self._facts | {
-            "schedule": self._schedule.to_dict(),
+            "schedule": coder.schedule.to_dict(),
             "moments": moments,
             "images": images.name,
             "images_sha256": images.sha256,
             "figures": figures,
         }
-        Codes(code, labels, self._encoder, provenance).save(folder / "codes.safetensors")
+        Codes(code, labels, coder.encoder, provenance).save(folder / "codes.safetensors")
         if grid:
             # ±2 standard deviations of a code are white and black.
             _sheet(folder, images.images, code / 2, image)
@@ -111,9 +110,9 @@ class Coder:
         writer = SampleWriter(folder, range(len(codes)), png=True, as_float=False)
         images, evaluations = [], 0
         started = time.perf_counter()
-        for part, denoiser in self._batches(len(codes), labels, bar):
+        for part, told in self._batches(len(codes), labels, bar):
             with torch.no_grad():
-                done = self._encoder.decode(denoiser, codes[part].to(self._device), self._clean, self._noisy)
+                done = self._coder.decode(codes[part].to(self._device), told)
             evaluations = max(evaluations, done.evaluations)
             images.append(done.x.cpu())
             writer.add(images[-1], None)
@@ -124,21 +123,15 @@ class Coder:
         self._report(folder, figures, time.perf_counter() - started)
         return figures
 
-    def _denoiser(self, labels: Tensor | None) -> NetworkDenoiser:
-        told = None if labels is None else labels.to(self._device)
-        return NetworkDenoiser(self._pipe.unet, self._pipe.scheduler, told)
-
-    def _batches(
-        self, count: int, labels: Tensor | None, bar: Bar
-    ) -> Iterator[tuple[slice, NetworkDenoiser]]:
-        """Rows, and the network told their labels."""
+    def _batches(self, count: int, labels: Tensor | None, bar: Bar) -> Iterator[tuple[slice, Tensor | None]]:
+        """Rows, and what the network is told about them."""
         for begin in range(0, count, self._batch_size):
             part = slice(begin, min(begin + self._batch_size, count))
             bar.update(begin, count, f"{begin:,} of {count:,} images")
-            yield part, self._denoiser(None if labels is None else labels[part])
+            yield part, None if labels is None else labels[part]
 
     def _report(self, folder: Path, figures: dict[str, Any], seconds: float) -> None:
-        report = empty_report(self._facts | asdict(self._encoder))
+        report = empty_report(self._facts | asdict(self._coder.encoder))
         report |= {"encoding": figures, "timings": {"seconds": seconds}}
         validate_report(report)
         write_json(folder / "report.json", report)
@@ -157,7 +150,7 @@ class Bits:
         self._steps, self._probes = steps, probes
         self._generator = torch.Generator().manual_seed(seed)
 
-    def measure(self, denoiser: NetworkDenoiser, images: Tensor, clean: Any, noisy: Any) -> Tensor:
+    def measure(self, denoiser: Denoiser, images: Tensor, clean: Any, noisy: Any) -> Tensor:
         """Bits per dimension and their standard error by the probes, (B, 2), float64."""
         fine = dequantised(images.cpu(), self._generator).to(images)
         found = log_likelihood(

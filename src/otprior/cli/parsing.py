@@ -36,9 +36,9 @@ def format_seeds(seeds: Sequence[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
-def parse_labels(text: str) -> list[int]:
-    """Class labels of "3", "0-9" or "0,0,1", in the order given."""
-    return _parse_numbers("--class-labels", text)
+def parse_labels(text: str, option: str = "--class-labels") -> list[int]:
+    """Class labels of "3", "0-9" or "0,0,1", in the order given; `option` is what an error calls them."""
+    return _parse_numbers(option, text)
 
 
 def parse_value_range(text: str) -> tuple[float, float] | str | None:

@@ -30,6 +30,7 @@ __all__ = ["EXAMPLES", "sample"]
 EXAMPLES = (
     "otprior sample bundled --prior prior --seeds 0-99 --steps 5 --out samples --grid",
     "otprior sample bundled --prior tuned/prior --settings tuned/settings.json --seeds 0-99 --out samples",
+    "otprior sample bundled --prior prior --codes codes/codes.safetensors --steps 5 --out again",
     "otprior sample path/to/ddpm --prior none --scheduler unipc --steps 20 --seeds 0-999 --out samples",
 )
 
@@ -63,6 +64,7 @@ class _Plan:
     timesteps: list[float] | None
     guidance_scale: float
     batch_size: int
+    latents: Tensor | None = None
 
 
 def sample(
@@ -75,8 +77,22 @@ def sample(
         ),
     ] = None,
     seeds: Annotated[
-        str, typer.Option(metavar="SEEDS", help="0-999, or 3,5,9, or 7: one image each.")
-    ] = "0-9",
+        str | None,
+        typer.Option(
+            metavar="SEEDS",
+            help="0-999, or 3,5,9, or 7: one image each; 0-9 by default, or all --codes.",
+            show_default=False,
+        ),
+    ] = None,
+    codes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Start from these codes of `otprior encode` instead of random seed noise, by any scheduler or prior; "
+            "--seeds then counts them. (`otprior encode --decode` undoes the encoding itself.)",
+            show_default=False,
+        ),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Steps of the sampler; 5 by default.", show_default=False)
     ] = None,
@@ -151,9 +167,10 @@ def sample(
         if settings is not None:
             require_path("--settings", settings)
             require(prior != "none", "--settings", "left out with --prior none", settings)
-        numbers = parse_seeds(seeds)
+        if codes is not None:
+            require_path("codes", codes, "`otprior encode` makes them")
+        numbers = parse_seeds("0-9" if seeds is None else seeds)
         cycle = None if class_labels is None else parse_labels(class_labels)
-        labels = None if cycle is None else [cycle[seed % len(cycle)] for seed in numbers]
         require(not as_float or format is Format.npz, "--float", "given with --format npz", f"{format.value}")
 
         chosen = None if settings is None else _chosen(settings, steps)
@@ -166,7 +183,11 @@ def sample(
         if chosen is not None:
             _set_noise(pipe, chosen)
         start, timesteps = _grid(pipe, spacing, steps)
-        plan = _Plan(numbers, labels, steps, timesteps, guidance_scale, batch_size)
+        latents, told = None, None
+        if codes is not None:
+            numbers, latents, told = _read_codes(codes, None if seeds is None else numbers, pipe)
+        labels = told if cycle is None else [cycle[seed % len(cycle)] for seed in numbers]
+        plan = _Plan(numbers, labels, steps, timesteps, guidance_scale, batch_size, latents)
         _check_labels(pipe, labels)
         facts = {
             "model": model,
@@ -175,6 +196,7 @@ def sample(
             "dtype": dtype.value,
             "pixels": "float32" if as_float else "uint8",
             "class labels": class_labels,
+            "codes": None if codes is None else codes.name,
         }
         with output_dir(out, overwrite) as folder:
             nfe, seconds = _run(pipe, plan, folder, format is Format.png, as_float, grid)
@@ -254,6 +276,26 @@ def _grid(pipe: OTPriorPipeline, spacing: str | None, steps: int) -> tuple[float
     return start, list(timestep_grid(schedule, start, steps, GRID_SPACINGS[spacing]))
 
 
+def _read_codes(
+    path: Path, wanted: list[int] | None, pipe: Any
+) -> tuple[list[int], Tensor, list[int] | None]:
+    """Numbers of codes, the codes at unit scale, and what the network was told when they were encoded."""
+    from otprior.codes import Codes
+    from otprior.pipelines.inputs import latent_shape
+
+    found = Codes.load(path)
+    z = found.seed_noise()
+    shape, got = latent_shape(pipe.unet), tuple(z.shape[1:])
+    require(shape in (None, got), f"codes {path}", f"of shape {shape}", got)
+    numbers = list(range(len(z))) if wanted is None else wanted
+    rule = f"numbers of the {len(z):,} codes, from 0 on"
+    require(numbers[-1] < len(z), "--seeds", rule, numbers[-1])
+    null = pipe.config.null_class_label
+    labels = None if found.labels is None else found.labels[numbers].tolist()
+    # (Being told "no class" is what the pipeline does of itself; a prior by class would not know that label.)
+    return numbers, z[numbers], None if labels is None or set(labels) == {null} else labels
+
+
 def _check_labels(pipe: OTPriorPipeline, labels: list[int] | None) -> None:
     """That no label of a later batch will be refused: the pipeline checks one batch at a time."""
     from otprior.data import check_labels
@@ -287,6 +329,7 @@ def _run(pipe: Any, plan: _Plan, folder: Path, png: bool, as_float: bool, sheet:
                 timesteps=plan.timesteps,
                 guidance_scale=plan.guidance_scale,
                 generator=seeds_to_generators(seeds),
+                latents=None if plan.latents is None else plan.latents[begin : begin + plan.batch_size],
                 output_type="latent",
                 callback_on_step_end=_Listener(bar, plan, begin, len(seeds)),
             )

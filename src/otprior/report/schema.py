@@ -2,7 +2,8 @@
 
 The schema itself is `assets/report.schema.json` (JSON Schema, draft 2020-12). A sampling report holds the
 feature extractor, the OT solve, the held-out real images (the floor of every figure) and one row a start;
-a report with "claims" is that of `otprior verify`. An audit's has a schema of its own, `assets/audit.schema.json`.
+a report with "claims" is that of `otprior verify`. An audit's has a schema of its own, `assets/audit.schema.json`,
+and so has a study of codes, `assets/codes.schema.json`.
 Rates lie in [0, 1], intervals are 95%, absent is null.
 """
 
@@ -24,6 +25,7 @@ from otprior.validation import invalid, require
 __all__ = [
     "FORMAT_VERSION",
     "audit_schema",
+    "codes_schema",
     "report_reference",
     "report_row",
     "report_schema",
@@ -80,13 +82,24 @@ def audit_schema() -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+@functools.cache
+def codes_schema() -> dict[str, Any]:
+    """The JSON Schema of the report.json of a study of codes, as shipped."""
+    file = resources.files("otprior").joinpath("assets/codes.schema.json")
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+# Reports with a part of this name have a schema of their own.
+_OWN_SCHEMAS = (("audit", audit_schema), ("codes", codes_schema))
+
+
 def validate_report(report: dict[str, Any]) -> None:
     """Checks a report against its schema, that every number is finite and every interval ordered.
 
     Raises:
         ValueError: With the place of the first mistake, the rule, and what came.
     """
-    schema = audit_schema() if "audit" in report else report_schema()
+    schema = next((own() for name, own in _OWN_SCHEMAS if name in report), report_schema())
     errors = sorted(_VALIDATOR(schema).iter_errors(report), key=_position)
     if errors:
         others = f"{len(errors) - 1} more of the kind follow" if len(errors) > 1 else ""
