@@ -4,11 +4,11 @@ A study encodes images, decodes seeds, swaps codes between classes or networks, 
 noise on one scale. It is done in a work folder, piece by piece, so that an interrupted study goes on where it stopped.
 
 `study` says what a study is; `pieces` is the network's work, batch by batch; `maps` pairs points with exact optimal
-transport, `layout` measures what swaps keep; `swaps` and `running` put it together. The statistics themselves are those
-of `otprior.pairing` and of the claims `codes-images-…`.
+transport, `layout` measures what swaps keep; `groups`, `swaps` and `running` put it together. The statistics themselves
+are those of `otprior.pairing` and of the claims `codes-images-…`.
 """
 
-from otprior.code_study.running import CodeResult, check_subject, run_code_study
-from otprior.code_study.study import CodeStudy, CodeSubject, Network
+from otprior.code_study.running import CodeResult, run_code_study
+from otprior.code_study.study import CodeStudy, CodeSubject, Network, check_subject
 
 __all__ = ["CodeResult", "CodeStudy", "CodeSubject", "Network", "check_subject", "run_code_study"]

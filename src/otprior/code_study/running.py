@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from otprior import __version__
-from otprior.claims.codes_power import TurnedMap
 from otprior.claims.skew import SKEW_MOMENTS
-from otprior.code_study.maps import map_figures, power_curve, shuffled
+from otprior.code_study.groups import Groups
 from otprior.code_study.pieces import Piece, decoded, encoded, probed, run_pieces, sampled
-from otprior.code_study.study import CodeStudy, CodeSubject, Network
+from otprior.code_study.study import CodeStudy, CodeSubject, Network, check_subject
 from otprior.code_study.swaps import Swaps, swap_pieces
 from otprior.codes import Codes, code_moments
 from otprior.compare import Listener, StudyProgress
@@ -29,7 +28,6 @@ from otprior.known import read_scheduler
 from otprior.metrics.intervals import bootstrap_mean
 from otprior.pairing import pairing
 from otprior.priors import GaussianPrior, SemiDiscretePrior
-from otprior.priors.gaussian import gaussian_code, gaussian_map
 from otprior.report import ReportImages
 from otprior.schedules import NoiseSchedule
 from otprior.validation import require
@@ -82,35 +80,6 @@ def run_code_study(
         return run.result()
 
 
-def check_subject(study: CodeStudy, subject: CodeSubject) -> None:
-    """Refuses a study that its subject is not enough for, before anything is computed."""
-    images, network = subject.images, subject.network
-    have = len(images)
-    require(have >= study.images, "images", f"at least {study.images:,}", f"{have:,}", "Ask for fewer")
-    if study.conditional:
-        known = images.labels is not None and network.classes > 0
-        require(
-            known, "conditional", "left out: it needs labelled images and a network with classes", "given"
-        )
-    if not study.swaps:
-        return
-    if subject.other is not None:
-        assert subject.other_images is not None
-        fewest = min(study.images, len(subject.other_images))
-        require(
-            study.swaps <= fewest, "swaps", f"at most {fewest}, the images of either network", study.swaps
-        )
-        return
-    labelled = images.labels is not None and network.classes > 1
-    hint = "Leave swaps out, or give a second network"
-    require(labelled, "swaps", "0 without labelled images and a network with classes", study.swaps, hint)
-    assert images.labels is not None
-    counts = torch.bincount(images.labels[: study.images], minlength=network.classes)[: network.classes]
-    fewest = int(counts.min())
-    rule = f"at most {fewest}, the images of class {int(counts.argmin())}"
-    require(study.swaps <= fewest, "swaps", rule, study.swaps, "Take more images, or fewer swaps")
-
-
 class _Run:
     """One run: material, and the stages in their order."""
 
@@ -149,7 +118,9 @@ class _Run:
         self._pieces(pieces, "swapping codes")
         swaps = Swaps(study, self.subject, pieces) if pieces else None
 
-        groups = [self._of_images(codes), self._of_seeds(seeds, made)]
+        gaussian = GaussianPrior.from_pretrained(self.work / "priors" / "gaussian")
+        semidiscrete = SemiDiscretePrior.from_pretrained(self.work / "priors" / "semidiscrete")
+        groups = Groups(study, gaussian, self.clean, self.work / "figures", self.listen)
         part = {
             "model": self.subject.name,
             "data": self.subject.images.name,
@@ -160,7 +131,10 @@ class _Run:
             else ("no class" if told is not None else "nothing"),
             "evaluations": study.evaluations,
             "mean_square": float((codes.double() ** 2).mean()),
-            "groups": groups,
+            "groups": [
+                groups.images_to_codes(self.subject.images.images, codes),
+                groups.seeds_to_images(seeds, made, semidiscrete),
+            ],
             "jacobian": skew,
             "refined": refined,
             "swaps": None if swaps is None else swaps.figures(),
@@ -324,68 +298,10 @@ class _Run:
             # Of second order in the step: a third of what doubling it changes.
             "error": float((found["long"] - found["short"]).abs().max()) / 3,
             "own": [
-                {"log_snr": 2 * math.log(moment.alpha / moment.sigma), "mean": mean}
-                for moment, mean in zip(moments, found["own"].mean(dim=0).tolist())
+                {"log_snr": 2 * math.log(moment.alpha / moment.sigma), "mean": value}
+                for moment, value in zip(moments, found["own"].mean(dim=0).tolist())
             ],
         }
-
-    # Figures ---------------------------------------------------------------------------------------------
-
-    def _of_images(self, codes: Tensor) -> dict[str, Any]:
-        images = self.subject.images.images.flatten(1).double()
-        gaussian = self._gaussian().spectrum()
-        white = gaussian_code(self.clean.alpha * images, gaussian, *self.clean)
-        order = shuffled(len(images), self.study.seed)
-        maps = [
-            ("network", f"the network's encoder, {self.study.evaluations} evaluations", False, images, codes),
-            ("gaussian map", "whitening, optimal by construction", True, images, white),
-            ("random pairs", "the network's codes, shuffled", False, images, codes[order]),
-        ]
-        return self._group("images to codes", maps, TurnedMap(images, white, self.study.seed))
-
-    def _of_seeds(self, seeds: Tensor, made: dict[str, Tensor]) -> dict[str, Any]:
-        study = self.study
-        z = seeds.flatten(1)
-        exact = gaussian_map(z.double(), self._gaussian().spectrum(), *self.clean)
-        semidiscrete = SemiDiscretePrior.from_pretrained(self.work / "priors" / "semidiscrete")
-        source = semidiscrete.source(seeds)
-        assert source is not None
-        atoms = semidiscrete.atoms[source]
-        fast = f"t* = {study.timestep:g}, then the network, {study.fast_steps} evaluations"
-        maps = [
-            ("network", f"its flow from N(0, I), {study.evaluations} evaluations", False, made["network"], z),
-            ("gaussian start", fast, False, made["gaussian"], z),
-            ("semidiscrete start", fast, False, made["semidiscrete"], z),
-            ("gaussian map", "alone, optimal by construction", True, exact, z),
-            ("semidiscrete map", "alone, optimal by construction", True, atoms, z),
-        ]
-        return self._group("seeds to images", maps, TurnedMap(exact, z, study.seed))
-
-    def _gaussian(self) -> GaussianPrior:
-        prior = GaussianPrior.from_pretrained(self.work / "priors" / "gaussian")
-        assert isinstance(prior, GaussianPrior)
-        return prior
-
-    def _group(
-        self, name: str, maps: list[tuple[str, str, bool, Tensor, Tensor]], turned: TurnedMap
-    ) -> dict[str, Any]:
-        """Figures of maps of the same points, each kept in a file, and the power at several sizes."""
-        study, folder = self.study, self.work / "figures" / name.replace(" ", "-")
-        at_subset = turned.restricted(study.subset)
-        rows = []
-        for done, (label, note, by_construction, images, noise) in enumerate(maps):
-            self.listen(StudyProgress(f"exact transport, {name}", done, len(maps) + 1, label))
-            path = folder / f"{label.replace(' ', '-')}.json"
-            if not path.exists():
-                write_json(path, map_figures(images, noise, study.subset, at_subset, study.seed))
-            facts = {"name": label, "note": note, "optimal_by_construction": by_construction}
-            rows.append(facts | read_json(path))
-        self.listen(StudyProgress(f"exact transport, {name}", len(maps), len(maps) + 1, "power"))
-        path = folder / "power.json"
-        if not path.exists():
-            sizes = sorted({max(4, study.subset // 4), study.subset, study.images})
-            write_json(path, power_curve(turned, sizes))
-        return {"name": name, "maps": rows, "power": read_json(path)}
 
 
 def _joined(pieces: list[Piece]) -> dict[str, Tensor]:

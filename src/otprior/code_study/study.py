@@ -13,7 +13,7 @@ from otprior.codes import Encoder
 from otprior.data import ImageSet
 from otprior.validation import check_integer, require
 
-__all__ = ["CodeStudy", "CodeSubject", "Network"]
+__all__ = ["CodeStudy", "CodeSubject", "Network", "check_subject"]
 
 
 @dataclass(frozen=True)
@@ -115,3 +115,36 @@ class CodeStudy:
     def settings(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
+
+
+def check_subject(study: CodeStudy, subject: CodeSubject) -> None:
+    """Refuses a study that its subject is not enough for, before anything is computed.
+
+    Raises:
+        ValueError: If there are too few images, of some class, or no classes where some are needed.
+    """
+    images, network = subject.images, subject.network
+    have = len(images)
+    require(have >= study.images, "images", f"at least {study.images:,}", f"{have:,}", "Ask for fewer")
+    if study.conditional:
+        known = images.labels is not None and network.classes > 0
+        require(
+            known, "conditional", "left out: it needs labelled images and a network with classes", "given"
+        )
+    if not study.swaps:
+        return
+    if subject.other is not None:
+        assert subject.other_images is not None
+        fewest = min(study.images, len(subject.other_images))
+        require(
+            study.swaps <= fewest, "swaps", f"at most {fewest}, the images of either network", study.swaps
+        )
+        return
+    labelled = images.labels is not None and network.classes > 1
+    hint = "Leave swaps out, or give a second network"
+    require(labelled, "swaps", "0 without labelled images and a network with classes", study.swaps, hint)
+    assert images.labels is not None
+    counts = torch.bincount(images.labels[: study.images], minlength=network.classes)[: network.classes]
+    fewest = int(counts.min())
+    rule = f"at most {fewest}, the images of class {int(counts.argmin())}"
+    require(study.swaps <= fewest, "swaps", rule, study.swaps, "Take more images, or fewer swaps")
