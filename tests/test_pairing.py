@@ -45,6 +45,15 @@ def test_best_pairing_is_that_of_another_solver(count: int, dim: int) -> None:
     assert found.excess == pytest.approx(found.cost / best - 1, abs=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
+def test_the_scale_of_points_changes_nothing(scale: float) -> None:
+    x, c = _normal(40, 3), _normal(40, 3, seed=1)
+    found, expected = pairing(scale * x, c), pairing(x, c)
+    assert torch.equal(best_partners(scale * x, c), best_partners(x, c))
+    for name in ("lost", "moved", "crossed", "crossed_near", "longest_cycle"):
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=1e-9), name
+
+
 def test_an_optimal_map_pairs_best_whatever_its_points() -> None:
     """The gradient of a convex function, at points that are not distributed like anything."""
     x = _normal(60, 5) ** 3

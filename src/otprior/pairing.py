@@ -110,7 +110,7 @@ def pairing(x: Tensor, c: Tensor) -> Pairing:
         cost=(squares - 2 * given) / len(x),
         best=(squares - 2 * optimum) / len(x),
         excess=2 * short / max(squares - 2 * optimum, ROUNDING * squares),
-        lost=short / attainable if attainable > ROUNDING * squares else 0.0,
+        lost=short / attainable if attainable > ROUNDING * _size(products) else 0.0,
         moved=float(others.double().mean()),
         crossed=float(crossed.sum()) / pairs,
         crossed_near=float(crossed[rows, _nearest_other(x)].double().mean()),
@@ -132,15 +132,23 @@ def _best(products: Tensor) -> Tensor:
 
     # With whole masses the simplex ends at a vertex with whole entries: a permutation.
     ones = np.ones(len(products))
-    plan = ot.emd(ones, ones, -products.numpy(), numItermax=MOST_PIVOTS)
+    # In [0, 1]: the simplex takes its tolerance as absolute, and the largest cost as a bound of all, which it is not
+    # where costs are negative.
+    low, high = float(products.min()), float(products.max())
+    cost = (high - products) / max(high - low, float(np.finfo(float).tiny))
+    plan = ot.emd(ones, ones, cost.numpy(), numItermax=MOST_PIVOTS)
     best = torch.from_numpy(plan.argmax(axis=1))
     assert len(best.unique()) == len(best), "the plan is no permutation"
     # An optimum that is not unique may come out as another of equal cost; the given one then stands for it.
     given = products.diagonal()
-    size = float(products.abs().max()) * len(products)
-    if float(products.gather(1, best[:, None]).sum() - given.sum()) <= ROUNDING * size:
+    if float(products.gather(1, best[:, None]).sum() - given.sum()) <= ROUNDING * _size(products):
         return torch.arange(len(products))
     return best
+
+
+def _size(products: Tensor) -> float:
+    """A bound of any sum over a pairing."""
+    return float(products.abs().max()) * len(products)
 
 
 def _nearest_other(x: Tensor) -> Tensor:
