@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ import pytest
 import torch
 
 from otprior import NoiseSchedule, OTPriorPipeline, bundled
-from otprior.data import ImageSet
+from otprior.data import ImageSet, to_uint8
+from otprior.files import read_json
 from otprior.metrics.features import classify
 from otprior.training import (
     NetworkPlan,
@@ -172,6 +175,22 @@ def test_a_checkpoint_is_loaded_by_the_project_and_by_diffusers(stripes: ImageSe
     ):
         assert torch.equal(mine.float(), theirs.float()), name
     assert torch.equal(plain.scheduler.alphas_cumprod, training_scheduler("ve:5").alphas_cumprod)
+
+
+def test_the_script_trains_on_some_classes_and_goes_on(
+    stripes: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stripes.labels is not None
+    data, out = tmp_path / "stripes.npz", tmp_path / "network"
+    np.savez(data, images=to_uint8(stripes.images), labels=stripes.labels.numpy())
+    given = f"{data} --out {out} --classes 1 --unconditional --schedule shifted:16 --channels 8,32 --layers 1"
+    given += " --batch-size 4 --steps 2 --checkpoints 50,100"
+    monkeypatch.setattr(sys, "argv", ["train_network.py", *given.split()])
+    for _ in range(2):
+        runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "train_network.py"), run_name="__main__")
+        assert capsys.readouterr().out.splitlines()[-2:] == [f"{out}/50-percent", f"{out}/100-percent"]
+    facts = read_json(out / "100-percent" / "training.json")
+    assert (facts["images"], facts["steps_done"], facts["plan"]["classes"]) == (10, 2, None)
 
 
 def test_large_tensors_are_stored_in_half_precision() -> None:
