@@ -36,6 +36,8 @@ from otprior.metrics.intervals import bootstrap_mean, seed_set_interval
 __all__ = ["CLAIMS"]
 
 DIMENSIONS = (2, 3, 4, 5, 6, 7)
+# The authors' solver takes two minutes in seven dimensions; these are the ones that their code names.
+CROSS_DIMENSIONS = (2, 3, 7)
 START = Scales.vp(0.98)
 DURATION = 6.0
 END = Scales.vp(START.alpha * math.exp(-DURATION))
@@ -59,7 +61,7 @@ class _Carried:
 def _carried(effort: Effort, dim: int) -> _Carried:
     """The points of two claims."""
     parts = []
-    for place, law in enumerate(_laws(effort, dim, effort.of(5, 1))):
+    for place, law in enumerate(_laws(effort, dim, effort.of(3, 1))):
         x = _draws(law, effort.of(100, 30), effort, f"equation points {dim} {place}")
         by_equation = carry_with_jacobian(HermitePath.from_cores(law.noised(START)), x, (0.0, DURATION))
         by_score = flow_jacobian(law.mixture(), x, START, END, rtol=1e-8, atol=1e-8)
@@ -83,7 +85,7 @@ def _codes(effort: Effort) -> Finding:
     statistic = max(apart.values())
     interval = (0.0, statistic)
     steps = effort.of((60, 120), (30, 60))
-    cross = _by_cross(effort, effort.of(DIMENSIONS, (2,)), steps)
+    cross = _by_cross(effort, effort.of(CROSS_DIMENSIONS, (2,)), steps)
     series: dict[str, Sequence[tuple[float, float]]] = {"modes": list(apart.items())}
     for count in steps if cross else ():
         found = [(d, each["rms distance of codes"][str(count)]) for d, each in cross.items()]
@@ -190,6 +192,7 @@ def _cost(effort: Effort) -> Finding:
     worst = max(DIMENSIONS, key=lambda d: excess[d].estimate)
     # Nor is its mean, which Student's interval does not know.
     interval = (max(excess[worst].lo, 0.0), excess[worst].hi)
+    where = f"largest in dimension {worst}" if excess[worst].estimate > 0 else "0 in every dimension"
     # The claim is about all dimensions: the power is that of the one in which least is seen.
     rotation = max(unseen[dim][-1][1] for dim in DIMENSIONS)
     return Finding(
@@ -198,7 +201,7 @@ def _cost(effort: Effort) -> Finding:
         threshold=COST_ROUNDING,
         verdict=judge_test(interval, COST_ROUNDING, rotation),
         why=f"Relative excess of Σ|x − E(x)|² over exact discrete transport between the same {count:,} points and "
-        f"codes, in dimension {worst}, where it is largest; mean over {sets} random laws. Read it with its power.",
+        f"codes, mean over {sets} random laws: {where}. Read it with its power.",
         power=f"rotation of {unseen[2][-1][1]:.2g}° or more in dimension 2, of {rotation:.2g}° in every one",
         details={
             "points": count,
