@@ -219,7 +219,7 @@ def test_command_writes_report_page_pictures_and_codes(here: Path) -> None:
         if row["optimal_by_construction"]:
             assert row["statistics"]["excess"]["whole"] == 0, name
     assert by_name["images to codes", "random pairs"]["statistics"]["lost"]["mean"] > 0.3
-    for words in ("images to codes", "seeds to images", "layout kept", "report: "):
+    for words in ("images to codes", "seeds to images", "[low, high]", "layout kept", "report: "):
         assert words in result.output
     page = (here / "study" / "report.html").read_text()
     assert "<script" not in page

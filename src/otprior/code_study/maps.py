@@ -14,6 +14,8 @@ from otprior.pairing import pairing
 
 __all__ = ["map_figures", "power_curve", "shuffled"]
 
+_SHARES = ("moved", "crossed", "crossed_near")
+
 
 def map_figures(images: Tensor, noise: Tensor, subset: int, turned: TurnedMap, seed: int) -> dict[str, Any]:
     """Figures of one map.
@@ -40,8 +42,8 @@ def map_figures(images: Tensor, noise: Tensor, subset: int, turned: TurnedMap, s
         statistics[name] = {
             "whole": getattr(whole, name),
             "mean": found.estimate,
-            # (None of them is ever negative, which Student's interval does not know.)
-            "interval": [max(found.lo, 0.0), found.hi],
+            # (None is negative, and shares are at most 1, which Student's interval does not know.)
+            "interval": [max(found.lo, 0.0), min(found.hi, 1.0) if name in _SHARES else found.hi],
             "alike": turned.smallest(name, found.estimate) if found.estimate > 0 else None,
         }
     return {

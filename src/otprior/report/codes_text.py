@@ -93,7 +93,7 @@ def codes_tables(report: Row) -> list[Table]:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=group["name"])
         table.add_column("map", min_width=22, overflow="fold")
         for key in ("excess", "lost", "moved", "crossed_near"):
-            table.add_column(STATISTICS[key][0], justify="right", no_wrap=True)
+            table.add_column(STATISTICS[key][0].replace(" ", "\n"), justify="right", no_wrap=True)
         table.add_column("looks like\na turn of", justify="right", no_wrap=True)
         for row in group["maps"]:
             name = Text(row["name"], style="bold")
@@ -105,7 +105,7 @@ def codes_tables(report: Row) -> list[Table]:
                 cell.append("\n" + _interval(found["interval"]), style="dim")
                 cells.append(cell)
             table.add_row(name, *cells, alike_text(part, group["name"], row))
-        table.caption = f"Sets of {group['maps'][0]['subset']:,}; [low, high]: 95 % over disjoint sets."
+        table.caption = Text(f"Sets of {group['maps'][0]['subset']:,}; [low, high]: 95 % over disjoint sets.")
         table.caption_justify = "left"
         tables.append(table)
     if part["swaps"] is not None:
