@@ -67,7 +67,7 @@ def _encoded(effort: Effort) -> _Images:
     coder = ImageCoder(pipe.unet.eval().requires_grad_(False), pipe.scheduler, encoder)
     held_out = bundled.split("held_out").images
     chosen = torch.randperm(len(held_out), generator=effort.generator("codes images"))
-    images = held_out[chosen[: effort.of(500, 48)]]
+    images = held_out[chosen[: effort.of(500, 36)]]
     label = bundled.null_class_label()
     with torch.no_grad():
         codes = [coder.encode(part, torch.full((len(part),), label)).x for part in images.split(BATCH)]
@@ -117,7 +117,7 @@ def _cost(effort: Effort) -> Finding:
 
 def _jacobian(effort: Effort) -> Finding:
     found = _encoded(effort)
-    codes = found.codes[: effort.of(64, 8)]
+    codes = found.codes[: effort.of(64, 6)]
     probes = effort.of(2, 1)
 
     def measured(part: Tensor, step: float) -> Tensor:
@@ -128,9 +128,9 @@ def _jacobian(effort: Effort) -> Finding:
     error = float((measured(codes[:2], 0.04) - measured(codes[:2], 0.02)).abs().max()) / 3
     coder = found.coder
     moments = flow_grid(coder.clean, coder.noisy, SKEW_MOMENTS + 1, "log_snr")[1:-1]
-    denoiser = coder.denoiser(torch.full((8,), found.label))
+    denoiser = coder.denoiser(torch.full((4,), found.label))
     own = (
-        own_skew(denoiser, found.images[:8], moments, effort.generator("codes images own"))
+        own_skew(denoiser, found.images[:4], moments, effort.generator("codes images own"))
         .mean(dim=0)
         .tolist()
     )
