@@ -36,7 +36,7 @@ coder = ImageCoder(pipe.unet, pipe.scheduler, Encoder("rk4", steps=12))
 held_out = bundled.split("held_out")
 names = bundled.class_names()
 sets = [held_out.images[held_out.labels == label][:COUNT] for label in (FROM, TO)]
-images = torch.cat([*sets, held_out.images[:OTHERS]])
+images = torch.cat([*sets, held_out.images[-OTHERS:]])
 
 
 def no_class(count):
