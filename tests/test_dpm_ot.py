@@ -222,9 +222,15 @@ def maps(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_row_takes_the_same_number_of_evaluations(rows: Rows) -> None:
+def test_rows_take_the_same_number_of_evaluations_but_for_those_of_all_levels(rows: Rows) -> None:
     main = rows.main([0.6, 1.3])
-    assert {row.steps for row in [*main, *rows.code()]} == {11}
+    longer = [rows.fine(0.05), rows.fine(0.5)]
+    # ln 5 and ln 50 in steps of ln 5000/231, the last level and the denoising.
+    assert [row.steps for row in longer] == [43 + 2, 106 + 2]
+    assert dict(longer[0].options)["begin"] == pytest.approx(0.01 * 5000 ** (43 / 231), rel=1e-12)
+    others = {row.key for row in main} - {row.key for row in longer}
+    assert {row.steps for row in main if row.key in others} == {11}
+    assert {row.steps for row in rows.code()} == {11}
     assert len({row.key for row in main}) == len(main)
     given = dict(rows.published().options)
     # The last two of 232 levels, of which the latents' is the tenth from the end.
@@ -373,12 +379,12 @@ def test_the_whole_reproduction_on_a_folder_of_ones_own_and_again_from_its_piece
     assert first.exit_code == 0, (first.output, first.exception)
     assert "What the filter keeps" in first.output
     pieces = {path: path.stat().st_mtime_ns for path in tmp_path.glob("dpm-ot.work/**/*.npz")}
-    # A block of each of 18 rows, and the draws that two filters are judged on.
-    assert len(pieces) == 20
+    # A block of each of 23 rows, and the draws that two filters are judged on.
+    assert len(pieces) == 25
     for name in ("report.html", "report.json", "kept.png", "chi2.png", "code/report.json"):
         assert (out / name).is_file()
     report = read_json(out / "report.json")
-    assert {row["nfe"] for row in report["rows"]} == {11}
+    assert sorted({row["nfe"] for row in report["rows"]}) == [11, 45, 108]
     assert all(row["mode_mixture"] is not None for row in report["rows"])
     assert str(tmp_path) not in json.dumps({**report, "command": None})
 

@@ -44,6 +44,6 @@ REPRODUCTION = Reproduction(
     settings=Settings,
     fast={"atoms": 1000, "code_atoms": 200, "code_steps": 50, "tol": 0.2, "filter_draws": 5000},
     run=_run,
-    samples=(3000, 100),
-    minutes="About 50 minutes on two cores; a rehearsal takes about three.",
+    samples=(2000, 60),
+    minutes="About an hour on two cores; a rehearsal takes about three minutes.",
 )

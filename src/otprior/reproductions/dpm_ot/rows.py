@@ -1,13 +1,15 @@
-"""The rows of the study: every start with the same number of network evaluations.
+"""The rows of the study: starts with the same number of network evaluations, and two that show what more of them do.
 
 A row of latents names in its options the map it draws by, the filter ("rule" and what that takes), and the chain:
-levels from "begin" to "end", "count" of them, "steps" at each, of relative size "step". There are three chains:
+levels from "begin" to "end", "count" of them, "steps" at each, of relative size "step". There are four chains:
 
 - *as published*: latents of level 222, but the chain runs through the last calls/n levels, of which the first is
   quieter than the latents are;
 - *as described*: the last levels from the latents' own on, one step at each;
 - *coarse*: from a larger noise to the same end in as many levels as there are calls, with the step that is best for
-  their ratio (`langevin.best_step`); through all 232 levels the same way would take 1,160 evaluations.
+  their ratio (`langevin.best_step`);
+- *all levels*: from a larger noise through every published level below it, one step at each. This alone takes more
+  evaluations than the others.
 """
 
 from __future__ import annotations
@@ -24,11 +26,12 @@ from otprior.reproductions.dpm_ot.settings import LARGER_LEVELS, Settings
 from otprior.schedules import NoiseSchedule
 from otprior.validation import invalid
 
-__all__ = ["MapSpec", "Rows", "level_of"]
+__all__ = ["DDIM", "MapSpec", "Rows", "level_of"]
 
 DPM, DDIM = "DPMSolverMultistepScheduler", "DDIMScheduler"
-# Of the larger levels, the one at which filters and rivals are shown.
+# Of the larger levels, the one at which filters and rivals are shown, and those with a row of all levels.
 MIDDLE = 0.5
+ALL_LEVELS = (0.05, MIDDLE)
 FROZEN = "frozen latents"
 
 
@@ -93,12 +96,14 @@ class Rows:
         rows: list[RowSpec] = [self._stock(DPM, "DPM++2M"), self._stock(DDIM, "DDIM"), self._white()]
         rows += [self.published(), self.described()]
         rows += [self.coarse(sigma) for sigma in self.larger]
+        rows += [self.fine(sigma) for sigma in self.larger if sigma in ALL_LEVELS]
         rows += [self.filtered(row, angle) for row, angle in zip(self.pools(), thresholds)]
         if MIDDLE in self.larger:
             middle = self.coarse(MIDDLE)
             label = f"{middle.label}, no map: any latent"
             rows.append(replace(_with(middle, rule="random"), label=label))
-            rows += self._library(MIDDLE)
+        for sigma in self.larger:
+            rows += self._library(sigma)
         return rows
 
     def code(self) -> list[RowSpec]:
@@ -135,6 +140,14 @@ class Rows:
     def coarse(self, sigma: float) -> RowSpec:
         """Latents of a larger noise, through as few levels as there are calls."""
         return self._latents(sigma, self._coarse_chain(sigma), f"{FROZEN}, σ = {sigma:g}, coarse")
+
+    def fine(self, sigma: float) -> RowSpec:
+        """Latents of a larger noise, through every level that is not above it."""
+        chosen = self.settings
+        levels = geometric_levels(chosen.sigma_begin, chosen.sigma_end, chosen.levels)
+        below = [level for level in levels if level <= sigma]
+        chain = {"begin": below[0], "count": len(below), "steps": 1, "step": chosen.step}
+        return self._latents(sigma, chain, f"{FROZEN}, σ = {sigma:g}, all {len(below)} levels")
 
     def filtered(self, row: RowSpec, threshold: float) -> RowSpec:
         """A row whose draws pass the filter."""
@@ -176,16 +189,18 @@ class Rows:
         return RowSpec("none", last, self.evaluations, scheduler, "trailing", label=f"N(0, I) at T, {name}")
 
     def _library(self, sigma: float) -> list[RowSpec]:
-        """Starts of this library at the noise of a level: no latents, the same evaluations."""
+        """Starts of this library at the noise of a level, by a solver without noise of its own."""
         start = round(self.timestep(sigma))
-        row = RowSpec(
-            "semidiscrete", start, self.evaluations, DPM, noise="frozen", label=f"frozen, t* = {start}"
-        )
-        return [
-            row,
-            replace(row, noise="coupled", label=f"coupled, t* = {start}"),
-            replace(row, prior="random_atom", noise=None, label=f"random image + fresh noise, t* = {start}"),
-        ]
+        row = RowSpec("semidiscrete", start, self.evaluations, DPM, noise="frozen")
+        rows = [replace(row, label=f"frozen, t* = {start} (σ = {sigma:g}), DPM++2M")]
+        if sigma == MIDDLE:
+            rows += [
+                replace(row, noise="coupled", label=f"coupled, t* = {start}"),
+                replace(
+                    row, prior="random_atom", noise=None, label=f"random image + fresh noise, t* = {start}"
+                ),
+            ]
+        return rows
 
 
 def _log_snr(sigma: float) -> float:

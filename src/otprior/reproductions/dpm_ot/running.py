@@ -25,7 +25,7 @@ from otprior.reproductions.dpm_ot.filters import (
 )
 from otprior.reproductions.dpm_ot.maps import LatentMap, noised, published_map, solved_map
 from otprior.reproductions.dpm_ot.published import BATCH
-from otprior.reproductions.dpm_ot.rows import Rows
+from otprior.reproductions.dpm_ot.rows import DDIM, Rows
 from otprior.reproductions.dpm_ot.sampling import sample_row
 from otprior.reproductions.dpm_ot.settings import OWN, Settings
 from otprior.reproductions.reproduction import Part, Request
@@ -225,14 +225,18 @@ def _solves(rows: Rows, maps: Path) -> dict[str, Any]:
 
 
 def _gates(result: StudyResult, logits: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """That frozen starts are less mixed than white noise is at the same number of evaluations, seed by seed."""
+    """That frozen starts are less mixed than white noise at the same number of evaluations, seed by seed.
+
+    White noise by the same sampler, and by the better of the stock ones.
+    """
     assert result.study is not None
     rows, limit = result.study.rows, result.study.mixture
     mixed = {row.key: mixture_mask(logits[row.key], limit).double() for row in rows}
     gates = []
-    for rival in (row for row in rows if row.prior == "none"):
+    for rival in (row for row in rows if row.prior == "none" and row.scheduler != DDIM):
         for row in rows:
-            if row.prior != "latents" or dict(row.options)["rule"] != "map":
+            frozen = row.prior == "latents" and dict(row.options)["rule"] == "map"
+            if not frozen or row.steps != rival.steps:
                 continue
             mine, theirs = mixed[row.key], mixed[rival.key]
             upper = paired_difference(mine, theirs, side="upper").hi
