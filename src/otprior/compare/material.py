@@ -14,10 +14,10 @@ from otprior.compare.study import Study
 from otprior.data import ImageSet, load_images
 from otprior.files import read_json
 from otprior.generation import Models
+from otprior.known import read_scheduler
 from otprior.metrics import FeatureMoments, Reference
 from otprior.metrics.classes import class_moments
 from otprior.metrics.features import FeatureExtractor, extract_features, load_extractor
-from otprior.pipelines import OTPriorPipeline
 from otprior.schedules import NoiseSchedule
 from otprior.validation import require
 
@@ -93,8 +93,7 @@ def schedule_of(study: Study) -> NoiseSchedule:
     """The forward process of the study's network."""
     if not study.model:
         return NoiseSchedule.from_scheduler(bundled.load_scheduler())
-    pipe: Any = OTPriorPipeline.from_pretrained(study.model)
-    return NoiseSchedule.from_scheduler(pipe.scheduler)
+    return NoiseSchedule.from_scheduler(read_scheduler(Path(study.model) / "scheduler"))
 
 
 def fingerprint(study: Study) -> dict[str, str]:

@@ -13,7 +13,6 @@ at any time gives the same weights, bit for bit, as one that was not (on the sam
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import time
@@ -148,9 +147,10 @@ class _Training:
         self.average = EMAModel(self.parameters.values(), decay=plan.decay)
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=plan.rate)
         self.step, self.loss = 0, math.nan
-        config = json.dumps(dict(scheduler.config), sort_keys=True, default=str)
         labels = torch.zeros(0) if images.labels is None else images.labels
-        self.problem = fingerprint("training", images.images, labels, repr(plan), config)
+        # (Of the scheduler what a step uses; its config says more, and not the same in every process.)
+        process, told = scheduler.alphas_cumprod, scheduler.config.prediction_type
+        self.problem = fingerprint("training", images.images, labels, repr(plan), process, told)
 
     def advance(self) -> None:
         """One step."""

@@ -39,5 +39,5 @@ REPRODUCTION = Reproduction(
     fast={"steps": 40, "epochs": 1, "checkpoints": "100", "seed_sets": 2},
     run=_run,
     samples=(800, 12),
-    minutes="About an hour and a quarter on two cores; a rehearsal takes about 6 minutes.",
+    minutes="About an hour and a quarter on two cores; a rehearsal takes a few minutes.",
 )

@@ -56,5 +56,5 @@ REPRODUCTION = Reproduction(
     },
     run=_run,
     samples=(1500, 24),
-    minutes="About an hour and three quarters on two cores; a rehearsal takes about 6 minutes.",
+    minutes="About an hour and three quarters on two cores; a rehearsal takes a few minutes.",
 )
