@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from otprior.report.codes_text import STATISTICS
 from otprior.report.plots import LIGHT, Theme, frame, rendered
@@ -107,6 +107,7 @@ def layout_by_frequency(
         )  # fmt: skip
     axis.axhline(0, color=theme.muted, linewidth=0.8)
     axis.set_xlim(-0.5, len(values) - 0.5)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_xlabel("spatial frequency, cycles an image", color=theme.ink)
     axis.set_ylabel("correlation with the image", color=theme.ink)
     figure.legend(loc="outside upper left", ncols=3, fontsize=9, frameon=False, labelcolor=theme.ink)
