@@ -11,7 +11,15 @@ from exact_denoiser import ExactDenoiser
 
 from otprior import bundled
 from otprior.denoisers import GaussianDenoiser, MixtureDenoiser
-from otprior.langevin import annealed_langevin, best_step, chain_variance, geometric_levels, ve_score
+from otprior.langevin import (
+    annealed_langevin,
+    best_step,
+    chain_variance,
+    geometric_levels,
+    settled_step,
+    settled_variance,
+    ve_score,
+)
 from otprior.networks import NetworkDenoiser
 from otprior.schedules import NoiseSchedule
 
@@ -44,6 +52,22 @@ def test_best_step_is_its_closed_form_for_one_step_and_the_published_one_for_the
         assert best_step(ratio, 1) == pytest.approx(1 - 1 / ratio**2, abs=1e-6)
     ratio = PUBLISHED[0] / PUBLISHED[1]
     assert best_step(ratio, 5) == pytest.approx(PUBLISHED_STEP, rel=0.05)
+
+
+def test_the_settled_variance_is_the_recursions_and_its_step_the_best() -> None:
+    for ratio, steps in ((1.0376, 1), (1.0376, 5), (1.5, 1)):
+        best = settled_step(ratio, steps)
+        for step in (best, 0.9 * best, min(1.1 * best, 0.99)):
+            variance = 1.0
+            for _ in range(400):
+                variance = chain_variance(ratio**2 * variance, 0.0, 1.0, step, steps)
+            assert settled_variance(ratio, step, steps) == pytest.approx(variance, rel=1e-9)
+            assert variance >= settled_variance(ratio, best, steps) - 1e-12
+    # One published step a level leaves noise of 1.5 times the level's standard deviation.
+    assert settled_variance(PUBLISHED[0] / PUBLISHED[1], PUBLISHED_STEP, 1) ** 0.5 == pytest.approx(
+        1.53, abs=0.01
+    )
+    assert settled_variance(2.0, 0.3, 1) == math.inf
 
 
 def test_the_chain_ends_with_the_variance_of_its_recursion() -> None:

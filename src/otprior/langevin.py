@@ -30,7 +30,15 @@ from torch import Tensor
 from otprior.denoisers import Denoiser
 from otprior.validation import check_integer, require
 
-__all__ = ["annealed_langevin", "best_step", "chain_variance", "geometric_levels", "ve_score"]
+__all__ = [
+    "annealed_langevin",
+    "best_step",
+    "chain_variance",
+    "geometric_levels",
+    "settled_step",
+    "settled_variance",
+    "ve_score",
+]
 
 
 def geometric_levels(begin: float, end: float, count: int) -> tuple[float, ...]:
@@ -73,6 +81,35 @@ def best_step(ratio: float, steps: int) -> float:
     found = minimize_scalar(
         lambda step: chain_variance(ratio**2, 0.0, 1.0, step, steps),
         bounds=(0.0, 1.0),
+        method="bounded",
+        options={"xatol": 1e-10},
+    )
+    return float(found.x)
+
+
+def settled_variance(ratio: float, step: float, steps: int) -> float:
+    """Where the variance, in units of the level's square, settles over many levels, for data at a point.
+
+    Each level takes v to c γ² v + (1 − c)/(1 − η/2), c = (1 − η)^{2n}, with γ the ratio and n the steps; infinite where
+    a level contracts less than the next one falls.
+    """
+    kept = (1 - step) ** (2 * steps)
+    return (1 - kept) / (1 - step / 2) / (1 - kept * ratio**2) if kept * ratio**2 < 1 else math.inf
+
+
+def settled_step(ratio: float, steps: int) -> float:
+    """The η in (0, 1) for which `settled_variance` is least: what `best_step` leaves out is that errors add up.
+
+    Arguments:
+        ratio: Of a level to the next, above 1.
+        steps: At each level.
+    """
+    require(1 < ratio < math.inf, "ratio", "above 1", ratio)
+    check_integer("steps", steps, 1)
+    least = 1 - ratio ** (-1 / steps)
+    found = minimize_scalar(
+        lambda step: settled_variance(ratio, step, steps),
+        bounds=(least, 1.0),
         method="bounded",
         options={"xatol": 1e-10},
     )

@@ -7,9 +7,9 @@ levels from "begin" to "end", "count" of them, "steps" at each, of relative size
   quieter than the latents are;
 - *as described*: the last levels from the latents' own on, one step at each;
 - *coarse*: from a larger noise to the same end in as many levels as there are calls, with the step that is best for
-  their ratio (`langevin.best_step`);
-- *all levels*: from a larger noise through every published level below it, one step at each. This alone takes more
-  evaluations than the others.
+  their ratio in the long run (`langevin.settled_step`);
+- *all levels*: from a larger noise through every published level below it, one such step at each. This alone takes
+  more evaluations than the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from otprior.generation import RowSpec
-from otprior.langevin import best_step, geometric_levels
+from otprior.langevin import geometric_levels, settled_step
 from otprior.reproductions.dpm_ot.sampling import SAMPLER
 from otprior.reproductions.dpm_ot.settings import LARGER_LEVELS, Settings
 from otprior.schedules import NoiseSchedule
@@ -146,7 +146,8 @@ class Rows:
         chosen = self.settings
         levels = geometric_levels(chosen.sigma_begin, chosen.sigma_end, chosen.levels)
         below = [level for level in levels if level <= sigma]
-        chain = {"begin": below[0], "count": len(below), "steps": 1, "step": chosen.step}
+        step = settled_step(levels[0] / levels[1], 1)
+        chain = {"begin": below[0], "count": len(below), "steps": 1, "step": step}
         return self._latents(sigma, chain, f"{FROZEN}, σ = {sigma:g}, all {len(below)} levels")
 
     def filtered(self, row: RowSpec, threshold: float) -> RowSpec:
@@ -165,7 +166,7 @@ class Rows:
     def _coarse_chain(self, sigma: float) -> dict[str, Any]:
         count = self.settings.calls
         ratio = (sigma / self.settings.sigma_end) ** (1 / (count - 1))
-        return {"begin": sigma, "count": count, "steps": 1, "step": best_step(ratio, 1)}
+        return {"begin": sigma, "count": count, "steps": 1, "step": settled_step(ratio, 1)}
 
     def _latents(self, sigma: float, chain: dict[str, Any], label: str) -> RowSpec:
         time, steps = round(self.timestep(sigma), 1), chain["count"] * chain["steps"] + 1
