@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from otprior.files import output_file, write_json
 from otprior.report.audit_plots import error_against_time, spectrum_left
 from otprior.report.audit_text import BOUNDS, audit_headline, audit_summary, error_text, rows_of, start_name
+from otprior.report.folder import write_folder
 from otprior.report.html import figure, fill, tile
 from otprior.report.html_tables import made_with, number, section, table
 from otprior.report.schema import validate_report
 
 __all__ = ["audit_page", "write_audit"]
-
-_logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -77,16 +74,7 @@ def write_audit(directory: str | Path, report: Row) -> dict[str, Path]:
     if rows_of(report, "data"):
         contents["error.png"] = error_against_time(report)
         contents["spectrum.png"] = spectrum_left(report)
-    directory = Path(directory)
-    written = {}
-    for name, content in contents.items():
-        with output_file(directory / name) as temporary:
-            temporary.write_bytes(content)
-        written[name] = directory / name
-    write_json(directory / "report.json", report)
-    written["report.json"] = directory / "report.json"
-    _logger.info("audit written to %s: %s", directory, ", ".join(written))
-    return written
+    return write_folder(directory, report, contents)
 
 
 def _tiles(report: Row) -> str:

@@ -22,7 +22,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from otprior.files import output_file, write_json
+from otprior.report.folder import write_folder
 from otprior.report.plots import LIGHT
 from otprior.report.schema import validate_report
 
@@ -130,13 +130,7 @@ def write_claims_report(directory: str | Path, report: dict[str, Any]) -> dict[s
     for details in (report.get("details") or {}).values():
         for curves in details["curves"]:
             contents[f"{curves['name']}.png"] = claim_plot(curves)
-    directory, written = Path(directory), {}
-    for name, content in contents.items():
-        with output_file(directory / name) as temporary:
-            temporary.write_bytes(content)
-        written[name] = directory / name
-    write_json(directory / "report.json", report)
-    return written | {"report.json": directory / "report.json"}
+    return write_folder(directory, report, contents)
 
 
 def _interval(claim: dict[str, Any], break_: str = " ") -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import logging
 from collections.abc import Sequence
 from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from otprior.files import output_file, write_json
 from otprior.report.codes_plots import layout_by_frequency, maps_on_one_scale, power_by_points
 from otprior.report.codes_text import (
     STATISTICS,
@@ -20,14 +18,13 @@ from otprior.report.codes_text import (
     degrees,
     figure_text,
 )
+from otprior.report.folder import write_folder
 from otprior.report.html import figure, fill, tile
 from otprior.report.html_tables import made_with, number, section, table
 from otprior.report.images import ReportImages, image_grid
 from otprior.report.schema import validate_report
 
 __all__ = ["codes_page", "write_codes_report"]
-
-_logger = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -102,15 +99,7 @@ def write_codes_report(
     for name, rows in (("swaps.png", swaps), ("beside.png", beside)):
         if rows:
             contents[name] = image_grid(rows)
-    directory, written = Path(directory), {}
-    for name, content in contents.items():
-        with output_file(directory / name) as temporary:
-            temporary.write_bytes(content)
-        written[name] = directory / name
-    write_json(directory / "report.json", report)
-    written["report.json"] = directory / "report.json"
-    _logger.info("report written to %s: %s", directory, ", ".join(written))
-    return written
+    return write_folder(directory, report, contents)
 
 
 def _tiles(report: Row) -> str:

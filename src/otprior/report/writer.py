@@ -1,26 +1,19 @@
-"""Files of a report: report.json, report.html, and the plots and image grid beside them.
-
-Everything is drawn before anything is written, each file appears whole, and report.json, which programs
-look for, comes last.
-"""
+"""Files of a report: report.json, report.html, and the plots and image grid beside them."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from otprior.files import output_file, write_json
 from otprior.report.claims import claim_plot
+from otprior.report.folder import write_folder
 from otprior.report.html import page
 from otprior.report.images import ReportImages, image_grid
 from otprior.report.plots import has_copying, has_quality, quality_against_copying, quality_against_nfe
 from otprior.report.schema import validate_report
 
 __all__ = ["write_report"]
-
-_logger = logging.getLogger(__name__)
 
 
 def write_report(
@@ -52,13 +45,4 @@ def write_report(
             contents["images.png"] = image_grid(images)
         for curves in report.get("curves") or []:
             contents[f"{curves['name']}.png"] = claim_plot(curves)
-    directory = Path(directory)
-    written = {}
-    for name, content in contents.items():
-        with output_file(directory / name) as temporary:
-            temporary.write_bytes(content)
-        written[name] = directory / name
-    write_json(directory / "report.json", report)
-    written["report.json"] = directory / "report.json"
-    _logger.info("report written to %s: %s", directory, ", ".join(written))
-    return written
+    return write_folder(directory, report, contents)
