@@ -51,14 +51,14 @@ def test_masses_are_exact_and_the_cost_is_within_the_bound() -> None:
     # (The map's own masses p are not quite ν: both costs are for the same draws, and differ by less than 1 %.)
     excess = float(cost.mean()) - lower
     assert 0 < excess < found.cost_excess + 4 * error + 0.01 * lower
-    measured = excess_share(found, y, solution.potential, seed=5) * float(cost.mean())
+    measured = excess_share(found, y, found.apply(y), solution.potential, seed=5) * float(cost.mean())
     assert excess - 0.01 * lower < measured < found.cost_excess
 
 
 def test_nothing_is_lost_along_all_axes() -> None:
     y = normal(50, 6)
     found = project(y, torch.full((50,), 0.02), 6)
-    assert excess_share(found, y, normal(50, seed=1).double(), seed=0) < 1e-6
+    assert excess_share(found, y, found.apply(y), normal(50, seed=1).double(), seed=0) < 1e-6
 
 
 def test_a_row_does_not_depend_on_its_batch() -> None:

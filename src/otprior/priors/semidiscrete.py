@@ -196,7 +196,8 @@ class SemiDiscretePrior(Prior):
             solutions.append(solution)
             if projection is not None:
                 own = atoms[rows[measure.index].to(atoms.device)]
-                share = excess_share(projection, own, solution.potential[measure.index], seed_from(generator))
+                offsets = solution.potential[measure.index]
+                share = excess_share(projection, own, measure.atoms, offsets, seed_from(generator))
                 excess = max(excess, share)
 
         prior = cls(
