@@ -26,6 +26,7 @@ from otprior import bundled
 from otprior.claims.claim import Claim, Effort, Finding, judge, judge_test
 from otprior.claims.codes_power import TurnedMap
 from otprior.claims.papers import CODES
+from otprior.claims.rotation import COST_ROUNDING
 from otprior.claims.skew import SKEW_MOMENTS, light, own_skew, probed_skew
 from otprior.coder import ImageCoder
 from otprior.codes import Encoder
@@ -37,8 +38,6 @@ from otprior.priors.gaussian import gaussian_code
 
 __all__ = ["CLAIMS"]
 
-# Relative excess that rounding of the sums can make.
-COST_ROUNDING = 1e-10
 # |J − Jᵀ|/|J + Jᵀ| that differences in float32 can make; half a degree.
 SKEW_ROUNDING = 0.01
 BATCH = 25

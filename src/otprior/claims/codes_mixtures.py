@@ -19,20 +19,18 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from otprior.claims.claim import Claim, Curves, Effort, Finding, judge, judge_test
+from otprior.claims.by_dimension import DIMENSIONS, cost_finding, smallest_turn
+from otprior.claims.claim import Claim, Effort, Finding, judge
 from otprior.claims.flow_jacobian import ODE_TOLERANCE, antisymmetry
 from otprior.claims.papers import CODES
-from otprior.claims.rotation import excess_cost, rotate, smallest_caught
+from otprior.claims.rotation import excess_cost
 from otprior.denoisers import MixtureDenoiser
 from otprior.flow import NOISE, Scales, flow_jacobian, probability_flow
 from otprior.metrics.intervals import Interval, bootstrap_mean, seed_set_interval
 
 __all__ = ["CLAIMS", "mixture_law"]
 
-DIMENSIONS = (2, 3, 4, 5, 6, 7)
 START = Scales.vp(0.98)
-# Relative excess that rounding of the sums can make.
-COST_ROUNDING = 1e-10
 
 
 @cache
@@ -88,12 +86,7 @@ def _optimal_pairs(dim: int, count: int, seed: int, stream: str) -> tuple[Tensor
 
 def _unseen(dim: int, count: int, effort: Effort) -> float:
     x, code = _optimal_pairs(dim, count, effort.seed, f"codes power {dim} {count}")
-
-    def caught(degrees: float) -> bool:
-        turned = rotate(code, degrees, effort.generator(f"codes rotation {dim}"))
-        return excess_cost(x, turned) > COST_ROUNDING
-
-    return smallest_caught(caught)
+    return smallest_turn(x, code, lambda: effort.generator(f"codes rotation {dim}"))
 
 
 def _cost(effort: Effort) -> Finding:
@@ -101,7 +94,6 @@ def _cost(effort: Effort) -> Finding:
     count, sets = sizes[-1], effort.of(5, 4)
     excess: dict[int, Interval] = {}
     unseen: dict[int, list[tuple[float, float]]] = {}
-    series: dict[str, list[tuple[float, float]]] = {}
     for dim in DIMENSIONS:
         law = mixture_law(dim, effort.seed)
         x = law.noised(sets * count, *START, effort.generator(f"codes cost {dim}"))
@@ -110,39 +102,16 @@ def _cost(effort: Effort) -> Finding:
         values = [max(excess_cost(a, b), 0.0) for a, b in zip(x.split(count), code.split(count))]
         excess[dim] = seed_set_interval(values)
         unseen[dim] = [(n, _unseen(dim, n, effort)) for n in sizes]
-        series[f"d = {dim}"] = unseen[dim]
-    worst = max(DIMENSIONS, key=lambda d: excess[d].estimate)
-    # Nor is its mean, which Student's interval does not know.
-    interval = (max(excess[worst].lo, 0.0), excess[worst].hi)
-    # The claim is about all dimensions: the power is that of the one in which least is seen.
-    rotation = max(unseen[dim][-1][1] for dim in DIMENSIONS)
-    return Finding(
-        statistic=excess[worst].estimate,
-        interval=interval,
-        threshold=COST_ROUNDING,
-        verdict=judge_test(interval, COST_ROUNDING, rotation),
-        why=f"Relative excess of Σ|x − E(x)|² over the best pairing of the same {count:,} points and codes, "
-        f"in dimension {worst}, where it is largest. Small, and biased towards 0 the more the higher the "
-        "dimension: read it with its power.",
-        power=f"rotation of {unseen[2][-1][1]:.2g}° or more in dimension 2, of {rotation:.2g}° in every one",
-        details={
-            "points": count,
-            "excess by dimension": {str(d): excess[d].estimate for d in DIMENSIONS},
-            "excess by dimension, interval": {str(d): [max(e.lo, 0.0), e.hi] for d, e in excess.items()},
-            "smallest rotation caught, degrees": {
-                str(d): {str(n): angle for n, angle in unseen[d]} for d in DIMENSIONS
-            },
-        },
-        curves=(
-            Curves(
-                "codes-power",
-                "What the discrete test would have caught",
-                "points",
-                "smallest rotation caught, degrees",
-                series,
-                "xy",
-            ),
+    return cost_finding(
+        excess,
+        unseen,
+        count,
+        lambda worst: (
+            f"Relative excess of Σ|x − E(x)|² over the best pairing of the same {count:,} points and codes, "
+            f"in dimension {worst}, where it is largest. Small, and biased towards 0 the more the higher the "
+            "dimension: read it with its power."
         ),
+        ("codes-power", "What the discrete test would have caught"),
     )
 
 

@@ -17,7 +17,7 @@ import torch
 from otprior.claims.claim import Claim, Curves, Effort, Finding, judge_test
 from otprior.claims.papers import PRIOR_V1
 from otprior.claims.planar import GENERIC, cells, laguerre_offsets
-from otprior.claims.rotation import excess_cost, rotate, smallest_caught
+from otprior.claims.rotation import COST_ROUNDING, excess_cost, rotate, smallest_caught
 from otprior.denoisers import FiniteDenoiser
 from otprior.flow import NOISE, Scales, probability_flow
 from otprior.metrics.intervals import seed_set_interval
@@ -26,8 +26,6 @@ __all__ = ["CLAIMS"]
 
 ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.999)
 NEIGHBOUR = 0.02
-# Relative excess that rounding of the sums can make.
-ROUNDING = 1e-10
 
 
 def _run(effort: Effort) -> Finding:
@@ -63,15 +61,15 @@ def _run(effort: Effort) -> Finding:
 
     def caught(degrees: float) -> bool:
         turned = rotate(z[:count], degrees, effort.generator("distant times rotation"))
-        return excess_cost(turned, optimal) > ROUNDING
+        return excess_cost(turned, optimal) > COST_ROUNDING
 
     rotation = smallest_caught(caught)
     interval = (max(last.lo, 0.0), last.hi)
     return Finding(
         statistic=last.estimate,
         interval=interval,
-        threshold=ROUNDING,
-        verdict=judge_test(interval, ROUNDING, rotation),
+        threshold=COST_ROUNDING,
+        verdict=judge_test(interval, COST_ROUNDING, rotation),
         why=f"Relative excess in cost of the flow's pairs between pure noise and α = {ALPHAS[-1]} over "
         "their best pairing, three atoms. Between neighbouring times it is 0 or all but 0, as for every "
         "gradient flow, which proves nothing.",

@@ -24,18 +24,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otprior.claims.by_dimension import DIMENSIONS, cost_finding, smallest_turn
 from otprior.claims.chains import Chain, random_chain
-from otprior.claims.claim import Claim, Curves, Effort, Finding, judge, judge_test
+from otprior.claims.claim import Claim, Curves, Effort, Finding, judge
 from otprior.claims.flow_jacobian import antisymmetry
 from otprior.claims.papers import CODES
-from otprior.claims.rotation import excess_cost, rotate, smallest_caught
+from otprior.claims.rotation import excess_cost
 from otprior.flow import Scales, flow_jacobian
 from otprior.fokker_planck import HermitePath, carry, carry_with_jacobian, solve_by_cross
 from otprior.metrics.intervals import bootstrap_mean, seed_set_interval
 
 __all__ = ["CLAIMS"]
 
-DIMENSIONS = (2, 3, 4, 5, 6, 7)
 # The authors' solver takes two minutes in seven dimensions; these are the ones that their code names.
 CROSS_DIMENSIONS = (2, 3, 7)
 START = Scales.vp(0.98)
@@ -43,8 +43,6 @@ DURATION = 6.0
 END = Scales.vp(START.alpha * math.exp(-DURATION))
 # Two adaptive solvers of tolerance 1e-8 a step, over some tens of steps and a map that stretches by up to 5.
 TOLERANCE = 1e-6
-# Relative excess that rounding of the sums can make.
-COST_ROUNDING = 1e-10
 
 
 @dataclass(frozen=True)
@@ -189,38 +187,16 @@ def _cost(effort: Effort) -> Finding:
             if place == 0:
                 unseen[dim] = [(n, _unseen(x[:n], dim, effort)) for n in sizes]
         excess[dim] = seed_set_interval(values)
-    worst = max(DIMENSIONS, key=lambda d: excess[d].estimate)
-    # Nor is its mean, which Student's interval does not know.
-    interval = (max(excess[worst].lo, 0.0), excess[worst].hi)
-    where = f"largest in dimension {worst}" if excess[worst].estimate > 0 else "0 in every dimension"
-    # The claim is about all dimensions: the power is that of the one in which least is seen.
-    rotation = max(unseen[dim][-1][1] for dim in DIMENSIONS)
-    return Finding(
-        statistic=excess[worst].estimate,
-        interval=interval,
-        threshold=COST_ROUNDING,
-        verdict=judge_test(interval, COST_ROUNDING, rotation),
-        why=f"Relative excess of Σ|x − E(x)|² over exact discrete transport between the same {count:,} points and "
-        f"codes, mean over {sets} random laws: {where}. Read it with its power.",
-        power=f"rotation of {unseen[2][-1][1]:.2g}° or more in dimension 2, of {rotation:.2g}° in every one",
-        details={
-            "points": count,
-            "excess by dimension": {str(d): excess[d].estimate for d in DIMENSIONS},
-            "excess by dimension, interval": {str(d): [max(e.lo, 0.0), e.hi] for d, e in excess.items()},
-            "smallest rotation caught, degrees": {
-                str(d): {str(n): angle for n, angle in unseen[d]} for d in DIMENSIONS
-            },
-        },
-        curves=(
-            Curves(
-                "fokker-planck-power",
-                "What the authors' test would have caught",
-                "points",
-                "smallest rotation caught, degrees",
-                {f"d = {d}": unseen[d] for d in DIMENSIONS},
-                "xy",
-            ),
-        ),
+
+    def why(worst: int) -> str:
+        where = f"largest in dimension {worst}" if excess[worst].estimate > 0 else "0 in every dimension"
+        return (
+            f"Relative excess of Σ|x − E(x)|² over exact discrete transport between the same {count:,} points and "
+            f"codes, mean over {sets} random laws: {where}. Read it with its power."
+        )
+
+    return cost_finding(
+        excess, unseen, count, why, ("fokker-planck-power", "What the authors' test would have caught")
     )
 
 
@@ -229,12 +205,7 @@ def _unseen(x: Tensor, dim: int, effort: Effort) -> float:
     centred = x - x.mean(dim=0)
     variances, axes = torch.linalg.eigh(centred.T @ centred / len(x))
     code = (centred @ axes / variances.sqrt()) @ axes.T
-
-    def caught(degrees: float) -> bool:
-        turned = rotate(code, degrees, effort.generator(f"equation rotation {dim}"))
-        return excess_cost(x, turned) > COST_ROUNDING
-
-    return smallest_caught(caught)
+    return smallest_turn(x, code, lambda: effort.generator(f"equation rotation {dim}"))
 
 
 def _degrees(tangent: Tensor | float) -> float:

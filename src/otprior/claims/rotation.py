@@ -10,7 +10,10 @@ from torch import Tensor
 
 from otprior.pairing import pairing
 
-__all__ = ["excess_cost", "rotate", "smallest_caught"]
+__all__ = ["COST_ROUNDING", "excess_cost", "rotate", "smallest_caught"]
+
+# Relative excess that rounding of the sums can make.
+COST_ROUNDING = 1e-10
 
 
 def rotate(z: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
