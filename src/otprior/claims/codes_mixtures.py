@@ -13,20 +13,19 @@ Two tests on the same laws, mixtures of four Gaussians with exact scores, encode
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from otprior.claims.by_dimension import DIMENSIONS, cost_finding, smallest_turn
-from otprior.claims.claim import Claim, Effort, Finding, judge
+from otprior.claims.by_dimension import DIMENSIONS, cost_finding, jacobian_finding, smallest_turn
+from otprior.claims.claim import Claim, Effort, Finding
 from otprior.claims.flow_jacobian import ODE_TOLERANCE, antisymmetry
 from otprior.claims.papers import CODES
 from otprior.claims.rotation import excess_cost
 from otprior.denoisers import MixtureDenoiser
 from otprior.flow import NOISE, Scales, flow_jacobian, probability_flow
-from otprior.metrics.intervals import Interval, bootstrap_mean, seed_set_interval
+from otprior.metrics.intervals import Interval, seed_set_interval
 
 __all__ = ["CLAIMS", "mixture_law"]
 
@@ -44,34 +43,20 @@ def mixture_law(dim: int, seed: int) -> MixtureDenoiser:
 
 
 def _jacobian(effort: Effort) -> Finding:
-    points, error = [], 0.0
+    tangents, error = {}, 0.0
     for dim in DIMENSIONS:
         law = mixture_law(dim, effort.seed)
         x = law.noised(effort.of(400, 60), *START, effort.generator(f"codes jacobian {dim}"))
         _, jacobian = flow_jacobian(law, x, START, NOISE, rtol=1e-11, atol=1e-11)
         _, looser = flow_jacobian(law, x[:20], START, NOISE, rtol=1e-9, atol=1e-9)
-        error = max(error, float((antisymmetry(jacobian[:20]) - antisymmetry(looser)).abs().max()))
-        points.append(antisymmetry(jacobian))
-    found = [bootstrap_mean(v, effort.generator("codes jacobian bootstrap")) for v in points]
-    least = min(found, key=lambda f: f.estimate)
-    interval = (least.lo - error, least.hi + error)
-    angles = {dim: math.degrees(math.atan(f.estimate)) for dim, f in zip(DIMENSIONS, found)}
-    return Finding(
-        statistic=least.estimate,
-        interval=interval,
-        threshold=ODE_TOLERANCE,
-        verdict=judge(interval, ODE_TOLERANCE),
-        why="Mean of |J − Jᵀ|/|J + Jᵀ| over the data, in that of 2 to 7 dimensions where it is smallest: "
-        f"the tangent of a mean rotation of {min(angles.values()):.2f}° to {max(angles.values()):.2f}°. Not "
-        "optimal, though nearly so.",
-        power=f"rotation of {math.degrees(ODE_TOLERANCE):.1g}° or more",
-        details={
-            "ODE error": error,
-            "mean rotation by dimension, degrees": {str(d): a for d, a in angles.items()},
-            "largest rotation by dimension, degrees": {
-                str(d): math.degrees(math.atan(float(v.max()))) for d, v in zip(DIMENSIONS, points)
-            },
-        },
+        tangents[dim] = antisymmetry(jacobian)
+        error = max(error, float((tangents[dim][:20] - antisymmetry(looser)).abs().max()))
+    return jacobian_finding(
+        tangents,
+        ("ODE error", error),
+        ODE_TOLERANCE,
+        lambda: effort.generator("codes jacobian bootstrap"),
+        "By exact scores.",
     )
 
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprior.claims.by_dimension import DIMENSIONS, cost_finding, smallest_turn
+from otprior.claims.by_dimension import DIMENSIONS, cost_finding, jacobian_finding, smallest_turn
 from otprior.claims.chains import Chain, random_chain
 from otprior.claims.claim import Claim, Curves, Effort, Finding, judge
 from otprior.claims.flow_jacobian import antisymmetry
@@ -32,7 +32,7 @@ from otprior.claims.papers import CODES
 from otprior.claims.rotation import excess_cost
 from otprior.flow import Scales, flow_jacobian
 from otprior.fokker_planck import HermitePath, carry, carry_with_jacobian, solve_by_cross
-from otprior.metrics.intervals import bootstrap_mean, seed_set_interval
+from otprior.metrics.intervals import seed_set_interval
 
 __all__ = ["CLAIMS"]
 
@@ -144,31 +144,17 @@ def _by_cross(effort: Effort, dimensions: Sequence[int], steps: Sequence[int]) -
 
 
 def _jacobian(effort: Effort) -> Finding:
-    values, error = [], 0.0
+    tangents, error = {}, 0.0
     for dim in DIMENSIONS:
         carried = _carried(effort, dim)
-        values.append(antisymmetry(carried.jacobian))
-        error = max(error, float((values[-1] - antisymmetry(carried.exact_jacobian)).abs().max()))
-    found = [bootstrap_mean(v, effort.generator("equation jacobian bootstrap")) for v in values]
-    least = min(found, key=lambda f: f.estimate)
-    interval = (least.lo - error, least.hi + error)
-    angles = {dim: _degrees(f.estimate) for dim, f in zip(DIMENSIONS, found)}
-    return Finding(
-        statistic=least.estimate,
-        interval=interval,
-        threshold=TOLERANCE,
-        verdict=judge(interval, TOLERANCE),
-        why="Mean of |J − Jᵀ|/|J + Jᵀ| over the data, in that of 2 to 7 dimensions where it is smallest: the "
-        f"tangent of a mean rotation of {min(angles.values()):.2f}° to {max(angles.values()):.2f}°, from the "
-        "equation alone. Exact scores give the same. Not optimal, though nearly so.",
-        power=f"rotation of {_degrees(TOLERANCE):.1g}° or more",
-        details={
-            "largest difference from exact scores": error,
-            "mean rotation by dimension, degrees": {str(d): a for d, a in angles.items()},
-            "largest rotation by dimension, degrees": {
-                str(d): _degrees(v.max()) for d, v in zip(DIMENSIONS, values)
-            },
-        },
+        tangents[dim] = antisymmetry(carried.jacobian)
+        error = max(error, float((tangents[dim] - antisymmetry(carried.exact_jacobian)).abs().max()))
+    return jacobian_finding(
+        tangents,
+        ("largest difference from exact scores", error),
+        TOLERANCE,
+        lambda: effort.generator("equation jacobian bootstrap"),
+        "From the equation alone; exact scores give the same.",
     )
 
 
@@ -208,7 +194,7 @@ def _unseen(x: Tensor, dim: int, effort: Effort) -> float:
     return smallest_turn(x, code, lambda: effort.generator(f"equation rotation {dim}"))
 
 
-def _degrees(tangent: Tensor | float) -> float:
+def _degrees(tangent: Tensor) -> float:
     return math.degrees(math.atan(float(tangent)))
 
 
