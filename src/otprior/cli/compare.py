@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -13,9 +12,9 @@ import typer
 from otprior.cli.options import Overwrite
 from otprior.cli.parsing import require_path
 from otprior.cli.progress import progress_bar
-from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.cli.studies import Precision, Workers, default_workers, follow, print_report
-from otprior.files import check_output_dir, output_dir
+from otprior.cli.session import Debug, Verbose, session
+from otprior.cli.studies import Precision, Workers, default_workers, follow, write_parts
+from otprior.files import check_output_dir
 from otprior.validation import require
 
 __all__ = ["EXAMPLES", "compare"]
@@ -104,7 +103,6 @@ def compare(
         with progress_bar("loading") as bar:
             from otprior.generation import kept_processes
             from otprior.presets import PRESETS, Stages
-            from otprior.report import write_report
 
             started = time.perf_counter()
             study = PRESETS[preset.value]
@@ -119,13 +117,4 @@ def compare(
             )
             with kept_processes(count):
                 results = study.run(Stages(scale, work, follow(bar)))
-            for result in results.values():
-                result.report["command"] = ["otprior", *sys.argv[1:]]
-                result.report["timings"] = {"seconds_of_the_last_run": time.perf_counter() - started}
-            with output_dir(out, overwrite) as folder:
-                for name, result in results.items():
-                    write_report(folder / name, result.report, result.images)
-        print_report(stdout(), results[""].report, out)
-        others = ", ".join(str(out / name / "report.html") for name in results if name)
-        if others:
-            stdout().print(f"and: {others}", soft_wrap=True, markup=False, highlight=False)
+        write_parts(out, overwrite, results, time.perf_counter() - started)

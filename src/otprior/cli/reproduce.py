@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -14,8 +13,8 @@ from rich.text import Text
 from otprior.cli.options import Overwrite
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.cli.studies import Workers, default_workers, follow, print_report
-from otprior.files import check_output_dir, output_dir
+from otprior.cli.studies import Workers, default_workers, follow, write_parts
+from otprior.files import check_output_dir
 
 __all__ = ["EXAMPLES", "reproduce"]
 
@@ -81,21 +80,11 @@ def reproduce(
         with progress_bar("loading") as bar:
             request = found.request(work, samples, fast, settings or (), workers=count, listen=follow(bar))
             from otprior.generation import kept_processes
-            from otprior.report import write_report
 
             started = time.perf_counter()
             with kept_processes(count):
                 parts = found.run(request)
-            for part in parts.values():
-                part.report["command"] = ["otprior", *sys.argv[1:]]
-                part.report["timings"] = {"seconds_of_the_last_run": time.perf_counter() - started}
-            with output_dir(out, overwrite) as folder:
-                for key, part in parts.items():
-                    write_report(folder / key, part.report, part.images)
-        print_report(stdout(), parts[""].report, out)
-        others = ", ".join(str(out / key / "report.html") for key in parts if key)
-        if others:
-            stdout().print(f"and: {others}", soft_wrap=True, markup=False, highlight=False)
+        write_parts(out, overwrite, parts, time.perf_counter() - started)
 
 
 def _describe(name: str) -> None:

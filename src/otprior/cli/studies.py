@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
 
 from otprior.cli.progress import Bar
+from otprior.cli.session import stdout
+from otprior.files import output_dir
 
 if TYPE_CHECKING:
     from otprior.compare import StudyProgress
+    from otprior.report import ReportImages
 
-__all__ = ["Precision", "Samples", "Workers", "default_workers", "follow", "print_report"]
+__all__ = ["Precision", "Samples", "Workers", "default_workers", "follow", "print_report", "write_parts"]
 
 Samples = Annotated[int, typer.Option(min=12, help="Images of a row.")]
 Workers = Annotated[
@@ -27,6 +31,16 @@ Workers = Annotated[
 ]
 
 MOST_WORKERS = 8
+
+
+class Part(Protocol):
+    """A report in the form of `report.schema.json`, and the images that go with it."""
+
+    @property
+    def report(self) -> dict[str, Any]: ...
+
+    @property
+    def images(self) -> Sequence[ReportImages]: ...
 
 
 class Precision(StrEnum):
@@ -68,3 +82,22 @@ def print_report(console: Console, report: dict[str, Any], out: Path) -> None:
         line = f"{mark}: {gate['statement']}: {figures}"
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
+
+
+def write_parts(out: Path, overwrite: bool, parts: Mapping[str, Part], seconds: float) -> None:
+    """Writes the parts of a study, each in a folder of its name, with the command and its time; prints the main one.
+
+    Arguments:
+        parts: By name; the main one's is "".
+    """
+    from otprior.report import write_report
+
+    with output_dir(out, overwrite) as folder:
+        for name, part in parts.items():
+            part.report["command"] = ["otprior", *sys.argv[1:]]
+            part.report["timings"] = {"seconds_of_the_last_run": seconds}
+            write_report(folder / name, part.report, part.images)
+    print_report(stdout(), parts[""].report, out)
+    others = ", ".join(str(out / name / "report.html") for name in parts if name)
+    if others:
+        stdout().print(f"and: {others}", soft_wrap=True, markup=False, highlight=False)

@@ -5,8 +5,9 @@ Nothing heavy is imported here, so that a command line is checked at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ class Reproduction:
         summary: In a sentence, for lists.
         settings: A frozen dataclass whose fields all have defaults, checked when it is built.
         fast: Settings of a rehearsal, by name.
-        run: From a request to parts, the main one under the name "".
+        running: The module whose `run(request)` does the work; imported late, so that settings are checked at once.
         samples: Images of a row, unless others are asked for; in full and in a rehearsal.
         minutes: How long that takes on two cores, in words.
     """
@@ -66,9 +67,14 @@ class Reproduction:
     summary: str
     settings: type
     fast: dict[str, Any]
-    run: Callable[[Request], dict[str, Part]]
+    running: str
     samples: tuple[int, int]
     minutes: str
+
+    def run(self, request: Request) -> dict[str, Part]:
+        """Reports by name, the main one under ""."""
+        parts: dict[str, Part] = import_module(self.running).run(request)
+        return parts
 
     def request(
         self, work: Path, samples: int | None, fast: bool, given: Sequence[str], **others: Any

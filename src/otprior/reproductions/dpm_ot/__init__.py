@@ -19,23 +19,10 @@ References:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from otprior.reproductions.dpm_ot.settings import Settings
 from otprior.reproductions.reproduction import Reproduction
 
-if TYPE_CHECKING:
-    from otprior.reproductions.reproduction import Part, Request
-
 __all__ = ["REPRODUCTION", "Settings"]
-
-
-def _run(request: Request) -> dict[str, Part]:
-    # Imported late, so that settings are checked without waiting for torch.
-    from otprior.reproductions.dpm_ot.running import run
-
-    return run(request)
-
 
 REPRODUCTION = Reproduction(
     paper="DPM-OT: a new diffusion probabilistic model based on optimal transport (arXiv:2307.11308)",
@@ -43,7 +30,7 @@ REPRODUCTION = Reproduction(
     "and without the filter, as the paper describes it and as its code does it.",
     settings=Settings,
     fast={"atoms": 1000, "code_atoms": 200, "code_steps": 50, "tol": 0.2, "filter_draws": 5000},
-    run=_run,
+    running="otprior.reproductions.dpm_ot.running",
     samples=(2000, 60),
     minutes="About an hour on two cores; a rehearsal takes about three minutes.",
 )

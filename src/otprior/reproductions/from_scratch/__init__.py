@@ -13,23 +13,10 @@ Modules: `settings` (checked at once), `images` (the sets of images), `running`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from otprior.reproductions.from_scratch.settings import Settings
 from otprior.reproductions.reproduction import Reproduction
 
-if TYPE_CHECKING:
-    from otprior.reproductions.reproduction import Part, Request
-
 __all__ = ["REPRODUCTION", "Settings"]
-
-
-def _run(request: Request) -> dict[str, Part]:
-    # Imported late, so that settings are checked without waiting for torch.
-    from otprior.reproductions.from_scratch.running import run
-
-    return run(request)
-
 
 REPRODUCTION = Reproduction(
     paper="The headline of this package, on a second data set and on networks that are half trained",
@@ -37,7 +24,7 @@ REPRODUCTION = Reproduction(
     "at a quarter, half and all of the training.",
     settings=Settings,
     fast={"steps": 40, "epochs": 1, "checkpoints": "100", "seed_sets": 2},
-    run=_run,
+    running="otprior.reproductions.from_scratch.running",
     samples=(800, 12),
     minutes="About an hour and a quarter on two cores; a rehearsal takes a few minutes.",
 )

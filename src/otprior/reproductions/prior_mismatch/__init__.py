@@ -22,23 +22,10 @@ References:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from otprior.reproductions.prior_mismatch.settings import Settings
 from otprior.reproductions.reproduction import Reproduction
 
-if TYPE_CHECKING:
-    from otprior.reproductions.reproduction import Part, Request
-
 __all__ = ["REPRODUCTION", "Settings"]
-
-
-def _run(request: Request) -> dict[str, Part]:
-    # Imported late, so that settings are checked without waiting for torch.
-    from otprior.reproductions.prior_mismatch.running import run
-
-    return run(request)
-
 
 REPRODUCTION = Reproduction(
     paper="Solving prior distribution mismatch in diffusion models via optimal transport (arXiv:2410.13431)",
@@ -54,7 +41,7 @@ REPRODUCTION = Reproduction(
         "tol": 0.2,
         "draws": 4,
     },
-    run=_run,
+    running="otprior.reproductions.prior_mismatch.running",
     samples=(1500, 24),
     minutes="About an hour and three quarters on two cores; a rehearsal takes a few minutes.",
 )
