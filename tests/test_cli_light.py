@@ -7,6 +7,7 @@ import pytest
 from cli_helpers import run
 
 from otprior import __version__
+from otprior.cli import _COMMANDS
 
 HEAVY = ("torch", "diffusers", "matplotlib", "numpy", "scipy")
 
@@ -55,9 +56,7 @@ def test_paths_are_refused_before_anything_heavy(arguments: list[str], message: 
     assert stderr.startswith(f"error: {message}")
 
 
-@pytest.mark.parametrize(
-    "command", ["demo", "fit", "sample", "evaluate", "compare", "tune", "encode", "codes", "verify"]
-)
+@pytest.mark.parametrize("command", _COMMANDS)
 def test_each_help_ends_with_an_example(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
