@@ -18,6 +18,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -27,6 +28,9 @@ from otprior.report.plots import LIGHT
 from otprior.report.schema import validate_report
 
 __all__ = ["claim_plot", "claims_page", "claims_table", "counts", "write_claims_report"]
+
+# Of more, the legend would lie on the curves.
+FEW_CURVES = 3
 
 _COLOURS = {
     "holds": ("green", "good"),
@@ -86,10 +90,12 @@ def claim_plot(curves: dict[str, Any], kind: str = "png") -> bytes:
             else {"marker": "os^Dv"[place % 5], "markersize": 4, "linewidth": 1.4}
         )
         axis.plot([x for x, _ in shown], [y for _, y in shown], color=colour, label=name, **style)
-    if "x" in curves["log"]:
-        axis.set_xscale("log")
-    if "y" in curves["log"]:
-        axis.set_yscale("log")
+    for letter in curves["log"]:
+        getattr(axis, f"set_{letter}scale")("log")
+        which = getattr(axis, f"{letter}axis")
+        # Plain numbers: 30, not 3 x 10^1.
+        which.set_major_formatter(LogFormatter())
+        which.set_minor_formatter(LogFormatter(labelOnlyBase=False))
     if curves["points"]:
         axis.set_aspect("equal")
     axis.set_xlabel(curves["x"])
@@ -97,7 +103,10 @@ def claim_plot(curves: dict[str, Any], kind: str = "png") -> bytes:
     axis.set_title(curves["title"], fontsize=11, loc="left")
     axis.grid(color=LIGHT.grid, linewidth=0.8)
     axis.set_axisbelow(True)
-    axis.legend(frameon=False, fontsize=9)
+    if len(curves["series"]) > FEW_CURVES:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=9)
+    else:
+        axis.legend(frameon=False, fontsize=9)
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     # A date would make equal reports differ.
