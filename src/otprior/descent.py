@@ -85,13 +85,13 @@ def descend(
     Raises:
         ValueError: If the checkpoint is damaged or of another problem.
     """
+    started = saved = reported = time.perf_counter()
     resumed = checkpoint is not None and checkpoint.path.exists()
     if checkpoint is not None and resumed:
         run = _load(checkpoint, judge)
     else:
         report(0, min(planned, budget), None)
         run = Descent(sgd.init(start()), min(planned, budget))
-    started = saved = reported = time.perf_counter()
     seen = run.chi2
     report(run.state.step * sgd.block_size, run.next_check, seen)
     try:
