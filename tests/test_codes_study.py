@@ -240,8 +240,9 @@ def test_command_refuses_before_it_works(here: Path) -> None:
         "--images 16 --subset 9": "images must be at least two subsets of 9; got 16",
         "--images 1000": "images must be at least 1,000; got 40",
         "--swaps 30": "swaps must be at most",
-        "--classes 7": "--classes must be labels that some image has",
+        "--classes 7": "--classes must be labels that some image has; got 7, of which no image has 7",
         "--other-data data.npz": "--other-data must be left out without --other",
+        "--method dop853 --steps 9": "--steps must be left out with encoding by dop853",
         "--other missing": "model missing: there is no such file or folder",
     }
     for words, message in refused.items():

@@ -164,6 +164,8 @@ def test_decoding_with_another_label_gives_another_image(here: Path) -> None:
 
 def test_sampling_from_codes_makes_the_images_again(here: Path) -> None:
     assert run(*ENCODE.split()).exit_code == 0
+    loose = run("encode", "model", "codes/codes.safetensors", "--decode", "--tol", 1, "--out", "none")
+    assert_refused(loose, "--tol must be left out with decoding by ddim")
     words = "sample model --prior none --codes codes/codes.safetensors --scheduler ddim --steps 60"
     words += " --spacing grid:log_snr"
     result = run(*words.split(), "--out", "again")
@@ -192,6 +194,12 @@ def test_sampling_from_codes_makes_the_images_again(here: Path) -> None:
     assert_refused(missing, "codes missing: there is no such file or folder; `otprior encode` makes them")
 
 
+def test_refined_encoders_are_finer() -> None:
+    assert Encoder("rk4", steps=12).refined() == Encoder("rk4", steps=24)
+    assert Encoder("ddim", steps=12).refined() == Encoder("ddim", steps=24)
+    assert Encoder("dop853", tol=1e-3).refined() == Encoder("dop853", tol=1e-4)
+
+
 def test_refusals(here: Path) -> None:
     words = ENCODE.split()
     too_long = run(*ENCODE.replace("--steps 30", "--steps 3").split(), "--class-label", 0)
@@ -200,6 +208,9 @@ def test_refusals(here: Path) -> None:
     assert_refused(run(*words, "--class-label", 9), "--class-label")
     assert_refused(run(*words, "--conditional", "--class-label", 1), "--conditional must be left out")
     assert_refused(run(*words, "--decode", "--bits"), "--bits must be left out with --decode")
+    for method, option in (("heun", "--tol 1e-3"), ("rk4", "--iterations 5"), ("dop853", "--steps 9")):
+        given = f"encode model data.npz --out codes --method {method} {option}".split()
+        assert_refused(run(*given), f"{option.split()[0]} must be left out with encoding by {method}")
     assert_refused(run("encode", "model", "none.npz", "--out", "codes"), "data none.npz: there is no such")
     assert_refused(run("encode", "nothing", "data.npz", "--out", "codes"), "model nothing: there is no such")
     assert not (here / "codes").exists()

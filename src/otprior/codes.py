@@ -15,7 +15,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,11 @@ from torch import Tensor
 from otprior.ddim import ddim_decode, ddim_encode
 from otprior.denoisers import Denoiser
 from otprior.files import output_file
-from otprior.flow import METHODS, Scales, flow_grid, probability_flow
+from otprior.flow import FIXED_STEP_METHODS, METHODS, Scales, flow_grid, probability_flow
 from otprior.schedules import NoiseSchedule
 from otprior.validation import check_choice, check_finite, check_integer, require
 
-__all__ = ["ENCODERS", "Codes", "Encoder", "code_moments"]
+__all__ = ["ENCODERS", "Codes", "Encoder", "code_moments", "settings_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,13 @@ FORMAT_VERSION = 1
 ENCODERS = ("ddim", *METHODS)
 # Of a flow-matching schedule, whose ends have no noise and no signal: noise scales at which to begin and to end.
 _FLOW_ENDS = (1e-3, 1 - 1e-3)
+
+
+def settings_of(method: str, decoding: bool = False) -> tuple[str, ...]:
+    """The settings of an `Encoder` that a method heeds, one way or back."""
+    if method == "ddim":
+        return ("steps",) if decoding else ("steps", "iterations", "tol")
+    return ("steps",) if method in FIXED_STEP_METHODS else ("tol",)
 
 
 def code_moments(schedule: NoiseSchedule) -> tuple[Scales, Scales]:
@@ -71,6 +78,12 @@ class Encoder:
         check_integer("steps", self.steps, 1)
         check_integer("iterations", self.iterations, 1)
         require(0 < self.tol < math.inf, "tol", "positive", self.tol)
+
+    def refined(self) -> Encoder:
+        """The same with twice the steps; of an adaptive method, with a tenth of the tolerance."""
+        if "steps" in settings_of(self.method):
+            return replace(self, steps=2 * self.steps)
+        return replace(self, tol=self.tol / 10)
 
     def encode(self, denoiser: Denoiser, images: Tensor, clean: Scales, noisy: Scales) -> Encoding:
         """Codes of images (B, C, H, W) in [−1, 1].

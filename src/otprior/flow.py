@@ -42,15 +42,24 @@ from otprior.denoisers import Denoiser, ExactDenoiser
 from otprior.schedules import NoiseSchedule
 from otprior.validation import check_choice, check_integer, invalid, require
 
-__all__ = ["METHODS", "NOISE", "FlowSolution", "Scales", "flow_grid", "flow_jacobian", "probability_flow"]
+__all__ = [
+    "FIXED_STEP_METHODS",
+    "METHODS",
+    "NOISE",
+    "FlowSolution",
+    "Scales",
+    "flow_grid",
+    "flow_jacobian",
+    "probability_flow",
+]
 
 Velocity = Callable[[float, Tensor], Tensor]
 
-_FIXED = ("euler", "heun", "rk4")
+FIXED_STEP_METHODS = ("euler", "heun", "rk4")
 # Adaptive: SciPy's, on the CPU; torchdiffeq's, on any device (`pip install otprior[theory]`).
 _SCIPY = ("dop853",)
 _TORCHDIFFEQ = ("dopri5", "dopri8")
-METHODS = _FIXED + _SCIPY + _TORCHDIFFEQ
+METHODS = FIXED_STEP_METHODS + _SCIPY + _TORCHDIFFEQ
 _SPACINGS = ("s", "log_snr")
 
 
@@ -215,7 +224,7 @@ def integrate(
     Fixed-step methods step from time to time; adaptive ones see the two ends alone.
     """
     check_choice("method", method, METHODS)
-    if method in _FIXED:
+    if method in FIXED_STEP_METHODS:
         for begin, end in pairwise(times):
             u = _step(velocity, u, begin, end, method)
         return u

@@ -36,6 +36,7 @@ EXAMPLES = (
 FAST = {"images": 200, "subset": 50, "refined": 40, "probed": 8, "probes": 1, "swaps": 2, "block": 20}
 FAST_ENCODER = {"method": "heun", "steps": 10}
 FAST_ATOMS = 2000
+SHOWN_MISSING = 5
 
 _SWAPS = "Swapping codes"
 
@@ -249,7 +250,8 @@ def _images(
         raise invalid(option, "left out: the images have no labels", classes)
     wanted = torch.tensor(parse_labels(classes, option))
     missing = wanted[~torch.isin(wanted, images.labels)].tolist()
-    got = f"{classes}, of which {missing} are not there"
+    few = ", ".join(map(str, missing[:SHOWN_MISSING])) + (", …" if len(missing) > SHOWN_MISSING else "")
+    got = f"{classes}, of which no image has {few}"
     require(not missing, option, "labels that some image has", got)
     return images.select(torch.nonzero(torch.isin(images.labels, wanted)).reshape(-1))
 
@@ -274,6 +276,7 @@ def _atoms(
 
 
 def _study(subject: CodeSubject, fast: bool, **given: Any) -> CodeStudy:
+    from otprior.cli.coding import check_heeded
     from otprior.code_study import CodeStudy
     from otprior.codes import Encoder
 
@@ -281,7 +284,9 @@ def _study(subject: CodeSubject, fast: bool, **given: Any) -> CodeStudy:
     encoder: dict[str, Any] = dict(FAST_ENCODER) if fast else {"method": "rk4", "steps": 12}
     method, steps = given.pop("method"), given.pop("steps")
     encoder |= {} if method is None else {"method": method.value}
-    encoder |= {} if steps is None else {"steps": steps}
+    if steps is not None:
+        check_heeded(encoder["method"], ["steps"])
+        encoder["steps"] = steps
     count = given["images"] or own.get("images", CodeStudy.images)
     most = min(own.get("swaps", CodeStudy.swaps), _possible_swaps(subject, count))
     own["swaps"] = most if given["swaps"] is None else given["swaps"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,17 +16,35 @@ from otprior.cli.progress import Bar
 from otprior.cli.records import empty_report
 from otprior.cli.samples import SampleWriter
 from otprior.coder import ImageCoder
-from otprior.codes import Codes, Encoder
+from otprior.codes import Codes, Encoder, settings_of
 from otprior.data import ImageSet
 from otprior.denoisers import Denoiser
 from otprior.files import write_json
 from otprior.likelihood import bits_per_dimension, dequantised, log_likelihood
 from otprior.report import contact_sheet, validate_report
+from otprior.validation import require
 
-__all__ = ["Bits", "Coder"]
+__all__ = ["Bits", "Coder", "check_heeded"]
 
 # Images of the contact sheet; more would be too small to see.
 GRID_IMAGES = 20
+
+
+def check_heeded(
+    method: str, given: Iterable[str], *, decoding: bool = False, also: Collection[str] = ()
+) -> None:
+    """Refuses settings of an `Encoder` that its method would ignore.
+
+    Arguments:
+        method: Of encoding.
+        given: The settings that were asked for, by name.
+        decoding: Whether codes are to be decoded.
+        also: Settings that something else heeds.
+    """
+    heeded = ("method", *settings_of(method, decoding), *also)
+    what = f"{'decoding' if decoding else 'encoding'} by {method}, which does not heed it"
+    for name in given:
+        require(name in heeded, f"--{name}", f"left out with {what}", "it")
 
 
 class Coder:

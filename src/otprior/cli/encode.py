@@ -63,7 +63,8 @@ def encode(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Of ddim, heun and rk4; 50 by default.", show_default=False)
+        int | None,
+        typer.Option(min=1, help="Of ddim, heun and rk4 (and of --bits); 50 by default.", show_default=False),
     ] = None,
     iterations: Annotated[
         int | None,
@@ -164,11 +165,12 @@ def _encode(
     grid: bool,
 ) -> list[str]:
     """Writes codes; returns what to print."""
-    from otprior.cli.coding import Bits, Coder
+    from otprior.cli.coding import Bits, Coder, check_heeded
     from otprior.codes import Encoder
 
     labels = _labels(pipe, images.labels, len(images), told, "the images")
     encoder = Encoder(**options)
+    check_heeded(encoder.method, options, also=() if rates is None else ("steps",))
     bits = None if rates is None else Bits(encoder.steps, *rates)
     coder = Coder(pipe, encoder, batch_size, facts)
     with output_dir(out, overwrite) as folder, progress_bar("encoding") as bar:
@@ -190,7 +192,7 @@ def _decode(
     """Writes images; returns what to print."""
     from dataclasses import replace
 
-    from otprior.cli.coding import Coder
+    from otprior.cli.coding import Coder, check_heeded
     from otprior.codes import Codes
     from otprior.pipelines.inputs import latent_shape
 
@@ -207,7 +209,9 @@ def _decode(
     keeps = replace(told, conditional=told.one is None and codes.labels is not None)
     known = None if codes.labels is None else codes.labels[:limit]
     labels = _labels(pipe, known, len(latents), keeps, "the codes")
-    coder = Coder(pipe, replace(codes.encoder, **options), batch_size, facts)
+    encoder = replace(codes.encoder, **options)
+    check_heeded(encoder.method, options, decoding=True)
+    coder = Coder(pipe, encoder, batch_size, facts)
     with output_dir(out, overwrite) as folder, progress_bar("decoding") as bar:
         figures = coder.decode(latents, labels, folder, grid, bar)
     return [

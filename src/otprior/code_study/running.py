@@ -218,21 +218,21 @@ class _Run:
         function: Callable[..., dict[str, Any]],
         rows: Tensor,
         labels: Tensor | None,
-        times: int = 1,
+        finer: bool = False,
     ) -> dict[str, Tensor]:
         """A function of (network, encoder, rows, labels) on all rows, block by block.
 
         Arguments:
-            times: How many times the study's steps.
+            finer: Whether by twice the steps, or a tenth of the tolerance.
         """
-        encoder = replace(self.study.encoder, steps=self.study.encoder.steps * times)
+        encoder = self.study.encoder.refined() if finer else self.study.encoder
         size = self.study.block
         pieces = []
         for begin in range(0, len(rows), size):
             part = slice(begin, begin + size)
             told = None if labels is None else labels[part]
             args = (self.network, encoder, rows[part], told)
-            cost = len(rows[part]) * self.study.evaluations * times
+            cost = len(rows[part]) * self.study.evaluations * (2 if finer else 1)
             pieces.append(Piece(self.work / name / f"{begin:06d}.npz", cost, function, args))
         self._pieces(pieces, {"codes": "encoding", "flow": "decoding seeds"}.get(name, "checking the steps"))
         return _joined(pieces)
@@ -253,7 +253,7 @@ class _Run:
         count = min(self.study.refined, self.study.images)
         images, part = self.subject.images.images[:count], codes[:count]
         told = None if labels is None else labels[:count]
-        finer = self._many("finer", encoded, images, told, times=2)["codes"]
+        finer = self._many("finer", encoded, images, told, finer=True)["codes"]
         again = self._many("back", decoded, part, told)["images"]
         changed = (finer - part).flatten(1).norm(dim=1) / finer.flatten(1).norm(dim=1)
         error = (again - images).abs().flatten(1)
