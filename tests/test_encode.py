@@ -207,6 +207,7 @@ def test_refusals(here: Path) -> None:
     assert_refused(run(*words, "--decode"), "codes data.npz are damaged or no .safetensors file")
     assert_refused(run(*words, "--class-label", 9), "--class-label")
     assert_refused(run(*words, "--conditional", "--class-label", 1), "--conditional must be left out")
+    assert_refused(run(*words, "--probes", 4), "--probes must be left out without --bits")
     assert_refused(run(*words, "--decode", "--bits"), "--bits must be left out with --decode")
     for method, option in (("heun", "--tol 1e-3"), ("rk4", "--iterations 5"), ("dop853", "--steps 9")):
         given = f"encode model data.npz --out codes --method {method} {option}".split()

@@ -1,7 +1,7 @@
 """A start for many atoms from the solution for few of them.
 
 What the independent-score model gets wrong about an atom (its neighbours, which compete for the same draws) it gets
-wrong about those neighbours too. So an eighth of the atoms (32,768 at most) is solved for, roughly and recursively,
+wrong about those neighbours too. So an eighth of the atoms (8,192 at most) is solved for, roughly and recursively,
 and what the solution adds to the model's offsets is carried over to each atom from the nearest one solved for. It costs
 a few percent of the solve and saves a tenth of its draws or more: the fewer the dimensions, the more.
 """
@@ -22,7 +22,7 @@ __all__ = ["coarse_start"]
 COARSENED_FROM = 4096
 COARSENING = 8
 # Never more than this many: looking for the nearest of an eighth of a million atoms takes longer than it saves.
-MOST_COARSE = 1 << 15
+MOST_COARSE = 1 << 13
 # Draws an atom: enough for χ² of 0.15, beyond which neighbours are not told apart well enough to matter.
 DRAWS_PER_ATOM = 10
 SCORES_PER_BLOCK = 1 << 22

@@ -168,11 +168,13 @@ def _distance_along_lines(atoms: Tensor) -> Tensor:
     nearest = torch.full((len(atoms),), math.inf, dtype=torch.float64, device=atoms.device)
     for line in lines:
         order = (atoms @ line).argsort()
-        for shift in range(1, NEIGHBOURS_ON_LINE + 1):
-            for one, other in zip(order[:-shift].split(LINE_BLOCK), order[shift:].split(LINE_BLOCK)):
-                distance = torch.linalg.vector_norm(atoms[one] - atoms[other], dim=1, dtype=torch.float64)
-                nearest[one] = torch.minimum(nearest[one], distance)
-                nearest[other] = torch.minimum(nearest[other], distance)
+        for first in range(0, len(order), LINE_BLOCK):
+            index = order[first : first + LINE_BLOCK + NEIGHBOURS_ON_LINE]
+            points = atoms[index]
+            for shift in range(1, NEIGHBOURS_ON_LINE + 1):
+                distance = torch.linalg.vector_norm(points[shift:] - points[:-shift], dim=1).double()
+                for one in (index[shift:], index[:-shift]):
+                    nearest[one] = torch.minimum(nearest[one], distance)
     return nearest
 
 

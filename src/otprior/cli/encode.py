@@ -92,7 +92,12 @@ def encode(
         typer.Option(min=0, help="The label for no class; by default the model's.", show_default=False),
     ] = None,
     bits: Annotated[bool, typer.Option("--bits", help="Also bits per dimension, for 8-bit images.")] = False,
-    probes: Annotated[int, typer.Option(min=2, help="Random probes of --bits, for each image.")] = 4,
+    probes: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Random probes of --bits, for each image; 4 by default.", show_default=False
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many images only.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
     grid: Annotated[
@@ -118,6 +123,7 @@ def encode(
         else:
             check_data(data)
         require(not (decode and bits), "--bits", "left out with --decode", "both")
+        require(bits or probes is None, "--probes", "left out without --bits", probes)
         both = conditional and class_label is not None
         require(not both, "--conditional", "left out with --class-label", "both")
         pixels = parse_value_range(value_range)
@@ -138,7 +144,7 @@ def encode(
             lines = _decode(pipe, data, told, options, limit, batch_size, facts, out, overwrite, grid)
         else:
             images = _images(data, pipe, pixels, limit)
-            rates = (probes, seed) if bits else None
+            rates = (probes or 4, seed) if bits else None
             lines = _encode(pipe, images, told, options, rates, batch_size, facts, out, overwrite, grid)
         for line in lines:
             stdout().print(line, soft_wrap=True, markup=False, highlight=False)

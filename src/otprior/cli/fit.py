@@ -113,7 +113,12 @@ def fit(
             show_default=False,
         ),
     ] = None,
-    model_steps: Annotated[int, typer.Option(min=1, help="With --from-model: evaluations an image.")] = 50,
+    model_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --from-model: evaluations an image, 50 by default.", show_default=False
+        ),
+    ] = None,
     conditional: Annotated[
         bool, typer.Option("--conditional", "--labels", help="One map for each of the data's class labels.")
     ] = False,
@@ -214,6 +219,11 @@ def fit(
         if weights is not None:
             require_path("weights", weights)
             require(limit is None, "--weights", "left out with --limit", f"--limit {limit}")
+        without_auto = {"--validation": validation, "--extractor": extractor} if auto is None else {}
+        for option, value in without_auto.items():
+            require(value is None, option, "left out without --auto", value)
+        needless = model_steps is not None and from_model is None
+        require(not needless, "--model-steps", "left out without --from-model", model_steps)
         own = {
             "conditional": conditional or None,
             "noise": None if noise is None else noise.value,
@@ -251,7 +261,7 @@ def fit(
         check_timestep(scheduler, t)
         if from_model is not None:
             drawn = out.with_name(f"{out.name}.drawn")
-            images = draw_images(model, pipe, from_model, model_steps, conditional, drawn)
+            images = draw_images(model, pipe, from_model, model_steps or 50, conditional, drawn)
         else:
             images = read_images(str(data), pipe, pixels, conditional, license)
         del pipe  # only its schedule is needed on
