@@ -37,6 +37,8 @@ FAST = {"images": 200, "subset": 50, "refined": 40, "probed": 8, "probes": 1, "s
 FAST_ENCODER = {"method": "heun", "steps": 10}
 FAST_ATOMS = 2000
 SHOWN_MISSING = 5
+# Between two networks there is one kind of swap, between ten classes there are ninety: so many times the images.
+BETWEEN_NETWORKS = 10
 
 _SWAPS = "Swapping codes"
 
@@ -102,8 +104,8 @@ def codes(
         int | None,
         typer.Option(
             min=0,
-            help="Images of a class that are decoded as every class; 20 by default where images and network know "
-            "classes, 0 leaves it out.",
+            help="Images of a class that are decoded as every class, 20 by default where images and network know "
+            "classes; with --other the images that are decoded by it, 200 by default. 0 leaves it out.",
             rich_help_panel=_SWAPS,
             show_default=False,
         ),
@@ -288,7 +290,8 @@ def _study(subject: CodeSubject, fast: bool, **given: Any) -> CodeStudy:
         check_heeded(encoder["method"], ["steps"])
         encoder["steps"] = steps
     count = given["images"] or own.get("images", CodeStudy.images)
-    most = min(own.get("swaps", CodeStudy.swaps), _possible_swaps(subject, count))
+    wished = own.get("swaps", CodeStudy.swaps) * (1 if subject.other is None else BETWEEN_NETWORKS)
+    most = min(wished, _possible_swaps(subject, count))
     own["swaps"] = most if given["swaps"] is None else given["swaps"]
     t = given["timestep"]
     given["timestep"] = int(t) if t.is_integer() else t
