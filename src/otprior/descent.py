@@ -26,6 +26,8 @@ DRAWS_PER_ATOM_AND_TOL = 1.9
 PROGRESS_SECONDS = 0.5
 # A long solve keeps its state, and shows a small look at χ², this often.
 CHECKPOINT_SECONDS = 120.0
+# Looks at millions of atoms take long: they are this many times their own duration apart, or more.
+LOOKS_APART = 30.0
 # A solve shorter than this is sooner done again than looked for.
 KEPT_FROM_SECONDS = 20.0
 
@@ -85,7 +87,7 @@ def descend(
     Raises:
         ValueError: If the checkpoint is damaged or of another problem.
     """
-    started = saved = reported = time.perf_counter()
+    started = saved = reported = next_look = time.perf_counter()
     resumed = checkpoint is not None and checkpoint.path.exists()
     if checkpoint is not None and resumed:
         run = _load(checkpoint, judge)
@@ -111,7 +113,9 @@ def descend(
                 reported = now
             # (Ranks look together, so they must agree on when.)
             if ranks.agree(now - saved) > CHECKPOINT_SECONDS:
-                seen = judge.look(run.state.average)
+                if ranks.agree(now - next_look) > 0:
+                    seen = judge.look(run.state.average)
+                    next_look = time.perf_counter() + LOOKS_APART * (time.perf_counter() - now)
                 if checkpoint:
                     _save(checkpoint, run, ranks, now - started)
                 saved = time.perf_counter()
