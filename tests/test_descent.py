@@ -96,6 +96,25 @@ def test_a_solve_that_was_interrupted_goes_on_bit_for_bit(
     assert torch.equal(solve_semidiscrete(atoms, tol=0.03, checkpoint=path).potential, whole.potential)
 
 
+def test_a_resumed_solve_heeds_a_smaller_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descent, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(descent, "KEPT_FROM_SECONDS", 0.0)
+    atoms, path, draws = mixture(ATOMS, DIM), tmp_path / "state.safetensors", 0
+
+    def stop(progress: Progress) -> None:
+        nonlocal draws
+        draws = progress.draws
+        if draws > 2000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        solve_semidiscrete(atoms, tol=0.03, checkpoint=path, progress=stop)
+    options = {"tol": 0.03, "checkpoint": path, "throw": False}
+    solution = solve_semidiscrete(atoms, max_draws=draws, **options)
+    # The rest of the budget goes to Newton's method, which is for so few atoms.
+    assert solution.stats["draws"] <= draws
+
+
 @pytest.mark.slow
 def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
     expected = solve_in_process(tmp_path, "", "whole.pt")

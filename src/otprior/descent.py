@@ -91,6 +91,8 @@ def descend(
     resumed = checkpoint is not None and checkpoint.path.exists()
     if checkpoint is not None and resumed:
         run = _load(checkpoint, judge)
+        # (The budget may be another one now.)
+        run = replace(run, next_check=min(run.next_check, budget))
     else:
         report(0, min(planned, budget), None)
         run = Descent(sgd.init(start()), min(planned, budget))
