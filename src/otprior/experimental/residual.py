@@ -24,6 +24,9 @@ from otprior.schedules import NoiseSchedule
 
 __all__ = ["ResidualPrior", "build", "fit"]
 
+# Budget of the solve, in N/tol draws.
+DRAWS = 50
+
 
 def fit(
     images: ImageSet,
@@ -41,7 +44,9 @@ def fit(
     variances, basis = torch.linalg.eigh(centred.T @ centred / len(flat))
     scaled = (variances.clamp(min=0) / variances.max()) ** power
     scored = (centred @ (basis * scaled) @ basis.T).float().reshape(images.images.shape)
-    prior = SemiDiscretePrior.fit(scored, schedule, tol=tol, value_range=None)
+    # Atoms of few effective dimensions: their cells are correlated, and one draw tells less than in the usual solve.
+    draws = int(DRAWS * len(scored) / tol)
+    prior = SemiDiscretePrior.fit(scored, schedule, tol=tol, max_draws=draws, value_range=None)
     prior.save_pretrained(folder / _name(power))
 
 
