@@ -20,6 +20,7 @@ _HOMES = {
     "Prior": "otprior.priors",
     "IdentityPrior": "otprior.priors",
     "GaussianPrior": "otprior.priors",
+    "MixturePrior": "otprior.priors",
     "SemiDiscretePrior": "otprior.priors",
     "OTPriorPipeline": "otprior.pipelines",
     # diffusers reloads a pipeline's component only from a module that shows this base class.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from otprior.validation import require
 
-__all__ = ["FULL_COVARIANCE_LIMIT", "Spectrum", "StreamingMoments", "streaming_spectrum"]
+__all__ = ["FULL_COVARIANCE_LIMIT", "Spectrum", "StreamingMoments", "streaming_spectrum", "thin_spectrum"]
 
 FULL_COVARIANCE_LIMIT = 4096
 BLOCK_ROWS = 1024
@@ -115,3 +115,17 @@ def streaming_spectrum(rows: Tensor, rank: int) -> Spectrum:
     for block in rows.split(BLOCK_ROWS):
         moments.update(block)
     return moments.spectrum(rank)
+
+
+def thin_spectrum(rows: Tensor, rank: int) -> Spectrum:
+    """The same for few rows of many dimensions, at the cost of their own singular values; float64.
+
+    There are at most as many axes as rows, whatever `rank`.
+    """
+    values = rows.detach().double()
+    mean = values.mean(dim=0)
+    _, singular, axes = torch.linalg.svd((values - mean) / len(values) ** 0.5, full_matrices=False)
+    variances, kept = singular.square(), min(rank, len(singular))
+    left = values.shape[1] - kept
+    residual = float(variances[kept:].sum()) / left if left else 0.0
+    return Spectrum(mean, axes[:kept].T.contiguous(), variances[:kept], residual)

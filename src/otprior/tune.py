@@ -116,7 +116,7 @@ def candidates(
     schedule: NoiseSchedule, steps: int, prior: str = "semidiscrete", scheduler: str = UNIPC
 ) -> list[RowSpec]:
     """The first rung: starts over the usual range of log-SNR, and for coupled ones how much noise is drawn anew."""
-    check_choice("prior", prior, ("semidiscrete", "gaussian", "random_atom", "identity"))
+    check_choice("prior", prior, ("semidiscrete", "mixture", "gaussian", "random_atom", "identity"))
     coupled = prior == "semidiscrete"
     rows = []
     for timestep in sorted({_timestep(schedule, level) for level in LEVELS}):
@@ -267,7 +267,7 @@ def tune(
             ignored: a search has seeds of its own.
         work: Folder of pieces; an interrupted search goes on from it.
         steps: Steps of the sampler.
-        prior: "semidiscrete", "gaussian", "identity" or "random_atom".
+        prior: "semidiscrete", "mixture", "gaussian", "identity" or "random_atom".
         limit: By default the rate of the study's real images, with a margin of one percentage point.
         minutes: No further rung is begun after so long; what is chosen then rests on fewer seeds.
         options: As for `run_study`: `workers`, `threads`, `listen`, `priors`.

@@ -39,6 +39,7 @@ EXAMPLES = (
     "otprior fit bundled bundled --auto 5 --out prior",
     "torchrun --nproc-per-node 2 -m otprior fit path/to/model latents.npy --value-range none --out prior",
     "otprior fit bundled --from-model 10000 --out prior",
+    "otprior fit bundled bundled --prior mixture --timestep 450 --out prior",
 )
 
 
@@ -58,7 +59,8 @@ class Precision(StrEnum):
     bfloat16 = "bfloat16"
 
 
-_SEMIDISCRETE, _GAUSSIAN = "Semidiscrete prior", "Gaussian prior"
+_SEMIDISCRETE, _MIXTURE = "Semidiscrete prior", "Mixture prior"
+_SOLVED, _RANKED = "Semidiscrete or mixture prior", "Gaussian, mixture or semidiscrete prior"
 
 
 def fit(
@@ -149,11 +151,11 @@ def fit(
         float | None,
         typer.Option(
             help="Upper 95 % limit of χ² of the cells' masses to reach; 0.05 by default.",
-            rich_help_panel=_SEMIDISCRETE,
+            rich_help_panel=_SOLVED,
         ),
     ] = None,
     max_draws: Annotated[
-        int | None, typer.Option(min=1, help="When to give up, for each map.", rich_help_panel=_SEMIDISCRETE)
+        int | None, typer.Option(min=1, help="When to give up, for each map.", rich_help_panel=_SOLVED)
     ] = None,
     weights: Annotated[
         Path | None,
@@ -189,8 +191,18 @@ def fit(
         str | None,
         typer.Option(
             metavar="R",
-            help="Leading principal axes to keep: how many, or (semidiscrete) a share of the variance, as 0.95.",
-            rich_help_panel=f"{_GAUSSIAN}, {_SEMIDISCRETE[0].lower()}{_SEMIDISCRETE[1:]}",
+            help="Principal axes to keep (mixture: of a cluster, 10 by default): how many, or (semidiscrete) a share "
+            "of the variance, as 0.95.",
+            rich_help_panel=_RANKED,
+        ),
+    ] = None,
+    components: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="Clusters, of each class if --conditional; by default one for every 32 images.",
+            rich_help_panel=_MIXTURE,
         ),
     ] = None,
     limit: Annotated[
@@ -235,6 +247,7 @@ def fit(
             "keep_unconverged": keep_unconverged or None,
             "rank": None if rank is None else parse_rank(rank, prior is Kind.semidiscrete),
             "precision": None if precision is None else precision.value,
+            "components": components,
             "resume": resume or None,
         }
         pixels = parse_value_range(value_range)

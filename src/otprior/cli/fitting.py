@@ -46,6 +46,7 @@ class Kind(StrEnum):
     """Priors that can be fitted."""
 
     semidiscrete = "semidiscrete"
+    mixture = "mixture"
     gaussian = "gaussian"
     identity = "identity"
 
@@ -65,6 +66,7 @@ _OWN_OPTIONS: dict[Kind, set[str]] = {
         "precision",
         "resume",
     },
+    Kind.mixture: {"conditional", "components", "rank", "tol", "max_draws"},
     Kind.gaussian: {"conditional", "rank"},
     Kind.identity: set(),
 }
@@ -153,7 +155,7 @@ def fit_prior(
 
     import torch
 
-    from otprior.priors import GaussianPrior, IdentityPrior, SemiDiscretePrior
+    from otprior.priors import GaussianPrior, IdentityPrior, MixturePrior, SemiDiscretePrior
     from otprior.solver import ConvergenceError
 
     # (Whether there are labels, and where to go on from, the images and the work folder say.)
@@ -166,16 +168,21 @@ def fit_prior(
         if kind is Kind.gaussian:
             return GaussianPrior.fit(images, scheduler, timestep, images.labels, **options)
         maps = 1 if images.labels is None else len(images.labels.unique())
+        given = {
+            "generator": torch.Generator().manual_seed(seed),
+            "progress": _listener(bar, maps) if ranks.first else None,
+        }
         throw = not options.pop("keep_unconverged", False)
         try:
+            if kind is Kind.mixture:
+                return MixturePrior.fit(images, scheduler, timestep, images.labels, **given, **options)
             return SemiDiscretePrior.fit(
                 images,
                 scheduler,
                 timestep,
                 images.labels,
-                generator=torch.Generator().manual_seed(seed),
+                **given,
                 throw=throw,
-                progress=_listener(bar, maps) if ranks.first else None,
                 checkpoints=work,
                 ranks=ranks,
                 **options,
@@ -250,12 +257,13 @@ def summary(prior: Prior, images: int, out: Path) -> Table:
     solve = ot_part(prior)
     if solve is not None:
         rows += [
-            ("atoms", f"{solve['atoms']:,}"),
+            ("components" if part["prior"] == "mixture" else "atoms", f"{solve['atoms']:,}"),
             ("χ²", f"{solve['chi2']:.4f}, upper 95 % limit {solve['chi2_upper']:.4f} ({solve['outcome']})"),
             ("draws", f"{solve['draws']:,} in {solve['seconds']:.1f} s"),
             *_projection_rows(prior, solve),
-            ("note", "it holds the images themselves: see its README.md before you share it"),
         ]
+    if part["prior"] == "semidiscrete":
+        rows.append(("note", "it holds the images themselves: see its README.md before you share it"))
     rows.append(("written to", str(out)))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")

@@ -14,6 +14,7 @@ __all__ = ["empty_report", "ot_part", "start_part"]
 _KINDS = {
     "IdentityPrior": "identity",
     "GaussianPrior": "gaussian",
+    "MixturePrior": "mixture",
     "SemiDiscretePrior": "semidiscrete",
     "RandomAtomPrior": "random_atom",
 }
@@ -47,13 +48,13 @@ def empty_report(settings: dict[str, Any]) -> dict[str, Any]:
 
 def ot_part(prior: Prior | None) -> dict[str, Any] | None:
     """How well the transport behind a prior was solved; None if none was."""
-    from otprior.priors import SemiDiscretePrior
+    from otprior.priors import MixturePrior, SemiDiscretePrior
 
-    if not isinstance(prior, SemiDiscretePrior):
+    if not isinstance(prior, MixturePrior | SemiDiscretePrior):
         return None
     keys = ("chi2", "chi2_upper", "seconds", "draws", "outcome", "variance_kept", "cost_excess_share")
     known = {key: prior.facts.get(key) for key in keys}
-    return {"atoms": len(prior.atoms), "dim": prior.dim, **known}
+    return {"atoms": len(prior.potential), "dim": prior.dim, **known}
 
 
 def start_part(prior: Prior | None, timestep: float) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Kind(StrEnum):
     """Priors whose start can be tuned."""
 
     semidiscrete = "semidiscrete"
+    mixture = "mixture"
     gaussian = "gaussian"
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from otprior import experimental
 from otprior.compare.material import atoms_of, schedule_of
 from otprior.compare.study import Listener, Study, StudyProgress
-from otprior.generation import EXPERIMENTAL, fitted_name
-from otprior.priors import GaussianPrior, SemiDiscretePrior
+from otprior.generation import RowSpec, fitted_name
+from otprior.priors import GaussianPrior, MixturePrior, SemiDiscretePrior
 from otprior.solver import Progress
 from otprior.validation import require
 
@@ -18,17 +17,10 @@ __all__ = ["fit_priors"]
 
 def fit_priors(study: Study, folder: Path, listen: Listener) -> dict[str, Any] | None:
     """Fits the priors that the rows need, unless they are there; returns "ot" of the report."""
-    tried = [row for row in study.sampled_rows if row.prior.startswith(EXPERIMENTAL)]
-    needed = {fitted_name(row) for row in study.sampled_rows} - {None}
-    # Experiments build on the semidiscrete prior's atoms, shape or map.
-    needed |= {"semidiscrete"} if tried else set()
-    for name in sorted(str(name) for name in needed):
+    needed = {name: row for row in study.sampled_rows if (name := fitted_name(row)) is not None}
+    for name in sorted(needed):
         if not (folder / name).exists():
-            _fit(study, folder, name, listen)
-    for row in tried:
-        name = row.prior.removeprefix(EXPERIMENTAL)
-        listen(StudyProgress(f"fitting {name}", 0, 1))
-        experimental.fit(name, atoms_of(study), schedule_of(study), folder, study.tol, dict(row.options))
+            _fit(study, folder, name, needed[name], listen)
     solved = [name for name in ("semidiscrete", "semidiscrete-by-class") if name in needed]
     if not solved:
         return None
@@ -40,14 +32,14 @@ def fit_priors(study: Study, folder: Path, listen: Listener) -> dict[str, Any] |
     }
 
 
-def _fit(study: Study, folder: Path, name: str, listen: Listener) -> None:
+def _fit(study: Study, folder: Path, name: str, row: RowSpec, listen: Listener) -> None:
     atoms, schedule = atoms_of(study), schedule_of(study)
     labels = None
-    if name.endswith("-by-class"):
+    if row.conditional:
         rule = "labelled, for priors by class"
         require(atoms.labels is not None, f"images {study.atoms_from}", rule, "without labels")
         labels = atoms.labels
-    if name.startswith("gaussian"):
+    if row.prior == "gaussian":
         listen(StudyProgress(f"fitting the {name} prior", 0, 1))
         GaussianPrior.fit(atoms, schedule, labels=labels).save_pretrained(folder / name)
         listen(StudyProgress(f"fitting the {name} prior", 1, 1))
@@ -57,5 +49,10 @@ def _fit(study: Study, folder: Path, name: str, listen: Listener) -> None:
         note = "" if at.chi2 is None else f"χ² {at.chi2.value:.3f}"
         listen(StudyProgress("solving semi-discrete transport", at.draws, at.expected_draws, note))
 
-    prior = SemiDiscretePrior.fit(atoms, schedule, labels=labels, tol=study.tol, progress=progress)
+    given = {"labels": labels, "tol": study.tol, "progress": progress}
+    prior: MixturePrior | SemiDiscretePrior
+    if row.prior == "mixture":
+        prior = MixturePrior.fit(atoms, schedule, **given, **dict(row.options))
+    else:
+        prior = SemiDiscretePrior.fit(atoms, schedule, **given)
     prior.save_pretrained(folder / name)

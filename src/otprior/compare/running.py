@@ -16,7 +16,7 @@ from otprior.compare.material import copied_of, extractor_of, fingerprint, model
 from otprior.compare.measuring import measure, over_sets, real_figures, seed_agreement
 from otprior.compare.study import Listener, Study, StudyProgress, StudyResult
 from otprior.files import read_json, sha256, write_json
-from otprior.generation import EXPERIMENTAL, Block, Models, RowSpec, Samples, run_in_processes, sample_block
+from otprior.generation import Block, Models, RowSpec, Samples, run_in_processes, sample_block
 from otprior.metrics.copying import copy_mask
 from otprior.report import FORMAT_VERSION, ReportImages, report_row
 from otprior.validation import require
@@ -160,7 +160,7 @@ def _report_row(
         given["excess_class_fid_interval"] = ends and [end - class_floor for end in ends]
     return report_row(
         label=row.label,
-        prior="experimental" if row.prior.startswith(EXPERIMENTAL) else row.prior,
+        prior=row.prior,
         noise=row.noise,
         smoothing=row.smoothing if row.prior == "semidiscrete" else None,
         correlation=row.correlation if row.noise == "coupled" else None,

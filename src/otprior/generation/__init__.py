@@ -8,7 +8,7 @@ interrupted goes on with the blocks that are missing.
 """
 
 from otprior.generation.processes import kept_processes, run_in_processes
-from otprior.generation.rows import EXPERIMENTAL, OWN_GRID, RowSpec
+from otprior.generation.rows import OWN_GRID, RowSpec
 from otprior.generation.sampling import (
     Block,
     Models,
@@ -21,7 +21,6 @@ from otprior.generation.sampling import (
 from otprior.generation.starts import fitted_name
 
 __all__ = [
-    "EXPERIMENTAL",
     "OWN_GRID",
     "Block",
     "Models",

@@ -9,12 +9,10 @@ from typing import Any, Self
 
 from otprior.grids import SPACINGS
 
-__all__ = ["EXPERIMENTAL", "OWN_GRID", "RowSpec", "differing"]
+__all__ = ["OWN_GRID", "RowSpec", "differing"]
 
 # Our own grids are named "grid:log_snr" and so on, to tell them from a scheduler's spacing of that name.
 OWN_GRID = "grid:"
-# A prior of `otprior.experimental` is named with its module: "experimental:mixture".
-EXPERIMENTAL = "experimental:"
 
 
 @dataclass(frozen=True)
@@ -22,9 +20,9 @@ class RowSpec:
     """One row of a comparison.
 
     Attributes:
-        prior: "none" (white noise at T), "identity", "gaussian", "semidiscrete", "random_atom", "boosted_atom",
-            "mini_batch", "unsolved" (semidiscrete with a potential that no solver touched), or "experimental:" and
-            a module of `otprior.experimental`; or "latents", which only `reproductions.dpm_ot` samples.
+        prior: "none" (white noise at T), "identity", "gaussian", "mixture", "semidiscrete", "random_atom",
+            "boosted_atom", "mini_batch", "unsolved" (semidiscrete with a potential that no solver touched); or
+            "latents", which only `reproductions.dpm_ot` samples.
         start_timestep: t*; T − 1 for "none".
         steps: Steps of the sampler, which for multistep samplers are its network evaluations.
         scheduler: Name of a diffusers scheduler class.
@@ -37,8 +35,6 @@ class RowSpec:
         guidance: Scale of classifier-free guidance; with any but 1 a step costs two evaluations.
         sampler: Config values of the scheduler, as (name, value) pairs.
         options: Of the prior, where it has any beyond those above, as (name, value) pairs.
-        told: How much cleaner than they are latents at t* are said to be to the network, in log-SNR; see
-            `experimental.told`.
     """
 
     prior: str
@@ -54,7 +50,6 @@ class RowSpec:
     guidance: float = 1.0
     sampler: tuple[tuple[str, Any], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
-    told: float = 0.0
 
     @property
     def key(self) -> str:
@@ -80,7 +75,7 @@ class RowSpec:
 
 
 # Fields that the first work folders did not know: left out where they are at their default, so that those stay valid.
-_SINCE_FIRST = ("conditional", "guidance", "sampler", "options", "told")
+_SINCE_FIRST = ("conditional", "guidance", "sampler", "options")
 
 
 def differing(value: Any, names: tuple[str, ...]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from otprior.data import to_pixels, to_uint8
-from otprior.experimental.told import ToldNetwork
 from otprior.files import output_file
 from otprior.generation.rows import OWN_GRID, RowSpec
 from otprior.generation.starts import prior_of
@@ -130,9 +129,6 @@ def build_pipeline(models: Models, row: RowSpec) -> tuple[OTPriorPipeline, list[
         scheduler=scheduler,
         null_class_label=models.null_class_label,
     )
-    if row.told:
-        schedule = NoiseSchedule.from_scheduler(base.scheduler)
-        pipe.unet = ToldNetwork(pipe.unet, schedule, row.start_timestep, row.told)
     pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
     return pipe, grid
 

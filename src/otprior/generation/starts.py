@@ -1,7 +1,7 @@
 """The prior of a row, made from what was fitted.
 
-A folder of fitted priors holds "semidiscrete" and "gaussian", the same "-by-class", and what experimental priors put
-there. Rivals are made from the semidiscrete one: its atoms, or just its shape.
+A folder of fitted priors holds "semidiscrete", "gaussian" and "mixture" (its options in its name), the same
+"-by-class". Rivals are made from the semidiscrete one: its atoms, or just its shape.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from otprior import experimental
-from otprior.generation.rows import EXPERIMENTAL, RowSpec
+from otprior.generation.rows import RowSpec
 from otprior.priors import (
     BoostedAtomPrior,
     IdentityPrior,
@@ -29,22 +28,22 @@ __all__ = ["fitted_name", "prior_of"]
 
 
 def fitted_name(row: RowSpec) -> str | None:
-    """Name of the fitted prior that a row's is made from; None if it needs none of the four."""
-    if row.prior in ("none", "latents") or row.prior.startswith(EXPERIMENTAL):
+    """Name of the fitted prior that a row's is made from; None if it needs none."""
+    if row.prior in ("none", "latents"):
         return None
-    return ("gaussian" if row.prior == "gaussian" else "semidiscrete") + "-by-class" * row.conditional
+    name = row.prior if row.prior in ("gaussian", "mixture") else "semidiscrete"
+    if row.prior == "mixture":
+        name += "".join(f"-{option}-{value}" for option, value in row.options)
+    return name + "-by-class" * row.conditional
 
 
 def prior_of(folder: Path, row: RowSpec) -> Prior | None:
     """The prior of a row from the folder of fitted ones; None for white noise at T."""
     name = fitted_name(row)
-    if row.prior.startswith(EXPERIMENTAL):
-        module = row.prior.removeprefix(EXPERIMENTAL)
-        return experimental.build(module, folder, row.start_timestep, dict(row.options))
     if name is None:
         return None
     fitted = _load(folder / name)
-    if row.prior == "gaussian":
+    if row.prior in ("gaussian", "mixture"):
         return fitted.at(row.start_timestep)
     if row.prior == "identity":
         return IdentityPrior.build(fitted.shape, fitted.schedule, row.start_timestep)

@@ -1,39 +1,39 @@
-"""Starts that might be better: the seed's image kept as the gaussian prior keeps it, at the coupled start's quality.
+"""Starts beside the coupled one: which keep the seed's image as the full flow makes it, and which hold no image?
 
-Every idea is a module of `otprior.experimental`, tried at a few settings on the validation images, beside the coupled,
-smoothed and gaussian priors. Of each idea the best that does not copy goes on to the reference images, and the best of
-those that also keep the class of the full flow's image in at least `KEEPS` of the seeds. Nothing is kept that does not
-win there.
+The gaussian prior, the smoothed coupled one, and mixtures of several sizes, at a few t* each on the validation images.
+Of each kind the best that does not copy goes on to the reference images, and the best of those that also keep the
+class of the full flow's image in at least `KEEPS` of the seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from otprior import bundled
 from otprior.compare import CopyLimit, StudyResult, difference_gate
-from otprior.generation import EXPERIMENTAL, RowSpec
+from otprior.generation import RowSpec
 from otprior.presets.chosen import settings_rows
 from otprior.presets.preset import Stages
 from otprior.presets.spacings import LAST
 
 __all__ = ["candidates", "run"]
 
-# The seed agreement that an idea is to have beside its quality.
+# The seed agreement that a start is to have beside its quality.
 KEEPS = 0.8
 FULL = RowSpec("none", LAST, 100, spacing="trailing", label="full sampler, DPM++2M, 100")
+# Images of a cluster on average, and axes kept of it.
+MIXTURES = ((100, 20), (32, 5), (32, 10), (32, 20), (10, 10))
 
 
 def run(stages: Stages) -> dict[str, StudyResult]:
     """The study; its reports are "" (the winners, on the reference images) and "candidates" (all, on validation)."""
     coupled = settings_rows()["coupled_5"]
-    ideas = candidates(coupled)
-    every = [row for rows in ideas.values() for row in rows]
+    kinds = candidates(coupled, stages.study("any", [coupled]).atoms)
+    every = [row for rows in kinds.values() for row in rows]
     tried = stages.choose("candidates", [coupled, *every], stages.scale.samples, flow=FULL)
     winners = []
-    for rows in ideas.values():
+    for rows in kinds.values():
         winners += [row for row in (_best(tried, rows), _best(tried, rows, KEEPS)) if row is not None]
     distinct = {row.key: row for row in [coupled, *winners]}
     result = stages.run("better priors", list(distinct.values()), flow=FULL)
@@ -44,74 +44,26 @@ def run(stages: Stages) -> dict[str, StudyResult]:
     return {"": result, "candidates": tried}
 
 
-def candidates(coupled: RowSpec) -> dict[str, list[RowSpec]]:
-    """The settings at which each idea is tried, by its name."""
+def candidates(coupled: RowSpec, atoms: int) -> dict[str, list[RowSpec]]:
+    """The settings at which each kind of start is tried on so many atoms, by its name."""
     same = replace(coupled, noise=None, smoothing=0.0, correlation=1.0)
 
-    def tried(name: str, timestep: int | float, told: float = 0.0, **options: Any) -> RowSpec:
-        said = ", ".join(f"{key.replace('_', ' ')} {value:g}" for key, value in options.items())
-        label = f"{name.replace('_', ' ')}, t* = {timestep:g}, {said}"
-        return replace(
-            same,
-            prior=EXPERIMENTAL + name,
-            start_timestep=timestep,
-            options=tuple(options.items()),
-            label=label,
-            told=told,
-        )
+    def gaussian(timestep: int) -> RowSpec:
+        return replace(same, prior="gaussian", start_timestep=timestep, label=f"gaussian, t* = {timestep}")
 
     def smoothed(timestep: int, smoothing: float) -> RowSpec:
         row = replace(coupled, start_timestep=timestep, smoothing=smoothing, correlation=0.85)
         return replace(row, label=f"smoothed, t* = {timestep}, ε = {smoothing:g} τ, ρ = 0.85")
 
-    def told(shift: float, timestep: int) -> RowSpec:
-        row = replace(coupled, start_timestep=timestep, told=shift)
-        return replace(row, label=f"told {shift:+g} log-SNR, {coupled.label}, t* = {timestep}")
+    def mixture(timestep: int, images: int, rank: int) -> RowSpec:
+        options = (("components", atoms // images), ("rank", rank))
+        label = f"mixture, t* = {timestep}, {atoms // images} components of rank {rank}"
+        return replace(same, prior="mixture", start_timestep=timestep, options=options, label=label)
 
     return {
-        "gaussian": [
-            replace(same, prior="gaussian", start_timestep=t, label=f"gaussian, t* = {t}")
-            for t in (475, 525, 600, 700)
-        ],
+        "gaussian": [gaussian(t) for t in (475, 525, 600, 700)],
         "smoothed": [smoothed(t, eps) for t in (475, 525) for eps in (0.3, 0.6, 1.0)],
-        "moment corrected": [
-            tried("moment_corrected", t, smoothing=eps, correlation=rho)
-            for t, eps, rho in (
-                (400, 0.0, 1.0),
-                (450, 0.0, 1.0),
-                (500, 0.0, 1.0),
-                (450, 0.0, 0.85),
-                (450, 0.3, 1.0),
-                (500, 0.3, 1.0),
-                (450, 1.0, 1.0),
-                (500, 1.0, 1.0),
-                (500, 3.0, 1.0),
-            )
-        ],
-        "blended": [
-            tried("blended", t, count=k, share=share, correlation=0.85)
-            for t in (450, 500)
-            for k, share in ((2, 0.5), (2, 0.75), (4, 0.25), (4, 0.5))
-        ],
-        "residual": [
-            tried("residual", t, power=power, correlation=0.85)
-            for t in (500, 525, 575)
-            for power in (0.25, 0.5)
-        ],
-        "mixture": [
-            tried("mixture", t, components=k, rank=rank, correlation=rho, centred=centred)
-            for t in (450, 525)
-            for k, rank in ((100, 20), (300, 10))
-            for rho, centred in ((1.0, 0.0), (1.0, 1.0), (0.85, 0.0))
-        ],
-        "retimed": [
-            tried("retimed", t, made_at=made, correlation=rho)
-            for made, t in ((550, 500), (575, 500), (600, 500), (600, 550), (650, 550))
-            for rho in (0.85, 1.0)
-        ],
-        "told": [
-            told(shift, t) for t in (int(coupled.start_timestep), 550) for shift in (-0.5, 0.5, 1.0, 1.5)
-        ],
+        "mixture": [mixture(t, *sizes) for t in (400, 450, 500) for sizes in MIXTURES],
     }
 
 

@@ -78,6 +78,7 @@ def _evaluations(stages: Stages) -> StudyResult:
             coupled,
             _labelled(replace(coupled, noise="frozen", correlation=1.0), "frozen (DPM-OT)"),
             stages.best(f"choosing {nfe} gaussian", _starts(plain, "gaussian", PLAIN_STARTS)),
+            stages.best(f"choosing {nfe} mixture", _starts(plain, "mixture", STARTS)),
             stages.best(f"choosing {nfe} identity", _starts(plain, "identity", LATE_STARTS)),
             stages.best(f"choosing {nfe} random", _starts(plain, "random_atom", RANDOM_STARTS)),
         ]

@@ -8,6 +8,7 @@ from otprior.priors.boosted_atom import BoostedAtomPrior
 from otprior.priors.gaussian import GaussianPrior
 from otprior.priors.identity import IdentityPrior
 from otprior.priors.mini_batch import MiniBatchPrior
+from otprior.priors.mixture import MixturePrior
 from otprior.priors.random_atom import RandomAtomPrior
 from otprior.priors.semidiscrete import SemiDiscretePrior
 
@@ -16,6 +17,7 @@ __all__ = [
     "GaussianPrior",
     "IdentityPrior",
     "MiniBatchPrior",
+    "MixturePrior",
     "Prior",
     "RandomAtomPrior",
     "SemiDiscretePrior",

@@ -37,7 +37,7 @@ from otprior.semidual import BrenierPotential, natural_scale
 from otprior.solver import Progress, Solution, solve_semidiscrete
 from otprior.validation import check_choice, invalid, require
 
-__all__ = ["SemiDiscretePrior"]
+__all__ = ["SemiDiscretePrior", "rows_by_class", "solve_facts"]
 
 NOISES = ("coupled", "fresh", "frozen")
 FROZEN_BLOCK = 1024
@@ -215,7 +215,7 @@ class SemiDiscretePrior(Prior):
                 "source": images.source,
                 "license": images.license,
                 "sha256": images.sha256,
-                **_solve_facts(solutions),
+                **solve_facts(solutions),
                 **_projection_facts(projection, excess),
             },
         )
@@ -257,7 +257,7 @@ class SemiDiscretePrior(Prior):
 
     def _source(self, z: Tensor, labels: Tensor | None) -> Tensor:
         source = torch.empty(len(z), dtype=torch.int64, device=z.device)
-        for label, rows in _rows_of(z, labels):
+        for label, rows in rows_by_class(z, labels):
             brenier, index = self._map_of(label)
             source[rows] = index[brenier.assign(self._seen(z[rows]))]
         return source
@@ -265,7 +265,7 @@ class SemiDiscretePrior(Prior):
     def _source_and_barycentre(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         source = torch.empty(len(z), dtype=torch.int64, device=z.device)
         mean = torch.empty_like(z)
-        for label, rows in _rows_of(z, labels):
+        for label, rows in rows_by_class(z, labels):
             brenier, index = self._map_of(label)
             smoothing = self.smoothing * float(self.scales[label])
             atoms = self.atoms if len(index) == len(self.atoms) else self.atoms[index]
@@ -321,14 +321,14 @@ def _check_options(noise: str, smoothing: float, correlation: float) -> None:
     require(correlation == 1 or noise == "coupled", "correlation", f"1 with noise={noise!r}", correlation)
 
 
-def _rows_of(z: Tensor, labels: Tensor | None) -> list[tuple[int, Tensor | slice]]:
+def rows_by_class(z: Tensor, labels: Tensor | None) -> list[tuple[int, Tensor | slice]]:
     """Pairs (class, its rows) of a batch."""
     if labels is None:
         return [(0, slice(None))]
     return [(label, torch.nonzero(labels == label).reshape(-1)) for label in labels.unique().tolist()]
 
 
-def _solve_facts(solutions: list[Solution]) -> dict[str, Any]:
+def solve_facts(solutions: list[Solution]) -> dict[str, Any]:
     """The worst χ² over the classes' maps, and their summed effort."""
     worst = max(solutions, key=lambda solution: solution.chi2.upper)
     return {

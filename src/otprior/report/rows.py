@@ -38,6 +38,7 @@ _FAMILIES: dict[tuple[str | None, str | None], str] = {
     ("none", None): "N(0, I) at T",
     ("identity", None): "identity",
     ("gaussian", None): "gaussian",
+    ("mixture", None): "mixture",
     ("semidiscrete", "coupled"): "semidiscrete coupled",
     ("semidiscrete", "fresh"): "semidiscrete fresh",
     ("semidiscrete", "frozen"): "semidiscrete frozen",
@@ -209,8 +210,7 @@ def family(row: dict[str, Any]) -> str:
     kind = (row.get("prior"), row.get("noise"))
     name = _FAMILIES.get(kind) or _FAMILIES.get((kind[0], None))
     label = row.get("label") or "samples"
-    # (An experiment's label begins with its name.)
-    return name or (label.split(",")[0] if kind[0] == "experimental" else label)
+    return name or label
 
 
 def start_label(row: dict[str, Any]) -> str:

@@ -1,0 +1,212 @@
+"""The mixture prior: clusters of the data as low-rank Gaussians, and a map onto them. No image is stored.
+
+The data's law is taken as Σ_k π_k N(μ_k, Σ_k): clusters of k-means with their means and covariances, each of low rank
+plus isotropic. Semi-discrete transport from N(0, I) to the means, of masses π_k, gives the seed's cluster k(z), and
+the gaussian map of that cluster its start:
+
+    T(z) = α μ_{k(z)} + (α² Σ_{k(z)} + σ² I)^{1/2} z.
+
+One cluster is the gaussian prior; a cluster an image is the coupled semidiscrete one. Between them, as there, the seed
+stays the noise and leans towards its cluster, so a start carries more of it than p_t* does.
+
+A cluster of n images keeps at most n/3 axes, so that no image can be read off the cluster's own: what is stored are
+means, and the directions in which many images differ. (That is no guarantee of privacy.)
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from scipy.cluster.vq import kmeans2
+from torch import Tensor
+
+from otprior.moments import thin_spectrum
+from otprior.priors.base import Prior, as_schedule, read_data
+from otprior.priors.semidiscrete import rows_by_class, solve_facts
+from otprior.semidual import BrenierPotential
+from otprior.solver import Progress, solve_semidiscrete
+from otprior.validation import check_integer, require
+
+__all__ = ["MixturePrior"]
+
+IMAGES_PER_CLUSTER = 32
+IMAGES_PER_AXIS = 3
+KMEANS_ROUNDS = 30
+
+
+class MixturePrior(Prior):
+    """T(z) = α μ_k + (α² Σ_k + σ² I)^{1/2} z, k the cluster whose cell z lies in; with labels, clusters by class.
+
+    Build it with `fit`.
+
+    Arguments:
+        shape: (C, H, W) of a latent.
+        schedule: `NoiseSchedule.to_dict()`.
+        timestep: t*.
+        components: Number of clusters K, of all classes together.
+        rank: Axes kept of a cluster.
+        num_classes: Number of class labels, or None.
+        facts: What is known of data and solve: source, license, sha256; chi2, draws, seconds.
+    """
+
+    means: Tensor  # (K, d)
+    potential: Tensor  # (K,) float64
+    bases: Tensor  # (K, d, rank); a cluster of few images has columns of zeros
+    variances: Tensor  # (K, rank)
+    residuals: Tensor  # (K,)
+    classes: Tensor  # (K,) int64; all 0 when unconditional
+
+    @register_to_config
+    def __init__(
+        self,
+        shape: list[int],
+        schedule: dict[str, Any],
+        timestep: float,
+        components: int,
+        rank: int,
+        num_classes: int | None = None,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._init_common(shape, schedule, timestep, num_classes)
+        self.facts = dict(facts or {})
+        self.register_buffer("means", torch.zeros(components, self.dim))
+        self.register_buffer("potential", torch.zeros(components, dtype=torch.float64))
+        self.register_buffer("bases", torch.zeros(components, self.dim, rank))
+        self.register_buffer("variances", torch.zeros(components, rank))
+        self.register_buffer("residuals", torch.zeros(components))
+        self.register_buffer("classes", torch.zeros(components, dtype=torch.int64))
+
+    @classmethod
+    def fit(
+        cls,
+        data: Any,
+        schedule: Any,
+        timestep: float = 500,
+        labels: Tensor | None = None,
+        *,
+        components: int | None = None,
+        rank: int = 10,
+        tol: float = 0.05,
+        max_draws: int | None = None,
+        generator: torch.Generator | None = None,
+        num_classes: int | None = None,
+        value_range: Any = "auto",
+        progress: Callable[[Progress], None] | None = None,
+    ) -> Self:
+        """Clusters the images, and solves the transport from N(0, I) to the clusters' means.
+
+        Arguments:
+            data: Clean images: an `ImageSet`, or (N, C, H, W) uint8, or floats in [-1, 1].
+            schedule: A `NoiseSchedule` or a diffusers scheduler.
+            timestep: t*, in the scheduler's units.
+            labels: Class labels, (N,), for a conditional prior.
+            components: Clusters (of each class); by default one for every 32 images. A little fewer may come out:
+                an image that has a cluster for itself joins the next one.
+            rank: Axes kept of a cluster.
+            tol: χ² of the clusters' masses to reach, upper 95 % limit; of each class's map.
+            max_draws: When to give up, for each map.
+            generator: Seeds clustering and solve.
+            num_classes: Number of classes; by default the largest label + 1.
+            value_range: See `otprior.data.check_images`; None for latents.
+            progress: Called with a `solver.Progress` now and then.
+
+        Raises:
+            ValueError: On bad images, labels, timestep or options, or a class with fewer than two images.
+            ConvergenceError: If tol is not reached.
+        """
+        noise_schedule = as_schedule(schedule)
+        noise_schedule.check_timestep(timestep)
+        images, count = read_data(data, labels, value_range, num_classes)
+        flat = images.images.flatten(1)
+        check_integer("rank", rank, 1, flat.shape[1])
+        if components is not None:
+            check_integer("components", components, 1)
+        generator = generator if generator is not None else torch.Generator().manual_seed(0)
+
+        clusters: list[Tensor] = []
+        classes, potentials, solutions = [], [], []
+        for label in range(count or 1):
+            rows = (
+                torch.arange(len(flat))
+                if images.labels is None
+                else torch.nonzero(images.labels == label)[:, 0]
+            )
+            require(len(rows) >= 2, "data", f"at least two images for class {label}", len(rows))
+            wanted = components or max(1, len(rows) // IMAGES_PER_CLUSTER)
+            require(2 * wanted <= len(rows), "components", f"at most half of {len(rows)} images", wanted)
+            own = [rows[part] for part in _clusters(flat[rows], wanted, generator)]
+            sizes = torch.tensor([len(part) for part in own], dtype=torch.float64)
+            means = torch.stack([flat[part].double().mean(dim=0).float() for part in own])
+            solution = solve_semidiscrete(
+                means,
+                sizes / sizes.sum(),
+                tol=tol,
+                max_draws=max_draws,
+                generator=generator,
+                progress=progress,
+            )
+            clusters += own
+            classes += [label] * len(own)
+            potentials.append(solution.potential.cpu())
+            solutions.append(solution)
+
+        prior = cls(
+            shape=list(images.images.shape[1:]),
+            schedule=noise_schedule.to_dict(),
+            timestep=timestep,
+            components=len(clusters),
+            rank=rank,
+            num_classes=count,
+            facts={
+                "source": images.source,
+                "license": images.license,
+                "sha256": images.sha256,
+                **solve_facts(solutions),
+            },
+        )
+        prior.potential.copy_(torch.cat(potentials))
+        prior.classes.copy_(torch.tensor(classes))
+        for k, part in enumerate(clusters):
+            spectrum = thin_spectrum(flat[part], min(rank, len(part) // IMAGES_PER_AXIS))
+            kept = len(spectrum.variances)
+            prior.means[k], prior.residuals[k] = spectrum.mean, spectrum.residual
+            prior.bases[k, :, :kept], prior.variances[k, :kept] = spectrum.basis, spectrum.variances
+        return prior.eval()
+
+    def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
+        cluster = self._cluster(z, labels)
+        base = (self.alpha**2 * self.residuals[cluster] + self.sigma**2).sqrt()[:, None]
+        gains = (self.alpha**2 * self.variances[cluster] + self.sigma**2).sqrt() - base
+        axes = self.bases[cluster]
+        along = gains * torch.einsum("bdr,bd->br", axes, z)
+        return self.alpha * self.means[cluster] + base * z + torch.einsum("bdr,br->bd", axes, along)
+
+    def _cluster(self, z: Tensor, labels: Tensor | None) -> Tensor:
+        """k(z), int64 (B,)."""
+        cluster = torch.empty(len(z), dtype=torch.int64, device=z.device)
+        for label, rows in rows_by_class(z, labels):
+            index = torch.nonzero(self.classes == label).reshape(-1)
+            brenier = BrenierPotential.build(self.means[index], self.potential[index])
+            cluster[rows] = index[brenier.assign(z[rows])]
+        return cluster
+
+
+def _clusters(rows: Tensor, count: int, generator: torch.Generator) -> list[Tensor]:
+    """Indices of each cluster's rows (N, d), two at least, by Lloyd's algorithm from `count` rows at random."""
+    values = rows.double().cpu()
+    first = values[torch.randperm(len(values), generator=generator)[:count]]
+    with warnings.catch_warnings():
+        # (Clusters that run empty are dropped below.)
+        warnings.simplefilter("ignore", UserWarning)
+        means, found = kmeans2(values.numpy(), first.numpy(), iter=KMEANS_ROUNDS, minit="matrix")
+    cluster = torch.from_numpy(found).long()
+    large = torch.nonzero(torch.bincount(cluster, minlength=count) >= 2).reshape(-1)
+    alone = torch.nonzero(~torch.isin(cluster, large)).reshape(-1)
+    nearest = torch.cdist(values[alone], torch.from_numpy(means)[large]).argmin(dim=1)
+    cluster[alone] = large[nearest]
+    return [torch.nonzero(cluster == k).reshape(-1) for k in large.tolist()]
