@@ -19,7 +19,7 @@ from otprior import bundled
 from otprior.cli.evaluate import find_sources
 from otprior.cli.samples import read_samples
 from otprior.data import ImageSet
-from otprior.priors import GaussianPrior, Prior, SemiDiscretePrior
+from otprior.priors import GaussianPrior, MixturePrior, Prior, SemiDiscretePrior
 from otprior.report import validate_report
 
 # Rounding in another batch or on more threads is 1e-6 to 1e-5; another image is off by 1.
@@ -228,6 +228,46 @@ def test_gaussian_and_identity_and_conditional(tmp_path: Path) -> None:
         assert file["labels"].tolist() == [8, 9, 0, 1]
         assert data.labels[file["sources"]].tolist() == [8, 9, 0, 1]
     assert run(*sampled, "--out", tmp_path / "without").exit_code == 2
+
+
+def test_a_mixture_stores_no_image_and_says_so(tmp_path: Path) -> None:
+    data = bundled.atoms().select(torch.arange(0, 10_000, 100))
+    np.savez(tmp_path / "data.npz", images=data.images.numpy(), labels=data.labels.numpy())
+    fitting = ["fit", "bundled", tmp_path / "data.npz", "--prior", "mixture", "--tol", 0.3]
+    few = ["--components", 2, "--rank", 3]
+    result = run(*fitting, *few, "--conditional", "--out", tmp_path / "m")
+    assert result.exit_code == 0, result.output
+    assert "components" in result.output
+    assert "holds the images" not in result.output
+    assert not (tmp_path / "m" / "README.md").exists()
+    fitted = Prior.from_pretrained(tmp_path / "m")
+    assert isinstance(fitted, MixturePrior)
+    assert fitted.bases.shape[1:] == (784, 3)
+    assert json.loads((tmp_path / "m" / "report.json").read_text())["ot"]["atoms"] == len(fitted.means)
+    sampled = [
+        "sample",
+        "bundled",
+        "--prior",
+        tmp_path / "m",
+        "--seeds",
+        "0-1",
+        "--steps",
+        1,
+        "--format",
+        "npz",
+    ]
+    result = run(*sampled, "--class-labels", "0-9", "--out", tmp_path / "s")
+    assert result.exit_code == 0, result.output
+    assert _report(tmp_path / "s")["rows"][0]["prior"] == "mixture"
+    with np.load(tmp_path / "s" / "starts.npz") as file:
+        assert "sources" not in file
+    result = run(*fitting, "--components", 51, "--out", tmp_path / "many")
+    assert result.exit_code == 2
+    assert "components must be at most half of 100 images" in result.output
+    for wrong in (["--noise", "fresh"], ["--weights", tmp_path / "data.npz"]):
+        result = run(*fitting, *wrong, "--out", tmp_path / "wrong")
+        assert result.exit_code == 2
+        assert "left out unless --prior is semidiscrete" in result.output
 
 
 def test_a_folder_that_holds_its_prior_needs_none_named(prior: Path, tmp_path: Path) -> None:

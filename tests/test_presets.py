@@ -36,11 +36,11 @@ def test_every_solver_can_run_on_every_spacing_that_it_is_tried_on(solver: Solve
         assert nfe - 1 <= row.evaluations <= nfe  # Heun makes an odd number
 
 
-def test_experiments_differ_and_fit_the_schedule() -> None:
+def test_candidates_differ_and_fit_the_schedule() -> None:
     from otprior.presets import settings_rows
 
     coupled = settings_rows()["coupled_5"]
-    rows = [row for group in better_priors.candidates(coupled).values() for row in group]
+    rows = [row for group in better_priors.candidates(coupled, 10_000).values() for row in group]
     assert len({row.key for row in rows}) == len(rows)
     assert len({row.label for row in rows}) == len(rows)
     schedule = NoiseSchedule.from_scheduler(SCHEDULER)

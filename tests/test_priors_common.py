@@ -9,7 +9,14 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 import otprior
-from otprior.priors import GaussianPrior, IdentityPrior, Prior, RandomAtomPrior, SemiDiscretePrior
+from otprior.priors import (
+    GaussianPrior,
+    IdentityPrior,
+    MixturePrior,
+    Prior,
+    RandomAtomPrior,
+    SemiDiscretePrior,
+)
 from otprior.schedules import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
@@ -29,6 +36,8 @@ def make(kind: str, labels: Tensor | None = None) -> Prior:
         return IdentityPrior.build(SHAPE, SCHEDULE, 500)
     if kind == "gaussian":
         return GaussianPrior.fit(IMAGES, SCHEDULE, 500, labels)
+    if kind == "mixture":
+        return MixturePrior.fit(IMAGES, SCHEDULE, 500, labels, components=4, rank=2)
     if kind == "random atom":
         return RandomAtomPrior.fit(IMAGES, SCHEDULE, 500, labels)
     options = {"smoothed": {"smoothing": 0.4}, "partly fresh": {"correlation": 0.7}}
@@ -36,7 +45,17 @@ def make(kind: str, labels: Tensor | None = None) -> Prior:
     return SemiDiscretePrior.fit(IMAGES, SCHEDULE, 500, labels, noise=noise, **options.get(kind, {}))
 
 
-KINDS = ("identity", "gaussian", "random atom", "coupled", "fresh", "frozen", "smoothed", "partly fresh")
+KINDS = (
+    "identity",
+    "gaussian",
+    "mixture",
+    "random atom",
+    "coupled",
+    "fresh",
+    "frozen",
+    "smoothed",
+    "partly fresh",
+)
 
 
 @pytest.fixture(params=KINDS, scope="module")
@@ -61,7 +80,9 @@ def test_a_start_depends_on_its_own_row(prior: Prior) -> None:
             assert torch.equal(torch.cat(parts), together)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "random atom", "coupled", "fresh", "frozen", "smoothed"])
+@pytest.mark.parametrize(
+    "kind", ["gaussian", "mixture", "random atom", "coupled", "fresh", "frozen", "smoothed"]
+)
 def test_a_conditional_start_depends_on_its_own_row_and_label(kind: str) -> None:
     prior = make(kind, LABELS)
     z, labels = normal(30, *SHAPE), torch.randint(3, (30,), generator=torch.Generator().manual_seed(0))
@@ -116,7 +137,7 @@ def test_at_another_timestep(prior: Prior) -> None:
 
 
 def test_public_names_live_where_diffusers_looks_for_them() -> None:
-    for name in ("Prior", "IdentityPrior", "GaussianPrior", "SemiDiscretePrior"):
+    for name in ("Prior", "IdentityPrior", "GaussianPrior", "MixturePrior", "SemiDiscretePrior"):
         assert getattr(otprior, name).__name__ == name
     assert SemiDiscretePrior.__module__ == GaussianPrior.__module__ == "otprior"
 

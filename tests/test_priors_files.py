@@ -18,7 +18,7 @@ from torch import Tensor
 
 from otprior import Prior
 from otprior.data import ImageSet
-from otprior.priors import GaussianPrior, IdentityPrior, RandomAtomPrior, SemiDiscretePrior
+from otprior.priors import GaussianPrior, IdentityPrior, MixturePrior, RandomAtomPrior, SemiDiscretePrior
 
 SCHEDULER = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
 SHAPE = (1, 3, 3)
@@ -41,6 +41,8 @@ MAKERS: dict[str, Callable[[], Prior]] = {
     "identity": lambda: IdentityPrior.build(SHAPE, SCHEDULER, 400),
     "gaussian": lambda: GaussianPrior.fit(images(), SCHEDULER, 400, rank=4),
     "gaussian by class": lambda: GaussianPrior.fit(images(), SCHEDULER, 400, labels()),
+    "mixture": lambda: MixturePrior.fit(images(), SCHEDULER, 400, components=3, rank=2),
+    "mixture by class": lambda: MixturePrior.fit(images(), SCHEDULER, 400, labels(), components=2, rank=2),
     "semidiscrete": lambda: SemiDiscretePrior.fit(images(), SCHEDULER, 400),
     "frozen by class": lambda: SemiDiscretePrior.fit(images(), SCHEDULER, 400, labels(), noise="frozen"),
     "random atom": lambda: RandomAtomPrior.fit(images(), SCHEDULER, 400),

@@ -123,15 +123,15 @@ def test_rivals_are_rows_like_others(small: Study, tmp_path: Path) -> None:
         replace(COUPLED, prior="unsolved", options=(("potential", "zero"),), label="unsolved"),
         replace(RANDOM, prior="boosted_atom", options=(("direction", "mean"),), label="boosted"),
         replace(RANDOM, prior="mini_batch", label="mini-batch"),
-        replace(RANDOM, prior="experimental:blended", options=(("count", 2),), label="blended"),
-        replace(COUPLED, told=0.5, label="told"),
+        replace(RANDOM, prior="mixture", options=(("components", 5), ("rank", 3)), label="mixture"),
+        replace(RANDOM, prior="mixture", label="mixture of the default size"),
     )
     result = run_study(replace(small, rows=rows), tmp_path)
     validate_report(result.report)
     kinds = [row["prior"] for row in result.report["rows"]]
-    assert kinds == ["semidiscrete", "unsolved", "boosted_atom", "mini_batch", "experimental", "semidiscrete"]
-    coupled, told = result.report["rows"][0], result.report["rows"][-1]
-    assert coupled["fid"] != told["fid"]
+    assert kinds == ["semidiscrete", "unsolved", "boosted_atom", "mini_batch", "mixture", "mixture"]
+    one, other = result.report["rows"][-2:]
+    assert one["fid"] != other["fid"]
 
 
 def test_atoms_from_a_file_and_copies_of_others(small: Study, tmp_path: Path) -> None:

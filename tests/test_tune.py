@@ -120,7 +120,7 @@ def test_if_none_passes_the_best_of_those_left_behind_has_a_turn() -> None:
 
 
 @pytest.mark.parametrize("schedule", [VP, EDM, FLOW], ids=["vp", "edm", "flow"])
-@pytest.mark.parametrize("prior", ["semidiscrete", "gaussian"])
+@pytest.mark.parametrize("prior", ["semidiscrete", "mixture", "gaussian"])
 def test_candidates_are_different_starts_of_the_schedule(schedule: NoiseSchedule, prior: str) -> None:
     rows = candidates(schedule, 5, prior)
     assert len({row.key for row in rows}) == len(rows) == (21 if prior == "semidiscrete" else 7)
