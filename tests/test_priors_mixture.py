@@ -119,8 +119,8 @@ def test_the_same_seed_gives_the_same_prior() -> None:
     z = normal(10, *SHAPE)
     assert torch.equal(one(z), same(z))
     assert not torch.equal(one(z), other(z))
-    # By default a cluster for every 32 images.
-    assert MixturePrior.fit(islands()[0], SCHEDULE, 400).config["components"] <= 300 // 32
+    # By default a cluster for every ten images.
+    assert MixturePrior.fit(islands()[0], SCHEDULE, 400).config["components"] <= 300 // 10
 
 
 @settings(max_examples=25, deadline=None)

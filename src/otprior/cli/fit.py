@@ -201,7 +201,7 @@ def fit(
         typer.Option(
             min=1,
             metavar="K",
-            help="Clusters, of each class if --conditional; by default one for every 32 images.",
+            help="Clusters, of each class if --conditional; by default one for every ten images.",
             rich_help_panel=_MIXTURE,
         ),
     ] = None,

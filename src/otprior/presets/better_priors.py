@@ -23,7 +23,7 @@ __all__ = ["candidates", "run"]
 KEEPS = 0.8
 FULL = RowSpec("none", LAST, 100, spacing="trailing", label="full sampler, DPM++2M, 100")
 # Images of a cluster on average, and axes kept of it.
-MIXTURES = ((100, 20), (32, 5), (32, 10), (32, 20), (10, 10))
+MIXTURES = ((100, 20), (32, 10), (10, 10), (5, 10))
 
 
 def run(stages: Stages) -> dict[str, StudyResult]:
@@ -63,7 +63,7 @@ def candidates(coupled: RowSpec, atoms: int) -> dict[str, list[RowSpec]]:
     return {
         "gaussian": [gaussian(t) for t in (475, 525, 600, 700)],
         "smoothed": [smoothed(t, eps) for t in (475, 525) for eps in (0.3, 0.6, 1.0)],
-        "mixture": [mixture(t, *sizes) for t in (400, 450, 500) for sizes in MIXTURES],
+        "mixture": [mixture(t, *sizes) for t in (250, 300, 350, 400, 450) for sizes in MIXTURES],
     }
 
 

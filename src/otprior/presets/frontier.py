@@ -47,6 +47,7 @@ FLOW = RowSpec("none", LAST, 100, spacing="trailing", label="full sampler, DPM++
 STARTS = (350, 425, 500, 550, 600, 675)
 PLAIN_STARTS = (400, 500, 600, 700)
 LATE_STARTS = (600, 700, 800, 900)
+MIXTURE_STARTS = (250, 300, 350, 400, 450, 550)
 RANDOM_STARTS = (150, 200, 250, 300, 400, 500)
 CORRELATIONS = (0.7, 1.0)
 ATOMS = (100, 300, 1000, 3000, 10_000)
@@ -78,7 +79,7 @@ def _evaluations(stages: Stages) -> StudyResult:
             coupled,
             _labelled(replace(coupled, noise="frozen", correlation=1.0), "frozen (DPM-OT)"),
             stages.best(f"choosing {nfe} gaussian", _starts(plain, "gaussian", PLAIN_STARTS)),
-            stages.best(f"choosing {nfe} mixture", _starts(plain, "mixture", STARTS)),
+            stages.best(f"choosing {nfe} mixture", _starts(plain, "mixture", MIXTURE_STARTS)),
             stages.best(f"choosing {nfe} identity", _starts(plain, "identity", LATE_STARTS)),
             stages.best(f"choosing {nfe} random", _starts(plain, "random_atom", RANDOM_STARTS)),
         ]

@@ -33,7 +33,7 @@ from otprior.validation import check_integer, require
 
 __all__ = ["MixturePrior"]
 
-IMAGES_PER_CLUSTER = 32
+IMAGES_PER_CLUSTER = 10
 IMAGES_PER_AXIS = 3
 KMEANS_ROUNDS = 30
 
@@ -105,7 +105,7 @@ class MixturePrior(Prior):
             schedule: A `NoiseSchedule` or a diffusers scheduler.
             timestep: t*, in the scheduler's units.
             labels: Class labels, (N,), for a conditional prior.
-            components: Clusters (of each class); by default one for every 32 images. A little fewer may come out:
+            components: Clusters (of each class); by default one for every ten images. A little fewer may come out:
                 an image that has a cluster for itself joins the next one.
             rank: Axes kept of a cluster.
             tol: χ² of the clusters' masses to reach, upper 95 % limit; of each class's map.
