@@ -242,7 +242,7 @@ def test_a_mixture_stores_no_image_and_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "m" / "README.md").exists()
     fitted = Prior.from_pretrained(tmp_path / "m")
     assert isinstance(fitted, MixturePrior)
-    assert fitted.bases.shape[1:] == (784, 3)
+    assert (fitted.timestep, fitted.bases.shape[1:]) == (400, (784, 3))
     assert json.loads((tmp_path / "m" / "report.json").read_text())["ot"]["atoms"] == len(fitted.means)
     sampled = [
         "sample",

@@ -52,6 +52,8 @@ FIRST_SEED = 1_300_000_000
 UNIPC, DPM = "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"
 # Where starts are looked for: log-SNR from "half signal" to "little left of it".
 LEVELS = (-1.0, -1.5, -2.0, -2.5, -3.0, -3.5, -4.0)
+# A mixture copies so little that it can start later in the process.
+MIXTURE_LEVELS = (0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -2.5)
 CORRELATIONS = (0.6, 0.85, 1.0)
 FINER = 0.25  # in log-SNR
 # Candidates on the second rung of the two searches.
@@ -119,7 +121,8 @@ def candidates(
     check_choice("prior", prior, ("semidiscrete", "mixture", "gaussian", "random_atom", "identity"))
     coupled = prior == "semidiscrete"
     rows = []
-    for timestep in sorted({_timestep(schedule, level) for level in LEVELS}):
+    levels = MIXTURE_LEVELS if prior == "mixture" else LEVELS
+    for timestep in sorted({_timestep(schedule, level) for level in levels}):
         plain = RowSpec(prior, timestep, steps, scheduler, OWN_GRID + "log_snr")
         if coupled:
             rows += [replace(plain, noise="coupled", correlation=rho) for rho in CORRELATIONS]

@@ -39,7 +39,7 @@ EXAMPLES = (
     "otprior fit bundled bundled --auto 5 --out prior",
     "torchrun --nproc-per-node 2 -m otprior fit path/to/model latents.npy --value-range none --out prior",
     "otprior fit bundled --from-model 10000 --out prior",
-    "otprior fit bundled bundled --prior mixture --timestep 450 --out prior",
+    "otprior fit bundled bundled --prior mixture --out prior",
 )
 
 
@@ -78,7 +78,8 @@ def fit(
     timestep: Annotated[
         float | None,
         typer.Option(
-            help="t*, where sampling will start; can be changed later. 500 by default.", show_default=False
+            help="t*, where sampling will start; can be changed later. 500 by default, 400 for a mixture.",
+            show_default=False,
         ),
     ] = None,
     settings: Annotated[
@@ -266,7 +267,8 @@ def fit(
         if settings is not None:
             timestep = take_settings(settings, prior.value, timestep, own)
         options = given_options(prior, own)
-        timestep = 500.0 if timestep is None else timestep
+        if timestep is None:
+            timestep = 400.0 if prior is Kind.mixture else 500.0
 
         where = set_up_torch(threads, device)
         pipe = load_model(model)

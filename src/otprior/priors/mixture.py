@@ -86,7 +86,7 @@ class MixturePrior(Prior):
         cls,
         data: Any,
         schedule: Any,
-        timestep: float = 500,
+        timestep: float = 400,
         labels: Tensor | None = None,
         *,
         components: int | None = None,
@@ -103,7 +103,8 @@ class MixturePrior(Prior):
         Arguments:
             data: Clean images: an `ImageSet`, or (N, C, H, W) uint8, or floats in [-1, 1].
             schedule: A `NoiseSchedule` or a diffusers scheduler.
-            timestep: t*, in the scheduler's units.
+            timestep: t*, in the scheduler's units. A mixture copies less than a semidiscrete prior, and can
+                start later in the process.
             labels: Class labels, (N,), for a conditional prior.
             components: Clusters (of each class); by default one for every ten images. A little fewer may come out:
                 an image that has a cluster for itself joins the next one.
