@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from otprior import GaussianPrior, NoiseSchedule, SemiDiscretePrior, bundled
+from otprior import GaussianPrior, MixturePrior, NoiseSchedule, SemiDiscretePrior, bundled
 from otprior.files import output_file
 
 # What the project asks of a prior, as a share of one network evaluation.
@@ -55,6 +55,7 @@ def fit_priors(atoms: int, tol: float, device: torch.device) -> dict[str, Any]:
         "semidiscrete, correlation 0.85, smoothing 0.15": solved.with_options(
             correlation=0.85, smoothing=0.15
         ),
+        "mixture": MixturePrior.fit(images, schedule, TIMESTEP, tol=tol),
         "gaussian": GaussianPrior.fit(images, schedule, TIMESTEP),
     }
     return {name: prior.to(device) for name, prior in priors.items()}
