@@ -264,7 +264,10 @@ def test_a_mixture_stores_no_image_and_says_so(tmp_path: Path) -> None:
     result = run(*fitting, "--components", 51, "--out", tmp_path / "many")
     assert result.exit_code == 2
     assert "components must be at most half of 100 images" in result.output
-    for wrong in (["--noise", "fresh"], ["--weights", tmp_path / "data.npz"]):
+    assert run(*fitting, *few, "--noise", "frozen", "--out", tmp_path / "frozen").exit_code == 2
+    assert run(*fitting, *few, "--noise", "fresh", "--out", tmp_path / "fresh").exit_code == 0
+    assert Prior.from_pretrained(tmp_path / "fresh").needs_fresh
+    for wrong in (["--smoothing", 0.2], ["--weights", tmp_path / "data.npz"]):
         result = run(*fitting, *wrong, "--out", tmp_path / "wrong")
         assert result.exit_code == 2
         assert "left out unless --prior is semidiscrete" in result.output

@@ -49,6 +49,7 @@ KINDS = (
     "identity",
     "gaussian",
     "mixture",
+    "fresh mixture",
     "random atom",
     "coupled",
     "fresh",

@@ -111,6 +111,20 @@ def test_clusters_by_class_stay_in_their_class() -> None:
         assert bool((torch.cdist(starts, centres).argmin(dim=1) % 2 == label).all())
 
 
+def test_fresh_starts_have_the_mean_and_spread_of_the_mixture() -> None:
+    """20,000 starts: 4 standard errors of an entry's mean (0.028), 1 % of the total variance (0.2 %)."""
+    coupled = MixturePrior.fit(IMAGES, SCHEDULE, 300, components=6, rank=4, tol=0.001)
+    fresh = coupled.with_options(noise="fresh")
+    z, noise = normal(20_000, *SHAPE, seed=3), normal(20_000, *SHAPE, seed=4)
+    starts = fresh(z, fresh=noise).flatten(1).double()
+    flat = IMAGES.images.flatten(1).double()
+    torch.testing.assert_close(starts.mean(dim=0), fresh.alpha * flat.mean(dim=0), rtol=0, atol=0.04)
+    wanted = fresh.alpha**2 * float(torch.cov(flat.T, correction=0).trace()) + 16 * fresh.sigma**2
+    assert float(torch.cov(starts.T).trace()) == pytest.approx(wanted, rel=0.01)
+    # Coupled ones lean towards their cluster.
+    assert float(torch.cov(coupled(z).flatten(1).double().T).trace()) > 1.05 * wanted
+
+
 def test_the_same_seed_gives_the_same_prior() -> None:
     one, same, other = (
         MixturePrior.fit(IMAGES, SCHEDULE, 400, components=6, generator=torch.Generator().manual_seed(seed))
@@ -147,6 +161,7 @@ def test_thin_spectrum_is_that_of_the_stream(rows: int, rank: int, seed: int) ->
     [
         ({"components": 31}, "components must be at most half of 60 images; got 31"),
         ({"components": 0}, "components must be an integer >= 1"),
+        ({"noise": "frozen"}, "noise must be one of"),
         ({"rank": 0}, "rank must be an integer"),
         ({"rank": 17}, "rank must be an integer"),
         ({"timestep": 1000}, "timestep must be"),

@@ -128,8 +128,8 @@ def fit(
     noise: Annotated[
         Noise | None,
         typer.Option(
-            help="Of a start: the seed's own (coupled, the default), drawn anew, or one an atom.",
-            rich_help_panel=_SEMIDISCRETE,
+            help="Of a start: the seed's own (coupled, the default), drawn anew, or (semidiscrete) one an atom.",
+            rich_help_panel=_SOLVED,
         ),
     ] = None,
     correlation: Annotated[

@@ -66,7 +66,7 @@ _OWN_OPTIONS: dict[Kind, set[str]] = {
         "precision",
         "resume",
     },
-    Kind.mixture: {"conditional", "components", "rank", "tol", "max_draws"},
+    Kind.mixture: {"conditional", "noise", "components", "rank", "tol", "max_draws"},
     Kind.gaussian: {"conditional", "rank"},
     Kind.identity: set(),
 }

@@ -70,4 +70,6 @@ def start_part(prior: Prior | None, timestep: float) -> dict[str, Any]:
     part: dict[str, Any] = {"prior": kind, "start_timestep": prior.timestep}
     if kind == "semidiscrete":
         part |= {"noise": prior.noise, "smoothing": prior.smoothing, "correlation": prior.correlation}
+    if kind == "mixture":
+        part["noise"] = prior.config["noise"]
     return part

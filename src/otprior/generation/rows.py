@@ -27,7 +27,7 @@ class RowSpec:
         steps: Steps of the sampler, which for multistep samplers are its network evaluations.
         scheduler: Name of a diffusers scheduler class.
         spacing: One of `starting.STOCK_SPACINGS`, or "grid:" and one of `grids.SPACINGS`.
-        noise: Of a semidiscrete prior: "coupled", "fresh" or "frozen".
+        noise: Of a semidiscrete prior: "coupled", "fresh" or "frozen"; of a mixture "coupled" (None) or "fresh".
         smoothing: Of a semidiscrete prior, in units of τ.
         correlation: Of a coupled start's noise with the seed's.
         label: For people.

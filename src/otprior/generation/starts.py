@@ -16,6 +16,7 @@ from otprior.priors import (
     BoostedAtomPrior,
     IdentityPrior,
     MiniBatchPrior,
+    MixturePrior,
     Prior,
     RandomAtomPrior,
     SemiDiscretePrior,
@@ -43,7 +44,10 @@ def prior_of(folder: Path, row: RowSpec) -> Prior | None:
     if name is None:
         return None
     fitted = _load(folder / name)
-    if row.prior in ("gaussian", "mixture"):
+    if row.prior == "mixture":
+        assert isinstance(fitted, MixturePrior)
+        return fitted.with_options(noise=row.noise or "coupled").at(row.start_timestep)
+    if row.prior == "gaussian":
         return fitted.at(row.start_timestep)
     if row.prior == "identity":
         return IdentityPrior.build(fitted.shape, fitted.schedule, row.start_timestep)

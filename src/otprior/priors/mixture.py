@@ -6,6 +6,9 @@ the gaussian map of that cluster its start:
 
     T(z) = α μ_{k(z)} + (α² Σ_{k(z)} + σ² I)^{1/2} z.
 
+With `noise="fresh"` the last z is drawn anew: in law a random cluster's Gaussian, the p_t* of the mixture up to the
+clusters' masses, without anything that transport adds. It is the rival of the other.
+
 One cluster is the gaussian prior; a cluster an image is the coupled semidiscrete one. Between them, as there, the seed
 stays the noise and leans towards its cluster, so a start carries more of it than p_t* does.
 
@@ -29,10 +32,11 @@ from otprior.priors.base import Prior, as_schedule, read_data
 from otprior.priors.semidiscrete import rows_by_class, solve_facts
 from otprior.semidual import BrenierPotential
 from otprior.solver import Progress, solve_semidiscrete
-from otprior.validation import check_integer, require
+from otprior.validation import check_choice, check_integer, require
 
 __all__ = ["MixturePrior"]
 
+NOISES = ("coupled", "fresh")
 IMAGES_PER_CLUSTER = 10
 IMAGES_PER_AXIS = 3
 KMEANS_ROUNDS = 30
@@ -49,6 +53,7 @@ class MixturePrior(Prior):
         timestep: t*.
         components: Number of clusters K, of all classes together.
         rank: Axes kept of a cluster.
+        noise: "coupled", the seed's own, or "fresh".
         num_classes: Number of class labels, or None.
         facts: What is known of data and solve: source, license, sha256; chi2, draws, seconds.
     """
@@ -68,11 +73,14 @@ class MixturePrior(Prior):
         timestep: float,
         components: int,
         rank: int,
+        noise: str = "coupled",
         num_classes: int | None = None,
         facts: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self._init_common(shape, schedule, timestep, num_classes)
+        check_choice("noise", noise, NOISES)
+        self.needs_fresh = noise == "fresh"
         self.facts = dict(facts or {})
         self.register_buffer("means", torch.zeros(components, self.dim))
         self.register_buffer("potential", torch.zeros(components, dtype=torch.float64))
@@ -88,6 +96,7 @@ class MixturePrior(Prior):
         schedule: Any,
         timestep: float = 400,
         labels: Tensor | None = None,
+        noise: str = "coupled",
         *,
         components: int | None = None,
         rank: int = 10,
@@ -106,6 +115,7 @@ class MixturePrior(Prior):
             timestep: t*, in the scheduler's units. A mixture copies less than a semidiscrete prior, and can
                 start later in the process.
             labels: Class labels, (N,), for a conditional prior.
+            noise: "coupled" or "fresh".
             components: Clusters (of each class); by default one for every ten images. A little fewer may come out:
                 an image that has a cluster for itself joins the next one.
             rank: Axes kept of a cluster.
@@ -122,6 +132,7 @@ class MixturePrior(Prior):
         """
         noise_schedule = as_schedule(schedule)
         noise_schedule.check_timestep(timestep)
+        check_choice("noise", noise, NOISES)
         images, count = read_data(data, labels, value_range, num_classes)
         flat = images.images.flatten(1)
         check_integer("rank", rank, 1, flat.shape[1])
@@ -162,6 +173,7 @@ class MixturePrior(Prior):
             timestep=timestep,
             components=len(clusters),
             rank=rank,
+            noise=noise,
             num_classes=count,
             facts={
                 "source": images.source,
@@ -179,13 +191,20 @@ class MixturePrior(Prior):
             prior.bases[k, :, :kept], prior.variances[k, :kept] = spectrum.basis, spectrum.variances
         return prior.eval()
 
+    def with_options(self, *, noise: str) -> Self:
+        """The same clusters with another `noise`; shares tensors, and nothing is fitted again."""
+        other = type(self)(**{**self._own_config(), "noise": noise})
+        other.load_state_dict(self.state_dict(), assign=True)
+        return other
+
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
         cluster = self._cluster(z, labels)
         base = (self.alpha**2 * self.residuals[cluster] + self.sigma**2).sqrt()[:, None]
         gains = (self.alpha**2 * self.variances[cluster] + self.sigma**2).sqrt() - base
         axes = self.bases[cluster]
-        along = gains * torch.einsum("bdr,bd->br", axes, z)
-        return self.alpha * self.means[cluster] + base * z + torch.einsum("bdr,br->bd", axes, along)
+        noise = z if fresh is None else fresh
+        along = gains * torch.einsum("bdr,bd->br", axes, noise)
+        return self.alpha * self.means[cluster] + base * noise + torch.einsum("bdr,br->bd", axes, along)
 
     def _cluster(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """k(z), int64 (B,)."""

@@ -39,6 +39,7 @@ _FAMILIES: dict[tuple[str | None, str | None], str] = {
     ("identity", None): "identity",
     ("gaussian", None): "gaussian",
     ("mixture", None): "mixture",
+    ("mixture", "fresh"): "mixture fresh",
     ("semidiscrete", "coupled"): "semidiscrete coupled",
     ("semidiscrete", "fresh"): "semidiscrete fresh",
     ("semidiscrete", "frozen"): "semidiscrete frozen",
