@@ -1,6 +1,7 @@
 """Starts beside the coupled one: which keep the seed's image as the full flow makes it, and which hold no image?
 
-The gaussian prior, the smoothed coupled one, and mixtures of several sizes, at a few t* each on the validation images.
+The gaussian prior, the smoothed coupled one, mixtures of several sizes, and a random cluster of them with fresh noise,
+which is what transport has to beat, at a few t* each on the validation images.
 Of each kind the best that does not copy goes on to the reference images, and the best of those that also keep the
 class of the full flow's image in at least `KEEPS` of the seeds.
 """
@@ -55,15 +56,17 @@ def candidates(coupled: RowSpec, atoms: int) -> dict[str, list[RowSpec]]:
         row = replace(coupled, start_timestep=timestep, smoothing=smoothing, correlation=0.85)
         return replace(row, label=f"smoothed, t* = {timestep}, ε = {smoothing:g} τ, ρ = 0.85")
 
-    def mixture(timestep: int, images: int, rank: int) -> RowSpec:
+    def mixture(timestep: int, images: int, rank: int, noise: str | None = None) -> RowSpec:
         options = (("components", atoms // images), ("rank", rank))
-        label = f"mixture, t* = {timestep}, {atoms // images} components of rank {rank}"
-        return replace(same, prior="mixture", start_timestep=timestep, options=options, label=label)
+        row = replace(same, prior="mixture", noise=noise, start_timestep=timestep, options=options)
+        name = "mixture" if noise is None else f"mixture with {noise} noise"
+        return replace(row, label=f"{name}, t* = {timestep}, {atoms // images} components of rank {rank}")
 
     return {
         "gaussian": [gaussian(t) for t in (475, 525, 600, 700)],
         "smoothed": [smoothed(t, eps) for t in (475, 525) for eps in (0.3, 0.6, 1.0)],
         "mixture": [mixture(t, *sizes) for t in (250, 300, 350, 400, 450) for sizes in MIXTURES],
+        "fresh mixture": [mixture(t, 10, 10, "fresh") for t in (150, 200, 250, 300, 350)],
     }
 
 
