@@ -233,7 +233,16 @@ def test_sampling_options(here: Path, options: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--prior gaussian", "--tol must be left out unless --prior is semidiscrete; got --prior gaussian"),
+        (
+            "--prior gaussian",
+            "--tol must be left out unless --prior is semidiscrete or mixture; got --prior gaussian",
+        ),
+        ("--prior mixture --smoothing 1", "--smoothing must be left out unless --prior is semidiscrete; got"),
+        ("--prior mixture --components 1000", "components must be at most half of"),
+        (
+            "--components 10",
+            "--components must be left out unless --prior is mixture; got --prior semidiscrete",
+        ),
         ("--rank 1.5", "--rank must be a whole number of axes >= 1, or a share of variance such as 0.95"),
         ("--rank 65", "rank must be an integer in [1, 64]; got 65"),
         ("--resume", "there is no state of a solve in out.work; leave --resume out to begin"),

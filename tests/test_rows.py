@@ -42,7 +42,6 @@ def test_the_key_is_that_of_the_first_work_folders() -> None:
         {"guidance": 2.0},
         {"sampler": (("algorithm_type", "sde-dpmsolver++"),)},
         {"options": (("direction", "atom"),)},
-        {"told": 0.5},
         {"start_timestep": 500},
     ],
 )
