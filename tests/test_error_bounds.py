@@ -242,5 +242,9 @@ def test_what_cannot_be_is_refused() -> None:
         Target.of(rows[:1])
     with pytest.raises(ValueError, match="dimension 9"):
         data_error(IdentityPrior.build((1, 3, 3), SCHEDULE, 50), target)
+    with pytest.raises(
+        ValueError, match=r"target must be a Target; Target.of makes one of images; got Tensor"
+    ):
+        data_error(IdentityPrior.build((1, 2, 2), SCHEDULE, 50), rows)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="NaN"):
         Target.of(rows.index_fill(0, torch.tensor([3]), math.nan))

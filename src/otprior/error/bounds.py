@@ -80,6 +80,8 @@ def data_error(
     Raises:
         ValueError: If data and prior have different dimensions.
     """
+    rule = "a Target; Target.of makes one of images"
+    require(isinstance(target, Target), "target", rule, type(target).__name__)
     require(target.dim == prior.dim, "data", f"of the prior's dimension {prior.dim}", target.dim)
     start = gaussian_start(prior, label)
     if start is not None:
