@@ -195,9 +195,16 @@ def test_start_at_T_and_at_another_timestep(prior: Path, tmp_path: Path) -> None
     assert _images(tmp_path / "t").shape == (2, 28, 28)
 
 
-def test_gaussian_and_identity_and_conditional(tmp_path: Path) -> None:
+def _a_hundred_images(path: Path) -> ImageSet:
+    """Labelled images of all classes, written to `path`."""
     data = bundled.atoms().select(torch.arange(0, 10_000, 100))
-    np.savez(tmp_path / "data.npz", images=data.images.numpy(), labels=data.labels.numpy())
+    assert data.labels is not None
+    np.savez(path, images=data.images.numpy(), labels=data.labels.numpy())
+    return data
+
+
+def test_gaussian_and_identity_and_conditional(tmp_path: Path) -> None:
+    data = _a_hundred_images(tmp_path / "data.npz")
     common = ["bundled", tmp_path / "data.npz"]
     result = run(
         "fit", *common, "--prior", "gaussian", "--rank", 20, "--timestep", 400, "--out", tmp_path / "g"
@@ -231,8 +238,7 @@ def test_gaussian_and_identity_and_conditional(tmp_path: Path) -> None:
 
 
 def test_a_mixture_stores_no_image_and_says_so(tmp_path: Path) -> None:
-    data = bundled.atoms().select(torch.arange(0, 10_000, 100))
-    np.savez(tmp_path / "data.npz", images=data.images.numpy(), labels=data.labels.numpy())
+    _a_hundred_images(tmp_path / "data.npz")
     fitting = ["fit", "bundled", tmp_path / "data.npz", "--prior", "mixture", "--tol", 0.3]
     few = ["--components", 2, "--rank", 3]
     result = run(*fitting, *few, "--conditional", "--out", tmp_path / "m")

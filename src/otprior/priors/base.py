@@ -15,7 +15,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -127,7 +127,11 @@ class Prior(ModelMixin, ConfigMixin):
 
     def at(self, timestep: float) -> Self:
         """The same map at another timestep; shares its tensors with this one, and nothing is solved again."""
-        other = type(self)(**{**self._own_config(), "timestep": timestep})
+        return self._with(timestep=timestep)
+
+    def _with(self, **options: Any) -> Self:
+        """The same prior with other arguments; shares its tensors with this one."""
+        other = type(self)(**{**self._own_config(), **options})
         other.load_state_dict(self.state_dict(), assign=True)
         return other
 
@@ -317,6 +321,22 @@ def read_data(
     values = check_labels(labels, len(images), num_classes)
     count = num_classes if num_classes is not None else int(values.max()) + 1
     return ImageSet(images.images, values, images.name, images.source, images.license), count
+
+
+def images_by_class(images: ImageSet, num_classes: int | None) -> Iterator[tuple[int, Tensor]]:
+    """Pairs (class, its images as flat rows), of two or more each; all images as class 0 without labels."""
+    flat = images.images.flatten(1)
+    for label in range(num_classes or 1):
+        rows = flat if images.labels is None else flat[images.labels == label]
+        require(len(rows) >= 2, "data", f"at least two images for class {label}", len(rows))
+        yield label, rows
+
+
+def rows_by_class(labels: Tensor | None) -> list[tuple[int, Tensor | slice]]:
+    """Pairs (class, its rows) of a batch; all rows as class 0 without labels."""
+    if labels is None:
+        return [(0, slice(None))]
+    return [(label, torch.nonzero(labels == label).reshape(-1)) for label in labels.unique().tolist()]
 
 
 def as_schedule(schedule: Any) -> NoiseSchedule:

@@ -25,7 +25,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from otprior.moments import FULL_COVARIANCE_LIMIT, Spectrum, streaming_spectrum
-from otprior.priors.base import Prior, as_schedule, read_data
+from otprior.priors.base import Prior, as_schedule, images_by_class, read_data, rows_by_class
 from otprior.validation import require
 
 __all__ = ["GaussianPrior", "gaussian_code", "gaussian_map"]
@@ -118,8 +118,7 @@ class GaussianPrior(Prior):
         noise_schedule = as_schedule(schedule)
         noise_schedule.check_timestep(timestep)
         images, classes = read_data(data, labels, value_range, num_classes)
-        flat = images.images.flatten(1)
-        dim = flat.shape[1]
+        dim = images.images[0].numel()
         if rank is None:
             rank = dim if dim <= FULL_COVARIANCE_LIMIT else DEFAULT_RANK
         require(1 <= rank <= dim, "rank", f"in [1, {dim}]", rank)
@@ -130,9 +129,7 @@ class GaussianPrior(Prior):
             rank=rank,
             num_classes=classes,
         )
-        for label in range(classes or 1):
-            rows = flat if images.labels is None else flat[images.labels == label]
-            require(len(rows) >= 2, "data", f"at least two images for class {label}", len(rows))
+        for label, rows in images_by_class(images, classes):
             spectrum = streaming_spectrum(rows, rank)
             prior.means[label] = spectrum.mean
             prior.bases[label] = spectrum.basis
@@ -147,10 +144,7 @@ class GaussianPrior(Prior):
         )
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
-        if labels is None:
-            return gaussian_map(z, self.spectrum(), self.alpha, self.sigma)
         start = torch.empty_like(z)
-        for label in labels.unique().tolist():
-            rows = labels == label
+        for label, rows in rows_by_class(labels):
             start[rows] = gaussian_map(z[rows], self.spectrum(label), self.alpha, self.sigma)
         return start

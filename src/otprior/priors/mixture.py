@@ -28,9 +28,9 @@ from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
 from otprior.moments import thin_spectrum
-from otprior.priors.base import Prior, as_schedule, read_data
-from otprior.priors.semidiscrete import rows_by_class, solve_facts
-from otprior.semidual import BrenierPotential
+from otprior.priors.base import Prior, as_schedule, images_by_class, read_data, rows_by_class
+from otprior.priors.cells import CellMaps
+from otprior.priors.semidiscrete import fit_facts
 from otprior.solver import Progress, solve_semidiscrete
 from otprior.validation import check_choice, check_integer, require
 
@@ -82,6 +82,7 @@ class MixturePrior(Prior):
         check_choice("noise", noise, NOISES)
         self.needs_fresh = noise == "fresh"
         self.facts = dict(facts or {})
+        self._maps = CellMaps()
         self.register_buffer("means", torch.zeros(components, self.dim))
         self.register_buffer("potential", torch.zeros(components, dtype=torch.float64))
         self.register_buffer("bases", torch.zeros(components, self.dim, rank))
@@ -134,36 +135,28 @@ class MixturePrior(Prior):
         noise_schedule.check_timestep(timestep)
         check_choice("noise", noise, NOISES)
         images, count = read_data(data, labels, value_range, num_classes)
-        flat = images.images.flatten(1)
-        check_integer("rank", rank, 1, flat.shape[1])
+        check_integer("rank", rank, 1, images.images[0].numel())
         if components is not None:
             check_integer("components", components, 1)
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
 
-        clusters: list[Tensor] = []
-        classes, potentials, solutions = [], [], []
-        for label in range(count or 1):
-            rows = (
-                torch.arange(len(flat))
-                if images.labels is None
-                else torch.nonzero(images.labels == label)[:, 0]
-            )
-            require(len(rows) >= 2, "data", f"at least two images for class {label}", len(rows))
+        classes, spectra, potentials, solutions = [], [], [], []
+        for label, rows in images_by_class(images, count):
             wanted = components or max(1, len(rows) // IMAGES_PER_CLUSTER)
             require(2 * wanted <= len(rows), "components", f"at most half of {len(rows)} images", wanted)
-            own = [rows[part] for part in _clusters(flat[rows], wanted, generator)]
-            sizes = torch.tensor([len(part) for part in own], dtype=torch.float64)
-            means = torch.stack([flat[part].double().mean(dim=0).float() for part in own])
+            clusters = _clusters(rows, wanted, generator)
+            sizes = torch.tensor([len(part) for part in clusters], dtype=torch.float64)
+            own = [thin_spectrum(rows[part], min(rank, len(part) // IMAGES_PER_AXIS)) for part in clusters]
             solution = solve_semidiscrete(
-                means,
+                torch.stack([spectrum.mean for spectrum in own]).float(),
                 sizes / sizes.sum(),
                 tol=tol,
                 max_draws=max_draws,
                 generator=generator,
                 progress=progress,
             )
-            clusters += own
             classes += [label] * len(own)
+            spectra += own
             potentials.append(solution.potential.cpu())
             solutions.append(solution)
 
@@ -171,21 +164,15 @@ class MixturePrior(Prior):
             shape=list(images.images.shape[1:]),
             schedule=noise_schedule.to_dict(),
             timestep=timestep,
-            components=len(clusters),
+            components=len(spectra),
             rank=rank,
             noise=noise,
             num_classes=count,
-            facts={
-                "source": images.source,
-                "license": images.license,
-                "sha256": images.sha256,
-                **solve_facts(solutions),
-            },
+            facts=fit_facts(images, solutions),
         )
         prior.potential.copy_(torch.cat(potentials))
         prior.classes.copy_(torch.tensor(classes))
-        for k, part in enumerate(clusters):
-            spectrum = thin_spectrum(flat[part], min(rank, len(part) // IMAGES_PER_AXIS))
+        for k, spectrum in enumerate(spectra):
             kept = len(spectrum.variances)
             prior.means[k], prior.residuals[k] = spectrum.mean, spectrum.residual
             prior.bases[k, :, :kept], prior.variances[k, :kept] = spectrum.basis, spectrum.variances
@@ -193,9 +180,7 @@ class MixturePrior(Prior):
 
     def with_options(self, *, noise: str) -> Self:
         """The same clusters with another `noise`; shares tensors, and nothing is fitted again."""
-        other = type(self)(**{**self._own_config(), "noise": noise})
-        other.load_state_dict(self.state_dict(), assign=True)
-        return other
+        return self._with(noise=noise)
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
         cluster = self._cluster(z, labels)
@@ -209,9 +194,8 @@ class MixturePrior(Prior):
     def _cluster(self, z: Tensor, labels: Tensor | None) -> Tensor:
         """k(z), int64 (B,)."""
         cluster = torch.empty(len(z), dtype=torch.int64, device=z.device)
-        for label, rows in rows_by_class(z, labels):
-            index = torch.nonzero(self.classes == label).reshape(-1)
-            brenier = BrenierPotential.build(self.means[index], self.potential[index])
+        for label, rows in rows_by_class(labels):
+            brenier, index = self._maps.of(label, self.means, self.potential, self.classes)
             cluster[rows] = index[brenier.assign(z[rows])]
         return cluster
 

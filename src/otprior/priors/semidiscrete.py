@@ -28,16 +28,18 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from otprior.data import ImageSet
 from otprior.draws import normal_block, seed_from
 from otprior.measures import DiscreteMeasure
-from otprior.priors.base import Prior, as_schedule, read_data
+from otprior.priors.base import Prior, as_schedule, read_data, rows_by_class
+from otprior.priors.cells import CellMaps
 from otprior.projection import Projection, excess_share, project
 from otprior.ranks import Ranks
 from otprior.semidual import BrenierPotential, natural_scale
 from otprior.solver import Progress, Solution, solve_semidiscrete
-from otprior.validation import check_choice, invalid, require
+from otprior.validation import check_choice, require
 
-__all__ = ["SemiDiscretePrior", "rows_by_class", "solve_facts"]
+__all__ = ["SemiDiscretePrior", "fit_facts"]
 
 NOISES = ("coupled", "fresh", "frozen")
 FROZEN_BLOCK = 1024
@@ -99,7 +101,7 @@ class SemiDiscretePrior(Prior):
         self.register_buffer("classes", torch.zeros(num_atoms, dtype=torch.int64))
         self.register_buffer("scales", torch.ones(num_classes or 1))
         self.register_buffer("axes", torch.zeros(self.dim, rank or 0, dtype=torch.float64))
-        self._maps: dict[int, tuple[Tensor, BrenierPotential, Tensor]] = {}
+        self._maps = CellMaps()
         self._frozen_noise: Tensor | None = None
 
     @classmethod
@@ -212,10 +214,7 @@ class SemiDiscretePrior(Prior):
             rank=None if projection is None else projection.axes.shape[1],
             frozen_seed=seed_from(generator),
             facts={
-                "source": images.source,
-                "license": images.license,
-                "sha256": images.sha256,
-                **solve_facts(solutions),
+                **fit_facts(images, solutions),
                 **_projection_facts(projection, excess),
             },
         )
@@ -228,9 +227,7 @@ class SemiDiscretePrior(Prior):
         """The same map with another `noise`, `smoothing` or `correlation`; shares tensors, solves nothing again."""
         unknown = sorted(set(options) - {"noise", "smoothing", "correlation"})
         require(not unknown, "options", "noise, smoothing or correlation", unknown)
-        other = type(self)(**{**self._own_config(), **options})
-        other.load_state_dict(self.state_dict(), assign=True)
-        return other
+        return self._with(**options)
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
         return self._start_and_source(z, labels, fresh)[0]
@@ -257,7 +254,7 @@ class SemiDiscretePrior(Prior):
 
     def _source(self, z: Tensor, labels: Tensor | None) -> Tensor:
         source = torch.empty(len(z), dtype=torch.int64, device=z.device)
-        for label, rows in rows_by_class(z, labels):
+        for label, rows in rows_by_class(labels):
             brenier, index = self._map_of(label)
             source[rows] = index[brenier.assign(self._seen(z[rows]))]
         return source
@@ -265,7 +262,7 @@ class SemiDiscretePrior(Prior):
     def _source_and_barycentre(self, z: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         source = torch.empty(len(z), dtype=torch.int64, device=z.device)
         mean = torch.empty_like(z)
-        for label, rows in rows_by_class(z, labels):
+        for label, rows in rows_by_class(labels):
             brenier, index = self._map_of(label)
             smoothing = self.smoothing * float(self.scales[label])
             atoms = self.atoms if len(index) == len(self.atoms) else self.atoms[index]
@@ -282,19 +279,7 @@ class SemiDiscretePrior(Prior):
 
     def _map_of(self, label: int) -> tuple[BrenierPotential, Tensor]:
         """The potential of one class, over its atoms of positive weight, and their indices."""
-        known = self._maps.get(label)
-        # `assign=True` and `.to(device)` replace buffers; a map built on old ones must not survive them.
-        if known is None or known[0] is not self.potential:
-            index = torch.nonzero((self.classes == label) & torch.isfinite(self.potential)).reshape(-1)
-            if not len(index):
-                raise invalid(
-                    "labels", "classes that the prior was fitted on", f"{label}, which had no image"
-                )
-            everything = len(index) == len(self.atoms)
-            atoms = self.atoms if everything else self.atoms[index]
-            known = self.potential, BrenierPotential.build(self._seen(atoms), self.potential[index]), index
-            self._maps[label] = known
-        return known[1:]
+        return self._maps.of(label, self.atoms, self.potential, self.classes, self._seen)
 
     def _noise_of_atoms(self) -> Tensor:
         if self._frozen_noise is None or self._frozen_noise.device != self.atoms.device:
@@ -321,17 +306,13 @@ def _check_options(noise: str, smoothing: float, correlation: float) -> None:
     require(correlation == 1 or noise == "coupled", "correlation", f"1 with noise={noise!r}", correlation)
 
 
-def rows_by_class(z: Tensor, labels: Tensor | None) -> list[tuple[int, Tensor | slice]]:
-    """Pairs (class, its rows) of a batch."""
-    if labels is None:
-        return [(0, slice(None))]
-    return [(label, torch.nonzero(labels == label).reshape(-1)) for label in labels.unique().tolist()]
-
-
-def solve_facts(solutions: list[Solution]) -> dict[str, Any]:
-    """The worst χ² over the classes' maps, and their summed effort."""
+def fit_facts(images: ImageSet, solutions: list[Solution]) -> dict[str, Any]:
+    """Where the images are from; the worst χ² over the classes' maps, and their summed effort."""
     worst = max(solutions, key=lambda solution: solution.chi2.upper)
     return {
+        "source": images.source,
+        "license": images.license,
+        "sha256": images.sha256,
         "chi2": worst.chi2.value,
         "chi2_upper": worst.chi2.upper,
         "outcome": worst.outcome.value,

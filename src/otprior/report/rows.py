@@ -210,8 +210,7 @@ def family(row: dict[str, Any]) -> str:
     """What kind of start a row has, whatever its sampler and number of evaluations."""
     kind = (row.get("prior"), row.get("noise"))
     name = _FAMILIES.get(kind) or _FAMILIES.get((kind[0], None))
-    label = row.get("label") or "samples"
-    return name or label
+    return name or row.get("label") or "samples"
 
 
 def start_label(row: dict[str, Any]) -> str:
