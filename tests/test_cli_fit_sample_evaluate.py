@@ -273,6 +273,11 @@ def test_a_mixture_stores_no_image_and_says_so(tmp_path: Path) -> None:
     assert run(*fitting, *few, "--noise", "frozen", "--out", tmp_path / "frozen").exit_code == 2
     assert run(*fitting, *few, "--noise", "fresh", "--out", tmp_path / "fresh").exit_code == 0
     assert Prior.from_pretrained(tmp_path / "fresh").needs_fresh
+    hasty = [*fitting, "--components", 20, "--max-draws", 10, "--tol", 0.01]
+    result = run(*hasty, "--out", tmp_path / "hasty")
+    assert result.exit_code == 1
+    assert "--keep-unconverged saves it" in " ".join(result.output.split())
+    assert run(*hasty, "--keep-unconverged", "--out", tmp_path / "hasty").exit_code == 0
     for wrong in (["--smoothing", 0.2], ["--weights", tmp_path / "data.npz"]):
         result = run(*fitting, *wrong, "--out", tmp_path / "wrong")
         assert result.exit_code == 2

@@ -168,9 +168,7 @@ def fit(
     ] = None,
     keep_unconverged: Annotated[
         bool,
-        typer.Option(
-            "--keep-unconverged", help="Save even if tol is not reached.", rich_help_panel=_SEMIDISCRETE
-        ),
+        typer.Option("--keep-unconverged", help="Save even if tol is not reached.", rich_help_panel=_SOLVED),
     ] = False,
     precision: Annotated[
         Precision | None,

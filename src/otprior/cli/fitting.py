@@ -66,7 +66,7 @@ _OWN_OPTIONS: dict[Kind, set[str]] = {
         "precision",
         "resume",
     },
-    Kind.mixture: {"conditional", "noise", "components", "rank", "tol", "max_draws"},
+    Kind.mixture: {"conditional", "noise", "components", "rank", "tol", "max_draws", "keep_unconverged"},
     Kind.gaussian: {"conditional", "rank"},
     Kind.identity: set(),
 }
@@ -170,9 +170,9 @@ def fit_prior(
         maps = 1 if images.labels is None else len(images.labels.unique())
         given = {
             "generator": torch.Generator().manual_seed(seed),
+            "throw": not options.pop("keep_unconverged", False),
             "progress": _listener(bar, maps) if ranks.first else None,
         }
-        throw = not options.pop("keep_unconverged", False)
         try:
             if kind is Kind.mixture:
                 return MixturePrior.fit(images, scheduler, timestep, images.labels, **given, **options)
@@ -182,7 +182,6 @@ def fit_prior(
                 timestep,
                 images.labels,
                 **given,
-                throw=throw,
                 checkpoints=work,
                 ranks=ranks,
                 **options,

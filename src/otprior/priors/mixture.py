@@ -106,6 +106,7 @@ class MixturePrior(Prior):
         generator: torch.Generator | None = None,
         num_classes: int | None = None,
         value_range: Any = "auto",
+        throw: bool = True,
         progress: Callable[[Progress], None] | None = None,
     ) -> Self:
         """Clusters the images, and solves the transport from N(0, I) to the clusters' means.
@@ -125,11 +126,12 @@ class MixturePrior(Prior):
             generator: Seeds clustering and solve.
             num_classes: Number of classes; by default the largest label + 1.
             value_range: See `otprior.data.check_images`; None for latents.
+            throw: Whether an unsolved problem raises or is kept, with its χ² in `facts`.
             progress: Called with a `solver.Progress` now and then.
 
         Raises:
             ValueError: On bad images, labels, timestep or options, or a class with fewer than two images.
-            ConvergenceError: If tol is not reached.
+            ConvergenceError: If tol is not reached and `throw` is true.
         """
         noise_schedule = as_schedule(schedule)
         noise_schedule.check_timestep(timestep)
@@ -153,6 +155,7 @@ class MixturePrior(Prior):
                 tol=tol,
                 max_draws=max_draws,
                 generator=generator,
+                throw=throw,
                 progress=progress,
             )
             classes += [label] * len(own)
