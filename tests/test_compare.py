@@ -35,6 +35,8 @@ def test_report_is_valid_and_every_row_is_measured(done: tuple[Path, StudyResult
         assert row["fid"] > 0
     assert [row["source_rate"] is None for row in result.report["rows"]] == [False, False, True]
     assert result.report["ot"]["atoms"] == 60
+    # A random atom takes no map: only the coupled row's prior was fitted for it.
+    assert [row["fit_seconds"] is not None for row in result.report["rows"]] == [True, False, False]
 
 
 def test_an_interrupted_study_goes_on_and_ends_the_same(done: tuple[Path, StudyResult]) -> None:

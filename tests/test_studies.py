@@ -176,16 +176,16 @@ def test_differences_over_sets_are_students() -> None:
 
 
 def test_break_even() -> None:
-    def row(prior: str, fid: float, seconds: float) -> dict[str, Any]:
-        return {"prior": prior, "fid": fid, "seconds_per_image": seconds}
+    def row(prior: str, fid: float, seconds: float, fit: float | None = None) -> dict[str, Any]:
+        return {"prior": prior, "fid": fid, "seconds_per_image": seconds, "fit_seconds": fit}
 
     rows = [row("none", 12.0, 0.03), row("none", 9.0, 0.06), row("none", 8.0, 0.12)]
-    assert break_even(row("semidiscrete", 9.5, 0.02), rows, 100.0) == pytest.approx(100 / 0.04)
+    assert break_even(row("semidiscrete", 9.5, 0.02, 100.0), rows) == pytest.approx(100 / 0.04)
     # None is as good: against the best there is.
-    assert break_even(row("semidiscrete", 5.0, 0.02), rows, 100.0) == pytest.approx(100 / 0.10)
+    assert break_even(row("semidiscrete", 5.0, 0.02, 100.0), rows) == pytest.approx(100 / 0.10)
     # The rival is as fast.
-    assert break_even(row("semidiscrete", 13.0, 0.03), rows, 100.0) is None
-    assert break_even(row("gaussian", 13.0, 0.01), rows, None) is None
+    assert break_even(row("semidiscrete", 13.0, 0.03, 100.0), rows) is None
+    assert break_even(row("random_atom", 13.0, 0.01), rows) is None
 
 
 def test_the_curve_of_a_search_is_a_picture() -> None:

@@ -2,25 +2,64 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Container
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from otprior.compare.material import atoms_of, schedule_of
 from otprior.compare.study import Listener, Study, StudyProgress
+from otprior.files import read_json, write_json
 from otprior.generation import RowSpec, fitted_name
 from otprior.priors import GaussianPrior, MixturePrior, SemiDiscretePrior
 from otprior.solver import Progress
 from otprior.validation import require
 
-__all__ = ["fit_priors"]
+__all__ = ["Fitted", "fit_priors"]
+
+# What others take from a fitted semidiscrete prior, its atoms or its shape, costs them no fit.
+_OWN = ("gaussian", "mixture", "semidiscrete")
 
 
-def fit_priors(study: Study, folder: Path, listen: Listener) -> dict[str, Any] | None:
-    """Fits the priors that the rows need, unless they are there; returns "ot" of the report."""
+@dataclass(frozen=True)
+class Fitted:
+    """What is known of the priors of a study.
+
+    Attributes:
+        ot: "ot" of the report: of the semi-discrete solve, if there was one.
+        seconds: That fitting took, by the prior's name.
+    """
+
+    ot: dict[str, Any] | None
+    seconds: dict[str, float]
+
+    def seconds_of(self, row: RowSpec) -> float | None:
+        """That fitting a row's prior took; None where there was nothing to fit, or nobody took the time."""
+        name = fitted_name(row)
+        return self.seconds.get(name) if name is not None and row.prior in _OWN else None
+
+
+def fit_priors(study: Study, folder: Path, listen: Listener) -> Fitted:
+    """Fits the priors that the rows need, unless they are there."""
     needed = {name: row for row in study.sampled_rows if (name := fitted_name(row)) is not None}
     for name in sorted(needed):
         if not (folder / name).exists():
+            began = time.perf_counter()
             _fit(study, folder, name, needed[name], listen)
+            write_json(_times(folder), _seconds(folder) | {name: time.perf_counter() - began})
+    return Fitted(_ot(folder, needed), _seconds(folder))
+
+
+def _times(folder: Path) -> Path:
+    return folder / "seconds.json"
+
+
+def _seconds(folder: Path) -> dict[str, float]:
+    return read_json(_times(folder)) if _times(folder).exists() else {}
+
+
+def _ot(folder: Path, needed: Container[str]) -> dict[str, Any] | None:
     solved = [name for name in ("semidiscrete", "semidiscrete-by-class") if name in needed]
     if not solved:
         return None

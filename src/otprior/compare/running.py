@@ -55,7 +55,7 @@ def run_study(
     work = Path(work)
     _claim(work, study, growing)
     priors = priors or work / "priors"
-    facts = fit_priors(study, priors, listen)
+    fitted = fit_priors(study, priors, listen)
     blocks = {
         row.key: [study.blocks(row, work / "images", k) for k in range(study.seed_sets)] for row in study.rows
     }
@@ -68,12 +68,13 @@ def run_study(
     reference = real_figures(study, work / "figures")
     rows, images = [], []
     for row in study.rows:
-        rows.append(_report_row(study, row, blocks[row.key], sets[row.key], reference, flow))
+        figures = _report_row(study, row, blocks[row.key], sets[row.key], reference, flow)
+        rows.append(figures | {"fit_seconds": fitted.seconds_of(row)})
         images.append(_report_images(study, row, blocks[row.key][0]))
     report = {
         "format_version": FORMAT_VERSION,
         "features": {"name": extractor_of(study).name, "dim": extractor_of(study).dim},
-        "ot": facts,
+        "ot": fitted.ot,
         "reference": reference,
         "rows": rows,
         "settings": study.settings(),

@@ -29,6 +29,7 @@ STEPS = {1.0: (5, 10)}
 GUIDED_STEPS = (3, 5)
 FULL_EVALUATIONS = 100
 STARTS = (350, 400, 450, 500, 550, 600, 650)
+MIXTURE_STARTS = (250, 300, 350, 400, 450, 550)
 RANDOM_STARTS = (200, 250, 300, 350, 400, 500)
 CORRELATIONS = (0.7, 1.0)
 # How much lower than the full sampler's the class accuracy at 5 evaluations may be.
@@ -47,10 +48,11 @@ def run(stages: Stages) -> dict[str, StudyResult]:
             fresh = "random image of the class + fresh noise"
             name = f"choosing w {guidance:g} steps {steps}"
             coupled = stages.best(f"{name} coupled", _coupled(plain))
-            random = stages.best(f"{name} random", _each(plain, "random_atom", fresh))
-            gaussian = stages.best(f"{name} gaussian", _each(plain, "gaussian", "gaussian"))
+            random = stages.best(f"{name} random", _each(plain, "random_atom", fresh, RANDOM_STARTS))
+            mixture = stages.best(f"{name} mixture", _each(plain, "mixture", "mixture", MIXTURE_STARTS))
+            gaussian = stages.best(f"{name} gaussian", _each(plain, "gaussian", "gaussian", STARTS))
             white = replace(plain, spacing="trailing", label=_label("N(0, I) at T", plain))
-            rows += [coupled, random, gaussian, white]
+            rows += [coupled, random, mixture, gaussian, white]
             pairs.append((coupled, random))
         rows.append(_full(guidance))
     result = stages.run("conditional", rows)
@@ -74,8 +76,7 @@ def _coupled(plain: RowSpec) -> list[RowSpec]:
     return [replace(row, label=_label(f"coupled, ρ = {row.correlation:g}", row)) for row in rows]
 
 
-def _each(plain: RowSpec, prior: str, name: str) -> list[RowSpec]:
-    starts = RANDOM_STARTS if prior == "random_atom" else STARTS
+def _each(plain: RowSpec, prior: str, name: str, starts: tuple[int, ...]) -> list[RowSpec]:
     rows = [replace(plain, prior=prior, start_timestep=t) for t in starts]
     return [replace(row, label=_label(name, row)) for row in rows]
 

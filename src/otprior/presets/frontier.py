@@ -84,30 +84,25 @@ def _evaluations(stages: Stages) -> StudyResult:
             stages.best(f"choosing {nfe} random", _starts(plain, "random_atom", RANDOM_STARTS)),
         ]
     result = stages.run("evaluations", rows, flow=FLOW)
-    solve = (result.report["ot"] or {}).get("seconds")
     for row in result.report["rows"]:
-        if row["prior"] == "semidiscrete":
-            row["fit_seconds"] = solve
-            row["break_even"] = break_even(row, result.report["rows"], solve)
+        row["break_even"] = break_even(row, result.report["rows"])
     return result
 
 
-def break_even(
-    row: dict[str, Any], rows: Sequence[dict[str, Any]], fit_seconds: float | None
-) -> float | None:
-    """Images after which the time that the prior took is saved, or None if none is ever saved.
+def break_even(row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> float | None:
+    """Images after which the time that the prior took ("fit_seconds") is saved, or None if none is ever saved.
 
     Against the N(0, I) row that takes least time among those of FID no higher than the row's; if there is none, against
     the N(0, I) row of lowest FID, which then is the worse of the two.
     """
     white = [other for other in rows if other["prior"] == "none"]
-    if fit_seconds is None or not white:
+    if row["fit_seconds"] is None or not white:
         return None
     as_good = [other for other in white if other["fid"] <= row["fid"]]
     rival = min(as_good, key=lambda other: other["seconds_per_image"], default=None)
     rival = rival or min(white, key=lambda other: other["fid"])
     saved = rival["seconds_per_image"] - row["seconds_per_image"]
-    return fit_seconds / saved if saved > 0 else None
+    return row["fit_seconds"] / saved if saved > 0 else None
 
 
 def _numbers_of_atoms(stages: Stages) -> StudyResult:
@@ -174,7 +169,6 @@ def _joined(results: Sequence[StudyResult]) -> StudyResult:
                     "atoms": study.atoms,
                     "atoms_from": Path(study.atoms_from).stem,
                     "held_out_copy_rate": result.report["reference"]["copy_rate"],
-                    "fit_seconds": (result.report["ot"] or {}).get("seconds"),
                 }
             )
     require(bool(rows), "results", "at least one", 0)
