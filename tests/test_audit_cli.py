@@ -12,7 +12,7 @@ import torch
 from cli_helpers import assert_refused, run, write_images, write_model
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, ScoreSdeVeScheduler
 
-from otprior import NoiseSchedule, SemiDiscretePrior
+from otprior import GaussianPrior, NoiseSchedule, SemiDiscretePrior
 from otprior.audit import AuditRequest, default_timesteps, run_audit
 from otprior.data import ImageSet, load_images
 from otprior.known import known_schedule
@@ -51,12 +51,11 @@ def audited(model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory)
     data = load_images(images)
     held_out = write_images(folder / "held_out.npz", count=64)
     priors = []
-    for noise, labels in (("coupled", None), ("frozen", None), ("coupled", data.labels)):
+    for noise in ("coupled", "frozen"):
         prior = SemiDiscretePrior.fit(
             data,
             DDPMScheduler(),
             500,
-            labels,
             noise=noise,
             tol=0.2,
             generator=torch.Generator().manual_seed(0),
@@ -220,6 +219,15 @@ def test_bad_input_is_refused_before_any_work(model: Path, images: Path, tmp_pat
     assert_refused(run("audit", model, images, "--timesteps", "5,5"), "different timesteps")
     assert_refused(run("audit", model, images, "--timesteps", "5000"), "in [0, 999]")
     assert_refused(run("audit", model, images, "--prior", tmp_path / "nothing"), "otprior fit")
+    assert_refused(
+        run("audit", model, images, "--timesteps", "3,9", "--steps", "5"), "num_steps", "at most 4"
+    )
+    bound = run("audit", "sdxl", images, "--estimated-bound")
+    assert_refused(bound, "left out without a network, data and draws")
+    by_class = GaussianPrior.fit(load_images(images), DDPMScheduler(), 500, load_images(images).labels)
+    by_class.save_pretrained(tmp_path / "by-class")
+    whole = run("audit", model, images, "--prior", tmp_path / "by-class", *FAST)
+    assert_refused(whole, "fitted without labels, unless the audit is by class")
     assert_refused(run("audit", "sdxl", "--held-out", images), "given with held_out")
     assert_refused(run("audit", "sdxl", "--scheduler", "ddim"), "unless a model is audited")
     assert_refused(run("audit", "sdxl", images, "--cost-at", "500"), "without a network")

@@ -327,3 +327,17 @@ def test_fit_by_two_processes_is_fit_by_one(tmp_path: Path) -> None:
     assert torch.equal(one.potential, two.potential)
     assert one.facts["chi2"] == two.facts["chi2"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+def test_what_lies_in_the_work_folder_is_kept_unless_it_is_a_solves_state(tmp_path: Path) -> None:
+    work = tmp_path / "p.work"
+    work.mkdir()
+    (work / "study.json").write_text("another command's")
+    (work / "map-0.safetensors").write_bytes(b"a solve's")
+    words = ["fit", "bundled", "--out", tmp_path / "p", "--prior", "identity"]
+    assert_refused(run(*words, "bundled"), "unfinished solve")
+    # A slip in the command costs nothing.
+    assert_refused(run(*words, "typo.npz", "--overwrite"), "typo.npz")
+    assert (work / "map-0.safetensors").exists()
+    assert run(*words, "bundled", "--overwrite").exit_code == 0
+    assert [path.name for path in work.iterdir()] == ["study.json"]

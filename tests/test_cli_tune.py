@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -176,3 +178,26 @@ def test_a_limit_that_nothing_keeps_ends_with_what_was_tried(material: Path, tmp
     assert result.exit_code in (0, 1), result.output
     assert (tmp_path / "tuned" / "trials.json").is_file()
     assert (tmp_path / "tuned" / "settings.json").is_file() is (result.exit_code == 0)
+
+
+def test_validation_images_that_are_atoms_are_refused(material: Path, tmp_path: Path) -> None:
+    words = ["--validation", material / "train.npz", "--extractor", material / "extractor", "--steps", 2]
+    words += ["--samples", 24, "--tol", 0.5, "--workers", 1]
+    result = run("tune", material / "model", material / "train.npz", *words, "--out", tmp_path / "tuned")
+    assert_refused(result, "images that are not among those that priors are fitted to; got 60 that are")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", ["EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"])
+def test_a_search_on_a_process_of_another_kind(material: Path, tmp_path: Path, scheduler: str) -> None:
+    shutil.copytree(material / "model", tmp_path / "model")
+    getattr(diffusers, scheduler)().save_pretrained(tmp_path / "model" / "scheduler")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", scheduler]
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
+    words = ["--validation", material / "validation.npz", "--extractor", material / "extractor", "--steps", 2]
+    words += ["--samples", 24, "--copy-margin", 1, "--tol", 0.5, "--workers", 1]
+    result = run("tune", tmp_path / "model", material / "train.npz", *words, "--out", tmp_path / "tuned")
+    assert result.exit_code == 0, result.output
+    (row,) = read_settings(tmp_path / "tuned" / "settings.json").values()
+    assert row.scheduler == scheduler

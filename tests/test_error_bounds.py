@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import diffusers
 import numpy as np
 import ot
 import pytest
@@ -26,7 +27,7 @@ from otprior.error.gaussians import (
 from otprior.error.interval import Bound, best, combined
 from otprior.error.marginals import normal_products
 from otprior.moments import Spectrum, streaming_spectrum
-from otprior.priors import GaussianPrior, IdentityPrior, RandomAtomPrior
+from otprior.priors import GaussianPrior, IdentityPrior, Prior, RandomAtomPrior, SemiDiscretePrior
 from otprior.schedules import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.vp(torch.linspace(0.999, 0.001, 100, dtype=torch.float64))
@@ -248,3 +249,29 @@ def test_what_cannot_be_is_refused() -> None:
         data_error(IdentityPrior.build((1, 2, 2), SCHEDULE, 50), rows)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="NaN"):
         Target.of(rows.index_fill(0, torch.tensor([3]), math.nan))
+
+
+def test_cells_hold_beside_a_gaussian_along_other_axes() -> None:
+    """Three points and a normal law on a line that is none of their axes: W2 by the quantiles, to 1e-6."""
+    x = torch.tensor([[-1.5, 1.0], [-1.5, -0.5], [-0.5, -0.5]])
+    centre, spread = x.double().mean(dim=0), 0.5454
+    start = Spectrum(centre, torch.tensor([[0.0], [1.0]]).double(), torch.tensor([spread**2]).double(), 0.0)
+    quantile = torch.special.ndtri((torch.arange(300_000).double() + 0.5) / 300_000) * spread + centre[1]
+    along = x[:, 1].double().sort().values.repeat_interleave(100_000)
+    truth = math.sqrt(float(((along - quantile) ** 2).mean() + x[:, 0].double().var(correction=0)))
+    found = gaussian_error(Target.of(x), 1.0, 0.0, start)
+    assert found.lower.value <= truth + 1e-4
+    assert truth <= found.upper.value + 1e-4
+
+
+@pytest.mark.parametrize("prior_class", [RandomAtomPrior, SemiDiscretePrior])
+def test_other_images_than_a_priors_atoms_are_no_part_of_its_law(prior_class: type[Prior]) -> None:
+    schedule = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
+    atoms = torch.randn(12, 1, 1, 2, generator=torch.Generator().manual_seed(0)) / 4 + 0.3
+    prior = prior_class.fit(atoms, schedule, 200, value_range=None)
+    own, other = data_error(prior, Target.of(atoms)), data_error(prior, Target.of(-atoms))
+    # In another order they are the same law.
+    assert data_error(prior, Target.of(atoms.flip(0))).upper.how == own.upper.how != other.upper.how
+    shift = 2 * prior.alpha * float(atoms.double().mean(dim=0).norm())
+    # The means alone are so far apart; the lower end is known from draws.
+    assert 0.9 * shift < other.lower.value <= other.upper.value

@@ -128,3 +128,25 @@ def test_sha256(tmp_path: Path) -> None:
     path = tmp_path / "x"
     path.write_bytes(b"otprior" * 100_000)
     assert sha256(path) == hashlib.sha256(b"otprior" * 100_000).hexdigest()
+
+
+def test_a_folder_that_nothing_can_be_moved_to_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileExistsError, match="name a folder below it"):
+        check_output_dir(".")
+    with pytest.raises(FileExistsError, match="name a folder below it"):
+        check_output_dir("/", overwrite=True)
+
+
+def test_what_was_put_there_meanwhile_is_kept(tmp_path: Path) -> None:
+    def slow_work() -> None:
+        with output_dir(tmp_path / "out") as folder:
+            (folder / "mine").write_text("mine")
+            (tmp_path / "out").mkdir()
+            (tmp_path / "out" / "another's").write_text("another's")
+
+    with pytest.raises(FileExistsError, match="is not empty"):
+        slow_work()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["another's"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import diffusers
 import pytest
 import torch
@@ -9,6 +11,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 import otprior
+from otprior.data import ImageSet
 from otprior.priors import (
     GaussianPrior,
     IdentityPrior,
@@ -202,3 +205,32 @@ def test_random_atoms_of_an_absent_class() -> None:
         ValueError, match="labels must be classes that the prior was fitted on; got 3, which had no"
     ):
         prior.source(normal(1, *SHAPE), torch.tensor([3]))
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "coupled", "mixture"])
+def test_a_prior_is_where_its_tensors_are(kind: str) -> None:
+    """On the device without memory, which stands for a GPU here."""
+    there = make(kind).to("meta")
+    moved = [there.at(400)]
+    if isinstance(there, SemiDiscretePrior):
+        moved += [there.with_options(noise="fresh"), RandomAtomPrior.of(there, 400)]
+    assert {each.device.type for each in moved} == {"meta"}
+
+
+def test_a_timestep_may_be_a_schedulers_own(tmp_path: Path) -> None:
+    scheduler = diffusers.DDPMScheduler()
+    moved = make("gaussian").at(scheduler.timesteps[400])
+    moved.save_pretrained(tmp_path / "prior")
+    assert Prior.from_pretrained(tmp_path / "prior").timestep == 599
+
+
+def test_fresh_noise_is_checked() -> None:
+    prior = make("random atom")
+    with pytest.raises(ValueError, match="fresh"):
+        prior(normal(2, *SHAPE), fresh=torch.full((2, *SHAPE), float("nan")))
+
+
+def test_images_that_are_read_already_have_their_range() -> None:
+    images = ImageSet(normal(8, *SHAPE).clamp(-1, 1))
+    with pytest.raises(ValueError, match="value_range"):
+        GaussianPrior.fit(images, diffusers.DDPMScheduler(), value_range=(0, 1))

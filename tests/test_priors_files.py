@@ -269,3 +269,16 @@ def test_a_full_disk_or_an_interrupt_leaves_the_old_folder(
     assert contents(saved) == before
     assert [path.name for path in saved.parent.iterdir()] == ["prior"]
     assert isinstance(Prior.from_pretrained(saved), SemiDiscretePrior)
+
+
+def test_a_folder_that_is_no_priors_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "thesis.tex").write_text("years of work")
+    prior = MAKERS["identity"]()
+    with pytest.raises(FileExistsError, match="not empty"):
+        prior.save_pretrained(tmp_path / "results")
+    assert (tmp_path / "results" / "thesis.tex").read_text() == "years of work"
+    # A prior's own folder is replaced, as diffusers users expect.
+    prior.save_pretrained(tmp_path / "prior")
+    prior.at(300).save_pretrained(tmp_path / "prior")
+    assert Prior.from_pretrained(tmp_path / "prior").timestep == 300

@@ -74,7 +74,7 @@ def test_the_lowest_fid_does_not_lead_when_it_copies() -> None:
     frozen = _coupled(5, 2.5, 0.55) | {"noise": "frozen", "label": "frozen"}
     report = _report(_plain(20, 9.0), frozen, _coupled(5, 5.0))
     assert headline(report).startswith("“coupled”")
-    assert "More copies than held-out images show (1.0%): “frozen” at 5 (55.0%)" in _text(report)
+    assert "More copies than held-out images show: “frozen” at 5 (55.0%, against 1.0%)" in _text(report)
 
 
 def test_when_every_start_copies_the_headline_says_so() -> None:

@@ -16,7 +16,14 @@ from torch import Tensor
 
 from otprior import semidual
 from otprior.leading import near_maximum
-from otprior.semidual import BrenierPotential, chi_squared, dual_value, natural_quantile, natural_scale
+from otprior.semidual import (
+    BrenierPotential,
+    chi_squared,
+    chi_squared_of_sets,
+    dual_value,
+    natural_quantile,
+    natural_scale,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -311,3 +318,14 @@ def test_natural_scale_has_a_floor_at_the_mean_that_an_outlier_does_not_lift() -
     far = y.clone()
     far[0], far[21] = 1e5, -1e5
     torch.testing.assert_close(natural_scale(far, w)[1:21], natural_scale(y, w)[1:21], rtol=1e-6, atol=1e-3)
+
+
+def test_chi_squared_does_not_depend_on_the_blocks_of_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = torch.randint(7, (50, 4), generator=torch.Generator().manual_seed(0))
+    weights = torch.full((7,), 1 / 7)
+    whole = chi_squared_of_sets(cells, weights)
+    monkeypatch.setattr(semidual, "SETS_PER_BLOCK", 8)
+    parts = chi_squared_of_sets(cells, weights)
+    # Sums in another order.
+    assert parts.value == pytest.approx(whole.value, abs=1e-12)
+    assert parts.standard_error == pytest.approx(whole.standard_error, rel=1e-9)

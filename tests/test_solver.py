@@ -443,3 +443,19 @@ def test_an_exception_in_progress_stops_the_solve() -> None:
 def test_bad_input(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         solve_semidiscrete(**{"atoms": torch.tensor([[0.0], [1.0]]), **arguments})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_newton_reaches_a_small_tolerance(seed: int) -> None:
+    atoms = normal(30, 2, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    solution = solve_semidiscrete(atoms, tol=3e-4, source="uniform", generator=generator)
+    assert solution.stats["method"] == "newton"
+    assert solution.outcome is Outcome.CONVERGED
+    assert solution.chi2.upper <= 3e-4
+
+
+def test_newton_does_not_follow_in_very_many_dimensions() -> None:
+    """Its points are Sobol's, of 21,201 dimensions at most: what gradients found is kept."""
+    solution = solve_semidiscrete(normal(20, 22_000), tol=0.002, max_draws=20_000, throw=False)
+    assert solution.stats["method"] == "sgd"

@@ -15,6 +15,7 @@ from otprior import bundled
 from otprior.compare import (
     Study,
     StudyResult,
+    claim_work,
     difference_gate,
     material,
     paired_fid_difference,
@@ -113,8 +114,33 @@ def test_a_growing_study_takes_over_what_it_has(small: Study, tmp_path: Path) ->
     assert grown.report["rows"][0]["samples"] == 35
     fresh = run_study(replace(study, samples=35), tmp_path / "fresh")
     assert fresh.report["rows"][0]["fid"] == grown.report["rows"][0]["fid"]
+    # Its last block, which was cut off, is not taken for a whole one, nor a whole one for that.
+    further = run_study(replace(study, samples=45), tmp_path, growing=True)
+    assert len(row_samples(replace(study, samples=45), WHITE, tmp_path).pixels) == 45
+    again = run_study(replace(study, samples=35), tmp_path, growing=True)
+    assert (
+        again.report["rows"][0]["fid"] == grown.report["rows"][0]["fid"] != further.report["rows"][0]["fid"]
+    )
     with pytest.raises(ValueError, match="this very study"):
         run_study(replace(study, atoms=50, samples=35), tmp_path, growing=True)
+
+
+def test_a_work_folder_knows_its_network_and_images_by_what_is_in_them(tmp_path: Path) -> None:
+    def written(where: str, weights: bytes, seed: int) -> Study:
+        folder = tmp_path / where
+        (folder / "model" / "unet").mkdir(parents=True)
+        (folder / "model" / "unet" / "weights.safetensors").write_bytes(weights)
+        pixels = np.random.default_rng(seed).integers(0, 256, (20, 28, 28), dtype=np.uint8)
+        np.savez(folder / "images.npz", images=pixels)
+        return replace(study, model=str(folder / "model"), split=str(folder / "images.npz"))
+
+    study = Study("small", (WHITE,), samples=20, atoms=60)
+    one = written("one", b"weights", 0)
+    claim_work(tmp_path / "work", one, growing=False)
+    claim_work(tmp_path / "work", written("same", b"weights", 0), growing=False)
+    for name, weights, seed in (("retrained", b"others", 0), ("other images", b"weights", 1)):
+        with pytest.raises(ValueError, match="another's"):
+            claim_work(tmp_path / "work", written(name, weights, seed), growing=False)
 
 
 def test_rivals_are_rows_like_others(small: Study, tmp_path: Path) -> None:

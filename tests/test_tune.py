@@ -7,6 +7,7 @@ from dataclasses import replace
 import diffusers
 import numpy as np
 import pytest
+from scipy import stats
 
 from otprior.compare import CopyLimit
 from otprior.generation import RowSpec
@@ -32,10 +33,15 @@ def names(rows: list[RowSpec]) -> list[str]:
 
 
 def test_the_rule_holds_for_few_copies_and_not_for_many() -> None:
-    assert LIMIT.upper(0.0065, 2000) == pytest.approx(1.645 * (2 * 0.0065 * 0.9935 / 2000) ** 0.5)
+    # Clopper and Pearson's limit of 13 in 2,000, and the error of the limit's own rate.
+    most = stats.beta.ppf(0.95, 14, 1987)
+    assert stats.binom.cdf(13, 2000, most) == pytest.approx(0.05)
+    error = ((most - 0.0065) ** 2 + 1.645**2 * 0.0065 * 0.9935 / 2000) ** 0.5
+    assert LIMIT.upper(0.0065, 2000) == pytest.approx(error)
     assert LIMIT.allows(0.010, 2000)
     assert not LIMIT.allows(0.013, 2000)
     assert not LIMIT.allows(0.010, 250)  # nothing can be said of so few
+    assert not CopyLimit(0.0, None, margin=0.1).allows(0.0, 12)  # not even if none copies
     # A limit that was set has no error of its own.
     assert CopyLimit(0.05, None, margin=0.0).allows(0.04, 2000)
     assert not CopyLimit(0.05, None, margin=0.0).allows(0.05, 2000)

@@ -32,7 +32,8 @@ __all__ = ["TransportCost", "transport_cost"]
 BATCHES = 8
 LEAST_DRAWS = 1 << 16
 DRAWS_PER_ATOM = 16
-QUANTILE_975 = 1.96
+# Of Student's t with a degree of freedom fewer than batches.
+QUANTILE_975 = 2.365
 # After so many rounds, or when this little mass is left, the rest goes to whatever atoms lack mass.
 ROUNDS = 16
 LITTLE = 1e-4

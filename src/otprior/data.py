@@ -103,6 +103,7 @@ def to_pixels(values: Tensor | np.ndarray, value_range: ValueRange = "auto", nam
     require(isinstance(tensor, Tensor), name, "a tensor or an array", type(values).__name__)
     require(tensor.numel() > 0, name, "not empty", f"shape {tuple(tensor.shape)}")
     is_uint8 = tensor.dtype == torch.uint8
+    require(not (is_uint8 and value_range is None), name, "floating where value_range is None", tensor.dtype)
     require(is_uint8 or tensor.is_floating_point(), name, "uint8 or floating", tensor.dtype)
     if is_uint8 and value_range == "auto":
         return tensor.to(torch.float32).div_(127.5).sub_(1.0)
@@ -185,7 +186,11 @@ def check_labels(labels: Any, n: int, num_classes: int | None = None, name: str 
     Raises:
         ValueError: If a label is not an integer or out of range (the first such row is named).
     """
-    tensor = labels if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
+    if not isinstance(labels, Tensor):
+        values = np.array(labels)
+        require(values.dtype.kind in "biufc", name, "integers", values.dtype)
+        labels = torch.from_numpy(values)
+    tensor = labels
     integral = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
     require(integral, name, "integers", tensor.dtype)
     require(tuple(tensor.shape) == (n,), name, f"of shape ({n},), one label an image", tuple(tensor.shape))

@@ -22,11 +22,16 @@ def check_output_dir(path: str | Path, overwrite: bool = False) -> Path:
     """Refuses an output folder that exists and is not empty, before any long work starts.
 
     Raises:
-        FileExistsError: If `path` is a file, or a folder with content and `overwrite` is false.
+        FileExistsError: If `path` is a file, a folder with content and `overwrite` is false, or one that nothing can
+            be moved to: the current folder, or a mount point.
     """
     path = Path(path)
     if path.is_file():
         raise FileExistsError(f"output folder {path} is a file; name another folder")
+    if path.is_mount() or path.resolve() == Path.cwd():
+        raise FileExistsError(
+            f"output folder {path} cannot be moved into place; name a folder below it, such as {path / 'out'}"
+        )
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise FileExistsError(f"output folder {path} is not empty; pass --overwrite or name another")
     return path
@@ -44,6 +49,8 @@ def output_dir(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o777 & ~umask)
         yield temporary
+        # (It may have been filled meanwhile.)
+        check_output_dir(path, overwrite)
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             try:

@@ -11,6 +11,7 @@ what a product by torch may not do on CUDA).
 
 from __future__ import annotations
 
+import contextlib
 from importlib.util import find_spec
 
 import torch
@@ -82,24 +83,26 @@ class FusedSearch:
         places = torch.empty(draws, tiles, dtype=torch.int32, device=atoms.device)
         seconds = torch.empty_like(tops)
         rows, group = (UNMIXED_ROWS, UNMIXED_ROWS) if mixers is None else (mixers.shape[1], base.shape[1])
-        tile_leaders[tiles, draws // rows](
-            base.contiguous(),
-            base if mixers is None else mixers.contiguous(),
-            atoms,
-            offsets,
-            tops,
-            places,
-            seconds,
-            len(atoms),
-            tiles,
-            atoms.shape[1],
-            ROWS=rows,
-            BASE=group,
-            TILE=TILE,
-            DEPTH=DEPTH,
-            MIXED=mixers is not None,
-            # (Float32 products in full, and not by halves of ten bits.)
-            PRECISION="ieee",
-            WIDEN=not atoms.is_cuda,
-        )
+        # (Triton launches on the current device, whatever the tensors' is.)
+        with torch.cuda.device(atoms.device) if atoms.is_cuda else contextlib.nullcontext():
+            tile_leaders[tiles, draws // rows](
+                base.contiguous(),
+                base if mixers is None else mixers.contiguous(),
+                atoms,
+                offsets,
+                tops,
+                places,
+                seconds,
+                len(atoms),
+                tiles,
+                atoms.shape[1],
+                ROWS=rows,
+                BASE=group,
+                TILE=TILE,
+                DEPTH=DEPTH,
+                MIXED=mixers is not None,
+                # (Float32 products in full, and not by halves of ten bits.)
+                PRECISION="ieee",
+                WIDEN=not atoms.is_cuda,
+            )
         return tops, places, seconds

@@ -26,6 +26,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +63,7 @@ def log_likelihood(
     end: Scales,
     *,
     probes: int | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | Sequence[torch.Generator] | None = None,
     method: str = "heun",
     steps: int = 50,
     spacing: str = "log_snr",
@@ -77,7 +78,8 @@ def log_likelihood(
         start: Where they are, the clean end.
         end: The noisy end, where the law is taken for normal.
         probes: Random probes of the trace; None sums over all coordinates, at d backward passes an evaluation.
-        generator: Of the probes, on the CPU; seeded 0 by default.
+        generator: Of the probes, on the CPU, or one for each point, whose figures then do not depend on what is
+            beside it; seeded 0 by default.
         method, steps, spacing, rtol, atol: See `otprior.flow.probability_flow`.
     """
     shape, count = x.shape, len(x)
@@ -123,7 +125,9 @@ def bits_per_dimension(log_density: Tensor, dim: int, alpha: float) -> Tensor:
     return -(log_density / dim + math.log(alpha)) / math.log(2) + math.log2((GREY_LEVELS - 1) / 2)
 
 
-def _signs(shape: torch.Size, probes: int | None, generator: torch.Generator | None) -> Tensor:
+def _signs(
+    shape: torch.Size, probes: int | None, generator: torch.Generator | Sequence[torch.Generator] | None
+) -> Tensor:
     """Probes (P, B, ...) of random signs, or (d, 1, ...) of unit vectors."""
     if probes is None:
         dim = math.prod(shape[1:])
@@ -131,4 +135,10 @@ def _signs(shape: torch.Size, probes: int | None, generator: torch.Generator | N
     check_integer("probes", probes, 1)
     if generator is None:
         generator = torch.Generator().manual_seed(0)
-    return torch.randint(2, (probes, *shape), generator=generator) * 2 - 1
+    if isinstance(generator, torch.Generator):
+        return torch.randint(2, (probes, *shape), generator=generator) * 2 - 1
+    require(
+        len(generator) == shape[0], "generator", f"one, or one for each of {shape[0]} points", len(generator)
+    )
+    each = [torch.randint(2, (probes, *shape[1:]), generator=own) for own in generator]
+    return torch.stack(each, dim=1) * 2 - 1

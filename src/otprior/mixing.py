@@ -38,8 +38,9 @@ MIXED_FROM_DIM = 128
 ATOMS_PER_BLOCK = 4096
 SETS_AT_A_TIME = 16
 # Screening in bfloat16: candidates lie within this many times radius of the maximum. A factor or a base score rounded
-# to bfloat16 is off by 2^-9/√3 of itself, root mean square, a score of an atom of norm r by about 2^-9 r, and the
-# difference of two by √2 as much: four times that.
+# to bfloat16 is off by 0.85 · 2^-9 of itself, root mean square, a score of an atom of norm r by about 1.5 · 2^-9 r, and
+# the difference of two by √2 as much: 2.7 times that. (A draw in some ten thousand gets another cell, next to its own,
+# than in float32.)
 BFLOAT16_WIDTH = 4 * 2**0.5 * 2.0**-9
 
 
@@ -100,7 +101,7 @@ class CellFinder:
     Attributes:
         atoms: y less their mean, shape (N, d). (The mean moves all scores of a draw alike, and so no cell.)
         screen: The same in bfloat16, for faster products; the width within which candidates are looked for is then
-            no strict bound, but four standard deviations of the error. Or None.
+            no strict bound, but 2.7 standard deviations of the error. Or None.
         radius: max_i |y_i − mean|.
         seed: Of the draws.
         mixed: Whether a set is mixed from few draws.

@@ -29,8 +29,9 @@ ROWS_PER_BLOCK = 4096
 # A coarse level is a stepping stone: few points and few steps do.
 COARSE_DRAWS = 4096
 STEPS_PER_LEVEL = 6
-# Below this root-mean-square relative error of the masses a level is solved well enough to go on from.
-LEVEL_TOLERANCE = 0.03
+# Below this root-mean-square relative error of the masses a level is solved well enough to go on from; and below this
+# share of the χ² that is looked for.
+LEVEL_TOLERANCE, LEVEL_SHARE = 0.03, 0.04
 # A cell's share of a point below exp(−20) is left out. (That also keeps denormal numbers, which are slow, away.)
 LOWEST_LOG_SHARE = -20.0
 # Where fewer of the shares than this are left, they are multiplied as sparse matrices.
@@ -38,7 +39,7 @@ SPARSE_BELOW = 0.05
 
 
 def newton_path(
-    measure: DiscreteMeasure, draws: Tensor, levels: int, entropy: float = 0.0
+    measure: DiscreteMeasure, draws: Tensor, levels: int, tol: float, entropy: float = 0.0
 ) -> Iterator[Tensor]:
     """Yields the solution at each smoothing level, from coarse to fine.
 
@@ -46,6 +47,7 @@ def newton_path(
         measure: N distinct atoms with positive weights.
         draws: Fixed points of the source, shape (n, d), float64, of mean near 0 and spread near 1.
         levels: How many times ε is halved, from the spread of the atoms down.
+        tol: χ² that is looked for in the end.
         entropy: Where it stops falling, if it gets there.
 
     Yields:
@@ -59,13 +61,14 @@ def newton_path(
     smoothing = float(square_norms.sqrt().median())
     atoms = centred.float()
     draws = draws.to(atoms.device, atoms.dtype)
+    enough = min(LEVEL_TOLERANCE**2, LEVEL_SHARE * tol)
     for level in range(levels):
         # The finer the cells' edges are resolved, the more points it takes to see them.
         points = draws[: COARSE_DRAWS << max(0, level - levels // 3)]
         if smoothing <= entropy:
-            yield _solve_level(_Smoothed(atoms, weights, draws, entropy), h - h.mean())
+            yield _solve_level(_Smoothed(atoms, weights, draws, entropy), h - h.mean(), enough)
             return
-        h = _solve_level(_Smoothed(atoms, weights, points, smoothing), h - h.mean())
+        h = _solve_level(_Smoothed(atoms, weights, points, smoothing), h - h.mean(), enough)
         yield h
         smoothing /= 2
 
@@ -111,11 +114,12 @@ class _Smoothed:
         return torch.linalg.solve(hessian, self.weights - masses)
 
 
-def _solve_level(problem: _Smoothed, h: Tensor) -> Tensor:
+def _solve_level(problem: _Smoothed, h: Tensor, enough: float) -> Tensor:
+    """The level's solution, up to a χ² over its own points."""
     masses, second = problem.moments(h)
     for _ in range(STEPS_PER_LEVEL):
         error = masses - problem.weights
-        if float((error**2 / problem.weights).sum()) < LEVEL_TOLERANCE**2:
+        if float((error**2 / problem.weights).sum()) < enough:
             break
         direction = problem.direction(masses, second)
         slope = float(error @ direction)
@@ -127,5 +131,7 @@ def _solve_level(problem: _Smoothed, h: Tensor) -> Tensor:
             if float((masses - problem.weights) @ direction) <= 0.5 * abs(slope):
                 break
             length /= 2
+        else:
+            masses, second = problem.moments(h + length * direction)
         h = h + length * direction
     return h - h.mean()

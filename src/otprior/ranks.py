@@ -32,14 +32,16 @@ class Ranks:
 
     @classmethod
     def join(cls) -> Ranks:
-        """Joins the group that `torchrun` set up, if it did: NCCL where every rank has a CUDA device, else gloo."""
+        """Joins the group that `torchrun` set up, if it did.
+
+        By gloo; and by NCCL for tensors on CUDA devices, where every rank of this machine has one of its own.
+        """
         if "RANK" not in os.environ:
             return cls()
         if not dist.is_initialized():
-            local = int(os.environ.get("LOCAL_RANK", "0"))
-            if torch.cuda.device_count() > local:
-                torch.cuda.set_device(local)
-                dist.init_process_group("nccl")
+            if torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1")):
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+                dist.init_process_group("cpu:gloo,cuda:nccl")
             else:
                 dist.init_process_group("gloo")
         return cls(dist.get_rank(), dist.get_world_size())
@@ -63,10 +65,7 @@ class Ranks:
         """The first rank's `value`, on all."""
         if self.size == 1:
             return value
-        shared = torch.tensor([value if self.first else 0.0], dtype=torch.float64)
-        if dist.get_backend() == "nccl":
-            shared = shared.cuda()
-        return float(self.sum(shared))
+        return float(self.sum(torch.tensor([value if self.first else 0.0], dtype=torch.float64)))
 
     def leave(self) -> None:
         """Leaves the group."""

@@ -48,6 +48,7 @@ __all__ = [
 
 # Entries of one block of the score matrix: 16 MiB of float32, whatever the batch and the number of atoms.
 SCORES_PER_BLOCK = 1 << 22
+SETS_PER_BLOCK = 4096
 ATOMS_PER_BLOCK = 1 << 14
 
 # The smoothed map leaves out atoms whose share is below exp(−16) of the largest: float32 rounding of it.
@@ -319,11 +320,16 @@ def chi_squared_of_frequencies(
         draws_per_set: How many draws stand behind a row.
     """
     sets = frequencies.shape[0]
-    agreement = (frequencies.multiply(1 / weights).tocsr() @ frequencies.T).toarray()
-    np.fill_diagonal(agreement, 0.0)
+    scaled, transposed = frequencies.multiply(1 / weights).tocsr(), frequencies.T.tocsc()
+    of_set, squares = np.zeros(sets), np.zeros(sets)
+    # (A square matrix of all sets would take gigabytes where a small χ² is to be seen.)
+    for first in range(0, sets, SETS_PER_BLOCK):
+        part = slice(first, min(first + SETS_PER_BLOCK, sets))
+        agreement = (scaled[part] @ transposed).toarray()
+        agreement[np.arange(len(agreement)), np.arange(part.start, part.stop)] = 0.0
+        of_set[part], squares[part] = agreement.sum(axis=1), (agreement**2).sum(axis=1)
     ordered = sets * (sets - 1)
-    second_moment = agreement.sum() / ordered
-    of_set, squares = agreement.sum(axis=1), (agreement**2).sum(axis=1)
+    second_moment = of_set.sum() / ordered
     zeta1 = max(float((of_set**2 - squares).sum()) / (ordered * (sets - 2)) - second_moment**2, 0.0)
     zeta2 = max(float(squares.sum()) / ordered - second_moment**2, 0.0)
     error = math.sqrt(4 * zeta1 / sets + 2 * zeta2 / sets**2)

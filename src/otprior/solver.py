@@ -53,6 +53,9 @@ REFINEMENTS = (1, 2, 4)
 # Beyond this the scores' squares and products leave the range of float32.
 LARGEST_ATOM = 1e30
 NEWTON_LEVELS = 16
+# Its points are Sobol's, of so many dimensions at most; and they are all held, in float64.
+SOBOL_DIMENSIONS = 21_201
+MOST_ENTRIES = 1 << 27
 
 
 class Outcome(enum.Enum):
@@ -190,7 +193,8 @@ def solve_semidiscrete(
         method, run = "newton", _run_newton(problem, budget)
     else:
         method, run = "sgd", _run_sgd(problem, budget, few)
-        if few and run.outcome is not Outcome.CONVERGED and run.draws < budget:
+        small = measure.dim <= SOBOL_DIMENSIONS and first_points(measure, tol) * measure.dim <= MOST_ENTRIES
+        if few and small and run.outcome is not Outcome.CONVERGED and run.draws < budget:
             second = _run_newton(problem, budget - run.draws)
             method, draws = "sgd, then newton", run.draws + second.draws
             run = replace(min(run, second, key=lambda r: r.chi2.upper), draws=draws)
@@ -292,12 +296,12 @@ def _run_newton(problem: _Problem, budget: int) -> _Run:
     measure, judge = problem.measure, problem.judge
     # χ² of an optimum over n fixed points is N/n if they are random, less if they are spread evenly; more if some
     # masses are tiny, and then it takes more points.
-    count = min(budget, 1 << max(13, (4 * int(len(measure) / judge.tol)).bit_length() - 1))
+    count = min(budget, first_points(measure, judge.tol))
     used, best, lowest = 0, torch.zeros_like(measure.weights), math.inf
-    while used + count <= budget:
+    while count:
         points = problem.finder.source.points(count, measure.dim, problem.finder.seed)
         used += count
-        path = newton_path(measure, points, NEWTON_LEVELS, problem.masses.entropy)
+        path = newton_path(measure, points, NEWTON_LEVELS, judge.tol, problem.masses.entropy)
         for level, potential in enumerate(path):
             chi2 = judge.verdict(potential)
             problem.report(used - count + int((level + 1) / NEWTON_LEVELS * count), used, chi2)
@@ -307,8 +311,15 @@ def _run_newton(problem: _Problem, budget: int) -> _Run:
                 chi2 = judge.verdict(potential)
                 if judge.accepts(chi2):
                     return _Run(potential, chi2, Outcome.CONVERGED, used)
-        count *= 4
+        # (Fewer points than have been tried would find nothing better.)
+        more = min(4 * count, budget - used)
+        count = more if more > count else 0
     return _Run(best, judge.verdict(best), Outcome.BUDGET_SPENT, used)
+
+
+def first_points(measure: DiscreteMeasure, tol: float) -> int:
+    """How many points Newton's method first takes, if it may: a power of two, some 2 to 4 N/tol."""
+    return 1 << max(13, (4 * int(len(measure) / tol)).bit_length() - 1)
 
 
 def _start(problem: _Problem) -> Tensor:

@@ -22,11 +22,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from otprior.compare import CopyLimit, Study, run_study
-from otprior.compare.material import images_of, schedule_of
+from otprior.compare import CopyLimit, Study, claim_work, run_study
+from otprior.compare.material import images_of, reference_of, schedule_of, scheduler_of
 from otprior.compare.measuring import real_figures
 from otprior.generation import OWN_GRID, RowSpec
 from otprior.schedules import NoiseSchedule
+from otprior.starting.support import find_support
 from otprior.validation import check_choice, check_integer, require
 
 __all__ = [
@@ -56,6 +57,9 @@ LEVELS = (-1.0, -1.5, -2.0, -2.5, -3.0, -3.5, -4.0)
 MIXTURE_LEVELS = (0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -2.5)
 CORRELATIONS = (0.6, 0.85, 1.0)
 FINER = 0.25  # in log-SNR
+# Pixels nearer than this (pixels in [-1, 1], Euclidean) are the same image; so many real images may be among the atoms:
+# well-known data sets have a few of their test images among the training ones.
+SAME_IMAGE, MOST_SAME = 0.01, 0.01
 # Candidates on the second rung of the two searches.
 FIRST_KEPT, FINER_KEPT = 8, 4
 # How many more are tried on all of the seeds if none of the last rung passes.
@@ -138,10 +142,9 @@ def neighbours(schedule: NoiseSchedule, row: RowSpec) -> list[RowSpec]:
         replace(row, start_timestep=_timestep(schedule, level + shift))
         for shift in (-2 * FINER, -FINER, FINER, 2 * FINER)
     ]
-    near += [
-        replace(row, scheduler=DPM if row.scheduler == UNIPC else UNIPC),
-        replace(row, spacing=OWN_GRID + "karras"),
-    ]
+    near.append(replace(row, spacing=OWN_GRID + "karras"))
+    if row.scheduler in (UNIPC, DPM):
+        near.append(replace(row, scheduler=DPM if row.scheduler == UNIPC else UNIPC))
     if row.noise == "coupled":
         near += [replace(row, correlation=round(row.correlation + shift, 3)) for shift in (-0.1, 0.1)]
         closer = _timestep(schedule, level + FINER)
@@ -209,10 +212,20 @@ def runner_up(trials: Sequence[Trial], limit: CopyLimit, final: int) -> RowSpec 
     return survivors([trial for trial in possible if trial.samples == most], 1, limit, final)[0]
 
 
-def own_limit(study: Study, work: Path) -> CopyLimit:
-    """The default rule: as often as the study's real images, which nobody saw."""
+def own_limit(study: Study, work: Path, margin: float = 0.01) -> CopyLimit:
+    """The default rule: as often as the study's real images, which nobody saw.
+
+    Raises:
+        ValueError: If some of these are among the atoms, so that the rule would allow copies; or if `work` holds pieces
+            of another study.
+    """
+    claim_work(work, study, growing=True)
     real = real_figures(study, work / "figures")
-    return CopyLimit(real["copy_rate"], len(images_of(study, study.real_split)))
+    same = reference_of(study).held_out_pixel_distances <= SAME_IMAGE
+    rule = "images that are not among those that priors are fitted to"
+    came = f"{int(same.sum()):,} that are"
+    require(float(same.double().mean()) <= MOST_SAME, f"images {study.real_split}", rule, came)
+    return CopyLimit(real["copy_rate"], len(images_of(study, study.real_split)), margin)
 
 
 def halving(
@@ -260,6 +273,7 @@ def tune(
     steps: int,
     prior: str = "semidiscrete",
     limit: CopyLimit | None = None,
+    margin: float = 0.01,
     minutes: float = math.inf,
     **options: Any,
 ) -> Search:
@@ -271,7 +285,8 @@ def tune(
         work: Folder of pieces; an interrupted search goes on from it.
         steps: Steps of the sampler.
         prior: "semidiscrete", "mixture", "gaussian", "identity" or "random_atom".
-        limit: By default the rate of the study's real images, with a margin of one percentage point.
+        limit: By default the rate of the study's real images.
+        margin: Of that default.
         minutes: No further rung is begun after so long; what is chosen then rests on fewer seeds.
         options: As for `run_study`: `workers`, `threads`, `listen`, `priors`.
 
@@ -282,11 +297,14 @@ def tune(
     deadline = time.monotonic() + 60 * minutes
     block, sizes = rungs(study.samples)
     schedule = schedule_of(study)
-    first = candidates(schedule, steps, prior)
+    own = scheduler_of(study)
+    find_support(own)
+    # UniPC is for variance-preserving networks; others have schedulers of their own.
+    first = candidates(schedule, steps, prior, UNIPC if schedule.kind == "vp" else type(own).__name__)
     require(bool(first), "steps", "at most the timesteps below every t* that is tried", steps)
     study = replace(study, rows=tuple(first), block=block, first_seed=FIRST_SEED)
     folder = Path(work)
-    rule = limit or own_limit(replace(study, samples=sizes[0]), folder)
+    rule = limit or own_limit(replace(study, samples=sizes[0]), folder, margin)
     trials = halving(study, first, folder, rule, sizes[:-1] or sizes, FIRST_KEPT, deadline, **options)
     # The winner's neighbourhood, with the winner, and with whoever else is still in.
     last = [trial for trial in trials if trial.samples == trials[-1].samples]

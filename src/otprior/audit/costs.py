@@ -45,7 +45,8 @@ def cost_rows(
     schedule = NoiseSchedule.from_scheduler(request.scheduler)
     alpha, sigma = schedule.alpha(float(timestep)), schedule.sigma(float(timestep))
     coarse = timestep_grid(schedule, timestep, request.steps)
-    fine = timestep_grid(schedule, timestep, request.fine_steps, end=None)
+    most = int(timestep) + 1 if schedule.discrete else request.fine_steps
+    fine = timestep_grid(schedule, timestep, min(request.fine_steps, most), end=None)
     shape = (-1, *_shape(request))
     assert part.encoding is not None
     rows = slice(0, request.pairs)
@@ -60,7 +61,7 @@ def cost_rows(
         apart = RootMeanSquare.between(ends, sampler(begun, alpha, sigma, coarse))
         yield each.facts | {
             "timestep": float(timestep),
-            "nfe": len(coarse),
+            "nfe": sampler.evaluations(alpha, sigma, coarse),
             "pairs": apart.rows,
             "cost": apart.value,
             "cost_interval": list(apart.interval),
@@ -68,7 +69,7 @@ def cost_rows(
             "start_gap": RootMeanSquare.between(x, begun).value,
             "stepping": stepping.value,
             "stepping_interval": list(stepping.interval),
-            "fine_nfe": len(fine),
+            "fine_nfe": sampler.evaluations(alpha, sigma, fine),
         }
 
 

@@ -26,6 +26,7 @@ from otprior.error import (
     gaussian_start,
     population_error,
 )
+from otprior.error.bounds import holds_atoms
 from otprior.error.gaussians import bures_squared, noised
 from otprior.moments import Spectrum
 from otprior.priors import GaussianPrior, IdentityPrior, Prior, RandomAtomPrior, SemiDiscretePrior
@@ -69,7 +70,7 @@ class Audited:
         prior: At any timestep; None for the gaussian prior of the audited data themselves, whose law follows from their
             moments without being fitted again.
         draws: For each part's label the draws of a semi-discrete prior's starts.
-        own: For each part's label the data that a semi-discrete prior stands for, its atoms.
+        own: For each part's label the data as a semi-discrete prior fitted to them has them.
     """
 
     name: str | None
@@ -160,14 +161,18 @@ def audited_priors(
             for part in parts:
                 draws = draw_starts(prior.at(first), part.label, generator=generator)
                 audited.draws[part.label] = draws
-                audited.own[part.label] = _own_part(request, part, draws, generator)
+                audited.own[part.label] = _own_part(request, prior, part, draws, generator)
         yield audited
 
 
-def _own_part(request: AuditRequest, part: Part, draws: StartDraws, generator: torch.Generator) -> Part:
-    """For a semi-discrete prior the given data are its own atoms: those of `part` if they are the same."""
+def _own_part(
+    request: AuditRequest, prior: Prior, part: Part, draws: StartDraws, generator: torch.Generator
+) -> Part:
+    """The data as a semi-discrete prior of them has them: equal ones merged, with their masses."""
     rows = part.target.rows
     assert rows is not None
+    if not holds_atoms(prior, rows, part.label):
+        return part
     if rows.shape == draws.atoms.shape and torch.equal(rows.float(), draws.atoms):
         return part
     uniform = bool((draws.weights == draws.weights[0]).all()) and len(draws.atoms) >= 2

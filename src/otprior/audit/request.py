@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from otprior.data import ImageSet
 from otprior.error.population import LEAST_HELD_OUT
 from otprior.error.solving import Sampler
+from otprior.grids import timestep_grid
+from otprior.networks import NetworkDenoiser
 from otprior.priors import Prior
 from otprior.schedules import NoiseSchedule
 from otprior.validation import check_integer, require
@@ -48,7 +51,7 @@ class AuditRequest:
         timesteps: Where errors are computed.
         cost_timesteps: Where costs in samples are; each one of `timesteps`.
         steps: K of the sampler.
-        fine_steps: Steps of the grid that K steps are compared with.
+        fine_steps: Steps of the grid that K steps are compared with, or as many as there are below t*.
         draws: Draws of p_t that the data's own flow carries to their codes; 0 leaves that coupling, and costs, out.
         pairs: Of these, how many are run through the sampler.
         conditional: Whether errors are computed class by class, too.
@@ -84,6 +87,8 @@ class AuditRequest:
             require(schedule.sigma(float(t)) > 0, "timesteps", "such that there is noise", t)
         for t in self.cost_timesteps:
             require(t in self.timesteps, "cost_timesteps", "among timesteps", t)
+            require(schedule.alpha(float(t)) > 0, "cost_timesteps", "such that there is signal", t)
+            timestep_grid(schedule, t, self.steps)
         check_integer("steps", self.steps, 1)
         check_integer("fine_steps", self.fine_steps, self.steps)
         check_integer("draws", self.draws, 0)
@@ -91,6 +96,18 @@ class AuditRequest:
         require(0.5 < self.level < 1, "level", "in (0.5, 1)", self.level)
         if self.unet is not None:
             Sampler(self.unet, self.sampler or self.scheduler, self.network_label)
+        if self.estimated_bound:
+            known = self.unet is not None and self.data is not None
+            require(known, "estimated_bound", "left out without a network, data and draws", True)
+            assert self.unet is not None
+            NetworkDenoiser(self.unet, self.scheduler)
+            cleanest = schedule.log_snr(schedule.timestep_range[0])
+            require(
+                math.isfinite(cleanest),
+                "estimated_bound",
+                "left out where the process ends without noise",
+                True,
+            )
         if self.data is None:
             extra = (self.held_out is not None, bool(self.priors), self.conditional)
             require(not any(extra), "data", "given with held_out, priors or conditional", None)
@@ -107,12 +124,25 @@ class AuditRequest:
             require(prior.shape == shape, "prior", f"for latents of shape {shape}, as data", prior.shape)
             same = abs(prior.schedule.log_snr(float(prior.timestep)) - _level(schedule, prior)) < 0.01
             require(same, "prior", "fitted for this model's noise schedule", f"one of {prior.schedule.kind}")
+            by_class = prior.num_classes is not None
+            rule = "fitted without labels, unless the audit is by class"
+            require(self.conditional or not by_class, "prior", rule, f"one of {prior.num_classes} classes")
         if self.conditional:
             labels = self.data.labels
             require(labels is not None, "data", "labelled for an audit by class", "no labels")
             assert labels is not None
             classes = int(labels.max()) + 1
             _check_classes("data", labels, classes, 2)
+            for prior in self.priors.values():
+                mapped = getattr(prior, "classes", None)
+                if prior.num_classes is not None and mapped is not None:
+                    missing = sorted(set(range(classes)) - set(mapped.unique().tolist()))
+                    require(
+                        not missing,
+                        "prior",
+                        "with a map for each of the data's classes",
+                        f"none for {missing}",
+                    )
             if self.held_out is not None and self.held_out.labels is not None:
                 _check_classes("held-out data", self.held_out.labels, classes, LEAST_HELD_OUT)
 

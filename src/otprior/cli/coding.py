@@ -19,6 +19,7 @@ from otprior.coder import ImageCoder
 from otprior.codes import Codes, Encoder, settings_of
 from otprior.data import ImageSet
 from otprior.denoisers import Denoiser
+from otprior.draws import stream_generator
 from otprior.files import write_json
 from otprior.likelihood import bits_per_dimension, dequantised, log_likelihood
 from otprior.report import contact_sheet, validate_report
@@ -165,19 +166,25 @@ class Bits:
     """
 
     def __init__(self, steps: int, probes: int, seed: int) -> None:
-        self._steps, self._probes = steps, probes
-        self._generator = torch.Generator().manual_seed(seed)
+        self._steps, self._probes, self._seed = steps, probes, seed
+        self._done = 0
 
     def measure(self, denoiser: Denoiser, images: Tensor, clean: Any, noisy: Any) -> Tensor:
         """Bits per dimension and their standard error by the probes, (B, 2), float64."""
-        fine = dequantised(images.cpu(), self._generator).to(images)
+        # (Of each image its own, so that it does not matter which are taken together.)
+        numbers = range(self._done, self._done + len(images))
+        own = [stream_generator(self._seed, "bits", number) for number in numbers]
+        self._done += len(images)
+        fine = torch.cat([dequantised(image[None].cpu(), each) for image, each in zip(images, own)]).to(
+            images
+        )
         found = log_likelihood(
             denoiser,
             clean.alpha * fine,
             clean,
             noisy,
             probes=self._probes,
-            generator=self._generator,
+            generator=own,
             steps=self._steps,
         )
         dim = images[0].numel()

@@ -34,8 +34,8 @@ def demo(
 ) -> None:
     """Turn the bundled diffusion model into a sampler of 3 to 5 network evaluations, and report how good it is.
 
-    Fits a gaussian and a semidiscrete prior to 10,000 training images, samples the same seeds from them and from
-    white noise, and writes tables, plots, images and one page to read: DIR/report.html.
+    Fits a gaussian, a mixture and a semidiscrete prior to 10,000 training images, samples the same seeds from them
+    and from white noise, and writes tables, plots, images and one page to read: DIR/report.html.
     """
     with session(verbose, debug, out):
         check_output_dir(out, overwrite)

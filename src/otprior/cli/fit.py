@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -25,9 +25,9 @@ from otprior.cli.fitting import (
 from otprior.cli.loading import check_model, load_model, set_up_torch
 from otprior.cli.options import Device, ModelArgument, Overwrite, Threads, ValueRangeText
 from otprior.cli.parsing import parse_rank, parse_value_range, require_path
-from otprior.cli.processes import check_work_dir, several_processes
+from otprior.cli.processes import check_work_dir, drop_states, several_processes
 from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.cli.tuning import Material, search_by_default, take_settings, write_search
+from otprior.cli.tuning import Material, search_by_default, search_table, take_settings, write_search
 from otprior.files import check_output_dir
 from otprior.validation import require
 
@@ -205,7 +205,10 @@ def fit(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Fit on so many of the images, drawn at random by --seed.")
+        int | None,
+        typer.Option(
+            min=1, help="Fit on so many of the images, drawn at random by --seed; with --auto, the first."
+        ),
     ] = None,
     value_range: ValueRangeText = "auto",
     license: Annotated[str | None, typer.Option(help="The images' licence, recorded in the prior.")] = None,
@@ -251,16 +254,27 @@ def fit(
         }
         pixels = parse_value_range(value_range)
         if auto is not None:
-            free = {"--timestep": timestep, "--settings": settings, "--from-model": from_model}
+            free = {
+                "--timestep": timestep,
+                "--settings": settings,
+                "--from-model": from_model,
+                "--license": license,
+                "--seed": seed or None,
+                "--device": None if device == "cpu" else device,
+            }
             given = [name for name, value in free.items() if value is not None]
             given += [f"--{name}" for name, value in own.items() if value is not None and name != "tol"]
             require(
                 not given, ", ".join(given), "left out with --auto, which chooses or has no use for it", auto
             )
-            material = Material(model, str(data), validation, extractor, None, pixels, limit, tol or 0.05)
-            found = search_by_default(material, auto, prior.value, out)
+            alone = int(os.environ.get("WORLD_SIZE", "1"))
+            require(alone == 1, "--auto", "in one process; it starts others itself", f"{alone} of them")
+            reach = 0.05 if tol is None else tol
+            material = Material(model, str(data), validation, extractor, None, pixels, limit, reach)
+            found = search_by_default(material, auto, prior.value, out, threads)
             chosen = {"model": model, "data": data, "auto": auto}
             save(found.prior, out, overwrite, chosen, lambda folder: write_search(folder, found))
+            stdout().print(search_table(found, out))
             return
         if settings is not None:
             timestep = take_settings(settings, prior.value, timestep, own)
@@ -289,9 +303,11 @@ def fit(
             "images": len(images),
             "seed": seed,
         }
+        if not resume:
+            drop_states(work)
         with several_processes(work) as ranks:
             fitted = fit_prior(prior, images, scheduler, t, seed, where, options, work, ranks)
             if ranks.first:
                 save(fitted, out, overwrite, recorded | own)
-                shutil.rmtree(work, ignore_errors=True)
+                drop_states(work)
                 stdout().print(summary(fitted, len(images), out))

@@ -120,12 +120,14 @@ def read_images(
 
 
 def read_weights(path: Path) -> Tensor:
+    from zipfile import BadZipFile
+
     import numpy as np
     import torch
 
     try:
         weights = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
         raise ValueError(f"weights {path} are damaged or no .npy file: {error}") from error
     numbers = isinstance(weights, np.ndarray) and np.issubdtype(weights.dtype, np.number)
     require(numbers, f"weights {path}", "one array of numbers in a .npy file", type(weights).__name__)

@@ -71,8 +71,9 @@ def set_up_torch(threads: int | None, device: str) -> torch.device:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        # (Cells are told apart in double precision, which Apple's GPUs do not have.)
+        torch.zeros(1, device=device, dtype=torch.float64)
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise invalid("--device", "one that this machine has", device, reason) from error
     return torch.device(device)

@@ -16,7 +16,7 @@ Threads = Annotated[
     int | None,
     typer.Option(min=1, help="Threads of the CPU; by default what torch finds.", show_default=False),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
 ValueRangeText = Annotated[
     str,
     typer.Option(

@@ -12,29 +12,36 @@ from otprior.cli.session import fail
 if TYPE_CHECKING:
     from otprior.ranks import Ranks
 
-__all__ = ["check_work_dir", "several_processes"]
+__all__ = ["check_work_dir", "drop_states", "several_processes"]
+
+STATES = "map-*.safetensors"
 
 
 def check_work_dir(work: Path, resume: bool, overwrite: bool) -> None:
-    """Refuses to begin anew over an unfinished solve's state, or to go on where there is none.
+    """Refuses to begin anew over an unfinished solve's state unless told to, or to go on where there is none.
 
     Raises:
         FileExistsError: If `work` has content, and neither `resume` nor `overwrite` is true.
         FileNotFoundError: If `resume` is true and there is no state.
     """
-    states = sorted(work.glob("*.safetensors")) if work.is_dir() else []
+    states = any(work.glob(STATES))
     if resume and not states:
         raise FileNotFoundError(
             f"--resume: there is no state of a solve in {work}; leave --resume out to begin"
         )
-    if states and not resume:
-        if not overwrite:
-            raise FileExistsError(
-                f"{work} holds the state of an unfinished solve; pass --resume to go on, or --overwrite to begin anew"
-            )
+    if states and not (resume or overwrite):
+        raise FileExistsError(
+            f"{work} holds the state of an unfinished solve; pass --resume to go on, or --overwrite to begin anew"
+        )
+
+
+def drop_states(work: Path) -> None:
+    """Removes the states of solves, and the folder if it held nothing else."""
+    for state in work.glob(STATES):
         # (Ranks of one job come here one after another, and the first of them does it.)
-        for state in states:
-            state.unlink(missing_ok=True)
+        state.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        work.rmdir()
 
 
 @contextlib.contextmanager

@@ -189,6 +189,10 @@ def sample(
         labels = told if cycle is None else [cycle[seed % len(cycle)] for seed in numbers]
         plan = _Plan(numbers, labels, steps, timesteps, guidance_scale, batch_size, latents)
         _check_labels(pipe, labels)
+        channels = latent_channels(pipe)
+        hint = "Latents are kept by --format npz --float, without --grid"
+        drawn = grid or not as_float
+        require(not drawn or channels in (None, 1, 3), "the network's images", "grey or RGB", channels, hint)
         facts = {
             "model": model,
             "prior": prior,
@@ -225,6 +229,16 @@ def _set_noise(pipe: Any, chosen: RowSpec) -> None:
     if kind == "semidiscrete":
         options = {"noise": chosen.noise, "smoothing": chosen.smoothing, "correlation": chosen.correlation}
         pipe.prior = pipe.prior.with_options(**options)
+    if kind == "mixture":
+        pipe.prior = pipe.prior.with_options(noise=chosen.noise or "coupled")
+
+
+def latent_channels(pipe: Any) -> int | None:
+    """C of what is sampled, if anything tells it."""
+    from otprior.pipelines.inputs import latent_shape
+
+    shape = latent_shape(pipe.unet) if pipe.prior is None else pipe.prior.shape
+    return None if shape is None else shape[0]
 
 
 def _load(
@@ -311,6 +325,7 @@ def _run(pipe: Any, plan: _Plan, folder: Path, png: bool, as_float: bool, sheet:
     import torch
 
     from otprior.cli.samples import SampleWriter
+    from otprior.draws import stream_generator
     from otprior.pipelines import seeds_to_generators
     from otprior.report import contact_sheet
 
@@ -321,6 +336,11 @@ def _run(pipe: Any, plan: _Plan, folder: Path, png: bool, as_float: bool, sheet:
         for begin in range(0, len(plan.seeds), plan.batch_size):
             seeds = plan.seeds[begin : begin + plan.batch_size]
             labels = None if plan.labels is None else plan.labels[begin : begin + plan.batch_size]
+            generators, latents = seeds_to_generators(seeds), None
+            if plan.latents is not None:
+                # Code k may be the very noise of seed k, of which a prior's fresh noise has to be independent.
+                generators = [stream_generator(seed, "beside codes") for seed in seeds]
+                latents = plan.latents[begin : begin + plan.batch_size]
             started = time.perf_counter()
             result = pipe(
                 batch_size=len(seeds),
@@ -328,14 +348,15 @@ def _run(pipe: Any, plan: _Plan, folder: Path, png: bool, as_float: bool, sheet:
                 num_inference_steps=plan.steps,
                 timesteps=plan.timesteps,
                 guidance_scale=plan.guidance_scale,
-                generator=seeds_to_generators(seeds),
-                latents=None if plan.latents is None else plan.latents[begin : begin + plan.batch_size],
+                generator=generators,
+                latents=latents,
                 output_type="latent",
                 callback_on_step_end=_Listener(bar, plan, begin, len(seeds)),
             )
+            # (On a GPU, the images are there when they have come over.)
+            images = result.images.float().cpu()
             seconds += time.perf_counter() - started
             nfe = result.nfe
-            images = result.images.float().cpu()
             writer.add(images, result.sources)
             if sheet and begin < GRID_IMAGES:
                 first.append(images)

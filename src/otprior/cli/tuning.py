@@ -13,7 +13,7 @@ from rich.table import Table
 from otprior.cli.loading import BUNDLED, check_data, set_up_torch
 from otprior.cli.parsing import require_path
 from otprior.cli.progress import progress_bar
-from otprior.cli.session import fail, stdout
+from otprior.cli.session import fail
 from otprior.cli.studies import default_workers, follow
 from otprior.files import output_file, write_json
 from otprior.validation import require
@@ -97,19 +97,17 @@ def search_with(
     """Searches in a work folder, from which an interrupted search goes on; see `otprior.tune`."""
     from otprior.compare import CopyLimit
     from otprior.generation import kept_processes
-    from otprior.tune import own_limit, tune
+    from otprior.tune import tune
 
     study = _study(material, samples, precision)
-    # (The rate of the validation images depends on no number of samples.)
-    limit = own_limit(study, work) if copy_limit is None else CopyLimit(copy_limit)
-    limit = CopyLimit(limit.rate, limit.images, copy_margin)
     with kept_processes(workers):
         search = tune(
             study,
             work,
             steps=steps,
             prior=prior,
-            limit=limit,
+            limit=None if copy_limit is None else CopyLimit(copy_limit, None, copy_margin),
+            margin=copy_margin,
             minutes=minutes,
             workers=workers,
             listen=listen,
@@ -118,16 +116,15 @@ def search_with(
     return Tuned(search, _prior(search, work), chosen_on)
 
 
-def search_by_default(material: Material, steps: int, prior: str, out: Path) -> Tuned:
+def search_by_default(material: Material, steps: int, prior: str, out: Path, threads: int | None) -> Tuned:
     """The search of `otprior fit --auto`: that of `otprior tune` at its defaults; ends the command if it finds none."""
     check_material(material.data, material.validation, material.extractor)
-    set_up_torch(None, "cpu")
+    set_up_torch(threads, "cpu")
     work = out.with_name(f"{out.name}.search")
     with progress_bar("loading") as bar:
         found = search_with(
             material, work, steps=steps, prior=prior, workers=default_workers(), listen=follow(bar)
         )
-    stdout().print(search_table(found, out))
     refuse_empty(found, work)
     return found
 

@@ -9,7 +9,7 @@ seeds. Two processes with the same study, seeds and work folder get the same fig
 """
 
 from otprior.compare.fitting import fit_priors
-from otprior.compare.running import row_samples, run_study
+from otprior.compare.running import claim_work, row_samples, run_study
 from otprior.compare.statements import (
     CopyLimit,
     copy_gate,
@@ -28,6 +28,7 @@ __all__ = [
     "Study",
     "StudyProgress",
     "StudyResult",
+    "claim_work",
     "copy_gate",
     "difference_gate",
     "fit_priors",

@@ -5,14 +5,15 @@ Everything is read once a process, however many studies ask for it.
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from otprior import bundled
-from otprior.compare.study import Study
+from otprior.compare.study import USUAL_ATOMS, Study
 from otprior.data import ImageSet, load_images
-from otprior.files import read_json
+from otprior.files import read_json, sha256
 from otprior.generation import Models
 from otprior.known import read_scheduler
 from otprior.metrics import FeatureMoments, Reference
@@ -31,6 +32,7 @@ __all__ = [
     "moments_by_class",
     "reference_of",
     "schedule_of",
+    "scheduler_of",
 ]
 
 
@@ -89,17 +91,37 @@ def _classes(folder: Path, null: int | None) -> int | None:
     return count if null is None else count - 1
 
 
+def scheduler_of(study: Study) -> Any:
+    """The scheduler of the study's network, as its folder has it."""
+    return read_scheduler(Path(study.model) / "scheduler") if study.model else bundled.load_scheduler()
+
+
 def schedule_of(study: Study) -> NoiseSchedule:
     """The forward process of the study's network."""
-    if not study.model:
-        return NoiseSchedule.from_scheduler(bundled.load_scheduler())
-    return NoiseSchedule.from_scheduler(read_scheduler(Path(study.model) / "scheduler"))
+    return NoiseSchedule.from_scheduler(scheduler_of(study))
 
 
 def fingerprint(study: Study) -> dict[str, str]:
-    """SHA-256 of the study's images that are not bundled, by file name."""
-    names = (study.split, study.real_split, study.atoms_from)
-    return {Path(name).name: images_of(study, name).sha256 for name in names if not _is_bundled(name)}
+    """SHA-256 of all that the study works with and that is not bundled, by the field of `Study`."""
+    images = {name: getattr(study, name) for name in ("split", "real_split", "atoms_from", "copies_of")}
+    found = {
+        field: images_of(study, name).sha256
+        for field, name in images.items()
+        if name and not _is_bundled(name)
+    }
+    if study.model:
+        found["model"] = _digest(Path(study.model), ("model_index.json", "unet/*", "scheduler/*"))
+    if study.extractor:
+        found["extractor"] = _digest(Path(study.extractor), ("*",))
+    return found
+
+
+@cache
+def _digest(folder: Path, patterns: tuple[str, ...]) -> str:
+    """SHA-256 of the names and contents of a folder's files."""
+    files = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    parts = [f"{path.relative_to(folder).as_posix()} {sha256(path)}" for path in files]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _is_bundled(name: str) -> bool:
@@ -116,7 +138,11 @@ def _images(name: str, value_range: Any) -> ImageSet:
 @cache
 def _atoms(name: str, value_range: Any, count: int) -> ImageSet:
     """The first `count` images, or all of them for 0."""
-    return _images(name, value_range).select(slice(count or None))
+    images = _images(name, value_range)
+    # (10,000 is what a study takes if nobody says how many.)
+    rule = f"at most the {len(images):,} images of {Path(name).name}"
+    require(count <= max(len(images), USUAL_ATOMS), "atoms", rule, f"{count:,}")
+    return images.select(slice(count or None))
 
 
 @cache

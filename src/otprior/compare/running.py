@@ -21,7 +21,7 @@ from otprior.metrics.copying import copy_mask
 from otprior.report import FORMAT_VERSION, ReportImages, report_row
 from otprior.validation import require
 
-__all__ = ["row_samples", "run_study"]
+__all__ = ["claim_work", "row_samples", "run_study"]
 
 
 def run_study(
@@ -53,7 +53,7 @@ def run_study(
     """
     listen = listen or (lambda _: None)
     work = Path(work)
-    _claim(work, study, growing)
+    claim_work(work, study, growing)
     priors = priors or work / "priors"
     fitted = fit_priors(study, priors, listen)
     blocks = {
@@ -89,12 +89,12 @@ def run_study(
     return StudyResult(report, images, sets, study, work)
 
 
-def row_samples(study: Study, row: RowSpec, work: str | Path) -> Samples:
-    """The images of a row's first set of seeds, from the work folder of a study that was run."""
-    return Samples.read(study.blocks(row, Path(work) / "images", 0))
+def row_samples(study: Study, row: RowSpec, work: str | Path, seed_set: int = 0) -> Samples:
+    """The images of a row's set of seeds, from the work folder of a study that was run."""
+    return Samples.read(study.blocks(row, Path(work) / "images", seed_set))
 
 
-def _claim(work: Path, study: Study, growing: bool) -> None:
+def claim_work(work: Path, study: Study, growing: bool) -> None:
     """Marks a work folder with all that its pieces depend on, or refuses one that is marked otherwise."""
     settings = study.settings()
     if growing:

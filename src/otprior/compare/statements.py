@@ -59,8 +59,11 @@ class CopyLimit:
 
     def upper(self, rate: float, samples: int) -> float:
         """Upper limit of what a copy rate, measured on so many samples, lies above `rate`."""
-        own = self.rate * (1 - self.rate) / self.images if self.images else 0.0
-        return rate - self.rate + ONE_SIDED * math.sqrt(rate * (1 - rate) / samples + own)
+        copies = rate * samples
+        # (Clopper and Pearson's: of no copies in a dozen images, little follows.)
+        most = float(stats.beta.ppf(0.95, copies + 1, samples - copies)) if rate < 1 else 1.0
+        own = ONE_SIDED**2 * self.rate * (1 - self.rate) / self.images if self.images else 0.0
+        return rate - self.rate + math.sqrt((most - rate) ** 2 + own)
 
     def allows(self, rate: float, samples: int) -> bool:
         """Whether it can be said, at 95 %, that the rate is at most `margin` above the limit."""

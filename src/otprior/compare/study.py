@@ -12,10 +12,12 @@ from otprior.generation.rows import differing
 from otprior.report import ReportImages
 from otprior.validation import check_choice, check_integer, require
 
-__all__ = ["AGREEMENT_SEEDS", "Listener", "Study", "StudyProgress", "StudyResult"]
+__all__ = ["AGREEMENT_SEEDS", "USUAL_ATOMS", "Listener", "Study", "StudyProgress", "StudyResult"]
 
 # Seeds on which a start's image is compared with the stored full flow's from the same seed.
 AGREEMENT_SEEDS = 200
+# As many images as are bundled.
+USUAL_ATOMS = 10_000
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Study:
     first_seed: int = 0
     split: str = "reference"
     real_split: str = "held_out"
-    atoms: int = 10_000
+    atoms: int = USUAL_ATOMS
     tol: float = 0.05
     precision: str = "float32"
     block: int = 125
@@ -86,10 +88,14 @@ class Study:
     def blocks(self, row: RowSpec, folder: Path, seed_set: int) -> list[Block]:
         """A row's blocks of a set of seeds, below the folder of images."""
         first, end = self.first_of(seed_set), self.first_of(seed_set + 1)
-        return [
-            Block(row, seed, min(self.block, end - seed), folder / row.key / f"{seed:09d}.npz")
-            for seed in range(first, end, self.block)
-        ]
+
+        def block(seed: int) -> Block:
+            # (A cut-off block is another one than the whole one that a longer study has in its place.)
+            size = min(self.block, end - seed)
+            name = f"{seed:09d}.npz" if size == self.block else f"{seed:09d}-{size}.npz"
+            return Block(row, seed, size, folder / row.key / name)
+
+        return [block(seed) for seed in range(first, end, self.block)]
 
     def settings(self) -> dict[str, Any]:
         """All but the rows, as JSON; fields that the first studies did not have only where they say something."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from otprior.draws import normal_block, seed_from
 from otprior.error.dual import MeanEstimate
@@ -29,6 +30,7 @@ from otprior.error.gaussians import (
     gelbrich_squared,
     no_covariance,
     noised,
+    shared_axes,
     total_variance,
     variances_along,
 )
@@ -70,7 +72,8 @@ def data_error(
 
     Arguments:
         prior: Any of the library's.
-        target: The data. For a semi-discrete prior these are its atoms (`StartDraws.target`).
+        target: The data. A prior of atoms is known best beside its own (`StartDraws.target`); beside other images
+            only as a map of which draws are to be had.
         label: The class, for a conditional prior; `target` then holds that class's data.
         draws: Of `draw_starts`, for a semi-discrete prior; drawn here if None. They serve every timestep.
         encoding: Of `encode` on the same data, at (among others) the prior's (α, σ): adds the flow's coupling.
@@ -86,14 +89,30 @@ def data_error(
     start = gaussian_start(prior, label)
     if start is not None:
         return gaussian_error(target, prior.alpha, prior.sigma, start, encoding=encoding, level=level)
-    if isinstance(prior, RandomAtomPrior):
+    own = target.rows is None or holds_atoms(prior, target.rows, label)
+    if type(prior) is RandomAtomPrior and own:
         return best("data", [Bound(0.0, "exact law")], [Bound(0.0, "exact law")])
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
-    if not isinstance(prior, SemiDiscretePrior):
+    if not (isinstance(prior, SemiDiscretePrior) and own):
         return _any_error(prior, target, label, encoding, level, generator)
     if draws is None:
         draws = draw_starts(prior, label, generator=generator)
     return _semidiscrete_error(prior, target, label, draws, encoding, level, generator)
+
+
+def holds_atoms(prior: Prior, rows: Tensor, label: int | None) -> bool:
+    """Whether the atoms of a prior (of a class) are these rows (N, d), in whatever order."""
+    if not isinstance(prior, SemiDiscretePrior | RandomAtomPrior):
+        return False
+    atoms = prior.atoms if prior.num_classes is None else prior.atoms[prior.classes == (label or 0)]
+    atoms, rows = atoms.cpu(), rows.cpu().float()
+    if atoms.shape != rows.shape:
+        return False
+    return torch.equal(atoms, rows) or _sorted_rows(atoms) == _sorted_rows(rows)
+
+
+def _sorted_rows(rows: Tensor) -> list[bytes]:
+    return sorted(row.tobytes() for row in rows.numpy())
 
 
 def gaussian_error(
@@ -119,7 +138,9 @@ def gaussian_error(
     upper = [Bound(math.sqrt(coupled_squared(clean, nothing, alpha, sigma, start)), "shared noise")]
     if target.rows is not None or target.given is not None:
         name = "cells" if target.given is None else "given coupling"
-        upper.append(Bound(math.sqrt(coupled_squared(clean, target.explained, alpha, sigma, start)), name))
+        along = shared_axes(clean, start) is not None
+        explained = target.explained if along else target.explained_off_axes
+        upper.append(Bound(math.sqrt(coupled_squared(clean, explained, alpha, sigma, start)), name))
     if target.rows is not None:
         lower.append(Bound(math.sqrt(_marginals(target, moments, alpha, sigma, start)), "marginals"))
     if encoding is not None:

@@ -7,8 +7,9 @@ box of ζ-space of exactly its mass, (X, ζ) has the right two marginals without
 
     γ_j = E (X − E X)_j ζ_j = Σ (y_i − m)_j E[ζ_j | box i]/N
 
-exactly, along each axis. Γ = diag(γ) is what `gaussians.coupled_squared` takes. (The rest of E (X − E X) ζᵀ may be left
-out: the bound then uses a worse Gaussian than it could.) In one dimension the boxes are the cells of the optimal map.
+exactly, along each axis. Beside a Gaussian that is diagonal along the same axes, Γ = diag(γ) is all that
+`gaussians.coupled_squared` needs of E (X − E X) ζᵀ: the best linear map is then diagonal too. Beside another one the
+rest counts as well, and none of it may be left out. In one dimension the boxes are the cells of the optimal map.
 No coupling with N points gets far: |E[ζ | X]|² averages 2 ln N at most (Talagrand), so a few axes use it up.
 """
 
@@ -28,16 +29,22 @@ __all__ = ["explained_by_cells"]
 MOST_AXES = 8
 
 
-def explained_by_cells(rows: Tensor, axes: Tensor) -> Spectrum:
-    """Γ Γᵀ = U diag(γ²) Uᵀ of the coupling of this module, as a covariance (of mean zero).
+def explained_by_cells(rows: Tensor, axes: Tensor, diagonal: bool = True) -> Spectrum:
+    """Γ Γᵀ of the coupling of this module, as a covariance (of mean zero).
 
     Arguments:
         rows: The data y, shape (N, d), all of one mass.
         axes: U, orthonormal columns, shape (d, k); the leading ones are cut.
+        diagonal: Whether Γ = U diag(γ), for starts whose covariance is diagonal along U; else all of E (X − E X) ζᵀ.
     """
     places = rows.double() @ axes[:, :MOST_AXES].double()
     centred = places - places.mean(dim=0)
-    gamma = (centred * _box_means(centred)).mean(dim=0)
+    boxes = _box_means(centred)
+    if not diagonal:
+        whole = (rows.double() - rows.double().mean(dim=0)).T @ boxes / len(rows)
+        basis, sizes, _ = torch.linalg.svd(whole, full_matrices=False)
+        return Spectrum(torch.zeros(len(axes), dtype=torch.float64), basis, sizes**2, 0.0)
+    gamma = (centred * boxes).mean(dim=0)
     variances = torch.zeros(axes.shape[1], dtype=torch.float64)
     variances[: len(gamma)] = gamma**2
     return Spectrum(torch.zeros(len(axes), dtype=torch.float64), axes, variances, 0.0)

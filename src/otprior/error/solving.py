@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from otprior.error.dual import MeanEstimate
 from otprior.schedules import NoiseSchedule
-from otprior.starting import matching_timestep, start_scheduler
+from otprior.starting import Start, matching_timestep, start_scheduler
 from otprior.validation import require
 
 __all__ = ["RootMeanSquare", "Sampler", "is_stochastic"]
@@ -75,10 +75,17 @@ class Sampler:
         parts = [self._run(part, alpha, sigma, timesteps) for part in latents.float().split(self.batch_size)]
         return torch.cat(parts)
 
+    def evaluations(self, alpha: float, sigma: float, timesteps: Sequence[float]) -> int:
+        """Network evaluations of a latent on the way."""
+        return self._start(alpha, sigma, timesteps, torch.device("cpu")).nfe
+
+    def _start(self, alpha: float, sigma: float, timesteps: Sequence[float], device: torch.device) -> Start:
+        begin = matching_timestep(self.schedule, alpha, sigma)
+        return start_scheduler(self.scheduler, begin, timesteps=timesteps, device=device)
+
     def _run(self, x: Tensor, alpha: float, sigma: float, timesteps: Sequence[float]) -> Tensor:
         parameter = next(self.unet.parameters(), torch.zeros(()))
-        begin = matching_timestep(self.schedule, alpha, sigma)
-        start = start_scheduler(self.scheduler, begin, timesteps=timesteps, device=parameter.device)
+        start = self._start(alpha, sigma, timesteps, parameter.device)
         x = (x * start.scale(alpha, sigma)).to(parameter.device, parameter.dtype)
         told = (
             {} if self.label is None else {"class_labels": torch.full((len(x),), self.label, device=x.device)}

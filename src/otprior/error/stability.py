@@ -81,6 +81,8 @@ def potential_stability(
     """
     check_integer("count", count, 2)
     require(prior.smoothing == 0, "prior", "without smoothing", prior.smoothing)
+    rank = prior.axes.shape[1]
+    require(rank == 0, "prior", "with cells of all directions", f"one that finds them along {rank} axes")
     member = (prior.classes == (label or 0)) & torch.isfinite(prior.potential)
     atoms = prior.atoms[member].cpu()
     require(len(atoms) > 1, "prior", "one of at least two atoms", len(atoms))

@@ -104,6 +104,13 @@ class Target:
         return no_covariance(self.dim)
 
     @cached_property
+    def explained_off_axes(self) -> Spectrum:
+        """The same beside a Gaussian that is not diagonal along the data's axes."""
+        if self.given is not None or self.rows is None:
+            return self.explained
+        return explained_by_cells(self.rows, self.spectrum.basis, diagonal=False)
+
+    @cached_property
     def places(self) -> Tensor:
         """The data's centred coordinates along the leading axes, (N, k), for `marginals`."""
         assert self.rows is not None

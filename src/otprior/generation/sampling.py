@@ -22,6 +22,7 @@ from otprior.grids import timestep_grid
 from otprior.pipelines import OTPriorPipeline, OTPriorPipelineOutput, seeds_to_generators
 from otprior.schedules import NoiseSchedule
 from otprior.starting.support import remade, spacing_changes, stock_spacing
+from otprior.validation import check_finite
 
 __all__ = ["Block", "Models", "Samples", "build_pipeline", "load_pipeline", "sample_block", "sampler_of"]
 
@@ -158,7 +159,9 @@ def sample_block(models: Models, block: Block, batch_size: int = 125) -> Block:
                 output_type="latent",
             )
         assert isinstance(out, OTPriorPipelineOutput)
-        pixels.append(to_uint8(out.images.float()))
+        images = out.images.float()
+        check_finite(f"images of seeds from {seeds[0]} on", images)
+        pixels.append(to_uint8(images))
         nfe = out.nfe
         if out.sources is not None:
             sources.append(out.sources.cpu().numpy())

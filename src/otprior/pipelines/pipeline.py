@@ -213,7 +213,8 @@ class OTPriorPipeline(DiffusionPipeline):
             generator: A CPU generator for each image (`seeds_to_generators`), or one that all draw from in
                 turn. It gives the seed noise, then what a "fresh" prior draws, then a stochastic scheduler's.
             latents: The seed noise z ~ N(0, I) itself, shape (B, C, H, W): what enters the prior, never
-                scaled by `init_noise_sigma`.
+                scaled by `init_noise_sigma`. A generator then gives what comes after z, from where it stands: one that
+                is seeded anew would give the noise again that z may be.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: Whether to return an `OTPriorPipelineOutput` rather than (images,).
             callback_on_step_end: Called with (pipeline, step, timestep, {"latents": x}) after each step; may

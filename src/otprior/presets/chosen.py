@@ -32,10 +32,12 @@ def demo(quick: bool = False, samples: int = 500) -> Study:
     """
     rows = settings_rows()
     coupled = rows["coupled_5"]
-    # The rivals differ from the coupled start in where they begin, and in nothing else.
+    # The rivals differ from the coupled start in what they begin with, and in nothing else.
     same = replace(coupled, smoothing=0.0, correlation=1.0)
     start = f"t* = {coupled.start_timestep}"
+    # (A mixture is at its best at its own t*, that of `MixturePrior.fit`.)
     others = [
+        replace(same, prior="mixture", noise=None, start_timestep=400, label="mixture, t* = 400"),
         replace(same, prior="gaussian", noise=None, label=f"gaussian, {start}"),
         replace(same, prior="identity", noise=None, label=f"identity, {start}"),
         replace(same, noise="frozen", label=f"frozen (DPM-OT), {start}"),

@@ -1,7 +1,8 @@
 """The frontier: each prior at each number of evaluations; how many atoms, which atoms, and none from data.
 
-All choices (t*, spacing, how much noise is drawn anew) are made on validation images under the copying rule, for each
-prior, number of evaluations and set of atoms apart.
+t* of each prior, and how much of a coupled start's noise is drawn anew, are chosen on validation images under the
+copying rule, for each number of evaluations and set of atoms apart; the sampler from t* is UniPC, evenly in log-SNR.
+For N(0, I) at T, solver and spacing are chosen.
 
 - "": each prior at 1 to 20 evaluations, with the images after which its fitting has paid for itself.
 - "atoms": numbers of atoms; 30,000 and 60,000 need a file of training images (`Scale.training`). A row's copying is
@@ -21,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
+from otprior import bundled
 from otprior.compare import Study, StudyResult
-from otprior.compare.material import models_of
+from otprior.compare.material import atoms_of, models_of
 from otprior.data import to_uint8
 from otprior.files import output_file
 from otprior.generation import OWN_GRID, RowSpec
@@ -48,6 +50,7 @@ STARTS = (350, 425, 500, 550, 600, 675)
 PLAIN_STARTS = (400, 500, 600, 700)
 LATE_STARTS = (600, 700, 800, 900)
 MIXTURE_STARTS = (250, 300, 350, 400, 450, 550)
+FROZEN_STARTS = (250, 350, 425, 500, 600)
 RANDOM_STARTS = (150, 200, 250, 300, 400, 500)
 CORRELATIONS = (0.7, 1.0)
 ATOMS = (100, 300, 1000, 3000, 10_000)
@@ -59,13 +62,25 @@ MODEL_STEPS = 50
 
 
 def run(stages: Stages) -> dict[str, StudyResult]:
-    """The four studies."""
+    """The four studies.
+
+    Raises:
+        ValueError: If the file of training images does not hold enough, or others than the network's.
+    """
+    if stages.scale.training:
+        _check_training(stages)
     return {
         "": _evaluations(stages),
         "atoms": _numbers_of_atoms(stages),
         "unseen": _unseen(stages),
         "model": _model_atoms(stages),
     }
+
+
+def _check_training(stages: Stages) -> None:
+    study = replace(stages.study("training", [FLOW]), atoms_from=stages.scale.training, atoms=max(MORE_ATOMS))
+    shape, own = tuple(atoms_of(study).images.shape[1:]), tuple(bundled.atoms().images.shape[1:])
+    require(shape == own, f"images {Path(stages.scale.training).name}", f"of shape {own}", shape)
 
 
 def _evaluations(stages: Stages) -> StudyResult:
@@ -77,7 +92,7 @@ def _evaluations(stages: Stages) -> StudyResult:
         rows += [white[solver.name, nfe] for solver in WHITE]
         rows += [
             coupled,
-            _labelled(replace(coupled, noise="frozen", correlation=1.0), "frozen (DPM-OT)"),
+            stages.best(f"choosing {nfe} frozen", _frozen(plain)),
             stages.best(f"choosing {nfe} gaussian", _starts(plain, "gaussian", PLAIN_STARTS)),
             stages.best(f"choosing {nfe} mixture", _starts(plain, "mixture", MIXTURE_STARTS)),
             stages.best(f"choosing {nfe} identity", _starts(plain, "identity", LATE_STARTS)),
@@ -186,6 +201,11 @@ def _coupled(plain: RowSpec) -> list[RowSpec]:
         for t in STARTS
         for rho in CORRELATIONS
     ]
+
+
+def _frozen(plain: RowSpec) -> list[RowSpec]:
+    rows = [replace(plain, prior="semidiscrete", noise="frozen", start_timestep=t) for t in FROZEN_STARTS]
+    return [_labelled(row, "frozen (DPM-OT)") for row in rows]
 
 
 def _starts(plain: RowSpec, prior: str, timesteps: Sequence[int]) -> list[RowSpec]:

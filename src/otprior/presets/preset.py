@@ -132,7 +132,7 @@ class Stages:
         given = {"split": own, "real_split": own, "seed_sets": 1, "first_seed": CHOOSING}
         study = replace(self.study(name, rows, sizes[0]), **{**given, "block": block, **changes})
         folder = self.folder(study)
-        limit = replace(own_limit(study, folder), margin=margin)
+        limit = own_limit(study, folder, margin)
         trials = halving(
             study,
             rows,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from otprior.compare.study import USUAL_ATOMS
+
 __all__ = ["Subject"]
 
 
@@ -33,6 +35,7 @@ class Subject:
         return {
             "model": self.model,
             "extractor": self.extractor,
+            "atoms": USUAL_ATOMS if self.atoms == "atoms" else 0,
             "atoms_from": self.atoms,
             "split": self.reference,
             "real_split": self.held_out,

@@ -58,6 +58,7 @@ class Prior(ModelMixin, ConfigMixin):
 
     config_name = CONFIG_FILE  # type: ignore[assignment]
     needs_fresh: bool = False
+    _anchor: Tensor
     _registry: ClassVar[dict[str, type[Prior]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -79,7 +80,8 @@ class Prior(ModelMixin, ConfigMixin):
         if num_classes is not None:
             check_integer("num_classes", num_classes, 1)
         self.num_classes = num_classes
-        # A prior without tensors of its own still has a device and a dtype, which pipelines ask for.
+        # A prior without tensors of its own still has a device and a dtype, which pipelines ask for. (It is not saved,
+        # so whoever builds one prior from another's tensors hands it on.)
         self.register_buffer("_anchor", torch.zeros(0), persistent=False)
 
     @property
@@ -125,14 +127,16 @@ class Prior(ModelMixin, ConfigMixin):
         with torch.autocast(z.device.type, enabled=False):
             return self._source(z.float().flatten(1), labels)
 
-    def at(self, timestep: float) -> Self:
+    def at(self, timestep: float | Tensor) -> Self:
         """The same map at another timestep; shares its tensors with this one, and nothing is solved again."""
-        return self._with(timestep=timestep)
+        # (A scheduler's timesteps are a tensor, which a config file could not hold.)
+        return self._with(timestep=timestep.item() if isinstance(timestep, Tensor) else timestep)
 
     def _with(self, **options: Any) -> Self:
         """The same prior with other arguments; shares its tensors with this one."""
         other = type(self)(**{**self._own_config(), **options})
         other.load_state_dict(self.state_dict(), assign=True)
+        other._anchor = self._anchor
         return other
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
@@ -167,6 +171,7 @@ class Prior(ModelMixin, ConfigMixin):
             return None
         require(self.needs_fresh, "fresh", "None: this prior takes only z", tuple(fresh.shape))
         require(fresh.shape == z.shape, "fresh", f"shaped as z, {tuple(z.shape)}", tuple(fresh.shape))
+        check_finite("fresh", fresh)
         return fresh.float().flatten(1)
 
     # Precision -------------------------------------------------------------------------------------------
@@ -189,18 +194,24 @@ class Prior(ModelMixin, ConfigMixin):
         return None
 
     def save_pretrained(
-        self, save_directory: str | Path, *, overwrite: bool = True, push_to_hub: bool = False, **_: Any
+        self,
+        save_directory: str | Path,
+        *,
+        overwrite: bool | None = None,
+        push_to_hub: bool = False,
+        **_: Any,
     ) -> None:
         """Writes the prior's folder: whole, or not at all.
 
         Arguments:
             save_directory: The folder.
-            overwrite: Whether a folder that is not empty may be replaced.
+            overwrite: Whether a folder that is not empty may be replaced; by default only that of a prior.
             push_to_hub: Refused: publishing has a method of its own, which asks under what licence.
 
         Raises:
-            FileExistsError: If it is not empty and `overwrite` is false.
+            FileExistsError: If it is not empty and must not be replaced.
         """
+        overwrite = _holds_prior(Path(save_directory)) if overwrite is None else overwrite
         require(not push_to_hub, "push_to_hub", "False here", push_to_hub, "Call prior.push_to_hub(...).")
         config = {"_class_name": type(self).__name__, "format_version": FORMAT_VERSION, **self._own_config()}
         with output_dir(save_directory, overwrite) as folder:
@@ -299,6 +310,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def _holds_prior(folder: Path) -> bool:
+    """Whether a folder is what `save_pretrained` wrote."""
+    path = folder / CONFIG_FILE
+    try:
+        return path.is_file() and read_json(path)["_class_name"] in Prior._registry
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; fit the prior again or copy the whole folder")
@@ -315,21 +335,35 @@ def read_data(
 
     Labels are an argument of their own: an `ImageSet` that happens to be labelled makes no prior conditional.
     """
-    images = data if isinstance(data, ImageSet) else ImageSet(check_images(data, value_range=value_range))
+    if isinstance(data, ImageSet):
+        rule = 'left at "auto" beside an ImageSet, whose pixels are in [-1, 1] already'
+        require(value_range in ("auto", None), "value_range", rule, value_range)
+        images = data
+    else:
+        images = ImageSet(check_images(data, value_range=value_range))
     if labels is None:
         return ImageSet(images.images, None, images.name, images.source, images.license), None
-    values = check_labels(labels, len(images), num_classes)
+    values = check_labels(labels, len(images), num_classes).cpu()
     count = num_classes if num_classes is not None else int(values.max()) + 1
     return ImageSet(images.images, values, images.name, images.source, images.license), count
 
 
 def images_by_class(images: ImageSet, num_classes: int | None) -> Iterator[tuple[int, Tensor]]:
-    """Pairs (class, its images as flat rows), of two or more each; all images as class 0 without labels."""
+    """Pairs (class, its images as flat rows), of two or more each; all images as class 0 without labels.
+
+    Raises:
+        ValueError: Before the first pair, if any class has fewer than two images.
+    """
     flat = images.images.flatten(1)
-    for label in range(num_classes or 1):
-        rows = flat if images.labels is None else flat[images.labels == label]
-        require(len(rows) >= 2, "data", f"at least two images for class {label}", len(rows))
-        yield label, rows
+    sizes = [len(flat)] if images.labels is None else _sizes(images.labels, num_classes)
+    for label, size in enumerate(sizes):
+        require(size >= 2, "data", f"at least two images for class {label}", size)
+    for label in range(len(sizes)):
+        yield label, flat if images.labels is None else flat[(images.labels == label).to(flat.device)]
+
+
+def _sizes(labels: Tensor, num_classes: int | None) -> list[int]:
+    return torch.bincount(labels, minlength=num_classes or 0).tolist()
 
 
 def rows_by_class(labels: Tensor | None) -> list[tuple[int, Tensor | slice]]:

@@ -142,10 +142,14 @@ class MixturePrior(Prior):
             check_integer("components", components, 1)
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
 
+        parts = list(images_by_class(images, count))
+        fewest = min(len(rows) for _, rows in parts)
+        rule = f"at most half of {fewest} images"
+        require(2 * (components or 1) <= fewest, "components", rule, components)
+
         classes, spectra, potentials, solutions = [], [], [], []
-        for label, rows in images_by_class(images, count):
+        for label, rows in parts:
             wanted = components or max(1, len(rows) // IMAGES_PER_CLUSTER)
-            require(2 * wanted <= len(rows), "components", f"at most half of {len(rows)} images", wanted)
             clusters = _clusters(rows, wanted, generator)
             sizes = torch.tensor([len(part) for part in clusters], dtype=torch.float64)
             own = [thin_spectrum(rows[part], min(rank, len(part) // IMAGES_PER_AXIS)) for part in clusters]
@@ -179,7 +183,7 @@ class MixturePrior(Prior):
             kept = len(spectrum.variances)
             prior.means[k], prior.residuals[k] = spectrum.mean, spectrum.residual
             prior.bases[k, :, :kept], prior.variances[k, :kept] = spectrum.basis, spectrum.variances
-        return prior.eval()
+        return prior.to(images.images.device).eval()
 
     def with_options(self, *, noise: str) -> Self:
         """The same clusters with another `noise`; shares tensors, and nothing is fitted again."""

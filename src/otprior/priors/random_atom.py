@@ -76,7 +76,7 @@ class RandomAtomPrior(Prior):
         prior.atoms = atoms
         if images.labels is not None:
             prior.classes = images.labels
-        return prior.eval()
+        return prior.to(atoms.device).eval()
 
     @classmethod
     def of(cls, prior: SemiDiscretePrior, timestep: float) -> Self:
@@ -88,7 +88,7 @@ class RandomAtomPrior(Prior):
             num_atoms=len(prior.atoms),
             num_classes=prior.num_classes,
         )
-        rival.atoms, rival.classes = prior.atoms, prior.classes
+        rival.atoms, rival.classes, rival._anchor = prior.atoms, prior.classes, prior._anchor
         return rival.eval()
 
     def _source(self, z: Tensor, labels: Tensor | None) -> Tensor:

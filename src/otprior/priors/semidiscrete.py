@@ -170,12 +170,13 @@ class SemiDiscretePrior(Prior):
         potential = torch.full((len(atoms),), float("-inf"), dtype=torch.float64)
         scales = torch.ones(count or 1)
         solutions, excess = [], 0.0
-        for label in classes.unique().tolist():
+        present = classes.unique().tolist()
+        for label in present if weights is not None else ():
+            positive = bool((torch.as_tensor(weights).cpu()[classes == label] > 0).any())
+            require(positive, "weights", f"positive somewhere in class {label}", "all zero")
+        for label in present:
             rows = torch.nonzero(classes == label).reshape(-1)
-            mass = None if weights is None else torch.as_tensor(weights).double()[rows]
-            if mass is not None:
-                require(float(mass.sum()) > 0, "weights", f"positive somewhere in class {label}", "all zero")
-                mass = mass / mass.sum()
+            mass = None if weights is None else _mass(weights, rows)
             # (A selection is a copy, which atoms mapped from a file had better be spared.)
             part = solved_atoms if count is None else solved_atoms[rows]
             solution = solve_semidiscrete(
@@ -221,7 +222,7 @@ class SemiDiscretePrior(Prior):
         axes = prior.axes if projection is None else projection.axes
         tensors = {"atoms": atoms, "potential": potential, "classes": classes, "scales": scales, "axes": axes}
         prior.load_state_dict(tensors, assign=True)
-        return prior.eval()
+        return prior.to(atoms.device).eval()
 
     def with_options(self, **options: Any) -> Self:
         """The same map with another `noise`, `smoothing` or `correlation`; shares tensors, solves nothing again."""
@@ -304,6 +305,12 @@ def _check_options(noise: str, smoothing: float, correlation: float) -> None:
     in_range = isinstance(correlation, int | float) and 0 < correlation <= 1
     require(in_range, "correlation", "in (0, 1]", correlation, "For 0 use noise='fresh'.")
     require(correlation == 1 or noise == "coupled", "correlation", f"1 with noise={noise!r}", correlation)
+
+
+def _mass(weights: Tensor, rows: Tensor) -> Tensor:
+    """The masses of some atoms, rescaled to sum 1."""
+    mass = torch.as_tensor(weights).double().cpu()[rows]
+    return mass / mass.sum()
 
 
 def fit_facts(images: ImageSet, solutions: list[Solution]) -> dict[str, Any]:

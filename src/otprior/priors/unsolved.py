@@ -39,4 +39,5 @@ def unsolved(prior: SemiDiscretePrior, potential: str) -> SemiDiscretePrior:
     values = torch.full_like(prior.potential, float("-inf"))
     values[kept] = offsets
     other.load_state_dict({**prior.state_dict(), "potential": values}, assign=True)
+    other._anchor = prior._anchor
     return other.eval()

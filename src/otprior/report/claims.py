@@ -31,6 +31,8 @@ __all__ = ["claim_plot", "claims_page", "claims_table", "counts", "write_claims_
 
 # Of more, the legend would lie on the curves.
 FEW_CURVES = 3
+# More points than this are drawn small, as a cloud.
+FEW_POINTS = 50
 
 _COLOURS = {
     "holds": ("green", "good"),
@@ -76,6 +78,8 @@ def claim_plot(curves: dict[str, Any], kind: str = "png") -> bytes:
     """
     figure = Figure(figsize=(7.0, 4.2), facecolor=LIGHT.paper, layout="constrained")
     axis = figure.subplots()
+    # (Many points are a cloud in the plane, whose two coordinates have one unit.)
+    cloud = curves["points"] and max(map(len, curves["series"].values()), default=0) > FEW_POINTS
     for place, (name, points) in enumerate(curves["series"].items()):
         # A logarithmic axis has no place for what came out as exactly zero.
         shown = [
@@ -85,9 +89,9 @@ def claim_plot(curves: dict[str, Any], kind: str = "png") -> bytes:
         ]
         colour = LIGHT.starts[place % len(LIGHT.starts)]
         style: dict[str, Any] = (
-            {"linestyle": "none", "marker": "o", "markersize": 3 - place, "zorder": 2 + place}
-            if curves["points"]
-            else {"marker": "os^Dv"[place % 5], "markersize": 4, "linewidth": 1.4}
+            {"linestyle": "none", "marker": "o", "markersize": max(1, 3 - place), "zorder": 2 + place}
+            if cloud
+            else {"marker": "os^Dv"[place % 5], "markersize": 4, "linewidth": 0 if curves["points"] else 1.4}
         )
         axis.plot([x for x, _ in shown], [y for _, y in shown], color=colour, label=name, **style)
     for letter in curves["log"]:
@@ -96,7 +100,7 @@ def claim_plot(curves: dict[str, Any], kind: str = "png") -> bytes:
         # Plain numbers: 30, not 3 x 10^1.
         which.set_major_formatter(LogFormatter())
         which.set_minor_formatter(LogFormatter(labelOnlyBase=False))
-    if curves["points"]:
+    if cloud:
         axis.set_aspect("equal")
     axis.set_xlabel(curves["x"])
     axis.set_ylabel(curves["y"])

@@ -27,7 +27,7 @@ from otprior.report.plots import (
     quality_against_copying,
     quality_against_nfe,
 )
-from otprior.report.rows import METRICS, copies_more, quality, start_label
+from otprior.report.rows import METRICS, copies_more, quality, real_copy_rate, start_label
 from otprior.report.summary import find, headline, summary
 
 __all__ = ["figure", "fill", "page", "prose", "tile"]
@@ -101,7 +101,7 @@ def _key_figures(report: dict[str, Any]) -> str:
         tile(
             share.text(best["copy_rate"]),
             "of samples count as copies",
-            f"held-out real images: {share.text(report['reference']['copy_rate'])}",
+            f"held-out real images: {share.text(real_copy_rate(report, best))}",
             warn=bool(copies_more(report, best)),
         ),
     ]

@@ -294,7 +294,8 @@ def _copy_axis(
 def _floor(axis: Axes, report: dict[str, Any], theme: Theme, horizontal: bool) -> None:
     """The share of copies among held-out real images: a line, with its interval as a band."""
     level = report["reference"]["copy_rate"]
-    if level is None:
+    # (Rows with atoms of their own have as many levels.)
+    if level is None or any(row.get("held_out_copy_rate") is not None for row in report["rows"]):
         return
     line, band = (axis.axhline, axis.axhspan) if horizontal else (axis.axvline, axis.axvspan)
     line(

@@ -118,8 +118,11 @@ def summary(report: dict[str, Any]) -> list[str]:
 
 def _measured(report: dict[str, Any]) -> str:
     features, reference = report["features"], report["reference"]
-    sizes = sorted({row["samples"] for row in report["rows"] if row["samples"] is not None})
+    sets = (report.get("settings") or {}).get("seed_sets", 1)
+    # FID is taken on each set, and averaged.
+    sizes = sorted({row["samples"] // sets for row in report["rows"] if row["samples"] is not None})
     count = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}" if sizes else ""
+    count = f"{sets} sets of {count}" if sets > 1 else count
     parts = [f"Each row is measured on {count} samples." if count else ""]
     if features["name"]:
         parts.append(f"FID is taken on the features of {features['name']}, so it does not compare with ")
@@ -148,8 +151,8 @@ def _headline(report: dict[str, Any], found: Findings) -> list[str]:
         first += ". Its copies were not counted, so that the FID alone proves little."
     else:
         first += f", and {_share(best)} of its samples count as copies"
-        level = report["reference"]["copy_rate"]
-        first += "." if level is None else f", against {_share(report['reference'])} of held-out images."
+        level = _real_share(report, best)
+        first += f", against {level} of held-out images." if level else "."
     if copies_more(report, best):
         first += (
             " No start with a prior is known to come within a percentage point of held-out images in that."
@@ -190,10 +193,11 @@ def _copying(report: dict[str, Any], found: Findings) -> str:
     others = [row for row in found.copying if row is not found.best]
     if not others:
         return ""
-    named = ", ".join(f"{_name(row)} at {row['nfe']} ({_share(row)})" for row in others)
-    level = _share(report["reference"])
+    named = ", ".join(
+        f"{_name(row)} at {row['nfe']} ({_share(row)}, against {_real_share(report, row)})" for row in others
+    )
     return (
-        f"More copies than held-out images show ({level}): {named}. The FID of such a row counts training "
+        f"More copies than held-out images show: {named}. The FID of such a row counts training "
         "images handed back as good samples; compare it only with rows that copy as much."
     )
 
@@ -277,6 +281,13 @@ def _share(row: Row) -> str:
     ends = interval(row, "copy_rate")
     text = _SHARE.text(row["copy_rate"])
     return f"{text} {_SHARE.interval_text(ends)}" if ends else text
+
+
+def _real_share(report: dict[str, Any], row: Row) -> str:
+    """The share of copies among held-out images that goes with a row; empty if it was not measured."""
+    if row.get("held_out_copy_rate") is not None:
+        return _SHARE.text(row["held_out_copy_rate"])
+    return "" if report["reference"]["copy_rate"] is None else _share(report["reference"])
 
 
 def _evaluations(row: Row) -> str:

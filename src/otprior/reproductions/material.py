@@ -19,9 +19,15 @@ from otprior.validation import require
 __all__ = ["claim", "train_features", "write_images"]
 
 
-def claim(work: Path, settings: Any) -> None:
-    """Marks a work folder with the settings (a dataclass), or refuses one that is marked with others."""
-    path, mine = work / "settings.json", asdict(settings)
+def claim(work: Path, settings: Any, **digests: str) -> None:
+    """Marks a work folder with the settings (a dataclass), or refuses one that is marked with others.
+
+    Arguments:
+        work: The folder.
+        settings: Of the run.
+        digests: SHA-256 of what the settings name.
+    """
+    path, mine = work / "settings.json", asdict(settings) | digests
     if not path.is_file():
         write_json(path, mine)
         return

@@ -65,6 +65,9 @@ class NetworkPlan:
         ascending = list(self.checkpoints) == sorted({each for each in self.checkpoints if each > 0})
         rule = "percentages, ascending, above 0, the last of them 100"
         require(ascending and self.checkpoints[-1:] == (100,), "checkpoints", rule, self.checkpoints)
+        steps = [self.step_of(percent) for percent in self.checkpoints]
+        rule = f"at different steps of {self.steps}"
+        require(len(set(steps)) == len(steps), "checkpoints", rule, self.checkpoints)
 
     @property
     def null_label(self) -> int | None:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from otprior.compare import Listener, Study, StudyProgress, StudyResult, gate, row_samples, run_study
-from otprior.compare.material import atoms_of, extractor_of, images_of, schedule_of
+from otprior.compare.material import atoms_of, extractor_of, fingerprint, images_of, schedule_of
 from otprior.generation import RowSpec
 from otprior.metrics import mixture_mask, paired_difference
 from otprior.metrics.features import class_logits
@@ -28,6 +28,7 @@ from otprior.reproductions.dpm_ot.published import BATCH
 from otprior.reproductions.dpm_ot.rows import DDIM, Rows
 from otprior.reproductions.dpm_ot.sampling import sample_row
 from otprior.reproductions.dpm_ot.settings import OWN, Settings
+from otprior.reproductions.material import claim
 from otprior.reproductions.reproduction import Part, Request
 from otprior.singular import AngleFilter, smallest_angle
 from otprior.validation import require
@@ -47,6 +48,7 @@ def run(request: Request) -> dict[str, Part]:
     rows = Rows(settings, schedule_of(everything))
     pools = rows.pools()
     _check(settings, rows, everything)
+    claim(request.work, settings, **fingerprint(everything))
 
     images = atoms_of(everything).images
     _fit(rows, images, maps, request.listen)
