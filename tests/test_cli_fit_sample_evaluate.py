@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_helpers import run
+from cli_helpers import assert_refused, run
 from PIL import Image
 
 from otprior import bundled

@@ -31,12 +31,11 @@ def draw_images(model: str, pipe: Any, count: int, steps: int, conditional: bool
     from otprior.files import read_json, sha256, write_json
     from otprior.generation import Models
     from otprior.model_images import draw_model_images
-    from otprior.pipelines.inputs import num_classes
+    from otprior.pipelines.inputs import num_classes, real_classes
 
     folder = bundled.pipeline_path() if model == BUNDLED else Path(model)
     null, classes = pipe.config.null_class_label, num_classes(pipe.unet)
-    # The label for "no class" is usually the last one; no image is to have it.
-    real = classes - 1 if classes is not None and null == classes - 1 else classes
+    real = real_classes(classes, null) if conditional else None
     rule = "left out for a network without class labels"
     require(not conditional or real is not None, "--conditional", rule, "given")
     weights = sorted((folder / "unet").glob("*.safetensors"))

@@ -103,7 +103,7 @@ def read_images(
     from dataclasses import replace
 
     from otprior.data import check_labels
-    from otprior.pipelines.inputs import latent_shape, num_classes
+    from otprior.pipelines.inputs import latent_shape, num_classes, real_classes
 
     images = load_data(data, latent_shape(pipe.unet), value_range, license)
     if not conditional:
@@ -111,10 +111,7 @@ def read_images(
     if images.labels is None:
         hint = "Put each class's images into a folder of its own, or an array 'labels' into the file"
         raise invalid("data", "labelled with --conditional", f"{data}, which has no labels", hint)
-    classes, null = num_classes(pipe.unet), pipe.config.null_class_label
-    # The label for "no class" is usually the last one; no image has it.
-    if classes is not None and null == classes - 1:
-        classes -= 1
+    classes = real_classes(num_classes(pipe.unet), pipe.config.null_class_label)
     check_labels(images.labels, len(images), classes, f"labels of {data}")
     return images
 

@@ -312,5 +312,5 @@ def _joined(pieces: list[Piece]) -> dict[str, Tensor]:
 
 def _digest(network: Network) -> dict[str, Any]:
     """What tells one network from another, wherever it lies."""
-    weights = sorted((network.folder / "unet").glob("*.safetensors"))
-    return {"weights": [sha256(path) for path in weights], "null label": network.null_label}
+    files = sorted(path for name in ("unet", "scheduler") for path in (network.folder / name).glob("*"))
+    return {"files": [sha256(path) for path in files if path.is_file()], "null label": network.null_label}

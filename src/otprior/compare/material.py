@@ -19,6 +19,7 @@ from otprior.known import read_scheduler
 from otprior.metrics import FeatureMoments, Reference
 from otprior.metrics.classes import class_moments
 from otprior.metrics.features import FeatureExtractor, extract_features, load_extractor
+from otprior.pipelines.inputs import real_classes
 from otprior.schedules import NoiseSchedule
 from otprior.validation import require
 
@@ -78,7 +79,8 @@ def models_of(study: Study, priors: Path) -> Models:
             classes=len(bundled.class_names()),
         )
     folder, null = Path(study.model), study.null_class_label
-    return Models(folder, priors, null, study.precision, _classes(folder, null))
+    by_class = any(row.conditional for row in study.sampled_rows)
+    return Models(folder, priors, null, study.precision, _classes(folder, null) if by_class else None)
 
 
 def _classes(folder: Path, null: int | None) -> int | None:
@@ -88,7 +90,7 @@ def _classes(folder: Path, null: int | None) -> int | None:
     if count is None:
         return None
     null = read_json(folder / "model_index.json").get("null_class_label") if null is None else null
-    return count if null is None else count - 1
+    return real_classes(count, null)
 
 
 def scheduler_of(study: Study) -> Any:

@@ -134,6 +134,18 @@ def num_classes(unet: nn.Module) -> int | None:
     return getattr(getattr(unet, "config", None), "num_class_embeds", None)
 
 
+def real_classes(count: int | None, null: int | None) -> int | None:
+    """How many of a network's `count` class labels images can have: all, or all before the null label.
+
+    Raises:
+        ValueError: If the null label is not the last one.
+    """
+    if count is None or null is None:
+        return count
+    require(null == count - 1, "null_class_label", f"the last of the network's labels, {count - 1}", null)
+    return null
+
+
 def takes_labels(unet: nn.Module) -> bool:
     """Whether a network must be told class labels."""
     return num_classes(unet) is not None or getattr(unet, "class_embedding", None) is not None

@@ -17,7 +17,7 @@ from otprior.compare import StudyResult, difference_gate, headline_gates
 from otprior.compare.material import images_of, schedule_of
 from otprior.generation import OWN_GRID, RowSpec
 from otprior.grids import SPACINGS
-from otprior.presets.matching import STARTS, matching_timestep_of, moved
+from otprior.presets.matching import STARTS, equal, matching_timestep_of, moved
 from otprior.presets.preset import Stages
 from otprior.presets.spacings import SOLVERS, white
 from otprior.tune import candidates
@@ -37,6 +37,7 @@ def run(stages: Stages) -> dict[str, StudyResult]:
     scale = stages.scale
     rule = "two or more: the headline's intervals are over them"
     require(scale.seed_sets > 1, "seed_sets", rule, scale.seed_sets)
+    stages.check_samples(scale.samples)
     rows = {
         "coupled_5": _coupled(stages, 5),
         "coupled_3": _coupled(stages, 3),
@@ -84,4 +85,5 @@ def _rival(stages: Stages, coupled: RowSpec) -> RowSpec:
     found = stages.choose("matching", [coupled, *measured], stages.scale.samples)
     rates = [found.row(row)["copy_rate"] for row in measured]
     target = found.row(coupled)["copy_rate"]
-    return moved(plain, matching_timestep_of(STARTS, rates, target, stages.scale.samples), "equal copying")
+    timestep = matching_timestep_of(STARTS, rates, target, stages.scale.samples)
+    return moved(plain, timestep, equal("copying", rates, target))

@@ -6,7 +6,8 @@
 3. All rows on the reference images: those solvers, long ancestral sampling (the network's own limit), the other
    priors, both rivals at every t* and at the matched ones, the coupled start with a potential that was not solved for,
    and with mini-batch transport.
-4. Five sets of twice as many seeds for the rows that statements are made about.
+4. Five sets of twice as many seeds, or of as many as there are held-out images, for the rows that statements are made
+   about.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from otprior import bundled
 from otprior.compare import StudyResult, copy_gate, difference_gate, ratio_gate
 from otprior.generation import RowSpec
 from otprior.presets.chosen import settings_rows
-from otprior.presets.matching import STARTS, matching_timestep_of, moved
+from otprior.presets.matching import STARTS, equal, matching_timestep_of, moved
 from otprior.presets.preset import Scale, Stages
 from otprior.presets.spacings import LAST, SOLVERS, best_spacings
 
@@ -39,6 +40,8 @@ def run(stages: Stages) -> dict[str, StudyResult]:
     """The study; its reports are "" (all rows), "pairs" (the statements) and "matching" (how t* was matched)."""
     chosen = settings_rows()
     coupled = chosen["coupled_5"]
+    stages.check_samples(stages.scale.samples)
+    held_out = int(bundled.manifest()["splits"]["held_out"]["n"])
     solvers = best_spacings(stages, SOLVERS, EVALUATIONS, stages.scale.share(0.25))
     best = _best_at(stages, solvers, max(EVALUATIONS))
 
@@ -64,7 +67,7 @@ def run(stages: Stages) -> dict[str, StudyResult]:
     pairs = stages.run(
         "pairs",
         _distinct([coupled, best, *matched]),
-        2 * stages.scale.samples,
+        min(2 * stages.scale.samples, held_out),
         seed_sets=max(PAIRED_SETS, stages.scale.seed_sets),
         block=500,
     )
@@ -95,7 +98,7 @@ def _matched(matching: StudyResult, coupled: RowSpec, rival: RowSpec, by: str) -
     rates = [matching.row(moved(rival, t))[key] for t in STARTS]
     target = matching.row(coupled)[key]
     timestep = matching_timestep_of(STARTS, rates, target, matching.study.samples)
-    return moved(rival, timestep, f"equal {by}")
+    return moved(rival, timestep, equal(by, rates, target))
 
 
 def _same_start(coupled: RowSpec) -> list[RowSpec]:

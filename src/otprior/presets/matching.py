@@ -15,7 +15,7 @@ from scipy.optimize import isotonic_regression
 
 from otprior.generation import RowSpec
 
-__all__ = ["STARTS", "matching_timestep_of", "moved"]
+__all__ = ["STARTS", "equal", "matching_timestep_of", "moved"]
 
 # Where a random training image with fresh noise is measured.
 STARTS = (150, 200, 250, 300, 350, 400, 450, 500)
@@ -41,6 +41,11 @@ def matching_timestep_of(
     # `np.interp` wants rising abscissae; equal ones are told apart by far less than a sample.
     levels -= 1e-9 * np.arange(len(levels))
     return round(float(np.interp(-odds(target), -levels, times)))
+
+
+def equal(what: str, rates: Sequence[float], target: float) -> str:
+    """What a row at the t* found may be said to have: an equal rate, or only the nearest that was measured."""
+    return f"{'equal' if min(rates) <= target <= max(rates) else 'nearest'} {what}"
 
 
 def moved(row: RowSpec, timestep: int, why: str = "") -> RowSpec:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from otprior.compare import Listener, Study, StudyProgress, StudyResult, headline_gates, run_study
+from otprior.compare.material import images_of
 from otprior.generation import RowSpec
 from otprior.presets.chosen import headline, settings_rows
 from otprior.presets.subject import Subject
@@ -147,6 +148,16 @@ class Stages:
             best_of(trials, limit) or min(trials, key=lambda trial: (-trial.samples, trial.copy_rate))
         ).row
 
+    def check_samples(self, samples: int) -> None:
+        """For statements on excess FIDs, whose floor has to be that of as many real images as a row has samples.
+
+        Raises:
+            ValueError: If there are not so many.
+        """
+        count = len(images_of(self.study("floor", [RowSpec("none", 0, 1)]), self.subject.held_out))
+        rule = f"at most {count:,}, the held-out images that give the floor; take more seed sets instead"
+        require(samples <= count, "samples", rule, samples)
+
     def study(self, name: str, rows: Sequence[RowSpec], samples: int | None = None) -> Study:
         """What `run` runs."""
         study = Study(
@@ -186,6 +197,7 @@ def run_headline(stages: Stages) -> Parts:
     """The claim at full size; see `chosen.headline`."""
     scale = stages.scale
     require(scale.seed_sets > 1, "seed_sets", "two or more: the headline's intervals are over them", 1)
+    stages.check_samples(scale.samples)
     study = headline(scale.samples, scale.seed_sets, scale.precision)
     # (In the work folder itself: its only stage.)
     result = run_study(study, stages.work, workers=scale.workers, threads=scale.threads, listen=stages.listen)
