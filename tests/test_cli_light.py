@@ -47,7 +47,7 @@ def test_help_needs_nothing_heavy() -> None:
         ),
         (["sample", "bundled", "--prior", "missing", "--out", "new"], "prior missing: there is no such"),
         (["evaluate", "missing", "--out", "new"], "images missing: there is no such file or folder"),
-        (["fit", "bundled", "bundled", "--out", "."], "output folder . is not empty; pass --overwrite"),
+        (["fit", "bundled", "bundled", "--out", "."], "output folder . cannot be moved into place"),
     ],
 )
 def test_paths_are_refused_before_anything_heavy(arguments: list[str], message: str) -> None:
