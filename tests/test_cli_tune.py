@@ -188,8 +188,16 @@ def test_validation_images_that_are_atoms_are_refused(material: Path, tmp_path: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheduler", ["EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"])
-def test_a_search_on_a_process_of_another_kind(material: Path, tmp_path: Path, scheduler: str) -> None:
+@pytest.mark.parametrize(
+    ("scheduler", "searched"),
+    [
+        ("EDMDPMSolverMultistepScheduler", "EDMEulerScheduler"),
+        ("FlowMatchEulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"),
+    ],
+)
+def test_a_search_on_a_process_of_another_kind(
+    material: Path, tmp_path: Path, scheduler: str, searched: str
+) -> None:
     shutil.copytree(material / "model", tmp_path / "model")
     getattr(diffusers, scheduler)().save_pretrained(tmp_path / "model" / "scheduler")
     index = json.loads((tmp_path / "model" / "model_index.json").read_text())
@@ -200,4 +208,4 @@ def test_a_search_on_a_process_of_another_kind(material: Path, tmp_path: Path, s
     result = run("tune", tmp_path / "model", material / "train.npz", *words, "--out", tmp_path / "tuned")
     assert result.exit_code == 0, result.output
     (row,) = read_settings(tmp_path / "tuned" / "settings.json").values()
-    assert row.scheduler == scheduler
+    assert row.scheduler == searched

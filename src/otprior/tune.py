@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from otprior.compare import CopyLimit, Study, claim_work, run_study
-from otprior.compare.material import images_of, reference_of, schedule_of, scheduler_of
+from otprior.compare.material import images_of, reference_of, schedule_of
 from otprior.compare.measuring import real_figures
 from otprior.generation import OWN_GRID, RowSpec
 from otprior.schedules import NoiseSchedule
-from otprior.starting.support import find_support
 from otprior.validation import check_choice, check_integer, require
 
 __all__ = [
@@ -51,6 +50,8 @@ logger = logging.getLogger(__name__)
 # Far from the seeds of any report.
 FIRST_SEED = 1_300_000_000
 UNIPC, DPM = "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"
+# What a search begins with, by the kind of process: of those that can start at t*, the best known.
+SCHEDULERS = {"vp": UNIPC, "ve": "EDMEulerScheduler", "flow": "FlowMatchEulerDiscreteScheduler"}
 # Where starts are looked for: log-SNR from "half signal" to "little left of it".
 LEVELS = (-1.0, -1.5, -2.0, -2.5, -3.0, -3.5, -4.0)
 # A mixture copies so little that it can start later in the process.
@@ -297,10 +298,7 @@ def tune(
     deadline = time.monotonic() + 60 * minutes
     block, sizes = rungs(study.samples)
     schedule = schedule_of(study)
-    own = scheduler_of(study)
-    find_support(own)
-    # UniPC is for variance-preserving networks; others have schedulers of their own.
-    first = candidates(schedule, steps, prior, UNIPC if schedule.kind == "vp" else type(own).__name__)
+    first = candidates(schedule, steps, prior, SCHEDULERS[schedule.kind])
     require(bool(first), "steps", "at most the timesteps below every t* that is tried", steps)
     study = replace(study, rows=tuple(first), block=block, first_seed=FIRST_SEED)
     folder = Path(work)

@@ -80,7 +80,7 @@ def _fit(study: Study, folder: Path, name: str, row: RowSpec, listen: Listener) 
         labels = atoms.labels
     if row.prior == "gaussian":
         listen(StudyProgress(f"fitting the {name} prior", 0, 1))
-        GaussianPrior.fit(atoms, schedule, labels=labels).save_pretrained(folder / name)
+        GaussianPrior.fit(atoms, schedule, row.start_timestep, labels).save_pretrained(folder / name)
         listen(StudyProgress(f"fitting the {name} prior", 1, 1))
         return
 
@@ -88,7 +88,7 @@ def _fit(study: Study, folder: Path, name: str, row: RowSpec, listen: Listener) 
         note = "" if at.chi2 is None else f"χ² {at.chi2.value:.3f}"
         listen(StudyProgress("solving semi-discrete transport", at.draws, at.expected_draws, note))
 
-    given = {"labels": labels, "tol": study.tol, "progress": progress}
+    given = {"timestep": row.start_timestep, "labels": labels, "tol": study.tol, "progress": progress}
     prior: MixturePrior | SemiDiscretePrior
     if row.prior == "mixture":
         prior = MixturePrior.fit(atoms, schedule, **given, **dict(row.options))

@@ -33,7 +33,6 @@ __all__ = [
     "moments_by_class",
     "reference_of",
     "schedule_of",
-    "scheduler_of",
 ]
 
 
@@ -93,14 +92,11 @@ def _classes(folder: Path, null: int | None) -> int | None:
     return real_classes(count, null)
 
 
-def scheduler_of(study: Study) -> Any:
-    """The scheduler of the study's network, as its folder has it."""
-    return read_scheduler(Path(study.model) / "scheduler") if study.model else bundled.load_scheduler()
-
-
 def schedule_of(study: Study) -> NoiseSchedule:
     """The forward process of the study's network."""
-    return NoiseSchedule.from_scheduler(scheduler_of(study))
+    if not study.model:
+        return NoiseSchedule.from_scheduler(bundled.load_scheduler())
+    return NoiseSchedule.from_scheduler(read_scheduler(Path(study.model) / "scheduler"))
 
 
 def fingerprint(study: Study) -> dict[str, str]:
