@@ -52,7 +52,7 @@ class Groups:
         white = gaussian_code(self._clean.alpha * x, self._spectrum, *self._clean)
         order = shuffled(len(x), self._study.seed)
         maps = [
-            _Map("network", f"the network's encoder, {self._study.evaluations} evaluations", False, x, codes),
+            _Map("network", f"the network's encoder, {self._study.effort}", False, x, codes),
             _Map("gaussian map", "whitening, optimal by construction", True, x, white),
             _Map("random pairs", "the network's codes, shuffled", False, x, codes[order]),
         ]
@@ -73,7 +73,7 @@ class Groups:
         source = semidiscrete.source(seeds)
         assert source is not None
         fast = f"t* = {study.timestep:g}, then the network, {study.fast_steps} evaluations"
-        flow = f"its flow from N(0, I), {study.evaluations} evaluations"
+        flow = f"its flow from N(0, I), {study.effort}"
         maps = [
             _Map("network", flow, False, made["network"], z),
             _Map("gaussian start", fast, False, made["gaussian"], z),

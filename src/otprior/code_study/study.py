@@ -15,6 +15,9 @@ from otprior.validation import check_integer, require
 
 __all__ = ["CodeStudy", "CodeSubject", "Network", "check_subject"]
 
+# Of the methods that take as many in every step.
+EVALUATIONS_A_STEP = {"euler": 1, "heun": 2, "rk4": 4}
+
 
 @dataclass(frozen=True)
 class Network:
@@ -110,7 +113,17 @@ class CodeStudy:
     @property
     def evaluations(self) -> int:
         """Network evaluations to encode an image, as far as they are known beforehand."""
-        return self.encoder.steps * {"euler": 1, "heun": 2, "rk4": 4}.get(self.encoder.method, 3)
+        return self.encoder.steps * EVALUATIONS_A_STEP.get(self.encoder.method, 3)
+
+    @property
+    def effort(self) -> str:
+        """The same in words, which do not say more than is known."""
+        known = self.encoder.method in EVALUATIONS_A_STEP
+        return (
+            f"{self.evaluations} evaluations"
+            if known
+            else f"{self.encoder.steps} steps of {self.encoder.method}"
+        )
 
     def settings(self) -> dict[str, Any]:
         """As JSON values."""
