@@ -7,6 +7,7 @@ import pytest
 
 from otprior import bundled
 from otprior.compare import Study, StudyResult, headline_gates, run_study
+from otprior.compare.measuring import over_sets
 from otprior.generation import Block, RowSpec, Samples
 from otprior.report import validate_report
 
@@ -109,3 +110,14 @@ def test_gates_follow_the_upper_limits() -> None:
     assert not headline_gates(result_with(fids, [0.019] * 5, 0.010), rows)[2]["reached"]
     worse = {**fids, "coupled_5": [9.0, 9.1, 8.9, 9.0, 9.0]}
     assert not headline_gates(result_with(worse, [0.012] * 5, 0.010), rows)[0]["reached"]
+
+
+def test_sets_without_a_copy_do_not_prove_that_there_is_none() -> None:
+    sets = [{"copy_rate": 0.0, "copy_rate_interval": [0.0, 0.0]} for _ in range(5)]
+    figures = over_sets(sets, 400)
+    # The rule of three, two-sided: 3.69/n.
+    assert figures["copy_rate_interval"] == [0.0, pytest.approx(3.69 / 2000, rel=0.01)]
+    many = [{"copy_rate": rate, "copy_rate_interval": [0.0, 1.0]} for rate in (0.01, 0.02, 0.03)]
+    assert over_sets(many, 1000)["copy_rate_interval"][1] == pytest.approx(
+        0.02 + 4.303 * 0.01 / 3**0.5, rel=1e-3
+    )

@@ -16,11 +16,14 @@ from otprior.generation import Block, Samples, run_in_processes
 from otprior.metrics import Interval, bootstrap_mean, evaluate, mixture_mask, seed_set_interval
 from otprior.metrics.classes import class_figures
 from otprior.metrics.features import class_logits, classify, extract_features
+from otprior.metrics.intervals import FEW_EVENTS, binomial_interval
 from otprior.report import report_reference
 
 __all__ = ["measure", "over_sets", "real_figures", "seed_agreement"]
 
 FLOOR_SETS = 8
+# Figures that are shares of independent samples.
+SHARES = ("copy_rate", "source_rate")
 
 
 def measure(
@@ -110,7 +113,7 @@ def real_figures(study: Study, folder: Path) -> dict[str, Any]:
         sets = [figures_of(slice(i, i + size)) for i in range(0, len(real) - size + 1, size)[:FLOOR_SETS]]
         # Rates of copying need no equal n, and are known best from all of the images.
         whole = figures_of(slice(None))
-        figures = over_sets(sets)
+        figures = over_sets(sets, size)
         for key in whole:
             if key.startswith(("copy_rate", "nearest_", "class_accuracy", "mode_mixture")):
                 figures[key] = whole[key]
@@ -118,8 +121,8 @@ def real_figures(study: Study, folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def over_sets(sets: list[dict[str, Any]]) -> dict[str, Any]:
-    """Figures over sets of seeds: their mean, and Student's interval; of one set, its own."""
+def over_sets(sets: list[dict[str, Any]], samples: int) -> dict[str, Any]:
+    """Figures over sets of so many samples: their mean, and Student's interval; of one set, its own."""
     if len(sets) == 1:
         return dict(sets[0])
     figures: dict[str, Any] = {}
@@ -133,6 +136,11 @@ def over_sets(sets: list[dict[str, Any]]) -> dict[str, Any]:
         figures[key] = interval.estimate
         if f"{key}_interval" in sets[0]:
             low, high = interval.limits()
+            events = round(samples * sum(one[key] for one in sets)) if key in SHARES else FEW_EVENTS
+            if events < FEW_EVENTS:
+                # (Sets without any event agree with each other, and say little all the same.)
+                exact = binomial_interval(events, samples * len(sets))
+                low, high = min(low or 0.0, exact.lo), max(high or 0.0, exact.hi)
             # Rates and distances are not negative; an unbiased kernel distance may be.
             figures[f"{key}_interval"] = [low if key == "kid" or low is None else max(low, 0.0), high]
     return figures

@@ -144,7 +144,7 @@ def _report_row(
     reference: dict[str, Any],
     flow: list[Block] | None,
 ) -> dict[str, Any]:
-    figures = over_sets(sets)
+    figures = over_sets(sets, study.samples)
     floor = reference["fid_floor"]
     low, high = figures["fid_interval"]
     agreement, error = seed_agreement(study, blocks[0], flow)

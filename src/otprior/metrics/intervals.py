@@ -26,7 +26,9 @@ from torch import Tensor
 from otprior.validation import check_choice, check_integer, require
 
 __all__ = [
+    "FEW_EVENTS",
     "Interval",
+    "binomial_interval",
     "block_interval",
     "bootstrap_mean",
     "disjoint_blocks",
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 # Below so many events (or non-events) the quantiles of a bootstrapped proportion are too coarse.
-_FEW_EVENTS = 10
+FEW_EVENTS = 10
 # Resampled indices held at once: 32 MB.
 _BLOCK_ENTRIES = 2**22
 
@@ -86,10 +88,8 @@ def bootstrap_mean(
     n, estimate, tail = len(flat), float(flat.mean()), (1.0 - level) / 2.0
     if values.dtype == torch.bool:
         events = int(flat.sum())
-        if min(events, n - events) < _FEW_EVENTS:
-            lo = stats.beta.ppf(tail, events, n - events + 1) if events > 0 else 0.0
-            hi = stats.beta.ppf(1.0 - tail, events + 1, n - events) if events < n else 1.0
-            return Interval(float(lo), float(hi), estimate, level)
+        if min(events, n - events) < FEW_EVENTS:
+            return binomial_interval(events, n, level)
         # The number of events in a resample is binomial.
         counts = torch.full((resamples,), float(n), dtype=torch.float64)
         means = torch.binomial(counts, torch.full_like(counts, estimate), generator=generator) / n
@@ -100,6 +100,15 @@ def bootstrap_mean(
         )
     lo, hi = np.quantile(means.numpy(), [tail, 1.0 - tail])
     return Interval(float(lo), float(hi), estimate, level)
+
+
+def binomial_interval(events: int, n: int, level: float = 0.95) -> Interval:
+    """Clopper and Pearson's exact interval of a proportion: `events` of `n` independent samples."""
+    check_integer("events", events, 0, n)
+    tail = (1.0 - level) / 2.0
+    lo = stats.beta.ppf(tail, events, n - events + 1) if events > 0 else 0.0
+    hi = stats.beta.ppf(1.0 - tail, events + 1, n - events) if events < n else 1.0
+    return Interval(float(lo), float(hi), events / n, level)
 
 
 def seed_set_interval(values: Sequence[float] | Tensor, level: float = 0.95, side: str = "both") -> Interval:
