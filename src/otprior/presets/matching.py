@@ -18,7 +18,7 @@ from otprior.generation import RowSpec
 __all__ = ["STARTS", "equal", "matching_timestep_of", "moved"]
 
 # Where a random training image with fresh noise is measured.
-STARTS = (150, 200, 250, 300, 350, 400, 450, 500)
+STARTS = (150, 200, 250, 300, 350, 400, 450, 500, 550, 600)
 
 
 def matching_timestep_of(
