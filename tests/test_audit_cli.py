@@ -170,6 +170,14 @@ def test_the_same_seed_gives_the_same_audit(images: Path) -> None:
     assert audit_of(data) != audit_of(data, seed=1)
 
 
+def test_a_prior_of_few_axes_is_audited_without_figures_of_stability(images: Path) -> None:
+    data = load_images(images)
+    prior = SemiDiscretePrior.fit(data, DDPMScheduler(), 500, rank=4, tol=0.5)
+    audit = audit_of(data, priors={"few axes": prior})
+    assert "few axes" in {row["name"] for row in audit["errors"]}
+    assert audit["stability"] == []
+
+
 def test_classes_are_audited_one_by_one(images: Path) -> None:
     audit = audit_of(load_images(images), conditional=True)
     assert {row["class"] for row in audit["errors"]} == {None, 0, 1, 2, "all classes"}

@@ -142,11 +142,13 @@ def _rest(
         row = known[_key(each.facts | {"timestep": float(middle)})]
         if own.target.rows is not None and row["alpha"] > 0:
             report["checks"].append(check_row(request, each, own, middle, row, generator))
-        # (Starts that differ in their noise alone have the same map.)
-        solved = isinstance(each.prior, SemiDiscretePrior) and each.prior.smoothing == 0
+        # (Starts that differ in their noise alone have the same map. What is known of stability is of cells in all
+        # directions.)
+        prior = each.prior
+        solved = isinstance(prior, SemiDiscretePrior) and prior.smoothing == 0 and prior.axes.shape[1] == 0
         if solved and not report["stability"]:
-            assert each.prior is not None
-            report["stability"] = stability_rows(each.prior.at(middle), None, generator)
+            assert prior is not None
+            report["stability"] = stability_rows(prior.at(middle), None, generator)
     if request.unet is None:
         return
     if part.encoding is not None:
