@@ -50,6 +50,7 @@ STARTS = (350, 425, 500, 550, 600, 675)
 PLAIN_STARTS = (400, 500, 600, 700)
 LATE_STARTS = (600, 700, 800, 900)
 MIXTURE_STARTS = (250, 300, 350, 400, 450, 550)
+RANDOM = "random image + fresh noise"
 FROZEN_STARTS = (250, 350, 425, 500, 600)
 RANDOM_STARTS = (150, 200, 250, 300, 400, 500)
 CORRELATIONS = (0.7, 1.0)
@@ -92,11 +93,14 @@ def _evaluations(stages: Stages) -> StudyResult:
         rows += [white[solver.name, nfe] for solver in WHITE]
         rows += [
             coupled,
-            stages.best(f"choosing {nfe} frozen", _frozen(plain)),
+            stages.best(
+                f"choosing {nfe} frozen",
+                _starts(replace(plain, noise="frozen"), "semidiscrete", FROZEN_STARTS, "frozen (DPM-OT)"),
+            ),
             stages.best(f"choosing {nfe} gaussian", _starts(plain, "gaussian", PLAIN_STARTS)),
             stages.best(f"choosing {nfe} mixture", _starts(plain, "mixture", MIXTURE_STARTS)),
             stages.best(f"choosing {nfe} identity", _starts(plain, "identity", LATE_STARTS)),
-            stages.best(f"choosing {nfe} random", _starts(plain, "random_atom", RANDOM_STARTS)),
+            stages.best(f"choosing {nfe} random", _starts(plain, "random_atom", RANDOM_STARTS, RANDOM)),
         ]
     result = stages.run("evaluations", rows, flow=FLOW)
     for row in result.report["rows"]:
@@ -203,14 +207,8 @@ def _coupled(plain: RowSpec) -> list[RowSpec]:
     ]
 
 
-def _frozen(plain: RowSpec) -> list[RowSpec]:
-    rows = [replace(plain, prior="semidiscrete", noise="frozen", start_timestep=t) for t in FROZEN_STARTS]
-    return [_labelled(row, "frozen (DPM-OT)") for row in rows]
-
-
-def _starts(plain: RowSpec, prior: str, timesteps: Sequence[int]) -> list[RowSpec]:
-    name = "random image + fresh noise" if prior == "random_atom" else prior
-    return [_labelled(replace(plain, prior=prior, start_timestep=t), name) for t in timesteps]
+def _starts(plain: RowSpec, prior: str, timesteps: Sequence[int], name: str = "") -> list[RowSpec]:
+    return [_labelled(replace(plain, prior=prior, start_timestep=t), name or prior) for t in timesteps]
 
 
 def _labelled(row: RowSpec, name: str) -> RowSpec:
