@@ -13,7 +13,7 @@ from otprior.cli.options import Overwrite
 from otprior.cli.parsing import require_path
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import Debug, Verbose, session
-from otprior.cli.studies import Precision, Workers, default_workers, follow, write_parts
+from otprior.cli.studies import Compile, Precision, Workers, default_workers, follow, write_parts
 from otprior.files import check_output_dir
 from otprior.validation import require
 
@@ -83,6 +83,7 @@ def compare(
         ),
     ] = None,
     workers: Workers = None,
+    compiled: Compile = False,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
     debug: Debug = False,
@@ -115,6 +116,6 @@ def compare(
                 workers=count,
                 training="" if training is None else str(training),
             )
-            with kept_processes(count):
+            with kept_processes(count, compiled=compiled):
                 results = study.run(Stages(scale, work, follow(bar)))
         write_parts(out, overwrite, results, time.perf_counter() - started)

@@ -13,7 +13,7 @@ from rich.text import Text
 from otprior.cli.options import Overwrite
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.cli.studies import Workers, default_workers, follow, write_parts
+from otprior.cli.studies import Compile, Workers, default_workers, follow, write_parts
 from otprior.files import check_output_dir
 
 __all__ = ["EXAMPLES", "reproduce"]
@@ -54,6 +54,7 @@ def reproduce(
         bool, typer.Option("--list", help="List reproductions and their settings, and run none.")
     ] = False,
     workers: Workers = None,
+    compiled: Compile = False,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
     debug: Debug = False,
@@ -82,7 +83,7 @@ def reproduce(
             from otprior.generation import kept_processes
 
             started = time.perf_counter()
-            with kept_processes(count):
+            with kept_processes(count, compiled=compiled):
                 parts = found.run(request)
         write_parts(out, overwrite, parts, time.perf_counter() - started)
 

@@ -20,13 +20,31 @@ if TYPE_CHECKING:
     from otprior.compare import StudyProgress
     from otprior.report import ReportImages
 
-__all__ = ["Precision", "Samples", "Workers", "default_workers", "follow", "print_report", "write_parts"]
+__all__ = [
+    "Compile",
+    "Precision",
+    "Samples",
+    "Workers",
+    "default_workers",
+    "follow",
+    "print_report",
+    "write_parts",
+]
 
 Samples = Annotated[int, typer.Option(min=12, help="Images of a row.")]
 Workers = Annotated[
     int | None,
     typer.Option(
         min=1, help="Processes that sample; by default one a CPU core, up to 8.", show_default=False
+    ),
+]
+
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Compile the network with torch.compile: takes a C++ compiler and a minute or two, then samples a "
+        "quarter to a half faster on a CPU.",
     ),
 ]
 

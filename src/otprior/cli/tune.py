@@ -13,7 +13,7 @@ from otprior.cli.options import ModelArgument, Overwrite, ValueRangeText
 from otprior.cli.parsing import parse_value_range
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.cli.studies import Precision, Workers, default_workers, follow
+from otprior.cli.studies import Compile, Precision, Workers, default_workers, follow
 from otprior.cli.tuning import Material, check_material, refuse_empty, search_table, search_with, write_search
 from otprior.files import check_output_dir, output_dir
 
@@ -86,6 +86,7 @@ def tune(
     ] = None,
     value_range: ValueRangeText = "auto",
     workers: Workers = None,
+    compiled: Compile = False,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
     debug: Debug = False,
@@ -116,6 +117,7 @@ def tune(
                 precision=precision.value,
                 minutes=minutes,
                 workers=workers or default_workers(),
+                compiled=compiled,
                 listen=follow(bar),
             )
             with output_dir(out, overwrite) as folder:

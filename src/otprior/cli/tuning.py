@@ -93,6 +93,7 @@ def search_with(
     samples: int = 2000,
     precision: str = "float32",
     minutes: float = 20,
+    compiled: bool = False,
 ) -> Tuned:
     """Searches in a work folder, from which an interrupted search goes on; see `otprior.tune`."""
     from otprior.compare import CopyLimit
@@ -100,7 +101,7 @@ def search_with(
     from otprior.tune import tune
 
     study = _study(material, samples, precision)
-    with kept_processes(workers):
+    with kept_processes(workers, compiled=compiled):
         search = tune(
             study,
             work,

@@ -16,7 +16,15 @@ from otprior.compare.material import copied_of, extractor_of, fingerprint, model
 from otprior.compare.measuring import measure, over_sets, real_figures, seed_agreement
 from otprior.compare.study import Listener, Study, StudyProgress, StudyResult
 from otprior.files import read_json, sha256, write_json
-from otprior.generation import Block, Models, RowSpec, Samples, run_in_processes, sample_block
+from otprior.generation import (
+    Block,
+    Models,
+    RowSpec,
+    Samples,
+    compiles_networks,
+    run_in_processes,
+    sample_block,
+)
 from otprior.metrics.copying import copy_mask
 from otprior.report import FORMAT_VERSION, ReportImages, report_row
 from otprior.validation import require
@@ -84,6 +92,7 @@ def run_study(
             "python": platform.python_version(),
             "workers": workers,
             "threads": threads,
+            "compiled": compiles_networks(),
         },
     }
     return StudyResult(report, images, sets, study, work)

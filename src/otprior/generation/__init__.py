@@ -7,7 +7,7 @@ interrupted goes on with the blocks that are missing.
 `rows` says what a row is, `starts` makes its prior, `sampling` makes a block into a file, `processes` shares out.
 """
 
-from otprior.generation.processes import kept_processes, run_in_processes
+from otprior.generation.processes import compiles_networks, kept_processes, run_in_processes
 from otprior.generation.rows import OWN_GRID, RowSpec
 from otprior.generation.sampling import (
     Block,
@@ -27,6 +27,7 @@ __all__ = [
     "RowSpec",
     "Samples",
     "build_pipeline",
+    "compiles_networks",
     "fitted_name",
     "kept_processes",
     "load_pipeline",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from otprior.data import to_pixels, to_uint8
 from otprior.files import output_file
+from otprior.generation.processes import compiles_networks
 from otprior.generation.rows import OWN_GRID, RowSpec
 from otprior.generation.starts import prior_of
 from otprior.grids import timestep_grid
@@ -147,8 +149,13 @@ def sample_block(models: Models, block: Block, batch_size: int = 125) -> Block:
             assert models.classes is not None
             asked = [seed % models.classes for seed in seeds]
             labels += asked
+        # Compiled is what comes often: compiling for a shorter batch, of another shape, takes longer than it saves.
+        stance = "default" if len(seeds) == batch_size else "force_eager"
         # (Priors leave autocast by themselves.)
-        with torch.autocast(pipe.device.type, dtype=torch.bfloat16, enabled=models.precision == "bfloat16"):
+        with (
+            torch.compiler.set_stance(stance),
+            torch.autocast(pipe.device.type, dtype=torch.bfloat16, enabled=models.precision == "bfloat16"),
+        ):
             out = pipe(
                 batch_size=len(seeds),
                 class_labels=asked,
@@ -185,4 +192,9 @@ def load_pipeline(models: Models) -> OTPriorPipeline:
     # (None would overrule what the folder says.)
     label = models.null_class_label
     given = {} if label is None else {"null_class_label": label}
-    return OTPriorPipeline.from_pretrained(models.pipeline, **given)
+    pipe: OTPriorPipeline = OTPriorPipeline.from_pretrained(models.pipeline, **given)
+    if compiles_networks():
+        # (For exact shapes: code for any shape is slower. It warns of what diffusers' own code does.)
+        warnings.filterwarnings("ignore", module="torch._dynamo")
+        pipe.unet.compile(dynamic=False)
+    return pipe

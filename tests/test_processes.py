@@ -1,0 +1,56 @@
+"""Networks that are compiled in the processes that sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import pytest
+import torch
+
+from otprior import bundled
+from otprior.generation import (
+    Block,
+    Models,
+    RowSpec,
+    compiles_networks,
+    kept_processes,
+    run_in_processes,
+    sample_block,
+)
+
+WHITE = RowSpec("none", 999, 2, spacing="trailing")
+
+
+def test_a_machine_that_cannot_compile_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_nothing(*args: Any) -> NoReturn:
+        raise RuntimeError("no C++ compiler\nmore")
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    with (
+        pytest.raises(ValueError, match=r"--compile must be .*C\+\+ compiler; got no C\+\+ compiler"),
+        kept_processes(1, compiled=True),
+    ):
+        pass
+    assert not compiles_networks()
+
+
+@pytest.mark.slow
+def test_compiled_networks_draw_the_same_images(tmp_path: Path) -> None:
+    """Whole batches are compiled, the short last one is not; both are what they are otherwise, up to rounding."""
+    models = Models(bundled.pipeline_path(), tmp_path, bundled.null_class_label())
+
+    def draw(compiled: bool) -> np.ndarray:
+        block = Block(WHITE, 0, 130, tmp_path / f"{compiled}.npz")
+        with kept_processes(1, compiled=compiled):
+            assert compiles_networks() is compiled
+            run_in_processes([(sample_block, (models, block))], 1, 1, lambda block: None)
+        pixels: np.ndarray = np.load(block.path)["pixels"]
+        return pixels.astype(int)
+
+    off = np.abs(draw(True) - draw(False))
+    # A value on the edge between two of 256 may go either way.
+    assert off.max() <= 1
+    assert (off > 0).mean() < 0.001
+    assert not off[125:].any()
