@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from otprior.files import check_output_dir, output_dir, output_file, sha256, write_json
+from otprior.files import check_output_dir, folder_sha256, output_dir, output_file, sha256, write_json
 
 
 class Crash(Exception):
@@ -150,3 +150,15 @@ def test_what_was_put_there_meanwhile_is_kept(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match="is not empty"):
         slow_work()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["another's"]
+
+
+def test_a_folder_digest_is_of_names_and_contents(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder / "unet").mkdir(parents=True)
+        (tmp_path / folder / "unet" / "weights").write_bytes(b"1")
+        (tmp_path / folder / "README.md").write_text(folder)
+    first = folder_sha256(tmp_path / "one", "unet/*")
+    assert folder_sha256(tmp_path / "two", "unet/*", "un*/*") == first  # wherever it lies, each file once
+    assert folder_sha256(tmp_path / "two", "*", "unet/*") != first
+    (tmp_path / "two" / "unet" / "weights").rename(tmp_path / "two" / "unet" / "others")
+    assert folder_sha256(tmp_path / "two", "unet/*") != first

@@ -15,7 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["check_output_dir", "output_dir", "output_file", "read_json", "sha256", "write_json"]
+__all__ = [
+    "check_output_dir",
+    "folder_sha256",
+    "output_dir",
+    "output_file",
+    "read_json",
+    "sha256",
+    "write_json",
+]
 
 
 def check_output_dir(path: str | Path, overwrite: bool = False) -> Path:
@@ -107,3 +115,11 @@ def sha256(path: str | Path) -> str:
     """The SHA-256 digest of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_sha256(folder: str | Path, *patterns: str) -> str:
+    """One digest of the names and contents of a folder's files that match a pattern, in hexadecimal."""
+    folder = Path(folder)
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    lines = [f"{path.relative_to(folder).as_posix()} {sha256(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -97,17 +97,7 @@ class AuditRequest:
         if self.unet is not None:
             Sampler(self.unet, self.sampler or self.scheduler, self.network_label)
         if self.estimated_bound:
-            known = self.unet is not None and self.data is not None
-            require(known, "estimated_bound", "left out without a network, data and draws", True)
-            assert self.unet is not None
-            NetworkDenoiser(self.unet, self.scheduler)
-            cleanest = schedule.log_snr(schedule.timestep_range[0])
-            require(
-                math.isfinite(cleanest),
-                "estimated_bound",
-                "left out where the process ends without noise",
-                True,
-            )
+            self._check_estimated_bound(schedule)
         if self.data is None:
             extra = (self.held_out is not None, bool(self.priors), self.conditional)
             require(not any(extra), "data", "given with held_out, priors or conditional", None)
@@ -121,33 +111,43 @@ class AuditRequest:
             count = len(self.held_out)
             require(count >= LEAST_HELD_OUT, "held-out data", f"at least {LEAST_HELD_OUT} images", count)
         for prior in self.priors.values():
-            require(prior.shape == shape, "prior", f"for latents of shape {shape}, as data", prior.shape)
-            same = abs(prior.schedule.log_snr(float(prior.timestep)) - _level(schedule, prior)) < 0.01
-            require(same, "prior", "fitted for this model's noise schedule", f"one of {prior.schedule.kind}")
-            by_class = prior.num_classes is not None
-            rule = "fitted without labels, unless the audit is by class"
-            require(self.conditional or not by_class, "prior", rule, f"one of {prior.num_classes} classes")
+            self._check_prior(prior, schedule, shape)
         if self.conditional:
-            labels = self.data.labels
-            require(labels is not None, "data", "labelled for an audit by class", "no labels")
-            assert labels is not None
-            classes = int(labels.max()) + 1
-            _check_classes("data", labels, classes, 2)
-            for prior in self.priors.values():
-                mapped = getattr(prior, "classes", None)
-                if prior.num_classes is not None and mapped is not None:
-                    missing = sorted(set(range(classes)) - set(mapped.unique().tolist()))
-                    require(
-                        not missing,
-                        "prior",
-                        "with a map for each of the data's classes",
-                        f"none for {missing}",
-                    )
-            if self.held_out is not None and self.held_out.labels is not None:
-                _check_classes("held-out data", self.held_out.labels, classes, LEAST_HELD_OUT)
+            self._check_classes(self.data, self.held_out)
+
+    def _check_estimated_bound(self, schedule: NoiseSchedule) -> None:
+        known = self.unet is not None and self.data is not None
+        require(known, "estimated_bound", "left out without a network, data and draws", True)
+        assert self.unet is not None
+        NetworkDenoiser(self.unet, self.scheduler)
+        cleanest = schedule.log_snr(schedule.timestep_range[0])
+        rule = "left out where the process ends without noise"
+        require(math.isfinite(cleanest), "estimated_bound", rule, True)
+
+    def _check_prior(self, prior: Prior, schedule: NoiseSchedule, shape: tuple[int, ...]) -> None:
+        require(prior.shape == shape, "prior", f"for latents of shape {shape}, as data", prior.shape)
+        same = abs(prior.schedule.log_snr(float(prior.timestep)) - _level(schedule, prior)) < 0.01
+        require(same, "prior", "fitted for this model's noise schedule", f"one of {prior.schedule.kind}")
+        rule = "fitted without labels, unless the audit is by class"
+        known = self.conditional or prior.num_classes is None
+        require(known, "prior", rule, f"one of {prior.num_classes} classes")
+
+    def _check_classes(self, data: ImageSet, held_out: ImageSet | None) -> None:
+        require(data.labels is not None, "data", "labelled for an audit by class", "no labels")
+        assert data.labels is not None
+        classes = int(data.labels.max()) + 1
+        _check_counts("data", data.labels, classes, 2)
+        for prior in self.priors.values():
+            mapped = getattr(prior, "classes", None)
+            if prior.num_classes is not None and mapped is not None:
+                missing = sorted(set(range(classes)) - set(mapped.unique().tolist()))
+                rule = "with a map for each of the data's classes"
+                require(not missing, "prior", rule, f"none for {missing}")
+        if held_out is not None and held_out.labels is not None:
+            _check_counts("held-out data", held_out.labels, classes, LEAST_HELD_OUT)
 
 
-def _check_classes(name: str, labels: Tensor, classes: int, least: int) -> None:
+def _check_counts(name: str, labels: Tensor, classes: int, least: int) -> None:
     for label in range(classes):
         count = int((labels == label).sum())
         require(count >= least, name, f"at least {least} images of every class", f"{count} of class {label}")

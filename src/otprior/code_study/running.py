@@ -21,7 +21,7 @@ from otprior.code_study.swaps import Swaps, swap_pieces
 from otprior.codes import Codes, code_moments
 from otprior.compare import Listener, StudyProgress
 from otprior.draws import normal_block, stream_generator
-from otprior.files import read_json, sha256, write_json
+from otprior.files import folder_sha256, read_json, write_json
 from otprior.flow import flow_grid
 from otprior.generation import kept_processes
 from otprior.known import read_scheduler
@@ -312,5 +312,4 @@ def _joined(pieces: list[Piece]) -> dict[str, Tensor]:
 
 def _digest(network: Network) -> dict[str, Any]:
     """What tells one network from another, wherever it lies."""
-    files = sorted(path for name in ("unet", "scheduler") for path in (network.folder / name).glob("*"))
-    return {"files": [sha256(path) for path in files if path.is_file()], "null label": network.null_label}
+    return {"files": folder_sha256(network.folder, "unet/*", "scheduler/*"), "null label": network.null_label}

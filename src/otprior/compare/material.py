@@ -5,7 +5,6 @@ Everything is read once a process, however many studies ask for it.
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from otprior import bundled
 from otprior.compare.study import USUAL_ATOMS, Study
 from otprior.data import ImageSet, load_images
-from otprior.files import read_json, sha256
+from otprior.files import folder_sha256, read_json
 from otprior.generation import Models
 from otprior.known import read_scheduler
 from otprior.metrics import FeatureMoments, Reference
@@ -108,18 +107,13 @@ def fingerprint(study: Study) -> dict[str, str]:
         if name and not _is_bundled(name)
     }
     if study.model:
-        found["model"] = _digest(Path(study.model), ("model_index.json", "unet/*", "scheduler/*"))
+        found["model"] = _digest(study.model, "model_index.json", "unet/*", "scheduler/*")
     if study.extractor:
-        found["extractor"] = _digest(Path(study.extractor), ("*",))
+        found["extractor"] = _digest(study.extractor, "*")
     return found
 
 
-@cache
-def _digest(folder: Path, patterns: tuple[str, ...]) -> str:
-    """SHA-256 of the names and contents of a folder's files."""
-    files = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
-    parts = [f"{path.relative_to(folder).as_posix()} {sha256(path)}" for path in files]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+_digest = cache(folder_sha256)
 
 
 def _is_bundled(name: str) -> bool:

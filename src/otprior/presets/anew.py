@@ -17,7 +17,7 @@ from otprior.compare import StudyResult, difference_gate, headline_gates
 from otprior.compare.material import images_of, schedule_of
 from otprior.generation import OWN_GRID, RowSpec
 from otprior.grids import SPACINGS
-from otprior.presets.matching import STARTS, equal, matching_timestep_of, moved
+from otprior.presets.matching import Matching
 from otprior.presets.preset import Stages
 from otprior.presets.spacings import SOLVERS, white
 from otprior.tune import candidates
@@ -81,9 +81,4 @@ def _coupled(stages: Stages, steps: int) -> RowSpec:
 def _rival(stages: Stages, coupled: RowSpec) -> RowSpec:
     """A random atom with fresh noise, where it copies as often as the coupled start."""
     plain = replace(coupled, prior="random_atom", noise=None, smoothing=0.0, correlation=1.0)
-    measured = [moved(plain, t) for t in STARTS]
-    found = stages.choose("matching", [coupled, *measured], stages.scale.samples)
-    rates = [found.row(row)["copy_rate"] for row in measured]
-    target = found.row(coupled)["copy_rate"]
-    timestep = matching_timestep_of(STARTS, rates, target, stages.scale.samples)
-    return moved(plain, timestep, equal("copying", rates, target))
+    return Matching.measure(stages, coupled, [plain]).row(plain, "copying")

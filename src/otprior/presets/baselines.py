@@ -19,7 +19,7 @@ from otprior import bundled
 from otprior.compare import StudyResult, copy_gate, difference_gate, ratio_gate
 from otprior.generation import RowSpec
 from otprior.presets.chosen import settings_rows
-from otprior.presets.matching import STARTS, equal, matching_timestep_of, moved
+from otprior.presets.matching import STARTS, Matching, moved
 from otprior.presets.preset import Scale, Stages
 from otprior.presets.spacings import LAST, SOLVERS, best_spacings
 
@@ -37,7 +37,8 @@ RIVALS = (("random_atom", ""), ("boosted_atom", "atom"), ("boosted_atom", "mean"
 
 
 def run(stages: Stages) -> dict[str, StudyResult]:
-    """The study; its reports are "" (all rows), "pairs" (the statements) and "matching" (how t* was matched)."""
+    """The study; its reports are "" (all rows), "pairs" (the statements), "matching" and "target" (rates by t*, and
+    those of the coupled start, by which t* was matched)."""
     chosen = settings_rows()
     coupled = chosen["coupled_5"]
     stages.check_samples(stages.scale.samples)
@@ -47,8 +48,8 @@ def run(stages: Stages) -> dict[str, StudyResult]:
 
     rivals = [_rival(coupled, kind, direction) for kind, direction in RIVALS]
     measured = [moved(rival, t) for rival in rivals for t in STARTS]
-    matching = stages.choose("matching", [coupled, *measured], stages.scale.samples)
-    matched = [_matched(matching, coupled, rival, by) for rival in rivals for by in ("copying", "source")]
+    matching = Matching.measure(stages, coupled, rivals)
+    matched = [matching.row(rival, by) for rival in rivals for by in ("copying", "source")]
 
     main = stages.run(
         "baselines",
@@ -71,9 +72,9 @@ def run(stages: Stages) -> dict[str, StudyResult]:
         seed_sets=max(PAIRED_SETS, stages.scale.seed_sets),
         block=500,
     )
-    pairs.report["gates"] = _gates(pairs, coupled, best, matched)
+    pairs.report["gates"] = _gates(pairs, coupled, best, matched, held_out)
     main.report["gates"] = pairs.report["gates"]
-    return {"": main, "pairs": pairs, "matching": matching}
+    return {"": main, "pairs": pairs, "matching": matching.rivals, "target": matching.coupled}
 
 
 def _best_at(stages: Stages, solvers: dict[tuple[str, int], RowSpec], nfe: int) -> RowSpec:
@@ -89,16 +90,6 @@ def _rival(coupled: RowSpec, prior: str, direction: str) -> RowSpec:
     # What is left of the coupling's mean where part of the noise is drawn anew.
     correlation = coupled.correlation if direction else 1.0
     return replace(coupled, prior=prior, noise=None, smoothing=0.0, correlation=correlation, options=options)
-
-
-def _matched(matching: StudyResult, coupled: RowSpec, rival: RowSpec, by: str) -> RowSpec:
-    """The rival at the t* where it copies ("copying") or keeps its atom ("source") as the coupled start does."""
-    key = {"copying": "copy_rate", "source": "source_rate"}[by]
-    assert matching.study is not None
-    rates = [matching.row(moved(rival, t))[key] for t in STARTS]
-    target = matching.row(coupled)[key]
-    timestep = matching_timestep_of(STARTS, rates, target, matching.study.samples)
-    return moved(rival, timestep, equal(by, rates, target))
 
 
 def _same_start(coupled: RowSpec) -> list[RowSpec]:
@@ -139,9 +130,8 @@ def _distinct(rows: list[RowSpec]) -> list[RowSpec]:
 
 
 def _gates(
-    pairs: StudyResult, coupled: RowSpec, best: RowSpec, matched: list[RowSpec]
+    pairs: StudyResult, coupled: RowSpec, best: RowSpec, matched: list[RowSpec], held_out: int
 ) -> list[dict[str, Any]]:
-    held_out = int(bundled.manifest()["splits"]["held_out"]["n"])
     few, many = coupled.evaluations, best.evaluations
     ratio = f"Excess FID of the coupled start at {few} evaluations over that of the best N(0, I) at {many}"
     copying = f"Copy rate of the coupled start at {few} evaluations less that of held-out real images"

@@ -1,24 +1,62 @@
 """Rivals at equal copying and at equal source rate: the t* at which they have it, by interpolation.
 
 How often samples count as copies, and how often their own atom is nearest, both fall as t* grows. They are measured at
-a few t* on seeds that no report uses, made monotone, and interpolated (the logarithm of the odds, linearly in t*).
+a few t* on seeds that no report uses, made monotone, and interpolated (the logarithm of the odds, linearly in t*). The
+curve is made of many rates, what is looked up on it is a single one: so the coupled start gets more seeds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from otprior.compare import StudyResult
 from otprior.generation import RowSpec
+from otprior.presets.preset import Stages
 
-__all__ = ["STARTS", "equal", "matching_timestep_of", "moved"]
+__all__ = ["STARTS", "Matching", "equal", "matching_timestep_of", "moved"]
 
 # Where a random training image with fresh noise is measured.
 STARTS = (150, 200, 250, 300, 350, 400, 450, 500, 550, 600)
+# Seeds of the coupled start for one of a rival's.
+TARGET_SEEDS = 5
+_FIGURES = {"copying": "copy_rate", "source": "source_rate"}
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What rivals are matched by: their rates at every t* of `STARTS`, and those of the coupled start.
+
+    Attributes:
+        rivals: A row for each rival and t*.
+        coupled: The coupled start's row.
+    """
+
+    rivals: StudyResult
+    coupled: StudyResult
+
+    @classmethod
+    def measure(cls, stages: Stages, coupled: RowSpec, rivals: Sequence[RowSpec]) -> Matching:
+        """Measures them, in stages "matching" and "matching target"."""
+        samples = stages.scale.samples
+        measured = [moved(rival, t) for rival in rivals for t in STARTS]
+        return cls(
+            stages.choose("matching", measured, samples),
+            stages.choose("matching target", [coupled], TARGET_SEEDS * samples),
+        )
+
+    def row(self, rival: RowSpec, by: str) -> RowSpec:
+        """The rival at the t* where it copies ("copying") or keeps its atom ("source") as the coupled start does."""
+        key = _FIGURES[by]
+        assert self.rivals.study is not None
+        rates = [self.rivals.row(moved(rival, t))[key] for t in STARTS]
+        target = self.coupled.report["rows"][0][key]
+        timestep = matching_timestep_of(STARTS, rates, target, self.rivals.study.samples)
+        return moved(rival, timestep, equal(by, rates, target))
 
 
 def matching_timestep_of(
