@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_helpers import SIZE, assert_refused, run, write_images, write_model
+from cli_helpers import SIZE, assert_refused, run, write_model
+from PIL import Image
 from scipy.stats import norm
 
 from otprior import bundled
@@ -146,8 +147,9 @@ def test_a_filter_that_rejects_everything_is_refused() -> None:
     ):
         kept_cells(found, seeds_to_generators([0]), AngleFilter(2, 0.5))
     law = FilterLaw(torch.tensor([0, 1]), torch.tensor([[0.8], [0.9]]), 3)
-    with pytest.raises(ValueError, match=r"threshold must be above 0\.8 radians"):
+    with pytest.raises(ValueError, match=r"threshold must be at least about 0\.8.* got 0\.5, which keeps 0"):
         check_keeps(law, AngleFilter(2, 0.5))
+    check_keeps(law, AngleFilter(2, 0.85))
 
 
 def test_a_filters_table_splits_the_samples_and_counts_the_kept_cells() -> None:
@@ -222,11 +224,11 @@ def maps(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_rows_take_the_same_number_of_evaluations_but_for_those_of_all_levels(rows: Rows) -> None:
+def test_rows_take_the_same_number_of_evaluations_but_for_those_of_many_levels(rows: Rows) -> None:
     main = rows.main([0.6, 1.3])
-    longer = [rows.fine(0.05), rows.fine(0.5)]
-    # ln 5 and ln 50 in steps of ln 5000/231, the last level and the denoising.
-    assert [row.steps for row in longer] == [43 + 2, 106 + 2]
+    longer = [rows.fine(0.05), rows.fine(0.5), rows.described()]
+    # ln 5 and ln 50 in steps of ln 5000/231, the last level and the denoising; 10 levels of 5 steps and the denoising.
+    assert [row.steps for row in longer] == [43 + 2, 106 + 2, 51]
     assert dict(longer[0].options)["begin"] == pytest.approx(0.01 * 5000 ** (43 / 231), rel=1e-12)
     others = {row.key for row in main} - {row.key for row in longer}
     assert {row.steps for row in main if row.key in others} == {11}
@@ -236,7 +238,8 @@ def test_rows_take_the_same_number_of_evaluations_but_for_those_of_all_levels(ro
     # The last two of 232 levels, of which the latents' is the tenth from the end.
     assert (given["count"], given["steps"]) == (2, 5)
     assert given["begin"] == pytest.approx(0.01 * 5000 ** (1 / 231), rel=1e-12)
-    assert dict(rows.described().options)["begin"] == level_of(SMALL) == pytest.approx(0.0139, abs=5e-5)
+    for own in (rows.described(), rows.short()):
+        assert dict(own.options)["begin"] == level_of(SMALL) == pytest.approx(0.0139, abs=5e-5)
     # (α, σ) of the network at a row's t* are those of pixels in [−1, 1].
     t = rows.timestep(0.5)
     assert rows.schedule.sigma(t) / rows.schedule.alpha(t) == pytest.approx(1.0, rel=1e-9)
@@ -308,6 +311,7 @@ def test_an_image_is_mixed_if_two_classes_reach_the_limit() -> None:
         ("level=232", "level must be one of the schedule's levels, 0 to 231; got 232"),
         ("level=-1", "level must be one of the schedule's levels, 0 to 231; got -1"),
         ("topk=1001", "topk must be between 2 and the number of atoms (1000); got 1001"),
+        ("atoms=500", "code_atoms must be an integer in [3, 500]; got 1000"),
         ("threshold=0", "threshold must be an angle in (0, π) radians; got 0.0"),
         ("calls=7", "calls must be a multiple of steps_per_level (5); got 7"),
         ("sigma_end=60", "sigma_begin and sigma_end must be with 0 < sigma_end < sigma_begin"),
@@ -350,19 +354,30 @@ def test_settings_are_read_as_what_their_defaults_are() -> None:
     for name in names():
         assert name in result.output
     assert "--set threshold=0.6" in result.output
-    assert find("dpm-ot").request(Path("work"), None, True, ["atoms=70"]).settings.atoms == 70
+    assert find("dpm-ot").request(Path("work"), None, True, ["atoms=700"]).settings.atoms == 700
     assert_refused(run("reproduce", "no-such"), "reproduction must be one of 'dpm-ot'")
+
+
+def write_folder(folder: Path, count: int, seed: int) -> Path:
+    """A folder of PNG files: of every seed other images, with the same few directions."""
+    directions = np.random.default_rng(0).normal(size=(4, SIZE * SIZE))
+    rows = np.tanh(np.random.default_rng(seed + 1).normal(size=(count, 4)) @ directions)
+    folder.mkdir()
+    for number, row in enumerate(((rows + 1) * 127.5).astype(np.uint8)):
+        Image.fromarray(row.reshape(SIZE, SIZE)).save(folder / f"{number}.png")
+    return folder
 
 
 @pytest.mark.slow
 def test_the_whole_reproduction_on_a_folder_of_ones_own_and_again_from_its_pieces(tmp_path: Path) -> None:
     """An untrained network of 8 x 8 images stands in for one of CIFAR-10: what is run there is this."""
     write_model(tmp_path / "model")
-    images = write_images(tmp_path / "images.npz", 60)
+    parts = ("images", "reference", "held_out")
+    folders = {name: write_folder(tmp_path / name, 60, seed) for seed, name in enumerate(parts)}
     extractor = FeatureExtractor("tiny", (1, SIZE, SIZE), (4, 4, 4), dim=6, classes=3)
     save_extractor(extractor, tmp_path / "extractor", torch.float32)
     given = {"model": tmp_path / "model", "extractor": tmp_path / "extractor"}
-    given |= dict.fromkeys(("images", "reference", "held_out"), images)
+    given |= folders
     given |= {
         "atoms": 40,
         "code_atoms": 20,
@@ -372,19 +387,27 @@ def test_the_whole_reproduction_on_a_folder_of_ones_own_and_again_from_its_piece
         "threshold": 1.2,
     }
     out = tmp_path / "dpm-ot"
-    words = ["--samples", "12", "--workers", "1", "--out", out]
-    for name, value in given.items():
-        words += ["--set", f"{name}={value}"]
+
+    def command(given: dict[str, Any]) -> list[Any]:
+        words = [word for name, value in given.items() for word in ("--set", f"{name}={value}")]
+        return ["--samples", "12", "--workers", "1", "--out", out, *words]
+
+    for name in ("reference", "held_out"):
+        seen = command({**given, name: folders["images"]})
+        assert_refused(
+            run("reproduce", "dpm-ot", *seen), "not among those that priors are fitted to; got 40 that are"
+        )
+    words = command(given)
     first = run("reproduce", "dpm-ot", *words)
     assert first.exit_code == 0, (first.output, first.exception)
     assert "What the filter keeps" in first.output
     pieces = {path: path.stat().st_mtime_ns for path in tmp_path.glob("dpm-ot.work/**/*.npz")}
-    # A block of each of 23 rows, and the draws that two filters are judged on.
-    assert len(pieces) == 25
+    # A block of each of 24 rows, and the draws that two filters are judged on.
+    assert len(pieces) == 26
     for name in ("report.html", "report.json", "kept.png", "chi2.png", "code/report.json"):
         assert (out / name).is_file()
     report = read_json(out / "report.json")
-    assert sorted({row["nfe"] for row in report["rows"]}) == [11, 45, 108]
+    assert sorted({row["nfe"] for row in report["rows"]}) == [11, 45, 51, 108]
     assert all(row["mode_mixture"] is not None for row in report["rows"])
     assert str(tmp_path) not in json.dumps({**report, "command": None})
 

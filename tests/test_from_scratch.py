@@ -12,7 +12,7 @@ import torch
 
 from otprior.compare import StudyProgress
 from otprior.generation import RowSpec
-from otprior.presets import anew
+from otprior.presets import anew, matching
 from otprior.report import validate_report
 from otprior.reproductions import find
 from otprior.reproductions.from_scratch import REPRODUCTION, Settings
@@ -43,7 +43,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"otprior.compare.{module}.run_in_processes", run)
     monkeypatch.setattr(anew, "SCREENED", ("UniPC",))
     monkeypatch.setattr(anew, "USUAL", ("trailing",))
-    monkeypatch.setattr(anew, "STARTS", (300, 500))
+    monkeypatch.setattr(matching, "STARTS", (300, 500))
     monkeypatch.setattr(anew, "candidates", lambda schedule, steps: [coupled(steps)])
 
 

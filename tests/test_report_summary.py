@@ -91,7 +91,7 @@ def test_quality_without_copying_is_called_that(unknown: str) -> None:
 
 
 def test_reports_with_little_in_them() -> None:
-    assert "No start with a prior was measured" in _text(_report(_plain(20, 9.0)))
+    assert "No start with a prior is among these rows" in _text(_report(_plain(20, 9.0)))
     assert "nothing is said about quality" in _text(_report({"prior": "gaussian", "nfe": 5}))
     assert headline(_report()) == "Samples measured against held-out real images"
     assert "has an FID of 5.00" in _text(_report(_coupled(5, 5.0), floor=None))

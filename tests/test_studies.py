@@ -203,12 +203,16 @@ def test_differences_over_sets_are_students() -> None:
 
 def test_break_even() -> None:
     def row(prior: str, fid: float, seconds: float, fit: float | None = None) -> dict[str, Any]:
-        return {"prior": prior, "fid": fid, "seconds_per_image": seconds, "fit_seconds": fit}
+        ends = [fid - 1.5, fid + 1.5]
+        times = {"seconds_per_image": seconds, "fit_seconds": fit}
+        return {"prior": prior, "fid": fid, "fid_interval": ends, **times}
 
     rows = [row("none", 12.0, 0.03), row("none", 9.0, 0.06), row("none", 8.0, 0.12)]
     assert break_even(row("semidiscrete", 9.5, 0.02, 100.0), rows) == pytest.approx(100 / 0.04)
-    # None is as good: against the best there is.
-    assert break_even(row("semidiscrete", 5.0, 0.02, 100.0), rows) == pytest.approx(100 / 0.10)
+    # None is as good: against the fastest that cannot be told from the best, which 9.0 cannot and 12.0 can.
+    assert break_even(row("semidiscrete", 5.0, 0.02, 100.0), rows) == pytest.approx(100 / 0.04)
+    # Two processes draw twice as many images in the time that fitting takes.
+    assert break_even(row("semidiscrete", 8.5, 0.02, 100.0), rows, 2) == pytest.approx(200 / 0.10)
     # The rival is as fast.
     assert break_even(row("semidiscrete", 13.0, 0.03, 100.0), rows) is None
     assert break_even(row("random_atom", 13.0, 0.01), rows) is None

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from otprior.compare import CopyLimit, Study, claim_work, run_study
-from otprior.compare.material import images_of, reference_of, schedule_of
+from otprior.compare.material import check_not_atoms, images_of, schedule_of
 from otprior.compare.measuring import real_figures
 from otprior.generation import OWN_GRID, RowSpec
 from otprior.schedules import NoiseSchedule
@@ -38,6 +38,7 @@ __all__ = [
     "halving",
     "labelled",
     "neighbours",
+    "other_turns",
     "own_limit",
     "rungs",
     "runner_up",
@@ -58,9 +59,6 @@ LEVELS = (-1.0, -1.5, -2.0, -2.5, -3.0, -3.5, -4.0)
 MIXTURE_LEVELS = (0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -2.5)
 CORRELATIONS = (0.6, 0.85, 1.0)
 FINER = 0.25  # in log-SNR
-# Pixels nearer than this (pixels in [-1, 1], Euclidean) are the same image; so many real images may be among the atoms:
-# well-known data sets have a few of their test images among the training ones.
-SAME_IMAGE, MOST_SAME = 0.01, 0.01
 # Candidates on the second rung of the two searches.
 FIRST_KEPT, FINER_KEPT = 8, 4
 # How many more are tried on all of the seeds if none of the last rung passes.
@@ -114,7 +112,7 @@ class Search:
 def rungs(samples: int, shares: Sequence[float] = (1 / 8, 1 / 4, 1 / 2, 1)) -> tuple[int, list[int]]:
     """Block size, and the numbers of seeds of each rung, which are multiples of it but for the last."""
     check_integer("samples", samples, 12)
-    block = min(125, max(12, samples // 16))
+    block = min(125, max(12, samples // 8))
     sizes = [max(1, round(samples * share / block)) * block for share in shares if share < 1]
     return block, [*sorted({size for size in sizes if size < samples}), samples]
 
@@ -222,10 +220,7 @@ def own_limit(study: Study, work: Path, margin: float = 0.01) -> CopyLimit:
     """
     claim_work(work, study, growing=True)
     real = real_figures(study, work / "figures")
-    same = reference_of(study).held_out_pixel_distances <= SAME_IMAGE
-    rule = "images that are not among those that priors are fitted to"
-    came = f"{int(same.sum()):,} that are"
-    require(float(same.double().mean()) <= MOST_SAME, f"images {study.real_split}", rule, came)
+    check_not_atoms(study, study.real_split)
     return CopyLimit(real["copy_rate"], len(images_of(study, study.real_split)), margin)
 
 
@@ -265,6 +260,28 @@ def halving(
         trials += found
         going = survivors(found, max(1, keep >> number), limit, sizes[-1])
     return trials
+
+
+def other_turns(
+    study: Study,
+    trials: Sequence[Trial],
+    work: Path,
+    limit: CopyLimit,
+    size: int,
+    deadline: float = math.inf,
+    **options: Any,
+) -> list[Trial]:
+    """Further trials: those that came through may fail the rule on all of the `size` seeds; then others have a turn.
+
+    Arguments: as for `halving`.
+    """
+    every = list(trials)
+    for _ in range(MOST_TURNS):
+        row = runner_up(every, limit, size)
+        if row is None or best_of(every, limit) is not None or time.monotonic() > deadline:
+            break
+        every += halving(study, [row], work, limit, [size], 1, **options)
+    return every[len(trials) :]
 
 
 def tune(
@@ -311,12 +328,7 @@ def tune(
     if time.monotonic() < deadline:
         second = sizes[1:] or sizes
         trials += halving(study, list(near.values()), folder, rule, second, FINER_KEPT, deadline, **options)
-    # Those that came through may fail the rule on all of the seeds: then others have a turn.
-    for _ in range(MOST_TURNS):
-        next_row = runner_up(trials, rule, sizes[-1])
-        if next_row is None or best_of(trials, rule) is not None or time.monotonic() > deadline:
-            break
-        trials += halving(study, [next_row], folder, rule, sizes[-1:], 1, **options)
+    trials += other_turns(study, trials, folder, rule, sizes[-1], deadline, **options)
     seeds: dict[RowSpec, int] = {}
     for trial in trials:
         seeds[trial.row] = max(trial.samples, seeds.get(trial.row, 0))

@@ -96,7 +96,8 @@ def print_report(console: Console, report: dict[str, Any], out: Path) -> None:
     for gate in report.get("gates") or []:
         mark = "reached" if gate["reached"] else "NOT reached"
         upper = "unbounded" if gate["upper"] is None else f"{gate['upper']:.4f}"
-        figures = f"{gate['statistic']:.4f}, upper 95 % limit {upper} (at most {gate['threshold']})"
+        value = "not known" if gate["statistic"] is None else f"{gate['statistic']:.4f}"
+        figures = f"{value}, upper 95 % limit {upper} (at most {gate['threshold']})"
         line = f"{mark}: {gate['statement']}: {figures}"
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)

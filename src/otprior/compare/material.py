@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from otprior import bundled
 from otprior.compare.study import USUAL_ATOMS, Study
 from otprior.data import ImageSet, load_images
@@ -24,6 +26,7 @@ from otprior.validation import require
 
 __all__ = [
     "atoms_of",
+    "check_not_atoms",
     "copied_of",
     "extractor_of",
     "fingerprint",
@@ -33,6 +36,11 @@ __all__ = [
     "reference_of",
     "schedule_of",
 ]
+
+
+# Pixels nearer than this (pixels in [-1, 1], Euclidean) are the same image; so many real images may be among the atoms:
+# well-known data sets have a few of their test images among the training ones.
+SAME_IMAGE, MOST_SAME = 0.01, 0.01
 
 
 def images_of(study: Study, name: str) -> ImageSet:
@@ -59,6 +67,19 @@ def reference_of(study: Study) -> Reference:
     """What the study's samples are compared with."""
     named, count = (study.copies_of, 0) if study.copies_of else (study.atoms_from, study.atoms)
     return _reference(study.split, study.real_split, named, count, study.extractor, study.value_range)
+
+
+def check_not_atoms(study: Study, name: str) -> None:
+    """That images are not the atoms: what is judged by them, or against them, would be copies.
+
+    Raises:
+        ValueError: If more than 1 % of the images called `name` are.
+    """
+    pixels = images_of(study, name).images.flatten(1)
+    same = reference_of(study).atoms.nearest(pixels, 1)[0][:, 0] <= SAME_IMAGE
+    rule = "images that are not among those that priors are fitted to"
+    came = f"{int(same.sum()):,} that are"
+    require(float(same.double().mean()) <= MOST_SAME, f"images {name}", rule, came)
 
 
 def moments_by_class(study: Study) -> list[FeatureMoments]:
@@ -146,15 +167,19 @@ def _extractor(folder: str) -> FeatureExtractor:
 def _reference(
     split: str, real_split: str, atoms_from: str, count: int, extractor: str, value_range: Any
 ) -> Reference:
-    features = _extractor(extractor)
-    atoms, real = _atoms(atoms_from, value_range, count), _images(real_split, value_range)
     return Reference.build(
-        reference_features=extract_features(features, _images(split, value_range).images),
-        atom_pixels=atoms.images,
-        atom_features=extract_features(features, atoms.images),
-        held_out_pixels=real.images,
-        held_out_features=extract_features(features, real.images),
+        reference_features=_features(split, value_range, 0, extractor),
+        atom_pixels=_atoms(atoms_from, value_range, count).images,
+        atom_features=_features(atoms_from, value_range, count, extractor),
+        held_out_pixels=_images(real_split, value_range).images,
+        held_out_features=_features(real_split, value_range, 0, extractor),
     )
+
+
+@cache
+def _features(name: str, value_range: Any, count: int, extractor: str) -> Tensor:
+    """Of the first `count` images, or of all of them for 0."""
+    return extract_features(_extractor(extractor), _atoms(name, value_range, count).images)
 
 
 @cache
@@ -162,4 +187,4 @@ def _class_moments(split: str, extractor: str, value_range: Any) -> list[Feature
     images = _images(split, value_range)
     require(images.labels is not None, f"images {split}", "labelled, for figures by class", "without labels")
     assert images.labels is not None
-    return class_moments(extract_features(_extractor(extractor), images.images), images.labels)
+    return class_moments(_features(split, value_range, 0, extractor), images.labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from otprior import bundled
 from otprior.compare.material import extractor_of, images_of, moments_by_class, reference_of
 from otprior.compare.study import AGREEMENT_SEEDS, Listener, Study, StudyProgress
 from otprior.files import read_json, write_json
-from otprior.generation import Block, Samples, run_in_processes
+from otprior.generation import Block, RowSpec, Samples, run_in_processes
 from otprior.metrics import Interval, bootstrap_mean, evaluate, mixture_mask, seed_set_interval
 from otprior.metrics.classes import class_figures
 from otprior.metrics.features import class_logits, classify, extract_features
@@ -70,7 +71,7 @@ def _measure_set(study: Study, blocks: list[Block], path: Path) -> None:
         labels = torch.from_numpy(samples.labels)
         figures |= _by_class(study, features, samples.images, labels, generator)
     figures["nfe"] = samples.nfe
-    figures["seconds_per_image"] = samples.seconds / len(samples.pixels)
+    figures["seconds_per_image"] = samples.seconds_per_image
     write_json(path, figures)
 
 
@@ -94,31 +95,53 @@ def real_figures(study: Study, folder: Path) -> dict[str, Any]:
     name += f"-mixture-{study.mixture:g}" if study.mixture else ""
     path = folder / f"{name}-{study.samples}.json"
     if not path.exists():
-        real = images_of(study, study.real_split)
-        size = min(study.samples, len(real))
-        features = extract_features(extractor_of(study), real.images)
-        generator = torch.Generator().manual_seed(0)
-
-        def figures_of(rows: slice) -> dict[str, Any]:
-            chosen = evaluate(
-                features[rows], real.images[rows], reference=reference_of(study), generator=generator
-            )
-            if study.mixture:
-                chosen |= _mixture(study, real.images[rows], generator)
-            if by_class:
-                assert real.labels is not None
-                chosen |= _by_class(study, features[rows], real.images[rows], real.labels[rows], generator)
-            return chosen
-
-        sets = [figures_of(slice(i, i + size)) for i in range(0, len(real) - size + 1, size)[:FLOOR_SETS]]
-        # Rates of copying need no equal n, and are known best from all of the images.
-        whole = figures_of(slice(None))
-        figures = over_sets(sets, size)
-        for key in whole:
-            if key.startswith(("copy_rate", "nearest_", "class_accuracy", "mode_mixture")):
-                figures[key] = whole[key]
-        write_json(path, report_reference(size, figures))
+        write_json(path, _real_figures(_of_images_only(study), by_class))
     return read_json(path)
+
+
+def _of_images_only(study: Study) -> Study:
+    """The same but for all that figures of its real images do not depend on."""
+    return Study(
+        "real images",
+        (RowSpec("none", 0, 1),),
+        study.samples,
+        split=study.split,
+        real_split=study.real_split,
+        atoms=study.atoms,
+        atoms_from=study.atoms_from,
+        extractor=study.extractor,
+        value_range=study.value_range,
+        mixture=study.mixture,
+    )
+
+
+@cache
+def _real_figures(study: Study, by_class: bool) -> dict[str, Any]:
+    """Searches ask for those of the same images again and again."""
+    real = images_of(study, study.real_split)
+    size = min(study.samples, len(real))
+    features = extract_features(extractor_of(study), real.images)
+    generator = torch.Generator().manual_seed(0)
+
+    def figures_of(rows: slice) -> dict[str, Any]:
+        chosen = evaluate(
+            features[rows], real.images[rows], reference=reference_of(study), generator=generator
+        )
+        if study.mixture:
+            chosen |= _mixture(study, real.images[rows], generator)
+        if by_class:
+            assert real.labels is not None
+            chosen |= _by_class(study, features[rows], real.images[rows], real.labels[rows], generator)
+        return chosen
+
+    sets = [figures_of(slice(i, i + size)) for i in range(0, len(real) - size + 1, size)[:FLOOR_SETS]]
+    # Rates of copying need no equal n, and are known best from all of the images.
+    whole = figures_of(slice(None))
+    figures = over_sets(sets, size)
+    for key in whole:
+        if key.startswith(("copy_rate", "nearest_", "class_accuracy", "mode_mixture")):
+            figures[key] = whole[key]
+    return report_reference(size, figures)
 
 
 def over_sets(sets: list[dict[str, Any]], samples: int) -> dict[str, Any]:

@@ -138,8 +138,8 @@ def _sample(
         done += block.cost
         listen(StudyProgress("sampling", done, total, block.row.label))
 
-    # The long ones first, so that the processes end together.
-    missing.sort(key=lambda block: -block.cost)
+    # Rows take turns, so that a busy hour slows none more than the others; of each turn the long ones come first.
+    missing.sort(key=lambda block: (block.first_seed, -block.cost))
     if missing:
         tasks = [(make, (block,)) for block in missing]
         run_in_processes(tasks, min(workers, len(tasks)), threads, finished)

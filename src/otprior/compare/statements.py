@@ -85,7 +85,7 @@ def gate(
     """One entry of a report's "gates"."""
     entry = {
         "statement": statement,
-        "statistic": float(statistic),
+        "statistic": float(statistic) if math.isfinite(statistic) else None,
         "upper": float(upper) if math.isfinite(upper) else None,
         "threshold": threshold,
         "reached": bool(upper <= threshold),
@@ -123,22 +123,26 @@ def difference_gate(result: StudyResult, row: RowSpec, rival: RowSpec, statement
     return gate(statement, both.estimate, upper, 0.0, both)
 
 
-def paired_fid_difference(result: StudyResult, row: RowSpec, rival: RowSpec, level: float = 0.95) -> Interval:
+def paired_fid_difference(
+    result: StudyResult,
+    row: RowSpec,
+    rival: RowSpec,
+    level: float = 0.95,
+    rival_in: StudyResult | None = None,
+) -> Interval:
     """FID of a row less that of a rival on the same seeds, which is also the difference of excesses.
 
     Over two or more sets of seeds by Student's t of the sets' differences; of one set, over disjoint blocks of seeds
-    that both share.
+    that both share. `rival_in` is the rival's study, if it is another one: of as many seeds, with the same images for
+    reference.
     """
+    where = ((result, row), (rival_in or result, rival))
     if len(result.sets[row.key]) > 1:
-        mine, other = ([one["fid"] for one in result.sets[each.key]] for each in (row, rival))
+        mine, other = ([one["fid"] for one in found.sets[each.key]] for found, each in where)
         return paired_difference(mine, other, level=level)
     assert result.study is not None
-    assert result.work is not None
     study, moments = result.study, reference_of(result.study).moments
-    sides = [
-        extract_features(extractor_of(study), row_samples(study, each, result.work).images)
-        for each in (row, rival)
-    ]
+    sides = [extract_features(extractor_of(study), _images(found, each)) for found, each in where]
     width = sides[0].shape[1]
 
     def difference(rows: torch.Tensor) -> float:
@@ -147,6 +151,12 @@ def paired_fid_difference(result: StudyResult, row: RowSpec, rival: RowSpec, lev
     generator = torch.Generator().manual_seed(study.first_seed)
     blocks = min(MOST_BLOCKS, study.samples // 2)
     return block_interval(difference, torch.cat(sides, dim=1), generator, blocks, level)
+
+
+def _images(result: StudyResult, row: RowSpec) -> torch.Tensor:
+    assert result.study is not None
+    assert result.work is not None
+    return row_samples(result.study, row, result.work).images
 
 
 def headline_gates(

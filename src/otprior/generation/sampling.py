@@ -77,14 +77,14 @@ class Samples:
         sources: Index of the atom behind each start, (n,), or None.
         labels: Class that each was asked for, (n,), or None.
         nfe: Network evaluations an image, as counted at the network.
-        seconds: Spent on them, in one process.
+        seconds_per_image: In one process; the median over blocks, of which the first may have waited for a compiler.
     """
 
     pixels: np.ndarray
     sources: np.ndarray | None
     labels: np.ndarray | None
     nfe: int
-    seconds: float
+    seconds_per_image: float
 
     @property
     def images(self) -> Tensor:
@@ -108,7 +108,7 @@ class Samples:
             sources=joined("sources"),
             labels=joined("labels"),
             nfe=int(parts[0]["nfe"]),
-            seconds=float(sum(part["seconds"] for part in parts)),
+            seconds_per_image=float(np.median([part["seconds"] / len(part["pixels"]) for part in parts])),
         )
 
 
@@ -186,13 +186,16 @@ def sample_block(models: Models, block: Block, batch_size: int = 125) -> Block:
     return block
 
 
-@cache
 def load_pipeline(models: Models) -> OTPriorPipeline:
-    """The network's pipeline, without a prior; read once a process."""
+    """The network's pipeline, without a prior; read (and compiled) once a process, whatever else `models` says."""
+    return _load_pipeline(models.pipeline, models.null_class_label)
+
+
+@cache
+def _load_pipeline(folder: Path, label: int | None) -> OTPriorPipeline:
     # (None would overrule what the folder says.)
-    label = models.null_class_label
     given = {} if label is None else {"null_class_label": label}
-    pipe: OTPriorPipeline = OTPriorPipeline.from_pretrained(models.pipeline, **given)
+    pipe: OTPriorPipeline = OTPriorPipeline.from_pretrained(folder, **given)
     if compiles_networks():
         # (For exact shapes: code for any shape is slower. It warns of what diffusers' own code does.)
         warnings.filterwarnings("ignore", module="torch._dynamo")

@@ -17,7 +17,7 @@ from otprior.compare.material import images_of
 from otprior.generation import RowSpec
 from otprior.presets.chosen import headline, settings_rows
 from otprior.presets.subject import Subject
-from otprior.tune import best_of, halving, own_limit, rungs
+from otprior.tune import best_of, halving, other_turns, own_limit, rungs
 from otprior.validation import require
 
 __all__ = ["CHOOSING", "Preset", "Scale", "Stages", "run_headline"]
@@ -119,7 +119,7 @@ class Stages:
     ) -> RowSpec:
         """The best of the candidates on validation images, by halving, under the copying rule of `tune`.
 
-        Where none passes, the one that copies least.
+        Where none passes, the one that copies least, and its label says so.
 
         Arguments:
             name: Of the stage.
@@ -134,19 +134,14 @@ class Stages:
         study = replace(self.study(name, rows, sizes[0]), **{**given, "block": block, **changes})
         folder = self.folder(study)
         limit = own_limit(study, folder, margin)
-        trials = halving(
-            study,
-            rows,
-            folder,
-            limit,
-            sizes,
-            keep=4,
-            priors=self.priors(study),
-            **self.options(name),
-        )
-        return (
-            best_of(trials, limit) or min(trials, key=lambda trial: (-trial.samples, trial.copy_rate))
-        ).row
+        options = {"priors": self.priors(study), **self.options(name)}
+        trials = halving(study, rows, folder, limit, sizes, keep=4, **options)
+        trials += other_turns(study, trials, folder, limit, sizes[-1], **options)
+        best = best_of(trials, limit)
+        if best is not None:
+            return best.row
+        least = min(trials, key=lambda trial: (-trial.samples, trial.copy_rate)).row
+        return replace(least, label=f"{least.label}, over the copying limit")
 
     def check_samples(self, samples: int) -> None:
         """For statements on excess FIDs, whose floor has to be that of as many real images as a row has samples.

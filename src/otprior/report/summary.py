@@ -144,7 +144,7 @@ def _headline(report: dict[str, Any], found: Findings) -> list[str]:
         if found.closest is None:
             return ["No row has an FID, so nothing is said about quality."] if report["rows"] else []
         lowest = f"From N(0, I) the lowest FID comes with {_rival(report, found.closest)}."
-        return [f"No start with a prior was measured. {lowest}"]
+        return [f"No start with a prior is among these rows. {lowest}"]
     standing = _standing(report, best).replace("the floor", "that of held-out real images", 1)
     first = f"With {_evaluations(best).replace('eval', 'network eval')}, {_name(best)} has an FID {standing}"
     if best["copy_rate"] is None:

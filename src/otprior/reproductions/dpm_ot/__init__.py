@@ -32,5 +32,5 @@ REPRODUCTION = Reproduction(
     fast={"atoms": 1000, "code_atoms": 200, "code_steps": 50, "tol": 0.2, "filter_draws": 5000},
     running="otprior.reproductions.dpm_ot.running",
     samples=(2000, 60),
-    minutes="About an hour on two cores; a rehearsal takes about three minutes.",
+    minutes="About three quarters of an hour on two cores; a rehearsal takes about three minutes.",
 )

@@ -37,6 +37,8 @@ PLOTTED = tuple(share / 20 for share in range(1, 20))
 # (No angle reaches π: lifted atoms all look down.)
 EVERYTHING = AngleFilter(2, math.nextafter(math.pi, 0.0))
 NORMAL_QUANTILE = 1.96
+# Of a smaller share of the draws, some seed among thousands would wait too long for one.
+LEAST_KEPT = 0.02
 
 
 @dataclass(frozen=True)
@@ -92,10 +94,13 @@ def law_of(found: LatentMap, draws: int, topk: int, file: Path) -> FilterLaw:
 
 
 def check_keeps(law: FilterLaw, angle: AngleFilter) -> None:
-    """Refuses a filter that kept none of the draws."""
-    least = float(law.angles[:, : angle.topk - 1].min())
-    rule = f"above {least:.3g} radians, the least angle of {len(law.cells):,} draws: all were rejected"
-    require(law.acceptance(angle) > 0, "threshold", rule, angle.threshold)
+    """Refuses a filter that keeps too few of the draws for every seed to get one."""
+    share = law.acceptance(angle)
+    enough = law.threshold(angle.topk, LEAST_KEPT)
+    rule = (
+        f"at least about {enough:.3g} radians, so that {LEAST_KEPT:.0%} of {len(law.cells):,} draws are kept"
+    )
+    require(share >= LEAST_KEPT, "threshold", rule, f"{angle.threshold:g}, which keeps {share:.2%}")
 
 
 def filter_table(

@@ -1,15 +1,15 @@
-"""The rows of the study: starts with the same number of network evaluations, and two that show what more of them do.
+"""The rows of the study: starts with the same number of network evaluations, and three that show what more of them do.
 
 A row of latents names in its options the map it draws by, the filter ("rule" and what that takes), and the chain:
-levels from "begin" to "end", "count" of them, "steps" at each, of relative size "step". There are four chains:
+levels from "begin" to "end", "count" of them, "steps" at each, of relative size "step". There are five chains:
 
+- *as described*: the last levels from the latents' own on, n steps at each; this takes more evaluations;
+- *short*: the same levels, one step at each;
 - *as published*: latents of level 222, but the chain runs through the last calls/n levels, of which the first is
   quieter than the latents are;
-- *as described*: the last levels from the latents' own on, one step at each;
 - *coarse*: from a larger noise to the same end in as many levels as there are calls, with the step that is best for
   their ratio in the long run (`langevin.settled_step`);
-- *all levels*: from a larger noise through every published level below it, one such step at each. This alone takes
-  more evaluations than the others.
+- *all levels*: from a larger noise through every published level below it, one such step each; more evaluations, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from otprior.reproductions.dpm_ot.settings import LARGER_LEVELS, Settings
 from otprior.schedules import NoiseSchedule
 from otprior.validation import invalid
 
-__all__ = ["DDIM", "MapSpec", "Rows", "level_of"]
+__all__ = ["MapSpec", "Rows", "level_of"]
 
 DPM, DDIM = "DPMSolverMultistepScheduler", "DDIMScheduler"
 # Of the larger levels, the one at which filters and rivals are shown, and those with a row of all levels.
@@ -94,7 +94,7 @@ class Rows:
             thresholds: In radians, one for each of `pools`.
         """
         rows: list[RowSpec] = [self._stock(DPM, "DPM++2M"), self._stock(DDIM, "DDIM"), self._white()]
-        rows += [self.published(), self.described()]
+        rows += [self.published(), self.short(), self.described()]
         rows += [self.coarse(sigma) for sigma in self.larger]
         rows += [self.fine(sigma) for sigma in self.larger if sigma in ALL_LEVELS]
         rows += [self.filtered(row, angle) for row, angle in zip(self.pools(), thresholds)]
@@ -111,7 +111,9 @@ class Rows:
         chosen = self.settings
         few = MapSpec(self.level, chosen.code_atoms, chosen.tol)
         theirs = MapSpec(self.level, chosen.code_atoms, chosen.code_steps, published=True)
-        described = replace(self._mapped(self.published(), few), label="as described: N(0, I), solved map")
+        described = replace(
+            self._mapped(self.published(), few), label="N(0, I), solved map, the code's chain"
+        )
         plain = replace(self._mapped(described, theirs), label="as the code: cube, Adam, topk = 1")
         kept = _with(plain, rule="batch", topk=chosen.topk, threshold=chosen.batch_threshold)
         label = f"as the code: topk = {chosen.topk}, rescaled angle ≤ {chosen.batch_threshold:g}"
@@ -127,15 +129,16 @@ class Rows:
         count = chosen.calls // per_level
         levels = geometric_levels(chosen.sigma_begin, chosen.sigma_end, chosen.levels)
         chain = {"begin": levels[-count], "count": count, "steps": per_level, "step": chosen.step}
-        label = f"{FROZEN}, σ = {self.level:.3g}, {count} levels of {per_level} steps"
+        label = f"{FROZEN}, σ = {self.level:.3g}, as published: {count} levels of {per_level} steps"
         return self._latents(self.level, chain, label)
 
     def described(self) -> RowSpec:
         """The same latents, through all levels from their own on."""
-        chosen = self.settings
-        chain = {"begin": self.level, "count": chosen.levels - chosen.level, "steps": 1, "step": chosen.step}
-        label = f"{FROZEN}, σ = {self.level:.3g}, {chain['count']} levels of 1 step"
-        return self._latents(self.level, chain, label)
+        return self._from_own_level(self.settings.steps_per_level, "as described: ")
+
+    def short(self) -> RowSpec:
+        """The same with one step a level, in about as many evaluations as the others."""
+        return self._from_own_level(1)
 
     def coarse(self, sigma: float) -> RowSpec:
         """Latents of a larger noise, through as few levels as there are calls."""
@@ -162,6 +165,13 @@ class Rows:
             ValueError: If it never has.
         """
         return self.schedule.timestep(_log_snr(sigma))
+
+    def _from_own_level(self, steps: int, name: str = "") -> RowSpec:
+        chosen = self.settings
+        count = chosen.levels - chosen.level
+        chain = {"begin": self.level, "count": count, "steps": steps, "step": chosen.step}
+        told = f"{name}{count} levels of {steps} step{'s' * (steps > 1)}"
+        return self._latents(self.level, chain, f"{FROZEN}, σ = {self.level:.3g}, {told}")
 
     def _coarse_chain(self, sigma: float) -> dict[str, Any]:
         count = self.settings.calls

@@ -11,7 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from otprior.compare import Listener, Study, StudyProgress, StudyResult, gate, row_samples, run_study
-from otprior.compare.material import atoms_of, extractor_of, fingerprint, images_of, schedule_of
+from otprior.compare.material import (
+    atoms_of,
+    check_not_atoms,
+    extractor_of,
+    fingerprint,
+    images_of,
+    schedule_of,
+)
+from otprior.files import read_json
 from otprior.generation import RowSpec
 from otprior.metrics import mixture_mask, paired_difference
 from otprior.metrics.features import class_logits
@@ -25,7 +33,7 @@ from otprior.reproductions.dpm_ot.filters import (
 )
 from otprior.reproductions.dpm_ot.maps import LatentMap, noised, published_map, solved_map
 from otprior.reproductions.dpm_ot.published import BATCH
-from otprior.reproductions.dpm_ot.rows import DDIM, Rows
+from otprior.reproductions.dpm_ot.rows import Rows
 from otprior.reproductions.dpm_ot.sampling import sample_row
 from otprior.reproductions.dpm_ot.settings import OWN, Settings
 from otprior.reproductions.material import claim
@@ -75,11 +83,12 @@ def run(request: Request) -> dict[str, Part]:
     first.report["tables"] = [
         *(_filter(first, mixed, row, law, each, maps) for row, law, each in zip(pools, laws, filters)),
         _limits(first, mixed),
+        _different_latents(first),
         _solves(rows, maps),
     ]
     theirs = LatentMap.load(maps / dict(rows.code()[1].options)["map"])
     batches = batch_table(theirs, settings.topk, settings.batch_threshold, settings.filter_draws)
-    second.report["tables"] = [batches, _limits(second, other)]
+    second.report["tables"] = [batches, _limits(second, other), _different_latents(second)]
     first.report["ot"] = LatentMap.load(maps / dict(rows.published().options)["map"]).facts
     second.report["ot"] = theirs.facts
     # (Where files lie is nobody's business: their names are among the study's settings.)
@@ -97,6 +106,7 @@ def _study(name: str, rows: Sequence[RowSpec], request: Request, atoms: int) -> 
         request.samples,
         atoms=atoms,
         tol=settings.tol,
+        precision=settings.sampling,
         block=BATCH,  # the authors' filter takes a block at a time
         mixture=settings.mixture,
     )
@@ -115,6 +125,8 @@ def _study(name: str, rows: Sequence[RowSpec], request: Request, atoms: int) -> 
 
 def _check(settings: Settings, rows: Rows, main: Study) -> None:
     """Everything that can be found wrong before anything long."""
+    if settings.model:
+        _check_own(settings, main)
     there = len(images_of(main, main.atoms_from))
     for name in ("atoms", "code_atoms"):
         rule = f"at most {there:,}, the number of images"
@@ -123,6 +135,19 @@ def _check(settings: Settings, rows: Rows, main: Study) -> None:
     least = smallest_angle(noised(atoms_of(main).images, spec.sigma).flatten(1))
     rule = f"above {least:.3g} radians, the least angle between two of the published latents"
     require(settings.threshold >= least, "threshold", rule, settings.threshold, "It rejects every draw")
+
+
+def _check_own(settings: Settings, main: Study) -> None:
+    """That images fit the network, and that nothing is evaluated on what the starts are made of."""
+    images = images_of(main, main.atoms_from)
+    config = read_json(Path(settings.model) / "unet" / "config.json")
+    size = config["sample_size"]
+    height, width = size if isinstance(size, list) else (size, size)
+    shape = (config["in_channels"], height, width)
+    found = tuple(images.images.shape[1:])
+    require(found == shape, f"images {settings.images}", f"of the network's shape {shape}", found)
+    for name in (main.split, main.real_split):
+        check_not_atoms(main, name)
 
 
 def _fit(rows: Rows, images: Tensor, maps: Path, listen: Listener) -> None:
@@ -158,6 +183,8 @@ def _filters(settings: Settings, laws: Sequence[FilterLaw]) -> list[AngleFilter]
     check_keeps(laws[0], first)
     share = laws[0].acceptance(first)
     others = [AngleFilter(settings.topk, law.threshold(settings.topk, share)) for law in laws[1:]]
+    for law, angle in zip(laws[1:], others):
+        check_keeps(law, angle)
     return [first, *others]
 
 
@@ -209,6 +236,23 @@ def _limits(result: StudyResult, logits: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
+def _different_latents(result: StudyResult) -> dict[str, Any]:
+    """How many latents a row's samples come from: `duplicate_rate` does not see repeats to which a chain adds noise."""
+    assert result.study is not None
+    assert result.work is not None
+    lines: list[list[Any]] = []
+    for row in result.study.rows:
+        sources = row_samples(result.study, row, result.work).sources
+        if sources is not None:
+            lines.append([row.label, len(sources), len(set(sources.tolist()))])
+    return {
+        "title": "Different latents behind the samples",
+        "note": "Of equal chances for N latents, n draws meet about N (1 − exp(−n/N)) of them.",
+        "columns": ["start", "samples", "different latents"],
+        "lines": lines,
+    }
+
+
 def _solves(rows: Rows, maps: Path) -> dict[str, Any]:
     """How well each map was solved for."""
     lines = []
@@ -229,13 +273,13 @@ def _solves(rows: Rows, maps: Path) -> dict[str, Any]:
 def _gates(result: StudyResult, logits: dict[str, Tensor]) -> list[dict[str, Any]]:
     """That frozen starts are less mixed than white noise at the same number of evaluations, seed by seed.
 
-    White noise by the same sampler, and by the better of the stock ones.
+    White noise by the same sampler, and by the stock ones.
     """
     assert result.study is not None
     rows, limit = result.study.rows, result.study.mixture
     mixed = {row.key: mixture_mask(logits[row.key], limit).double() for row in rows}
     gates = []
-    for rival in (row for row in rows if row.prior == "none" and row.scheduler != DDIM):
+    for rival in (row for row in rows if row.prior == "none"):
         for row in rows:
             frozen = row.prior == "latents" and dict(row.options)["rule"] == "map"
             if not frozen or row.steps != rival.steps:

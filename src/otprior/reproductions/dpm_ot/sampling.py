@@ -24,7 +24,7 @@ from otprior.networks import NetworkDenoiser
 from otprior.pipelines import seeds_to_generators
 from otprior.pipelines.inputs import draw, latent_shape
 from otprior.reproductions.dpm_ot.maps import SEED, LatentMap
-from otprior.reproductions.dpm_ot.published import kept_in_batch
+from otprior.reproductions.dpm_ot.published import BATCH, kept_in_batch
 from otprior.singular import AngleFilter, cell_angles, leading_cells
 from otprior.validation import invalid
 
@@ -45,7 +45,7 @@ def sample_row(maps: Path, models: Models, block: Block) -> Block:
     """
     row = block.row
     if row.scheduler != SAMPLER:
-        return sample_block(models, block)
+        return sample_block(models, block, batch_size=BATCH)
     given: dict[str, Any] = dict(row.options)
     pipe = load_pipeline(models)
     generators = seeds_to_generators(range(block.first_seed, block.first_seed + block.count))

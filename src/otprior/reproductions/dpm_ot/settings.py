@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from otprior.validation import check_integer, require
+from otprior.validation import check_choice, check_integer, require
 
 __all__ = ["LARGER_LEVELS", "OWN", "Settings"]
 
@@ -41,6 +41,7 @@ class Settings:
         code_steps: Steps of that solver.
         tol: χ² of the cell masses that our own solver reaches.
         mixture: Probability that two classes of a mixed image reach.
+        sampling: Precision of the network when it samples.
         filter_draws: Draws on which acceptance and χ² of filters are measured.
         model: A diffusers folder of a variance-preserving network, in place of the bundled one; then also:
         images: Training images, a folder or file: what latents are made of and could be copied.
@@ -65,6 +66,7 @@ class Settings:
     code_steps: int = 1_000
     tol: float = 0.05
     mixture: float = 0.2
+    sampling: str = "bfloat16"
     filter_draws: int = 100_000
     model: str = ""
     images: str = ""
@@ -86,9 +88,10 @@ class Settings:
         require(whole, "calls", f"a multiple of steps_per_level ({self.steps_per_level})", self.calls)
         require(0 < self.step < 1, "step", "in (0, 1)", self.step)
         check_integer("atoms", self.atoms, 3)
-        check_integer("code_atoms", self.code_atoms, 3)
-        fewest = min(self.atoms, self.code_atoms)
+        check_integer("code_atoms", self.code_atoms, 3, self.atoms)
+        fewest = self.code_atoms
         require(2 <= self.topk <= fewest, "topk", f"between 2 and the number of atoms ({fewest})", self.topk)
+        check_choice("sampling", self.sampling, ("float32", "bfloat16"))
         require(0 < self.threshold < math.pi, "threshold", "an angle in (0, π) radians", self.threshold)
         require(0 <= self.batch_threshold <= 1, "batch_threshold", "in [0, 1]", self.batch_threshold)
         check_integer("code_steps", self.code_steps, 1)

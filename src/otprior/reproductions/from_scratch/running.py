@@ -15,7 +15,7 @@ from otprior.compare import Listener, StudyProgress, StudyResult
 from otprior.data import ImageSet, load_images
 from otprior.presets import Scale, Stages, Subject, anew
 from otprior.reproductions.from_scratch.images import image_files
-from otprior.reproductions.from_scratch.settings import BUNDLED, Settings
+from otprior.reproductions.from_scratch.settings import BUNDLED, MNIST, Settings
 from otprior.reproductions.material import claim, train_features
 from otprior.reproductions.reproduction import Part, Request
 from otprior.training import (
@@ -34,7 +34,11 @@ FEATURES = 64
 def run(request: Request) -> dict[str, Part]:
     """Reports: "" on the whole training, "25-percent" and so on after a part of it."""
     settings: Settings = request.settings
-    claim(request.work, settings)
+    own = {"data": settings.data, "training": settings.training}
+    given = {name: path for name, path in own.items() if path not in (MNIST, BUNDLED, "")}
+    claim(
+        request.work, settings, **{f"{name} sha256": load_images(path).sha256 for name, path in given.items()}
+    )
     subject, training = _subject(settings, request)
     folder = request.work / "network"
     plan = _plan(settings, training)

@@ -40,7 +40,7 @@ class Settings:
     checkpoints: str = "25,50,100"
     epochs: int = 20
     seed_sets: int = 5
-    sampling: str = "float32"
+    sampling: str = "bfloat16"
 
     def __post_init__(self) -> None:
         for path in (self.data, self.training):

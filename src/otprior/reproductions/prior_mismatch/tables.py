@@ -13,6 +13,10 @@ from otprior.terminal import DataAtTheEnd, TerminalAudit
 __all__ = ["Finding", "ends_table", "error_curves", "gates", "starts_table"]
 
 
+# √ᾱ_T below which next to nothing is left to correct: such a schedule is a control.
+LEAST_LEAK = 0.01
+
+
 @dataclass(frozen=True)
 class Finding:
     """All that was found for a schedule.
@@ -155,7 +159,9 @@ def error_curves(findings: Sequence[Finding], many: int) -> list[dict[str, Any]]
 
 
 def gates(each: Finding) -> list[dict[str, Any]]:
-    """That a correction at T lowers FID, where steps are many."""
+    """That a correction at T lowers FID, where steps are many; none for a schedule that needs none."""
+    if each.terminal.leak < LEAST_LEAK:
+        return []
     place = each.places[0]
     before = place.starts[0].rows[-1]
     return [
