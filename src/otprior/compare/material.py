@@ -29,6 +29,7 @@ __all__ = [
     "check_not_atoms",
     "copied_of",
     "extractor_of",
+    "features_of",
     "fingerprint",
     "images_of",
     "models_of",
@@ -61,6 +62,11 @@ def copied_of(study: Study) -> ImageSet:
 def extractor_of(study: Study) -> FeatureExtractor:
     """The study's feature extractor."""
     return _extractor(study.extractor)
+
+
+def features_of(study: Study, name: str) -> Tensor:
+    """Features of the images that a study calls `name`, shape (n, D)."""
+    return _features(name, study.value_range, 0, study.extractor)
 
 
 def reference_of(study: Study) -> Reference:

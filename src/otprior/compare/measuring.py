@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from otprior import bundled
-from otprior.compare.material import extractor_of, images_of, moments_by_class, reference_of
+from otprior.compare.material import extractor_of, features_of, images_of, moments_by_class, reference_of
 from otprior.compare.study import AGREEMENT_SEEDS, Listener, Study, StudyProgress
 from otprior.files import read_json, write_json
 from otprior.generation import Block, RowSpec, Samples, run_in_processes
@@ -120,7 +120,7 @@ def _real_figures(study: Study, by_class: bool) -> dict[str, Any]:
     """Searches ask for those of the same images again and again."""
     real = images_of(study, study.real_split)
     size = min(study.samples, len(real))
-    features = extract_features(extractor_of(study), real.images)
+    features = features_of(study, study.real_split)
     generator = torch.Generator().manual_seed(0)
 
     def figures_of(rows: slice) -> dict[str, Any]:

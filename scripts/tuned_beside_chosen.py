@@ -1,0 +1,59 @@
+"""Are settings that `otprior tune` found as good as those that were chosen by hand? Both on the same seeds.
+
+The settings beside the bundled network were chosen with `choose_settings.py`, by steps that a person took; a search
+takes its own. Both see the validation images only; here they meet on the reference images, over sets of seeds that
+neither has seen, with copying beside quality.
+
+    otprior tune bundled bundled --steps 5 --out tuned
+    python scripts/tuned_beside_chosen.py tuned/settings.json --out results/tune/beside-chosen
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from otprior.compare import Study, StudyProgress, difference_gate, run_study
+from otprior.files import check_output_dir, output_dir
+from otprior.generation import kept_processes
+from otprior.presets import settings_rows
+from otprior.report import headline, write_report
+from otprior.settings import read_settings, row_of_steps
+
+
+def show(at: StudyProgress) -> None:
+    print(f"{at.stage}: {at.done:g} of {at.total:g} {at.note}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("settings", type=Path, help="written by `otprior tune bundled bundled --steps 5`")
+    parser.add_argument("--samples", type=int, default=2000, help="of a set of seeds")
+    parser.add_argument("--seed-sets", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path("tuned-beside-chosen-work"), help="pieces")
+    parser.add_argument("--out", type=Path, default=Path("tuned-beside-chosen"))
+    args = parser.parse_args()
+    check_output_dir(args.out)
+    chosen = settings_rows()["coupled_5"]
+    tuned = row_of_steps(read_settings(args.settings), chosen.steps)
+    rows = (replace(tuned, label=f"tuned: {tuned.label}"), replace(chosen, label="chosen by hand"))
+    study = Study("tuned beside chosen", rows, args.samples, args.seed_sets, precision="bfloat16")
+    with kept_processes(args.workers):
+        result = run_study(study, args.work, workers=args.workers, listen=show)
+    statement = "FID of the settings that were tuned less that of those chosen by hand"
+    result.report["gates"] = [difference_gate(result, *rows, statement)]
+    result.report["command"] = ["python", *sys.argv]
+    with output_dir(args.out) as folder:
+        write_report(folder, result.report, result.images)
+    print(headline(result.report))
+    for gate in result.report["gates"]:
+        print(f"{gate['statement']}: {gate['statistic']:.2f}, 95 % {gate['interval']}")
+
+
+if __name__ == "__main__":
+    main()
