@@ -171,6 +171,9 @@ def test_atoms_from_a_file_and_copies_of_others(small: Study, tmp_path: Path) ->
     other = run_study(replace(study, copies_of=small.real_split), tmp_path / "other")
     assert other.report["rows"][0]["source_rate"] is None
     assert other.report["rows"][0]["fid"] == own.report["rows"][0]["fid"]
+    # The real images are then at no distance from what could be copied, which is themselves.
+    distances = [part.report["reference"]["nearest_pixel_distance"] for part in (own, other)]
+    assert distances[0] > distances[1] == 0
     np.savez(path, images=np.zeros((60, 28, 28), dtype=np.uint8))
     material._images.cache_clear()
     with pytest.raises(ValueError, match="this very study"):

@@ -109,6 +109,7 @@ def _of_images_only(study: Study) -> Study:
         real_split=study.real_split,
         atoms=study.atoms,
         atoms_from=study.atoms_from,
+        copies_of=study.copies_of,
         extractor=study.extractor,
         value_range=study.value_range,
         mixture=study.mixture,
