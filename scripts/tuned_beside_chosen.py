@@ -42,6 +42,8 @@ def main() -> None:
     chosen = settings_rows()["coupled_5"]
     tuned = row_of_steps(read_settings(args.settings), chosen.steps)
     rows = (replace(tuned, label=f"tuned: {tuned.label}"), replace(chosen, label="chosen by hand"))
+    if tuned.key == chosen.key:
+        sys.exit("the settings are those chosen by hand: there is nothing to compare")
     study = Study("tuned beside chosen", rows, args.samples, args.seed_sets, precision="bfloat16")
     with kept_processes(args.workers):
         result = run_study(study, args.work, workers=args.workers, listen=show)

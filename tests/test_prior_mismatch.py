@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from otprior.reproductions import find
 from otprior.reproductions.prior_mismatch import REPRODUCTION, Settings
 from otprior.reproductions.prior_mismatch.images import image_files, shrunk
 from otprior.reproductions.prior_mismatch.rows import places
+from otprior.reproductions.prior_mismatch.tables import gates
 from otprior.training import training_scheduler
 
 
@@ -160,3 +162,8 @@ def test_atoms_are_the_first_of_the_bundled_ones(tmp_path: Path, monkeypatch: py
     assert torch.equal(found.labels, expected.labels)  # type: ignore[arg-type]
     # Eight bits: half a grey level.
     torch.testing.assert_close(found.images, shrunk(expected.images), atol=1 / 255 + 1e-6, rtol=0)
+
+
+def test_no_statement_is_made_where_there_is_nothing_to_correct() -> None:
+    control = SimpleNamespace(terminal=SimpleNamespace(leak=0.006))
+    assert gates(control) == []  # type: ignore[arg-type]

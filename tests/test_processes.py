@@ -36,6 +36,13 @@ def test_a_machine_that_cannot_compile_is_named_before_any_work(monkeypatch: pyt
     assert not compiles_networks()
 
 
+def compiled_graphs() -> int:
+    """How many this process has compiled."""
+    from torch._dynamo.utils import counters
+
+    return counters["stats"]["unique_graphs"]
+
+
 @pytest.mark.slow
 def test_compiled_networks_draw_the_same_images(tmp_path: Path) -> None:
     """Whole batches are compiled, the short last one is not; both are what they are otherwise, up to rounding."""
@@ -46,6 +53,9 @@ def test_compiled_networks_draw_the_same_images(tmp_path: Path) -> None:
         with kept_processes(1, compiled=compiled):
             assert compiles_networks() is compiled
             run_in_processes([(sample_block, (models, block))], 1, 1, lambda block: None)
+            graphs: list[int] = []
+            run_in_processes([(compiled_graphs, ())], 1, 1, graphs.append)
+            assert (graphs[0] > 0) is compiled
         pixels: np.ndarray = np.load(block.path)["pixels"]
         return pixels.astype(int)
 

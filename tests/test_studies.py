@@ -186,6 +186,10 @@ def test_atoms_from_a_file_and_copies_of_others(small: Study, tmp_path: Path) ->
 def test_differences_are_paired_by_seed(small: Study, tmp_path: Path) -> None:
     result = run_study(replace(small, rows=(WHITE, COUPLED)), tmp_path)
     same = paired_fid_difference(result, WHITE, WHITE)
+    # A study of its own for the rival makes no difference.
+    alone = run_study(replace(small, rows=(COUPLED,)), tmp_path / "alone")
+    apart = paired_fid_difference(result, WHITE, COUPLED, rival_in=alone)
+    assert apart == paired_fid_difference(result, WHITE, COUPLED)
     assert (same.lo, same.estimate, same.hi) == (0.0, 0.0, 0.0)
     there, back = (paired_fid_difference(result, *pair) for pair in ((WHITE, COUPLED), (COUPLED, WHITE)))
     assert there.estimate == pytest.approx(-back.estimate)

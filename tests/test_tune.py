@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
 import pytest
 from scipy import stats
 
+from otprior import tune as tune_module
 from otprior.compare import CopyLimit
 from otprior.generation import RowSpec
 from otprior.schedules import NoiseSchedule
-from otprior.tune import Trial, best_of, candidates, neighbours, rungs, runner_up, survivors
+from otprior.tune import Trial, best_of, candidates, neighbours, other_turns, rungs, runner_up, survivors
 
 VP = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 EDM = NoiseSchedule.edm(0.002, 80)
@@ -120,6 +123,28 @@ def test_if_none_passes_the_best_of_those_left_behind_has_a_turn() -> None:
     assert following.label == "500"
     assert runner_up(tried[:1], LIMIT, 2000) is None
     assert runner_up([tried[0], tried[3]], LIMIT, 2000) is None
+
+
+def test_others_have_a_turn_until_one_passes_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [replace(trial("", 0, 0).row, start_timestep=t, label=str(t)) for t in (400, 450, 500, 550)]
+
+    def tried(row: RowSpec, samples: int, copies: float) -> Trial:
+        return Trial(
+            row, samples, {"fid": 1.0, "copy_rate": copies, "source_rate": 1 - row.start_timestep / 1000}
+        )
+
+    copying = {"450": 0.04, "500": 0.0, "550": 0.0}
+
+    def run(study: Any, going: list[RowSpec], *_: Any, **__: Any) -> list[Trial]:
+        return [tried(row, 2000, copying[row.label]) for row in going]
+
+    monkeypatch.setattr(tune_module, "halving", run)
+    monkeypatch.setattr(tune_module, "CLEARLY_LESS", 1.0)
+    trials = [tried(rows[0], 2000, 0.05), *(tried(row, 1000, 0.003) for row in rows[1:])]
+    found = other_turns(None, trials, Path(), LIMIT, 2000)  # type: ignore[arg-type]
+    assert [each.row.label for each in found] == ["450", "500"]
+    passed = [tried(rows[3], 2000, 0.0)]
+    assert other_turns(None, [*trials, *passed], Path(), LIMIT, 2000) == []  # type: ignore[arg-type]
 
 
 # Candidates ------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from typing import Any
 from otprior.compare import CopyLimit, Study, claim_work, run_study
 from otprior.compare.material import check_not_atoms, images_of, schedule_of
 from otprior.compare.measuring import real_figures
-from otprior.generation import OWN_GRID, RowSpec
+from otprior.generation import BATCH, OWN_GRID, RowSpec
 from otprior.schedules import NoiseSchedule
 from otprior.validation import check_choice, check_integer, require
 
@@ -112,7 +112,8 @@ class Search:
 def rungs(samples: int, shares: Sequence[float] = (1 / 8, 1 / 4, 1 / 2, 1)) -> tuple[int, list[int]]:
     """Block size, and the numbers of seeds of each rung, which are multiples of it but for the last."""
     check_integer("samples", samples, 12)
-    block = min(125, max(12, samples // 8))
+    # (Whole batches of `sample_block`, wherever there are enough.)
+    block = BATCH if samples >= 4 * BATCH else max(12, samples // 8)
     sizes = [max(1, round(samples * share / block)) * block for share in shares if share < 1]
     return block, [*sorted({size for size in sizes if size < samples}), samples]
 

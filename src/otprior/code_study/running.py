@@ -312,4 +312,7 @@ def _joined(pieces: list[Piece]) -> dict[str, Tensor]:
 
 def _digest(network: Network) -> dict[str, Any]:
     """What tells one network from another, wherever it lies."""
-    return {"files": folder_sha256(network.folder, "unet/*", "scheduler/*"), "null label": network.null_label}
+    return {
+        "sha256": folder_sha256(network.folder, "unet/*", "scheduler/*"),
+        "null label": network.null_label,
+    }

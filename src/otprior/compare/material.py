@@ -76,7 +76,7 @@ def reference_of(study: Study) -> Reference:
 
 
 def check_not_atoms(study: Study, name: str) -> None:
-    """That images are not the atoms: what is judged by them, or against them, would be copies.
+    """That images are not the atoms (or those of `copies_of`): what is judged by them would be copies.
 
     Raises:
         ValueError: If more than 1 % of the images called `name` are.

@@ -10,10 +10,12 @@ interrupted goes on with the blocks that are missing.
 from otprior.generation.processes import compiles_networks, kept_processes, run_in_processes
 from otprior.generation.rows import OWN_GRID, RowSpec
 from otprior.generation.sampling import (
+    BATCH,
     Block,
     Models,
     Samples,
     build_pipeline,
+    compiled_if,
     load_pipeline,
     sample_block,
     sampler_of,
@@ -21,12 +23,14 @@ from otprior.generation.sampling import (
 from otprior.generation.starts import fitted_name
 
 __all__ = [
+    "BATCH",
     "OWN_GRID",
     "Block",
     "Models",
     "RowSpec",
     "Samples",
     "build_pipeline",
+    "compiled_if",
     "compiles_networks",
     "fitted_name",
     "kept_processes",

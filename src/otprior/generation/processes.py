@@ -100,7 +100,7 @@ def _check_compiler() -> None:
     try:
         torch.compile(torch.neg)(torch.ones(2))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise invalid(
             "--compile", "used where torch.compile works, which takes a C++ compiler", reason
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,7 +27,21 @@ from otprior.schedules import NoiseSchedule
 from otprior.starting.support import remade, spacing_changes, stock_spacing
 from otprior.validation import check_finite
 
-__all__ = ["Block", "Models", "Samples", "build_pipeline", "load_pipeline", "sample_block", "sampler_of"]
+__all__ = [
+    "BATCH",
+    "Block",
+    "Models",
+    "Samples",
+    "build_pipeline",
+    "compiled_if",
+    "load_pipeline",
+    "sample_block",
+    "sampler_of",
+]
+
+
+# Seeds that go through the network at once.
+BATCH = 125
 
 
 @dataclass(frozen=True)
@@ -136,7 +151,7 @@ def build_pipeline(models: Models, row: RowSpec) -> tuple[OTPriorPipeline, list[
     return pipe, grid
 
 
-def sample_block(models: Models, block: Block, batch_size: int = 125) -> Block:
+def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block:
     """Samples a block and writes its file."""
     row = block.row
     pipe, grid = build_pipeline(models, row)
@@ -149,11 +164,9 @@ def sample_block(models: Models, block: Block, batch_size: int = 125) -> Block:
             assert models.classes is not None
             asked = [seed % models.classes for seed in seeds]
             labels += asked
-        # Compiled is what comes often: compiling for a shorter batch, of another shape, takes longer than it saves.
-        stance = "default" if len(seeds) == batch_size else "force_eager"
         # (Priors leave autocast by themselves.)
         with (
-            torch.compiler.set_stance(stance),
+            compiled_if(len(seeds) == batch_size),
             torch.autocast(pipe.device.type, dtype=torch.bfloat16, enabled=models.precision == "bfloat16"),
         ):
             out = pipe(
@@ -184,6 +197,14 @@ def sample_block(models: Models, block: Block, batch_size: int = 125) -> Block:
     with output_file(block.path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
     return block
+
+
+def compiled_if(whole: bool) -> AbstractContextManager[Any]:
+    """Lets a compiled network be used as such for whole batches only.
+
+    Compiling again for a shorter batch, of another shape, takes longer than it saves.
+    """
+    return torch.compiler.set_stance("default" if whole else "force_eager")
 
 
 def load_pipeline(models: Models) -> OTPriorPipeline:

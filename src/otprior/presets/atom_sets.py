@@ -25,7 +25,7 @@ from otprior.data import to_uint8
 from otprior.files import output_file
 from otprior.generation import RowSpec
 from otprior.model_images import draw_model_images
-from otprior.presets.preset import Stages
+from otprior.presets.preset import OVER_LIMIT, Stages
 from otprior.presets.starting_points import FULL_SAMPLER, best_coupled
 from otprior.validation import require
 
@@ -72,10 +72,10 @@ def unseen(stages: Stages) -> StudyResult:
     size = min(stages.scale.samples, real)
     start = best_coupled(stages, STEPS, atoms_from="held_out", **given)
     own = _on(stages, start, size, atoms_from="held_out", **given)
-    same = _on(stages, start, size, atoms_from="atoms", **given)
+    same = _on(stages, _plainly(start), size, atoms_from="atoms", **given)
     chosen = best_coupled(stages, STEPS, atoms_from="atoms", **given)
     other = _on(stages, chosen, size, atoms_from="atoms", **given)
-    what = "FID with atoms that no network saw, less that with training images"
+    what = f"FID with atoms that no network saw, less that with training images: {_plainly(start).label}"
     return _joined([own, other, same], [(what, own, same)])
 
 
@@ -91,9 +91,11 @@ def model_atoms(stages: Stages) -> StudyResult:
     row = replace(start, label=f"{_only_row(own).label}, copies of training images")
     study = stages.study("model against training images", [row])
     against = stages.run_study(replace(study, **drawn, copies_of=scale.training or "atoms"))
-    same = _on(stages, start, **data)
+    same = _on(stages, _plainly(start), **data)
     other = _on(stages, best_coupled(stages, STEPS, **data), **data)
-    what = "FID with the model's own images as atoms, less that with training images"
+    what = (
+        f"FID with the model's own images as atoms, less that with training images: {_plainly(start).label}"
+    )
     return _joined([own, against, other, same], [(what, own, same)])
 
 
@@ -119,6 +121,11 @@ def _on(stages: Stages, start: RowSpec, samples: int | None = None, **changes: A
     return stages.run(name, [replace(start, label=label)], samples, **changes)
 
 
+def _plainly(start: RowSpec) -> RowSpec:
+    """A start that was chosen for other atoms: whether it copies these is another question."""
+    return replace(start, label=start.label.removesuffix(OVER_LIMIT))
+
+
 def _only_row(result: StudyResult) -> RowSpec:
     assert result.study is not None
     (row,) = result.study.rows
@@ -135,15 +142,18 @@ def _joined(
         pairs: Studies of the same row, whose FIDs are compared seed by seed; and what for.
     """
     # (A start that is chosen for two sets is the same study in both places.)
-    results = list({(result.work, _only_row(result).key): result for result in results}.values())
-    rows = [_row_on_its_atoms(result) for result in results]
+    different: dict[Any, StudyResult] = {}
+    for result in results:
+        different.setdefault((result.work, _only_row(result).key), result)
+    rows = [_row_on_its_atoms(result) for result in different.values()]
     report = {**results[0].report, "rows": rows}
+    images = [image for result in different.values() for image in result.images]
     if pairs:
         lines = []
         for what, one, other in pairs:
             row = _only_row(one)
             found = paired_fid_difference(one, row, row, rival_in=other)
-            lines.append([f"{what}: {row.label.split(': ')[-1]}", found.estimate, *found.limits()])
+            lines.append([what, found.estimate, *found.limits()])
         report["tables"] = [
             {
                 "title": "The same start on two sets of atoms",
@@ -153,7 +163,7 @@ def _joined(
             }
         ]
     # (Figures by row are those of a start, whatever its atoms: not to be joined.)
-    return StudyResult(report, [image for result in results for image in result.images], {})
+    return StudyResult(report, images, {})
 
 
 def _row_on_its_atoms(result: StudyResult) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from otprior import bundled
 from otprior.compare import StudyResult, copy_gate, difference_gate, ratio_gate
 from otprior.generation import RowSpec
 from otprior.presets.chosen import settings_rows
-from otprior.presets.matching import STARTS, Matching, moved
+from otprior.presets.matching import Matching
 from otprior.presets.preset import Scale, Stages
 from otprior.presets.spacings import LAST, SOLVERS, best_spacings
 
@@ -47,7 +47,6 @@ def run(stages: Stages) -> dict[str, StudyResult]:
     best = _best_at(stages, solvers, max(EVALUATIONS))
 
     rivals = [_rival(coupled, kind, direction) for kind, direction in RIVALS]
-    measured = [moved(rival, t) for rival in rivals for t in STARTS]
     matching = Matching.measure(stages, coupled, rivals)
     matched = [matching.row(rival, by) for rival in rivals for by in ("copying", "source")]
 
@@ -59,7 +58,7 @@ def run(stages: Stages) -> dict[str, StudyResult]:
                 chosen["coupled_3"],
                 *_same_start(coupled),
                 *matched,
-                *measured,
+                *matching.measured,
                 *solvers.values(),
                 *_ancestral(stages.scale),
             ]

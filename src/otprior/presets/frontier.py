@@ -27,13 +27,13 @@ __all__ = ["break_even", "run"]
 EVALUATIONS = (1, 2, 3, 4, 5, 8, 10, 20)
 SPACINGS = ("trailing", "karras", OWN_GRID + "time", OWN_GRID + "log_snr")
 WHITE = (Solver("DPM++2M", "DPMSolverMultistepScheduler", SPACINGS), Solver("UniPC", UNIPC, SPACINGS))
-# Where each other prior is looked for: up to where it is worse again, or to the end.
+# The other priors, with their noise, and where each is looked for: up to where it is worse again, or to the end.
 STARTS = {
-    "frozen (DPM-OT)": (250, 350, 425, 500, 600),
-    "gaussian": (400, 500, 600, 700, 800, 900),
-    "mixture": (250, 300, 350, 400, 450, 550),
-    "identity": (600, 700, 800, 900, 950),
-    "random image + fresh noise": (150, 200, 250, 300, 400, 500),
+    "frozen (DPM-OT)": ("semidiscrete", "frozen", (250, 350, 425, 500, 600)),
+    "gaussian": ("gaussian", None, (400, 500, 600, 700, 800, 900)),
+    "mixture": ("mixture", None, (250, 300, 350, 400, 450, 550)),
+    "identity": ("identity", None, (600, 700, 800, 900, 950)),
+    "random image + fresh noise": ("random_atom", None, (150, 200, 250, 300, 400, 500)),
 }
 
 
@@ -60,23 +60,15 @@ def _evaluations(stages: Stages) -> StudyResult:
         plain = RowSpec("none", LAST, nfe, UNIPC, OWN_GRID + "log_snr")
         rows += [white[solver.name, nfe] for solver in WHITE]
         rows.append(best_coupled(stages, nfe))
-        for name, starts in STARTS.items():
-            candidates = at_each(_prior(plain, name), name, starts)
-            rows.append(
-                stages.best(f"choosing {nfe} {candidates[0].noise or candidates[0].prior}", candidates)
-            )
+        for name, (prior, noise, starts) in STARTS.items():
+            candidates = at_each(replace(plain, prior=prior, noise=noise), name, starts)
+            rows.append(stages.best(f"choosing {nfe} {noise or prior}", candidates))
     result = stages.run("evaluations", [*rows, FULL_SAMPLER], flow=FULL_SAMPLER)
     report = result.report
     for row in report["rows"]:
         row["break_even"] = break_even(row, report["rows"], stages.scale.workers)
     report["curves"] = _curves([row for row in report["rows"] if row["nfe"] <= max(EVALUATIONS)])
     return result
-
-
-def _prior(plain: RowSpec, name: str) -> RowSpec:
-    if name.startswith("frozen"):
-        return replace(plain, prior="semidiscrete", noise="frozen")
-    return replace(plain, prior="random_atom" if name.startswith("random") else name)
 
 
 def break_even(row: dict[str, Any], rows: Sequence[dict[str, Any]], workers: int = 1) -> float | None:

@@ -39,6 +39,12 @@ class Matching:
     rivals: StudyResult
     coupled: StudyResult
 
+    @property
+    def measured(self) -> tuple[RowSpec, ...]:
+        """The rows of all rivals."""
+        assert self.rivals.study is not None
+        return self.rivals.study.rows
+
     @classmethod
     def measure(cls, stages: Stages, coupled: RowSpec, rivals: Sequence[RowSpec]) -> Matching:
         """Measures them, in stages "matching" and "matching target"."""

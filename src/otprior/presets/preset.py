@@ -20,10 +20,12 @@ from otprior.presets.subject import Subject
 from otprior.tune import best_of, halving, other_turns, own_limit, rungs
 from otprior.validation import require
 
-__all__ = ["CHOOSING", "Preset", "Scale", "Stages", "run_headline"]
+__all__ = ["CHOOSING", "OVER_LIMIT", "Preset", "Scale", "Stages", "run_headline"]
 
 # Seeds that settings are chosen on: far from those of any report.
 CHOOSING = 1_100_000_000
+# Ends the label of a start that copies too much wherever it was looked for.
+OVER_LIMIT = ", over the copying limit"
 # Fewer images of a row than this are a rehearsal.
 REHEARSAL = 250
 
@@ -141,7 +143,7 @@ class Stages:
         if best is not None:
             return best.row
         least = min(trials, key=lambda trial: (-trial.samples, trial.copy_rate)).row
-        return replace(least, label=f"{least.label}, over the copying limit")
+        return replace(least, label=least.label + OVER_LIMIT)
 
     def check_samples(self, samples: int) -> None:
         """For statements on excess FIDs, whose floor has to be that of as many real images as a row has samples.

@@ -200,7 +200,8 @@ METRICS = (
     Metric(
         "break_even", "breaks even after", "seed",
         "Number of images after which the time that fitting the prior took is saved, against the N(0, I) row that "
-        "is as good in the least time; against the fastest of the best, if none is as good.", better="lower",
+        "is as good in the least time; if none is, against the fastest of those whose intervals overlap the best's.",
+        better="lower",
     ),
     Metric(
         "seconds_per_image", "s / image", "seed", "Seconds an image took, on the machine named below.",

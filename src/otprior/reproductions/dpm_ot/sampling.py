@@ -18,7 +18,7 @@ from torch import Tensor
 from otprior.data import to_uint8
 from otprior.draws import stream_generator
 from otprior.files import output_file
-from otprior.generation import Block, Models, load_pipeline, sample_block
+from otprior.generation import Block, Models, compiled_if, load_pipeline, sample_block
 from otprior.langevin import annealed_langevin, geometric_levels
 from otprior.networks import NetworkDenoiser
 from otprior.pipelines import seeds_to_generators
@@ -72,7 +72,11 @@ def sample_row(maps: Path, models: Models, block: Block) -> Block:
         return network(x, alpha, sigma)
 
     on = models.precision == "bfloat16"
-    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=on):
+    with (
+        compiled_if(block.count == BATCH),
+        torch.inference_mode(),
+        torch.autocast("cpu", dtype=torch.bfloat16, enabled=on),
+    ):
         noise = partial(draw, x.shape, generators)
         images = annealed_langevin(counted, x, sigmas, given["steps"], given["step"], noise)
     arrays: dict[str, Any] = {

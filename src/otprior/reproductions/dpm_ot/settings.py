@@ -89,8 +89,8 @@ class Settings:
         require(0 < self.step < 1, "step", "in (0, 1)", self.step)
         check_integer("atoms", self.atoms, 3)
         check_integer("code_atoms", self.code_atoms, 3, self.atoms)
-        fewest = self.code_atoms
-        require(2 <= self.topk <= fewest, "topk", f"between 2 and the number of atoms ({fewest})", self.topk)
+        rule = f"between 2 and the number of atoms ({self.code_atoms})"
+        require(2 <= self.topk <= self.code_atoms, "topk", rule, self.topk)
         check_choice("sampling", self.sampling, ("float32", "bfloat16"))
         require(0 < self.threshold < math.pi, "threshold", "an angle in (0, π) radians", self.threshold)
         require(0 <= self.batch_threshold <= 1, "batch_threshold", "in [0, 1]", self.batch_threshold)

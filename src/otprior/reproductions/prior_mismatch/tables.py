@@ -13,7 +13,7 @@ from otprior.terminal import DataAtTheEnd, TerminalAudit
 __all__ = ["Finding", "ends_table", "error_curves", "gates", "starts_table"]
 
 
-# √ᾱ_T below which next to nothing is left to correct: such a schedule is a control.
+# √ᾱ_T below which next to nothing is left to correct: the controls, and what ends at zero SNR.
 LEAST_LEAK = 0.01
 
 
