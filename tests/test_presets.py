@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from otprior import bundled
+from otprior.compare import CopyLimit, Study
 from otprior.generation import RowSpec, sampler_of
-from otprior.presets import PRESETS, Stages, baselines, better_priors, conditional, frontier
+from otprior.presets import PRESETS, Stages, baselines, better_priors, conditional, frontier, preset
 from otprior.presets.preset import Scale
 from otprior.presets.spacings import SOLVERS, Solver, white
 from otprior.schedules import NoiseSchedule
 from otprior.starting import start_scheduler
+from otprior.tune import Trial
 
 SCHEDULER = bundled.load_scheduler()
 
@@ -73,3 +79,23 @@ def test_a_rehearsal_solves_for_fewer_atoms(tmp_path) -> None:  # type: ignore[n
     small, usual = (Stages(Scale(n), tmp_path).study("a", [row]) for n in (48, 2000))
     assert (small.atoms, usual.atoms) == (1000, 10_000)
     assert Stages(Scale(48), tmp_path).priors(small).name == "atoms-1000"
+
+
+def test_a_start_that_copies_wherever_it_is_looked_for_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [RowSpec("random_atom", t, 5, label=f"t* = {t}") for t in (300, 400)]
+    rates = {"t* = 300": 0.2, "t* = 400": 0.1}
+    monkeypatch.setattr(preset, "own_limit", lambda *_: CopyLimit(0.0, 2000))
+    monkeypatch.setattr(preset, "other_turns", lambda *_, **__: [])
+
+    def tried(study: Study, rows: Sequence[RowSpec], *_: Any, **__: Any) -> list[Trial]:
+        return [
+            Trial(row, 1000, {"fid": 1.0, "copy_rate": rates[row.label], "source_rate": 0.5}) for row in rows
+        ]
+
+    monkeypatch.setattr(preset, "halving", tried)
+    stages = Stages(Scale(200), tmp_path)
+    assert stages.best("any", rows).label == "t* = 400, over the copying limit"
+    rates["t* = 300"] = 0.0
+    assert stages.best("any", rows).label == "t* = 300"
