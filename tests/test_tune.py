@@ -15,7 +15,17 @@ from otprior import tune as tune_module
 from otprior.compare import CopyLimit
 from otprior.generation import RowSpec
 from otprior.schedules import NoiseSchedule
-from otprior.tune import Trial, best_of, candidates, neighbours, other_turns, rungs, runner_up, survivors
+from otprior.tune import (
+    Trial,
+    best_of,
+    candidates,
+    challenger,
+    neighbours,
+    other_turns,
+    rungs,
+    runner_up,
+    survivors,
+)
 
 VP = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 EDM = NoiseSchedule.edm(0.002, 80)
@@ -145,6 +155,32 @@ def test_others_have_a_turn_until_one_passes_and_no_longer(monkeypatch: pytest.M
     assert [each.row.label for each in found] == ["450", "500"]
     passed = [tried(rows[3], 2000, 0.0)]
     assert other_turns(None, [*trials, *passed], Path(), LIMIT, 2000) == []  # type: ignore[arg-type]
+
+
+def test_who_was_left_behind_may_challenge_the_winner() -> None:
+    rows = [replace(trial("", 0, 0).row, start_timestep=t, label=str(t)) for t in (500, 525, 550, 575, 600)]
+
+    def tried(row: RowSpec, samples: int, fid: float, copies: float) -> Trial:
+        return Trial(row, samples, {"fid": fid, "copy_rate": copies, "source_rate": 0.4})
+
+    trials = [
+        tried(rows[0], 2000, 9.0, 0.02),
+        tried(rows[4], 500, 16.0, 0.002),
+        tried(rows[4], 2000, 12.0, 0.005),
+        tried(rows[1], 500, 14.0, 0.03),
+        tried(rows[2], 500, 15.0, 0.004),
+        tried(rows[3], 500, 15.5, 0.0),
+        # (On fewer seeds every FID is higher, and the winner has none there to compare it with.)
+        tried(rows[0], 250, 11.0, 0.0),
+    ]
+    # 525 copies; of 550 and 575, both ahead of the winner's 16.0, the first is further ahead.
+    found = challenger(trials, LIMIT, 2000)
+    assert found is not None
+    assert found.label == "550"
+    trials += [tried(rows[2], 2000, 11.5, 0.003)]
+    # Beside the new winner's 15.0 on as many seeds, nobody is ahead.
+    assert challenger(trials, LIMIT, 2000) is None
+    assert challenger(trials[:1], LIMIT, 2000) is challenger(trials[1:2], LIMIT, 2000) is None
 
 
 # Candidates ------------------------------------------------------------------------------------------------

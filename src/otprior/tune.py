@@ -5,7 +5,8 @@ a candidate has already are taken over, since the seeds of a rung begin with tho
 for is the lowest FID among candidates of which it can be said, at 95 %, that they copy no more than the limit allows
 (`CopyLimit`; by default the validation images' own rate). On few images that cannot be said of any. So half of the
 places on the next rung go to the candidates of lowest FID that will probably pass, the other half to those of lowest
-FID that still may. A second search follows in the neighbourhood of the winner.
+FID that still may. A second search follows in the neighbourhood of the winner. Last, whoever was left behind for others
+that then failed, and may be better than who passed, is tried on all of the seeds.
 
 References:
     Jamieson & Talwalkar, Non-stochastic best arm identification and hyperparameter optimization (2016),
@@ -35,6 +36,7 @@ __all__ = [
     "Trial",
     "best_of",
     "candidates",
+    "challenger",
     "halving",
     "labelled",
     "neighbours",
@@ -61,7 +63,7 @@ CORRELATIONS = (0.6, 0.85, 1.0)
 FINER = 0.25  # in log-SNR
 # Candidates on the second rung of the two searches.
 FIRST_KEPT, FINER_KEPT = 8, 4
-# How many more are tried on all of the seeds if none of the last rung passes.
+# How many more are tried on all of the seeds if none of the last rung passes; and how many once one has.
 MOST_TURNS = 6
 CLEARLY_LESS = 0.85
 # Chances of passing the copying rule in the end: probably, and not yet ruled out.
@@ -185,7 +187,7 @@ def survivors(trials: Sequence[Trial], keep: int, limit: CopyLimit, final: int) 
 
 def best_of(trials: Sequence[Trial], limit: CopyLimit) -> Trial | None:
     """The lowest FID among the trials on most seeds that are allowed; None if none of those is."""
-    most = max(trial.samples for trial in trials)
+    most = max((trial.samples for trial in trials), default=0)
     last = [trial for trial in trials if trial.samples == most]
     allowed = [trial for trial in last if limit.allows(trial.copy_rate, most)]
     return min(allowed, key=lambda trial: trial.fid, default=None)
@@ -197,7 +199,7 @@ def runner_up(trials: Sequence[Trial], limit: CopyLimit, final: int) -> RowSpec 
     Copying and the share of samples that keep their own atom rise and fall together. So who keeps it nearly as often
     as one that has failed is not tried.
     """
-    latest = {trial.row: trial for trial in sorted(trials, key=lambda trial: trial.samples)}
+    latest = _latest(trials)
     failed = [trial.source_rate for trial in latest.values() if trial.samples == final]
     waiting = [
         trial
@@ -210,6 +212,31 @@ def runner_up(trials: Sequence[Trial], limit: CopyLimit, final: int) -> RowSpec 
     # (FIDs on different numbers of seeds do not compare.)
     most = max(trial.samples for trial in possible)
     return survivors([trial for trial in possible if trial.samples == most], 1, limit, final)[0]
+
+
+def challenger(trials: Sequence[Trial], limit: CopyLimit, final: int) -> RowSpec | None:
+    """Who has not been tried on `final` seeds, will probably pass, and may be better than the best of those who did.
+
+    Its FID is compared with the best's on as many seeds; None if nobody's is lower, or nobody has passed.
+    """
+    best = best_of([trial for trial in trials if trial.samples == final], limit)
+    if best is None:
+        return None
+    known = {trial.samples: trial.fid for trial in trials if trial.row == best.row}
+    ahead = {
+        trial.row: trial.fid - known[trial.samples]
+        for trial in _latest(trials).values()
+        if trial.samples < final
+        and trial.samples in known
+        and limit.chance(trial.copy_rate, trial.samples, final) >= PROBABLY
+    }
+    row = min(ahead, key=ahead.__getitem__, default=None)
+    return row if row is not None and ahead[row] < 0 else None
+
+
+def _latest(trials: Sequence[Trial]) -> dict[RowSpec, Trial]:
+    """Each candidate's trial on the most seeds."""
+    return {trial.row: trial for trial in sorted(trials, key=lambda trial: trial.samples)}
 
 
 def own_limit(study: Study, work: Path, margin: float = 0.01) -> CopyLimit:
@@ -330,6 +357,11 @@ def tune(
         second = sizes[1:] or sizes
         trials += halving(study, list(near.values()), folder, rule, second, FINER_KEPT, deadline, **options)
     trials += other_turns(study, trials, folder, rule, sizes[-1], deadline, **options)
+    for _ in range(MOST_TURNS):
+        row = challenger(trials, rule, sizes[-1])
+        if row is None or time.monotonic() > deadline:
+            break
+        trials += halving(study, [row], folder, rule, sizes[-1:], 1, **options)
     seeds: dict[RowSpec, int] = {}
     for trial in trials:
         seeds[trial.row] = max(trial.samples, seeds.get(trial.row, 0))

@@ -32,7 +32,7 @@ GUIDED_STEPS = (3, 5)
 FULL_EVALUATIONS = 100
 STARTS = (350, 400, 450, 500, 550, 600, 650)
 MIXTURE_STARTS = (250, 300, 350, 400, 450, 550)
-RANDOM_STARTS = (200, 250, 300, 350, 400, 500)
+RANDOM_STARTS = (250, 300, 350, 400, 425, 450, 500, 550)
 CORRELATIONS = (0.7, 1.0)
 # How much lower than the full sampler's the class accuracy at 5 evaluations may be.
 ACCURACY_MARGIN = 0.02

@@ -33,7 +33,7 @@ STARTS = {
     "gaussian": ("gaussian", None, (400, 500, 600, 700, 800, 900)),
     "mixture": ("mixture", None, (250, 300, 350, 400, 450, 550)),
     "identity": ("identity", None, (600, 700, 800, 900, 950)),
-    "random image + fresh noise": ("random_atom", None, (150, 200, 250, 300, 400, 500)),
+    "random image + fresh noise": ("random_atom", None, (250, 300, 350, 400, 425, 450, 500, 550)),
 }
 
 
