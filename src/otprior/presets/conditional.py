@@ -30,9 +30,12 @@ GUIDANCES = (1.0, 2.0, 3.0, 4.0)
 STEPS = {1.0: (5, 10)}
 GUIDED_STEPS = (3, 5)
 FULL_EVALUATIONS = 100
-STARTS = (350, 400, 450, 500, 550, 600, 650)
-MIXTURE_STARTS = (250, 300, 350, 400, 450, 550)
+# Where each start is looked for. Copying ends the range for those with atoms, and a rival on a coarser grid than its
+# opponent's would have to stop further from that end.
+STARTS = (400, 450, 475, 500, 525, 550, 600, 650, 700)
 RANDOM_STARTS = (250, 300, 350, 400, 425, 450, 500, 550)
+MIXTURE_STARTS = (250, 300, 325, 350, 375, 400, 450, 550)
+GAUSSIAN_STARTS = (200, 250, 300, 350, 400, 450, 500, 550, 600)
 CORRELATIONS = (0.7, 1.0)
 # How much lower than the full sampler's the class accuracy at 5 evaluations may be.
 ACCURACY_MARGIN = 0.02
@@ -52,7 +55,7 @@ def run(stages: Stages) -> dict[str, StudyResult]:
             coupled = stages.best(f"{name} coupled", _coupled(plain))
             random = stages.best(f"{name} random", _each(plain, "random_atom", fresh, RANDOM_STARTS))
             mixture = stages.best(f"{name} mixture", _each(plain, "mixture", "mixture", MIXTURE_STARTS))
-            gaussian = stages.best(f"{name} gaussian", _each(plain, "gaussian", "gaussian", STARTS))
+            gaussian = stages.best(f"{name} gaussian", _each(plain, "gaussian", "gaussian", GAUSSIAN_STARTS))
             white = replace(plain, spacing="trailing", label=_label("N(0, I) at T", plain))
             rows += [coupled, random, mixture, gaussian, white]
             pairs.append((coupled, random))
