@@ -81,7 +81,7 @@ def test_a_rehearsal_solves_for_fewer_atoms(tmp_path) -> None:  # type: ignore[n
     assert Stages(Scale(48), tmp_path).priors(small).name == "atoms-1000"
 
 
-def test_a_start_that_copies_wherever_it_is_looked_for_says_so(
+def test_a_start_that_cannot_be_shown_not_to_copy_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [RowSpec("random_atom", t, 5, label=f"t* = {t}") for t in (300, 400)]
@@ -96,6 +96,6 @@ def test_a_start_that_copies_wherever_it_is_looked_for_says_so(
 
     monkeypatch.setattr(preset, "halving", tried)
     stages = Stages(Scale(200), tmp_path)
-    assert stages.best("any", rows).label == "t* = 400, over the copying limit"
+    assert stages.best("any", rows).label == "t* = 400, copying limit not shown"
     rates["t* = 300"] = 0.0
     assert stages.best("any", rows).label == "t* = 300"

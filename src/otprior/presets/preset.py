@@ -24,8 +24,8 @@ __all__ = ["CHOOSING", "OVER_LIMIT", "Preset", "Scale", "Stages", "run_headline"
 
 # Seeds that settings are chosen on: far from those of any report.
 CHOOSING = 1_100_000_000
-# Ends the label of a start that copies too much wherever it was looked for.
-OVER_LIMIT = ", over the copying limit"
+# Ends the label of a start that, wherever it was looked for, could not be shown to copy little enough.
+OVER_LIMIT = ", copying limit not shown"
 # Fewer images of a row than this are a rehearsal.
 REHEARSAL = 250
 
