@@ -15,16 +15,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from otprior.compare import Study, StudyProgress, difference_gate, run_study
+from otprior.cli.progress import progress_bar
+from otprior.cli.session import stdout
+from otprior.cli.studies import follow, print_report
+from otprior.compare import Study, difference_gate, run_study
 from otprior.files import check_output_dir, output_dir
 from otprior.generation import kept_processes
 from otprior.presets import settings_rows
-from otprior.report import headline, write_report
+from otprior.report import write_report
 from otprior.settings import read_settings, row_of_steps
-
-
-def show(at: StudyProgress) -> None:
-    print(f"{at.stage}: {at.done:g} of {at.total:g} {at.note}", flush=True)
 
 
 def main() -> None:
@@ -45,16 +44,14 @@ def main() -> None:
     if tuned.key == chosen.key:
         sys.exit("the settings are those chosen by hand: there is nothing to compare")
     study = Study("tuned beside chosen", rows, args.samples, args.seed_sets, precision="bfloat16")
-    with kept_processes(args.workers):
-        result = run_study(study, args.work, workers=args.workers, listen=show)
+    with progress_bar("loading") as bar, kept_processes(args.workers):
+        result = run_study(study, args.work, workers=args.workers, listen=follow(bar))
     statement = "FID of the settings that were tuned less that of those chosen by hand"
     result.report["gates"] = [difference_gate(result, *rows, statement)]
     result.report["command"] = ["python", *sys.argv]
     with output_dir(args.out) as folder:
         write_report(folder, result.report, result.images)
-    print(headline(result.report))
-    for gate in result.report["gates"]:
-        print(f"{gate['statement']}: {gate['statistic']:.2f}, 95 % {gate['interval']}")
+    print_report(stdout(), result.report, args.out)
 
 
 if __name__ == "__main__":

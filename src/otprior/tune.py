@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -194,11 +194,15 @@ def best_of(trials: Sequence[Trial], limit: CopyLimit) -> Trial | None:
 
 
 def runner_up(trials: Sequence[Trial], limit: CopyLimit, final: int) -> RowSpec | None:
-    """Whom to try next on `final` seeds: of those left behind latest, the best that may pass; None if nobody may.
+    """Whom to try next on `final` seeds: of those left behind latest, the best that may pass.
+
+    None if nobody may, or somebody has passed.
 
     Copying and the share of samples that keep their own atom rise and fall together. So who keeps it nearly as often
     as one that has failed is not tried.
     """
+    if best_of(trials, limit) is not None:
+        return None
     latest = _latest(trials)
     failed = [trial.source_rate for trial in latest.values() if trial.samples == final]
     waiting = [
@@ -297,16 +301,19 @@ def other_turns(
     limit: CopyLimit,
     size: int,
     deadline: float = math.inf,
+    choose: Callable[[Sequence[Trial], CopyLimit, int], RowSpec | None] = runner_up,
     **options: Any,
 ) -> list[Trial]:
-    """Further trials: those that came through may fail the rule on all of the `size` seeds; then others have a turn.
+    """Further trials on all of the `size` seeds, one at a time, until there is nobody to try.
 
-    Arguments: as for `halving`.
+    Arguments:
+        choose: Says who is next: `runner_up` or `challenger`.
+        trials, deadline, options: Those so far; as for `halving`.
     """
     every = list(trials)
     for _ in range(MOST_TURNS):
-        row = runner_up(every, limit, size)
-        if row is None or best_of(every, limit) is not None or time.monotonic() > deadline:
+        row = choose(every, limit, size)
+        if row is None or time.monotonic() > deadline:
             break
         every += halving(study, [row], work, limit, [size], 1, **options)
     return every[len(trials) :]
@@ -356,12 +363,9 @@ def tune(
     if time.monotonic() < deadline:
         second = sizes[1:] or sizes
         trials += halving(study, list(near.values()), folder, rule, second, FINER_KEPT, deadline, **options)
-    trials += other_turns(study, trials, folder, rule, sizes[-1], deadline, **options)
-    for _ in range(MOST_TURNS):
-        row = challenger(trials, rule, sizes[-1])
-        if row is None or time.monotonic() > deadline:
-            break
-        trials += halving(study, [row], folder, rule, sizes[-1:], 1, **options)
+    # Those that came through may fail the rule on all of the seeds; and who passes may not be the best.
+    for choose in (runner_up, challenger):
+        trials += other_turns(study, trials, folder, rule, sizes[-1], deadline, choose, **options)
     seeds: dict[RowSpec, int] = {}
     for trial in trials:
         seeds[trial.row] = max(trial.samples, seeds.get(trial.row, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -95,30 +96,15 @@ def real_figures(study: Study, folder: Path) -> dict[str, Any]:
     name += f"-mixture-{study.mixture:g}" if study.mixture else ""
     path = folder / f"{name}-{study.samples}.json"
     if not path.exists():
-        write_json(path, _real_figures(_of_images_only(study), by_class))
+        # Nothing of the samples: searches on the same images ask for the same figures.
+        rows = (RowSpec("none", 0, 1),)
+        images = replace(study, name="", rows=rows, first_seed=0, seed_sets=1, flow=None)
+        write_json(path, _real_figures(images, by_class))
     return read_json(path)
-
-
-def _of_images_only(study: Study) -> Study:
-    """The same but for all that figures of its real images do not depend on."""
-    return Study(
-        "real images",
-        (RowSpec("none", 0, 1),),
-        study.samples,
-        split=study.split,
-        real_split=study.real_split,
-        atoms=study.atoms,
-        atoms_from=study.atoms_from,
-        copies_of=study.copies_of,
-        extractor=study.extractor,
-        value_range=study.value_range,
-        mixture=study.mixture,
-    )
 
 
 @cache
 def _real_figures(study: Study, by_class: bool) -> dict[str, Any]:
-    """Searches ask for those of the same images again and again."""
     real = images_of(study, study.real_split)
     size = min(study.samples, len(real))
     features = features_of(study, study.real_split)
