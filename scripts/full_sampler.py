@@ -13,16 +13,14 @@ import argparse
 from pathlib import Path
 
 from otprior import bundled
-from otprior.compare import AGREEMENT_SEEDS, Study, StudyProgress, row_samples, run_study
+from otprior.cli.progress import progress_bar
+from otprior.cli.studies import follow
+from otprior.compare import AGREEMENT_SEEDS, Study, run_study
 from otprior.files import write_json
 from otprior.generation import RowSpec
 from otprior.metrics.features import classify
 
 STEPS = 100
-
-
-def show(at: StudyProgress) -> None:
-    print(f"{at.stage}: {at.done:g} of {at.total:g} {at.note}", flush=True)
 
 
 def main() -> None:
@@ -37,8 +35,9 @@ def main() -> None:
     args = parser.parse_args()
     row = RowSpec("none", 999, STEPS, spacing="trailing", label=f"full sampler, DPM++2M, {STEPS}")
     study = Study("full sampler", (row,), args.samples)
-    result = run_study(study, args.work, workers=args.workers, listen=show)
-    classes = classify(bundled.extractor(), row_samples(study, row, args.work).images[:AGREEMENT_SEEDS])
+    with progress_bar("loading") as bar:
+        result = run_study(study, args.work, workers=args.workers, listen=follow(bar))
+    classes = classify(bundled.extractor(), result.samples(row).images[:AGREEMENT_SEEDS])
     figures = {**result.report["rows"][0], "seed_agreement": None}
     write_json(bundled.ROOT / "full_sampler.json", {"row": figures, "classes": classes.tolist()})
 

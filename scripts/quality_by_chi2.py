@@ -19,7 +19,9 @@ from typing import Any
 import torch
 
 from otprior import SemiDiscretePrior
-from otprior.compare import Study, StudyProgress, run_study
+from otprior.cli.progress import progress_bar
+from otprior.cli.studies import follow
+from otprior.compare import Study, run_study
 from otprior.compare.material import atoms_of, schedule_of
 from otprior.files import output_file, read_json, write_json
 from otprior.judge import Judge
@@ -33,10 +35,6 @@ LEVELS = (1.0, 0.3, 0.1, 0.05, 0.02, 0.01)
 DRAWS_PER_ATOM = 1.45
 SEED = 0
 FIGURES = ("fid", "fid_interval", "copy_rate", "copy_rate_interval", "seed_agreement")
-
-
-def show(at: StudyProgress) -> None:
-    print(f"{at.stage}: {at.done:g} of {at.total:g} {at.note}", flush=True)
 
 
 def save_priors(study: Study, levels: list[float], work: Path) -> None:
@@ -118,7 +116,9 @@ def main() -> None:
     points: list[dict[str, Any]] = []
     for name in names(args.levels):
         folder = args.work / name
-        result = run_study(replace(study, name=f"χ² {name}"), folder, workers=args.workers, listen=show)
+        named = replace(study, name=f"χ² {name}")
+        with progress_bar("loading") as bar:
+            result = run_study(named, folder, workers=args.workers, listen=follow(bar))
         facts = read_json(folder / "priors" / "semidiscrete" / "config.json")["facts"]
         figures = {key: result.report["rows"][0].get(key) for key in FIGURES}
         solve = {key: facts[key] for key in ("chi2", "chi2_error", "draws")}

@@ -19,7 +19,6 @@ from otprior.compare import (
     difference_gate,
     material,
     paired_fid_difference,
-    row_samples,
     run_study,
 )
 from otprior.data import to_uint8
@@ -74,7 +73,7 @@ def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
     assert [row["guidance"] for row in figures] == [1.0, 2.0, 1.0, 1.0]
     assert result.study is not None
     for spec, row in zip(rows, figures):
-        samples = row_samples(result.study, spec, tmp_path)
+        samples = result.samples(spec)
         assert samples.labels is not None
         assert samples.labels.tolist() == [seed % 10 for seed in range(20)]
         right = classify(bundled.extractor(), samples.images) == torch.from_numpy(samples.labels)
@@ -86,7 +85,7 @@ def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
     labels = bundled.atoms().labels
     assert labels is not None
     for spec in rows[2:]:
-        samples = row_samples(result.study, spec, tmp_path)
+        samples = result.samples(spec)
         assert samples.sources is not None
         assert np.array_equal(labels[torch.from_numpy(samples.sources)], samples.labels)
 
@@ -116,7 +115,7 @@ def test_a_growing_study_takes_over_what_it_has(small: Study, tmp_path: Path) ->
     assert fresh.report["rows"][0]["fid"] == grown.report["rows"][0]["fid"]
     # Its last block, which was cut off, is not taken for a whole one, nor a whole one for that.
     further = run_study(replace(study, samples=45), tmp_path, growing=True)
-    assert len(row_samples(replace(study, samples=45), WHITE, tmp_path).pixels) == 45
+    assert len(further.samples(WHITE).pixels) == 45
     again = run_study(replace(study, samples=35), tmp_path, growing=True)
     assert (
         again.report["rows"][0]["fid"] == grown.report["rows"][0]["fid"] != further.report["rows"][0]["fid"]

@@ -9,7 +9,7 @@ seeds. Two processes with the same study, seeds and work folder get the same fig
 """
 
 from otprior.compare.fitting import fit_priors
-from otprior.compare.running import claim_work, row_samples, run_study
+from otprior.compare.running import claim_work, run_study
 from otprior.compare.statements import (
     CopyLimit,
     copy_gate,
@@ -36,6 +36,5 @@ __all__ = [
     "headline_gates",
     "paired_fid_difference",
     "ratio_gate",
-    "row_samples",
     "run_study",
 ]

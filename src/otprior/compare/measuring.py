@@ -156,25 +156,35 @@ def over_sets(sets: list[dict[str, Any]], samples: int) -> dict[str, Any]:
     return figures
 
 
+def flow_classes(study: Study, flow: list[Block] | None) -> Tensor | None:
+    """The class of the image that the full flow makes of each of the first seeds, shape (n,), int64.
+
+    Arguments:
+        study: The study.
+        flow: Its full sampler's first set of seeds; without it the stored classes of the bundled network's are taken,
+            which are few. None if these are of other seeds or of another network.
+    """
+    if flow is not None:
+        return classify(extractor_of(study), Samples.read(flow).images)
+    stored = bundled.full_sampler()
+    if stored is None or study.first_seed != 0 or study.model:
+        return None
+    return stored.classes[: min(AGREEMENT_SEEDS, study.samples)]
+
+
 def seed_agreement(
-    study: Study, blocks: list[Block], flow: list[Block] | None
+    study: Study, blocks: list[Block], classes: Tensor | None
 ) -> tuple[float | None, Interval | None]:
     """Share of seeds whose image has the class that the full flow's image of the same seed has.
 
     Arguments:
+        study: The study.
         blocks: A row's first set of seeds.
-        flow: The full sampler's, of the same seeds; without it the stored classes of the bundled network's are
-            taken, which are few, and the share has no interval.
+        classes: Of the flow's images; see `flow_classes`. Stored ones, being few, give no interval, and say nothing of
+            rows by class.
     """
-    if flow is not None:
-        extractor = extractor_of(study)
-        mine, full = (classify(extractor, Samples.read(part).images) for part in (blocks, flow))
-        share = bootstrap_mean(mine == full, torch.Generator().manual_seed(blocks[0].first_seed))
-        return share.estimate, share
-    stored = bundled.full_sampler()
-    if stored is None or study.first_seed != 0 or study.model or blocks[0].row.conditional:
+    if classes is None or (study.flow is None and blocks[0].row.conditional):
         return None, None
-    count = min(AGREEMENT_SEEDS, study.samples, len(stored.classes))
-    images = Samples.read(blocks).images[:count]
-    same = classify(extractor_of(study), images) == stored.classes[:count]
-    return float(same.double().mean()), None
+    mine = classify(extractor_of(study), Samples.read(blocks).images[: len(classes)])
+    share = bootstrap_mean(mine == classes, torch.Generator().manual_seed(blocks[0].first_seed))
+    return share.estimate, None if study.flow is None else share

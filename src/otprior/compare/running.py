@@ -13,7 +13,7 @@ import torch
 from otprior import __version__, bundled
 from otprior.compare.fitting import fit_priors
 from otprior.compare.material import copied_of, extractor_of, fingerprint, models_of, reference_of
-from otprior.compare.measuring import measure, over_sets, real_figures, seed_agreement
+from otprior.compare.measuring import flow_classes, measure, over_sets, real_figures, seed_agreement
 from otprior.compare.study import Listener, Study, StudyProgress, StudyResult
 from otprior.files import read_json, sha256, write_json
 from otprior.generation import (
@@ -29,7 +29,7 @@ from otprior.metrics.copying import copy_mask
 from otprior.report import FORMAT_VERSION, ReportImages, report_row
 from otprior.validation import require
 
-__all__ = ["claim_work", "row_samples", "run_study"]
+__all__ = ["claim_work", "run_study"]
 
 
 def run_study(
@@ -74,9 +74,10 @@ def run_study(
     _sample(partial(sample, models_of(study, priors)), list(every), workers, threads, listen)
     sets = measure(study, work / "figures", blocks, workers, threads, listen)
     reference = real_figures(study, work / "figures")
+    classes = flow_classes(study, flow)
     rows, images = [], []
     for row in study.rows:
-        figures = _report_row(study, row, blocks[row.key], sets[row.key], reference, flow)
+        figures = _report_row(study, row, blocks[row.key], sets[row.key], reference, classes)
         rows.append(figures | {"fit_seconds": fitted.seconds_of(row)})
         images.append(_report_images(study, row, blocks[row.key][0]))
     report = {
@@ -96,11 +97,6 @@ def run_study(
         },
     }
     return StudyResult(report, images, sets, study, work)
-
-
-def row_samples(study: Study, row: RowSpec, work: str | Path, seed_set: int = 0) -> Samples:
-    """The images of a row's set of seeds, from the work folder of a study that was run."""
-    return Samples.read(study.blocks(row, Path(work) / "images", seed_set))
 
 
 def claim_work(work: Path, study: Study, growing: bool) -> None:
@@ -151,12 +147,12 @@ def _report_row(
     blocks: list[list[Block]],
     sets: list[dict[str, Any]],
     reference: dict[str, Any],
-    flow: list[Block] | None,
+    classes: torch.Tensor | None,
 ) -> dict[str, Any]:
     figures = over_sets(sets, study.samples)
     floor = reference["fid_floor"]
     low, high = figures["fid_interval"]
-    agreement, error = seed_agreement(study, blocks[0], flow)
+    agreement, error = seed_agreement(study, blocks[0], classes)
     last = study.first_of(study.seed_sets) - 1
     given: dict[str, Any] = {} if error is None else {"seed_agreement_interval": error.limits()}
     if "mode_mixture" in figures:

@@ -14,7 +14,6 @@ from scipy import stats
 
 from otprior import bundled
 from otprior.compare.material import extractor_of, reference_of
-from otprior.compare.running import row_samples
 from otprior.compare.study import StudyResult
 from otprior.generation import RowSpec
 from otprior.metrics import (
@@ -142,7 +141,7 @@ def paired_fid_difference(
         return paired_difference(mine, other, level=level)
     assert result.study is not None
     study, moments = result.study, reference_of(result.study).moments
-    sides = [extract_features(extractor_of(study), _images(found, each)) for found, each in where]
+    sides = [extract_features(extractor_of(study), found.samples(each).images) for found, each in where]
     width = sides[0].shape[1]
 
     def difference(rows: torch.Tensor) -> float:
@@ -151,12 +150,6 @@ def paired_fid_difference(
     generator = torch.Generator().manual_seed(study.first_seed)
     blocks = min(MOST_BLOCKS, study.samples // 2)
     return block_interval(difference, torch.cat(sides, dim=1), generator, blocks, level)
-
-
-def _images(result: StudyResult, row: RowSpec) -> torch.Tensor:
-    assert result.study is not None
-    assert result.work is not None
-    return row_samples(result.study, row, result.work).images
 
 
 def headline_gates(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from otprior.generation import Block, RowSpec
+from otprior.generation import Block, RowSpec, Samples
 from otprior.generation.rows import differing
 from otprior.report import ReportImages
 from otprior.validation import check_choice, check_integer, require
@@ -152,3 +152,9 @@ class StudyResult:
         assert self.study is not None
         keys = [row.key for row in self.study.rows]
         return self.report["rows"][keys.index(spec.key)]
+
+    def samples(self, spec: RowSpec, seed_set: int = 0) -> Samples:
+        """The samples of a row's set of seeds, read from the work folder."""
+        assert self.study is not None
+        assert self.work is not None
+        return Samples.read(self.study.blocks(spec, self.work / "images", seed_set))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from otprior import bundled
 from otprior.compare import CopyLimit, StudyResult, difference_gate
 from otprior.generation import RowSpec
 from otprior.presets.chosen import settings_rows
@@ -33,9 +32,11 @@ def run(stages: Stages) -> dict[str, StudyResult]:
     kinds = candidates(coupled, stages.study("any", [coupled]).atoms)
     every = [row for rows in kinds.values() for row in rows]
     tried = stages.choose("candidates", [coupled, *every], stages.scale.samples, flow=FULL)
+    limit = stages.copy_limit()
     winners = []
     for rows in kinds.values():
-        winners += [row for row in (_best(tried, rows), _best(tried, rows, KEEPS)) if row is not None]
+        found = (_best(tried, rows, limit), _best(tried, rows, limit, KEEPS))
+        winners += [row for row in found if row is not None]
     distinct = {row.key: row for row in [coupled, *winners]}
     result = stages.run("better priors", list(distinct.values()), flow=FULL)
     result.report["gates"] = [
@@ -70,11 +71,10 @@ def candidates(coupled: RowSpec, atoms: int) -> dict[str, list[RowSpec]]:
     }
 
 
-def _best(tried: StudyResult, rows: Sequence[RowSpec], keeps: float = 0.0) -> RowSpec | None:
+def _best(
+    tried: StudyResult, rows: Sequence[RowSpec], limit: CopyLimit, keeps: float = 0.0
+) -> RowSpec | None:
     """Lowest FID among the rows that do not copy, and keep the class of so many seeds; None if there is none."""
-    assert tried.study is not None
-    rate = tried.report["reference"]["copy_rate"]
-    limit = CopyLimit(rate, int(bundled.manifest()["splits"]["held_out"]["n"]))
 
     def fits(row: RowSpec) -> bool:
         figures = tried.row(row)

@@ -8,13 +8,12 @@ sampler does not target p_t*(x | c): what w does to a start is measured, not der
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from otprior.compare import Study, StudyResult, difference_gate, gate, row_samples
+from otprior.compare import StudyResult, difference_gate, gate
 from otprior.compare.material import extractor_of
 from otprior.generation import OWN_GRID, RowSpec
 from otprior.metrics import paired_difference
@@ -98,22 +97,21 @@ def _full(guidance: float) -> RowSpec:
     return replace(row, label=_label("full sampler", row))
 
 
-def _hits(study: Study, row: RowSpec, work: Path) -> Tensor:
+def _hits(result: StudyResult, row: RowSpec) -> Tensor:
     """Whether each sample of a row, over all sets of seeds, is of the class it was asked to be; shape (n,), float64."""
+    assert result.study is not None
     hits = []
-    for number in range(study.seed_sets):
-        samples = row_samples(study, row, work, number)
+    for number in range(result.study.seed_sets):
+        samples = result.samples(row, number)
         assert samples.labels is not None
-        right = classify(extractor_of(study), samples.images) == torch.from_numpy(samples.labels)
+        right = classify(extractor_of(result.study), samples.images) == torch.from_numpy(samples.labels)
         hits.append(right.double())
     return torch.cat(hits)
 
 
 def _accuracy_gate(result: StudyResult, row: RowSpec, full: RowSpec) -> dict[str, Any]:
     """That a start's class accuracy is at most `ACCURACY_MARGIN` below the full sampler's, on the same seeds."""
-    assert result.study is not None
-    assert result.work is not None
-    most, mine = (_hits(result.study, each, result.work) for each in (full, row))
+    most, mine = (_hits(result, each) for each in (full, row))
     less = paired_difference(most, mine, side="upper")
     statement = f"Class accuracy of “{full.label}” less that of “{row.label}”"
     return gate(statement, less.estimate, less.hi, ACCURACY_MARGIN, paired_difference(most, mine))

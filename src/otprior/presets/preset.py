@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from otprior.compare import Listener, Study, StudyProgress, StudyResult, headline_gates, run_study
+from otprior.compare import CopyLimit, Listener, Study, StudyProgress, StudyResult, headline_gates, run_study
 from otprior.compare.material import images_of
 from otprior.generation import RowSpec
 from otprior.presets.chosen import headline, settings_rows
@@ -144,6 +144,12 @@ class Stages:
             return best.row
         least = min(trials, key=lambda trial: (-trial.samples, trial.copy_rate)).row
         return replace(least, label=least.label + OVER_LIMIT)
+
+    def copy_limit(self) -> CopyLimit:
+        """The copying rule of `tune`: as often as the validation images."""
+        own = self.subject.validation
+        study = replace(self.study("copy limit", [RowSpec("none", 0, 1)]), split=own, real_split=own)
+        return own_limit(study, self.folder(study))
 
     def check_samples(self, samples: int) -> None:
         """For statements on excess FIDs, whose floor has to be that of as many real images as a row has samples.

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from otprior.compare import Listener, Study, StudyProgress, StudyResult, gate, row_samples, run_study
+from otprior.compare import Listener, Study, StudyProgress, StudyResult, gate, run_study
 from otprior.compare.material import (
     atoms_of,
     check_not_atoms,
@@ -185,9 +185,8 @@ def _filters(settings: Settings, laws: Sequence[FilterLaw]) -> list[AngleFilter]
 def _logits(result: StudyResult) -> dict[str, Tensor]:
     """The classifier's logits of each row's samples, by the row's key; of real images as `REAL` and `ATOMS`."""
     assert result.study is not None
-    assert result.work is not None
     study, extractor = result.study, extractor_of(result.study)
-    found = {row.key: row_samples(study, row, result.work).images for row in study.rows}
+    found = {row.key: result.samples(row).images for row in study.rows}
     found[REAL] = images_of(study, study.real_split).images
     found[ATOMS] = atoms_of(study).images
     return {key: class_logits(extractor, images) for key, images in found.items()}
@@ -233,10 +232,9 @@ def _limits(result: StudyResult, logits: dict[str, Tensor]) -> dict[str, Any]:
 def _different_latents(result: StudyResult) -> dict[str, Any]:
     """How many latents a row's samples come from: `duplicate_rate` does not see repeats to which a chain adds noise."""
     assert result.study is not None
-    assert result.work is not None
     lines: list[list[Any]] = []
     for row in result.study.rows:
-        sources = row_samples(result.study, row, result.work).sources
+        sources = result.samples(row).sources
         if sources is not None:
             lines.append([row.label, len(sources), len(set(sources.tolist()))])
     return {
