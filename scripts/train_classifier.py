@@ -1,9 +1,11 @@
-"""Trains the classifier whose penultimate layer gives the bundled features.
+"""Trains a classifier, whose penultimate layer gives the features that quality is measured in.
 
-Trains on the 60,000 training images of Fashion-MNIST alone; the 10,000 test images are read once, at the
-end, for the accuracy that is stored beside the weights. `otprior.training.classifier` does the training.
+On labelled images of one's own, of a height and width divisible by 4; or, if none are named, the bundled one: on the
+60,000 training images of Fashion-MNIST alone. Test images are read once, at the end, for the accuracy that is stored
+beside the weights. `otprior.training.classifier` does the training.
 
-    python scripts/train_classifier.py            # about 4 minutes on one core
+    python scripts/train_classifier.py train.npz --test test.npz --name mine --out classifier
+    python scripts/train_classifier.py            # the bundled one: about 4 minutes on one core
     python scripts/build_assets.py                # then refresh the manifest
 """
 
@@ -13,11 +15,11 @@ import argparse
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 from fashion_mnist import ASSETS, CLASS_NAMES, DEFAULT_SOURCE, read_source
-from torch import Tensor
 
+from otprior.data import ImageSet, load_images, to_pixels
+from otprior.files import check_output_dir
 from otprior.metrics.features import (
     FeatureExtractor,
     classify,
@@ -28,21 +30,41 @@ from otprior.metrics.features import (
 from otprior.training import train_classifier
 
 
-def pixels(images: np.ndarray) -> Tensor:
-    """uint8 (N, 28, 28) to float32 (N, 1, 28, 28) in [-1, 1]."""
-    return torch.from_numpy(images.copy()).float().div_(127.5).sub_(1.0).unsqueeze(1)
+def bundled_images(source: Path) -> dict[str, ImageSet]:
+    """The training and test images of Fashion-MNIST, keyed "train" and "test"."""
+    name = "Fashion-MNIST (MIT licence, Zalando SE)"
+    return {
+        key: ImageSet(
+            to_pixels(torch.from_numpy(part.images.copy()).unsqueeze(1)),
+            torch.tensor(part.labels).long(),
+            name,
+            class_names=CLASS_NAMES,
+        )
+        for key, part in read_source(source).items()
+    }
 
 
-def accuracy(model: FeatureExtractor, images: Tensor, labels: Tensor) -> float:
-    return float((classify(model, images) == labels).double().mean())
+def accuracy(model: FeatureExtractor, images: ImageSet) -> float:
+    return float((classify(model, images.images) == images.labels).double().mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--source", type=Path, default=DEFAULT_SOURCE, help="folder of the four IDX files")
-    parser.add_argument("--out", type=Path, default=ASSETS / "classifier", help="replaced when training ends")
+    parser.add_argument(
+        "data", nargs="?", help="labelled images: a folder with one a class, .npz or .safetensors"
+    )
+    parser.add_argument("--test", help="labelled images that are not trained on, of as many classes")
+    parser.add_argument(
+        "--name", help="of the features, which stands in every report; by default that of DATA"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="a new folder; without DATA the bundled one, which is replaced"
+    )
+    parser.add_argument(
+        "--source", type=Path, default=DEFAULT_SOURCE, help="without DATA: the four IDX files"
+    )
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--rate", type=float, default=3e-3)
@@ -50,9 +72,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
 
+    own = arguments.data is not None
+    if own != (arguments.out is not None) or (not own and (arguments.test or arguments.name)):
+        parser.error("DATA and --out go together, and --test and --name with them")
+    out = arguments.out if own else ASSETS / "classifier"
+    check_output_dir(out, overwrite=not own)
+
     torch.set_num_threads(arguments.threads)
-    data = read_source(arguments.source)
-    images, labels = pixels(data["train"].images), torch.tensor(data["train"].labels).long()
+    if own:
+        train = load_images(arguments.data)
+        test = load_images(arguments.test) if arguments.test else None
+    else:
+        train, test = bundled_images(arguments.source).values()
+    if train.labels is None or (test is not None and test.labels is None):
+        parser.error("the images have to be labelled")
+    classes = int(train.labels.max()) + 1
     start = time.monotonic()
 
     def show(epoch: int, loss: float) -> None:
@@ -60,11 +94,11 @@ def main() -> None:
         print(f"epoch {epoch}/{arguments.epochs}  loss {loss:.4f}  {seconds:.0f} s", flush=True)
 
     model = train_classifier(
-        images,
-        labels,
-        name="fashion-mnist-cnn-128",
-        classes=len(CLASS_NAMES),
-        class_names=CLASS_NAMES,
+        train.images,
+        train.labels,
+        name=(arguments.name or train.name) if own else "fashion-mnist-cnn-128",
+        classes=classes,
+        class_names=train.class_names,
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         rate=arguments.rate,
@@ -72,23 +106,23 @@ def main() -> None:
         listen=show,
     )
 
-    test_images, test_labels = pixels(data["test"].images), torch.tensor(data["test"].labels).long()
-    full_accuracy, full = accuracy(model, test_images, test_labels), extract_features(model, test_images)
+    seen = train if test is None else test
+    full = extract_features(model, seen.images)
     model.half().float()  # rounded weights are what is stored, so their accuracy is what is stated
     model.info = {
-        "trained_on": "the 60,000 training images of Fashion-MNIST (MIT licence, Zalando SE)",
+        "trained_on": f"the {len(train):,} training images of {train.name}",
         "epochs": arguments.epochs,
         "batch_size": arguments.batch_size,
         "seed": arguments.seed,
         "torch": torch.__version__,
         "stored_precision": "float16, run in float32",
-        "test_accuracy": round(accuracy(model, test_images, test_labels), 4),
-        "test_images": len(test_images),
     }
-    save_extractor(model, arguments.out, torch.float16, overwrite=True)
-    rounded = extract_features(load_extractor(arguments.out), test_images)
+    if test is not None:
+        model.info |= {"test_accuracy": round(accuracy(model, test), 4), "test_images": len(test)}
+        print(f"test accuracy {model.info['test_accuracy']:.4f}")
+    save_extractor(model, out, torch.float16, overwrite=not own)
+    rounded = extract_features(load_extractor(out), seen.images)
     error = float((rounded - full).double().norm() / full.double().norm())
-    print(f"test accuracy {full_accuracy:.4f} in float32, {model.info['test_accuracy']:.4f} as stored")
     print(f"features as stored differ by {error:.2e} (relative, root mean square)")
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from otprior.grids import timestep_grid
 from otprior.pipelines import OTPriorPipeline, seeds_to_generators
+from otprior.pipelines.loading import network_sha256
 from otprior.priors import GaussianPrior, IdentityPrior, SemiDiscretePrior
 from otprior.schedules import NoiseSchedule
 
@@ -449,6 +450,28 @@ def test_any_pipeline_folder_with_a_unet_will_do(tmp_path: Path) -> None:
     without = OTPriorPipeline(pipe.unet, pipe.scheduler)
     without.save_pretrained(tmp_path / "without")
     assert OTPriorPipeline.from_pretrained(tmp_path / "without").prior is None
+
+
+def test_a_folder_without_subfolders_is_read_as_diffusers_reads_it(tmp_path: Path) -> None:
+    # The layout of the first repositories of diffusers: network, scheduler and index beside each other.
+    network = unet()
+    diffusers.DDPMPipeline(network, diffusers.DDPMScheduler()).save_pretrained(tmp_path)
+    for part in ("unet", "scheduler"):
+        for path in (tmp_path / part).iterdir():
+            path.rename(tmp_path / path.name)
+        (tmp_path / part).rmdir()
+    pipe = quiet(OTPriorPipeline.from_pretrained(tmp_path, prior=IdentityPrior.build(SHAPE, LINEAR, 500)))
+    assert torch.equal(pipe.unet.state_dict()["conv_in.weight"], network.state_dict()["conv_in.weight"])
+    assert pipe(2, output_type="pt").nfe == 5
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    before = network_sha256(tmp_path)
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert network_sha256(tmp_path) != before
+    with pytest.raises(ValueError, match="damaged or truncated"):
+        OTPriorPipeline.from_pretrained(tmp_path)
+    weights.rename(tmp_path / "diffusion_pytorch_model.bin")
+    with pytest.raises(FileNotFoundError, match=r"save_pretrained\(\.\.\.\) writes \.safetensors"):
+        OTPriorPipeline.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("path", ["/no/such/folder", "./no/such", "nothing", "a/b/c"])

@@ -28,17 +28,18 @@ def draw_images(model: str, pipe: Any, count: int, steps: int, conditional: bool
         work: Folder of the blocks, marked with what they were drawn from.
     """
     from otprior import bundled
-    from otprior.files import folder_sha256, read_json, write_json
+    from otprior.files import read_json, write_json
     from otprior.generation import Models
     from otprior.model_images import draw_model_images
     from otprior.pipelines.inputs import num_classes, real_classes
+    from otprior.pipelines.loading import network_sha256
 
     folder = bundled.pipeline_path() if model == BUNDLED else Path(model)
     null, classes = pipe.config.null_class_label, num_classes(pipe.unet)
     real = real_classes(classes, null) if conditional else None
     rule = "left out for a network without class labels"
     require(not conditional or real is not None, "--conditional", rule, "given")
-    mark = {"network": folder_sha256(folder, "unet/*", "scheduler/*"), "steps": steps}
+    mark = {"network": network_sha256(folder), "steps": steps}
     path = work / "drawn.json"
     if path.exists():
         hint = "Name another --out, or delete that folder"

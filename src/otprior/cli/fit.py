@@ -122,6 +122,14 @@ def fit(
             min=1, help="With --from-model: evaluations an image, 50 by default.", show_default=False
         ),
     ] = None,
+    null_label: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="With --from-model or --auto: the network's label for no class; by default the model's.",
+            show_default=False,
+        ),
+    ] = None,
     conditional: Annotated[
         bool, typer.Option("--conditional", "--labels", help="One map for each of the data's class labels.")
     ] = False,
@@ -238,6 +246,8 @@ def fit(
             require(value is None, option, "left out without --auto", value)
         needless = model_steps is not None and from_model is None
         require(not needless, "--model-steps", "left out without --from-model", model_steps)
+        needless = null_label is not None and from_model is None and auto is None
+        require(not needless, "--null-label", "left out without --from-model or --auto", null_label)
         own = {
             "conditional": conditional or None,
             "noise": None if noise is None else noise.value,
@@ -270,7 +280,7 @@ def fit(
             alone = int(os.environ.get("WORLD_SIZE", "1"))
             require(alone == 1, "--auto", "in one process; it starts others itself", f"{alone} of them")
             reach = 0.05 if tol is None else tol
-            material = Material(model, str(data), validation, extractor, None, pixels, limit, reach)
+            material = Material(model, str(data), validation, extractor, null_label, pixels, limit, reach)
             found = search_by_default(material, auto, prior.value, out, threads)
             chosen = {"model": model, "data": data, "auto": auto}
             save(found.prior, out, overwrite, chosen, lambda folder: write_search(folder, found))
@@ -283,7 +293,7 @@ def fit(
             timestep = 400.0 if prior is Kind.mixture else 500.0
 
         where = set_up_torch(threads, device)
-        pipe = load_model(model)
+        pipe = load_model(model, null_label=null_label)
         scheduler, t = pipe.scheduler, int(timestep) if timestep.is_integer() else timestep
         check_timestep(scheduler, t)
         if from_model is not None:

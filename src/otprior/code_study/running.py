@@ -21,12 +21,13 @@ from otprior.code_study.swaps import Swaps, swap_pieces
 from otprior.codes import Codes, code_moments
 from otprior.compare import Listener, StudyProgress
 from otprior.draws import normal_block, stream_generator
-from otprior.files import folder_sha256, read_json, write_json
+from otprior.files import read_json, write_json
 from otprior.flow import flow_grid
 from otprior.generation import kept_processes
 from otprior.known import read_scheduler
 from otprior.metrics.intervals import bootstrap_mean
 from otprior.pairing import pairing
+from otprior.pipelines.loading import component_folder, network_sha256
 from otprior.priors import GaussianPrior, SemiDiscretePrior
 from otprior.report import ReportImages
 from otprior.schedules import NoiseSchedule
@@ -96,7 +97,9 @@ class _Run:
         self.subject = replace(subject, images=subject.images.select(slice(0, study.images)))
         self.workers, self.threads, self.listen = workers, threads, listen
         self.network = subject.network
-        self.schedule = NoiseSchedule.from_scheduler(read_scheduler(self.network.folder / "scheduler"))
+        self.schedule = NoiseSchedule.from_scheduler(
+            read_scheduler(component_folder(self.network.folder, "scheduler"))
+        )
         self.clean, self.noisy = code_moments(self.schedule)
         self._claim()
 
@@ -313,6 +316,6 @@ def _joined(pieces: list[Piece]) -> dict[str, Tensor]:
 def _digest(network: Network) -> dict[str, Any]:
     """What tells one network from another, wherever it lies."""
     return {
-        "sha256": folder_sha256(network.folder, "unet/*", "scheduler/*"),
+        "sha256": network_sha256(network.folder),
         "null label": network.null_label,
     }

@@ -21,6 +21,7 @@ from otprior.metrics import FeatureMoments, Reference
 from otprior.metrics.classes import class_moments
 from otprior.metrics.features import FeatureExtractor, extract_features, load_extractor
 from otprior.pipelines.inputs import real_classes
+from otprior.pipelines.loading import component_folder, network_sha256
 from otprior.schedules import NoiseSchedule
 from otprior.validation import require
 
@@ -113,7 +114,7 @@ def models_of(study: Study, priors: Path) -> Models:
 
 def _classes(folder: Path, null: int | None) -> int | None:
     """How many classes a network's folder says it has, besides the label for none; None if it takes no labels."""
-    config = folder / "unet" / "config.json"
+    config = component_folder(folder, "unet") / "config.json"
     count = read_json(config).get("num_class_embeds") if config.is_file() else None
     if count is None:
         return None
@@ -125,7 +126,7 @@ def schedule_of(study: Study) -> NoiseSchedule:
     """The forward process of the study's network."""
     if not study.model:
         return NoiseSchedule.from_scheduler(bundled.load_scheduler())
-    return NoiseSchedule.from_scheduler(read_scheduler(Path(study.model) / "scheduler"))
+    return NoiseSchedule.from_scheduler(read_scheduler(component_folder(Path(study.model), "scheduler")))
 
 
 def fingerprint(study: Study) -> dict[str, str]:
@@ -137,13 +138,13 @@ def fingerprint(study: Study) -> dict[str, str]:
         if name and not _is_bundled(name)
     }
     if study.model:
-        found["model"] = _digest(study.model, "model_index.json", "unet/*", "scheduler/*")
+        found["model"] = _network_digest(Path(study.model), "model_index.json")
     if study.extractor:
         found["extractor"] = _digest(study.extractor, "*")
     return found
 
 
-_digest = cache(folder_sha256)
+_digest, _network_digest = cache(folder_sha256), cache(network_sha256)
 
 
 def _is_bundled(name: str) -> bool:

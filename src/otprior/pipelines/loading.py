@@ -8,9 +8,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from otprior.files import folder_sha256
 from otprior.validation import require
 
-__all__ = ["check_complete", "check_readable", "is_local"]
+__all__ = ["check_complete", "check_readable", "component_folder", "is_local", "network_sha256"]
 
 
 def is_local(path: str | Path) -> bool:
@@ -29,6 +30,19 @@ def is_local(path: str | Path) -> bool:
     return False
 
 
+def component_folder(pipeline: Path, name: str) -> Path:
+    """Where a component's files are: in a folder of its name, or, as in the first repositories, beside the index."""
+    folder = pipeline / name
+    return folder if folder.is_dir() else pipeline
+
+
+def network_sha256(pipeline: Path, *further: str) -> str:
+    """One digest of a pipeline folder's network and scheduler, and of the files that `further` patterns name."""
+    flat = component_folder(pipeline, "unet") == pipeline
+    own = ("config.json", "*.safetensors", "scheduler_config.json") if flat else ("unet/*", "scheduler/*")
+    return folder_sha256(pipeline, *further, *own)
+
+
 def check_readable(folder: Path) -> None:
     """Requires sound safetensors files.
 
@@ -37,7 +51,10 @@ def check_readable(folder: Path) -> None:
         ValueError: If one is damaged.
     """
     if not _tensor_names(folder):
-        raise FileNotFoundError(f"{folder} holds no .safetensors file; pickled weights are not loaded")
+        hint = "Have diffusers read them once, and save_pretrained(...) writes .safetensors."
+        raise FileNotFoundError(
+            f"{folder} holds no .safetensors file; pickled weights are not loaded. {hint}"
+        )
 
 
 def check_complete(folder: Path, network: nn.Module) -> None:

@@ -33,7 +33,7 @@ from otprior.pipelines.inputs import (
     takes_labels,
     tensors,
 )
-from otprior.pipelines.loading import check_complete, check_readable, is_local
+from otprior.pipelines.loading import check_complete, check_readable, component_folder, is_local
 from otprior.priors import Prior
 from otprior.schedules import NoiseSchedule
 from otprior.starting import Start, matching_timestep, start_scheduler
@@ -176,11 +176,11 @@ class OTPriorPipeline(DiffusionPipeline):
         if is_local(path):
             kwargs["local_files_only"] = True
         if check:
-            check_readable(Path(path, "unet"))
+            check_readable(component_folder(Path(path), "unet"))
         kwargs.setdefault("use_safetensors", True)
         pipe = super().from_pretrained(path, **kwargs)
         if check:
-            check_complete(Path(path, "unet"), pipe.unet)
+            check_complete(component_folder(Path(path), "unet"), pipe.unet)
         index = cls.load_config(path, local_files_only=is_local(path))
         if "scheduler" not in kwargs and index.get("_class_name") != cls.__name__:
             pipe.scheduler = _few_step(pipe.scheduler)
