@@ -43,6 +43,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["tune", "bundled", "missing"], ["data missing: there is no such file"]),
         (["tune", "bundled", "TRAIN"], ["--validation must be given unless the data are bundled"]),
         (["tune", "bundled", "bundled", "--extractor", "missing"], ["--extractor missing: there is no such"]),
+        (["fit", "bundled", "bundled", "--null-label", "1"], ["--null-label must be left out without"]),
         (["fit", "bundled"], ["DATA must be given, or else --from-model; got neither"]),
         (
             ["fit", "bundled", "bundled", "--from-model", "9"],
@@ -136,6 +137,8 @@ def test_a_prior_from_the_model_itself(
     block.unlink()
     assert run(*words, "--conditional", "--out", tmp_path / "a", "--overwrite").exit_code == 0
     assert np.array_equal(np.load(block)["pixels"], before)
+    told = run(*words, "--conditional", "--null-label", 1, "--out", tmp_path / "a", "--overwrite")
+    assert_refused(told, "--null-label must be the last of the network's labels")
     other = run(*words[:4], "--model-steps", 3, "--out", tmp_path / "a", "--overwrite")
     assert_refused(other, "images of this network in so many steps")
 

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, UNet2DModel
 
+from otprior.pipelines import OTPriorPipeline
 from otprior.priors import GaussianPrior, RandomAtomPrior
 from otprior.schedules import NoiseSchedule
 
@@ -25,14 +27,16 @@ class FakeHub:
         FakeHub.uploaded = {"repo": repo_id}
 
     def upload_folder(self, *, repo_id: str, folder_path: Path, **_: Any) -> str:
-        for path in Path(folder_path).iterdir():
-            FakeHub.uploaded[path.name] = path.read_bytes().decode(errors="replace")
+        for path in Path(folder_path).rglob("*"):
+            if path.is_file():
+                name = path.relative_to(folder_path).as_posix()
+                FakeHub.uploaded[name] = path.read_bytes().decode(errors="replace")
         return f"hub/{repo_id}"
 
 
 @pytest.fixture(autouse=True)
 def _fake_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otprior.priors.base.HfApi", FakeHub)
+    monkeypatch.setattr("otprior.priors.publishing.HfApi", FakeHub)
     FakeHub.uploaded = {}
 
 
@@ -44,6 +48,33 @@ def test_training_images_need_a_licence() -> None:
     assert prior.push_to_hub("someone/prior", data_license="MIT") == "hub/someone/prior"
     assert "Published under: MIT" in FakeHub.uploaded["README.md"]
     assert set(FakeHub.uploaded) == {"repo", "config.json", "model.safetensors", "README.md"}
+
+
+def test_a_pipeline_publishes_no_images_unasked(tmp_path: Path) -> None:
+    unet = UNet2DModel(
+        sample_size=2,
+        in_channels=1,
+        out_channels=1,
+        block_out_channels=(4,),
+        norm_num_groups=1,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        layers_per_block=1,
+    )
+    scheduler = DDIMScheduler()
+    schedule = NoiseSchedule.from_scheduler(scheduler)
+    pipe = OTPriorPipeline(unet, scheduler, RandomAtomPrior.fit(IMAGES, schedule, timestep=500))
+    with pytest.raises(ValueError, match="data_license must be named"):
+        pipe.push_to_hub("someone/fast")
+    with pytest.raises(ValueError, match="push_to_hub must be False here"):
+        pipe.save_pretrained(tmp_path / "fast", push_to_hub=True)
+    assert FakeHub.uploaded == {}
+    assert pipe.push_to_hub("someone/fast", data_license="MIT") == "hub/someone/fast"
+    assert "Published under: MIT" in FakeHub.uploaded["prior/README.md"]
+    assert {"model_index.json", "prior/model.safetensors"} < set(FakeHub.uploaded)
+    pipe.prior = GaussianPrior.fit(IMAGES, schedule, timestep=500)
+    pipe.push_to_hub("someone/moments")
+    assert "prior/README.md" not in FakeHub.uploaded
 
 
 def test_moments_need_none() -> None:

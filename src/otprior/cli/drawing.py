@@ -39,7 +39,7 @@ def draw_images(model: str, pipe: Any, count: int, steps: int, conditional: bool
     real = real_classes(classes, null) if conditional else None
     rule = "left out for a network without class labels"
     require(not conditional or real is not None, "--conditional", rule, "given")
-    mark = {"network": network_sha256(folder), "steps": steps}
+    mark = {"network": network_sha256(folder), "steps": steps, "null_class_label": null}
     path = work / "drawn.json"
     if path.exists():
         hint = "Name another --out, or delete that folder"

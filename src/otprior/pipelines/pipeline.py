@@ -35,6 +35,7 @@ from otprior.pipelines.inputs import (
 )
 from otprior.pipelines.loading import check_complete, check_readable, component_folder, is_local
 from otprior.priors import Prior
+from otprior.priors.publishing import upload
 from otprior.schedules import NoiseSchedule
 from otprior.starting import Start, matching_timestep, start_scheduler
 from otprior.validation import check_choice, check_integer, require
@@ -185,6 +186,52 @@ class OTPriorPipeline(DiffusionPipeline):
         if "scheduler" not in kwargs and index.get("_class_name") != cls.__name__:
             pipe.scheduler = _few_step(pipe.scheduler)
         return pipe
+
+    def save_pretrained(
+        self, save_directory: str | Path, *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Writes the pipeline's folder as diffusers does: component by component.
+
+        Arguments:
+            save_directory: The folder.
+            *args: As diffusers takes them.
+            push_to_hub: Refused: publishing has a method of its own, which asks under what licence.
+            **kwargs: As diffusers takes them.
+        """
+        require(not push_to_hub, "push_to_hub", "False here", push_to_hub, "Call pipe.push_to_hub(...).")
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        data_license: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload pipeline",
+    ) -> str:
+        """Publishes the pipeline's folder on the Hugging Face hub; returns its address.
+
+        Arguments:
+            repo_id: "owner/name".
+            data_license: The licence under which the training images that the prior holds may be shared; required if
+                it holds any.
+            private, token, commit_message: As in `huggingface_hub`.
+
+        Raises:
+            ValueError: If the prior holds training images and no licence is named.
+        """
+        if self.prior is not None:
+            self.prior.check_publishable(data_license)
+        return upload(
+            self.save_pretrained,
+            repo_id,
+            card="prior/README.md",
+            data_license=data_license if self.prior is not None else None,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+        )
 
     @torch.no_grad()
     def __call__(

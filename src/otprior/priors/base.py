@@ -14,20 +14,19 @@ import copy
 import json
 import logging
 import math
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
-from huggingface_hub import HfApi
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from otprior.data import ImageSet, check_images, check_labels
 from otprior.files import output_dir, read_json
+from otprior.priors.publishing import upload
 from otprior.schedules import NoiseSchedule
 from otprior.validation import check_finite, check_integer, require
 
@@ -247,18 +246,25 @@ class Prior(ModelMixin, ConfigMixin):
         Raises:
             ValueError: If the prior holds training images and no licence is named.
         """
+        self.check_publishable(data_license)
+        return upload(
+            self.save_pretrained,
+            repo_id,
+            card="README.md",
+            data_license=data_license,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+        )
+
+    def check_publishable(self, data_license: str | None) -> None:
+        """Refuses to publish training images under no licence.
+
+        Raises:
+            ValueError: If the prior holds training images and no licence is named.
+        """
         rule = "named, since this prior holds training images: publishing it publishes them"
         require(self._card() is None or bool(data_license), "data_license", rule, data_license)
-        api = HfApi(token=token)
-        with tempfile.TemporaryDirectory() as parent:
-            folder = Path(parent, "prior")
-            self.save_pretrained(folder)
-            if data_license:
-                card = folder / "README.md"
-                known = card.read_text(encoding="utf-8") if card.exists() else ""
-                card.write_text(f"{known}\nPublished under: {data_license}\n", encoding="utf-8")
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)
 
     @classmethod
     def from_pretrained(
