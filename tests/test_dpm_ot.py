@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -166,7 +167,9 @@ def test_a_filters_table_splits_the_samples_and_counts_the_kept_cells() -> None:
     k, angle, kept, chi2, in_kept, in_rejected, difference, interval = table["lines"][1]
     assert (k, angle, kept) == (2, 0.87, 0.6)
     assert (in_kept, in_rejected, difference) == (0.0, 1.0, -1.0)
-    assert interval == "[-1.000, -1.000]"
+    # Nothing in one part and all in the other: Wilson's limits are z²/(n + z²) from the ends.
+    ends = [1.96**2 / (len(part) + 1.96**2) for part in (mixed[~mixed], mixed[mixed])]
+    assert interval == f"[-1.000, {math.hypot(*ends) - 1:+.3f}]"
     # Σ c (c − 1)/(n (n − 1) ν) − 1 with c = (30, 30, 0), ν = ⅓.
     assert chi2.startswith(f"{2 * 30 * 29 / (60 * 59) * 3 - 1:.3f}")
     validate_report(_report(tables=[table], curves=filter_curves({"row": law})))

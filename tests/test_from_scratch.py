@@ -44,6 +44,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anew, "SCREENED", ("UniPC",))
     monkeypatch.setattr(anew, "USUAL", ("trailing",))
     monkeypatch.setattr(matching, "STARTS", (300, 500))
+    monkeypatch.setattr(anew, "RANDOM_STARTS", (250,))
+    monkeypatch.setattr(anew, "MIXTURE_STARTS", (250,))
     monkeypatch.setattr(anew, "candidates", lambda schedule, steps: [coupled(steps)])
 
 
@@ -65,12 +67,12 @@ def test_everything_from_an_empty_folder_and_nothing_twice(toys: Path, tmp_path:
     assert list(parts) == [""]
     for part in parts.values():
         validate_report(part.report)
-        assert [row["nfe"] for row in part.report["rows"]] == [5, 3, 20, 10, 5, 5]
+        assert [row["nfe"] for row in part.report["rows"]] == [5, 3, 20, 10, 5, 5, 5, 5]
         assert part.report["features"]["name"] == "toys-cnn-64"
         assert part.report["ot"]["atoms"] == 72
-        assert len(part.report["gates"]) == 5
+        assert len(part.report["gates"]) == 7
     (table,) = parts[""].report["tables"]
-    assert len(table["lines"]) == 6
+    assert len(table["lines"]) == 8
     assert table["lines"][0][1] == "100 % (4 steps)"
     trained = [at for at in seen if at.stage == "training the network"]
     assert [at.done for at in trained] == [1, 2, 3, 4]
@@ -82,6 +84,24 @@ def test_everything_from_an_empty_folder_and_nothing_twice(toys: Path, tmp_path:
     ]
     with pytest.raises(ValueError, match="of these settings"):
         REPRODUCTION.run(REPRODUCTION.request(tmp_path / "work", 12, True, [*given, "batch_size=5"]))
+
+
+@pytest.mark.parametrize(
+    ("samples", "given", "message"),
+    [
+        (20, [], "samples must be at most 19, the held-out images; got 20"),
+        (12, ["schedule=steep"], "schedule"),
+        (12, ["steps=2", "checkpoints=25,50,100"], "checkpoints must be at different steps of 2"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_trained(
+    toys: Path, tmp_path: Path, samples: int, given: list[str], message: str
+) -> None:
+    seen: list[StudyProgress] = []
+    request = REPRODUCTION.request(tmp_path, samples, True, [f"data={toys}", *given], listen=seen.append)
+    with pytest.raises(ValueError, match=message):
+        REPRODUCTION.run(request)
+    assert not [at for at in seen if at.stage.startswith("training")]
 
 
 def test_parts_are_disjoint_and_written_once(toys: Path, tmp_path: Path) -> None:

@@ -99,6 +99,7 @@ def real_figures(study: Study, folder: Path) -> dict[str, Any]:
         # Nothing of the samples: searches on the same images ask for the same figures.
         rows = (RowSpec("none", 0, 1),)
         images = replace(study, name="", rows=rows, first_seed=0, seed_sets=1, flow=None)
+        images = replace(images, model="", null_class_label=None)
         write_json(path, _real_figures(images, by_class))
     return read_json(path)
 

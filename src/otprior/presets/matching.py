@@ -16,14 +16,16 @@ from scipy.optimize import isotonic_regression
 
 from otprior.compare import StudyResult
 from otprior.generation import RowSpec
-from otprior.presets.preset import Stages
+from otprior.presets.preset import CHOOSING, Stages
 
 __all__ = ["STARTS", "Matching", "equal", "matching_timestep_of", "moved"]
 
 # Where a random training image with fresh noise is measured.
 STARTS = (150, 200, 250, 300, 350, 400, 450, 500, 550, 600)
-# Seeds of the coupled start for one of a rival's.
+# Seeds of the coupled start for one of a rival's, and the first of them: on those that the rivals are measured on it
+# may have been chosen, for copying little.
 TARGET_SEEDS = 5
+TARGET_FIRST = CHOOSING + 50_000_000
 _FIGURES = {"copying": "copy_rate", "source": "source_rate"}
 
 
@@ -52,7 +54,7 @@ class Matching:
         measured = [moved(rival, t) for rival in rivals for t in STARTS]
         return cls(
             stages.choose("matching", measured, samples),
-            stages.choose("matching target", [coupled], TARGET_SEEDS * samples),
+            stages.choose("matching target", [coupled], TARGET_SEEDS * samples, first_seed=TARGET_FIRST),
         )
 
     def row(self, rival: RowSpec, by: str) -> RowSpec:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy import stats
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -36,7 +37,6 @@ SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)
 PLOTTED = tuple(share / 20 for share in range(1, 20))
 # (No angle reaches π: lifted atoms all look down.)
 EVERYTHING = AngleFilter(2, math.nextafter(math.pi, 0.0))
-NORMAL_QUANTILE = 1.96
 # Of a smaller share of the draws, some seed among thousands would wait too long for one.
 LEAST_KEPT = 0.02
 
@@ -244,10 +244,16 @@ def _share(mask: Tensor) -> float | None:
 
 
 def _difference(kept: Tensor, rejected: Tensor) -> Interval | None:
-    """Of the shares of two independent sets, by the normal limit; None where a set has fewer than two."""
+    """Of the shares of two independent sets, by Newcombe's limits from Wilson's; None where one has fewer than two."""
     if min(len(kept), len(rejected)) < 2:
         return None
-    shares = [float(mask.double().mean()) for mask in (kept, rejected)]
-    error = math.sqrt(sum(p * (1 - p) / len(m) for p, m in zip(shares, (kept, rejected))))
-    middle = shares[0] - shares[1]
-    return Interval(middle - NORMAL_QUANTILE * error, middle + NORMAL_QUANTILE * error, middle)
+    first, second = (_wilson(mask) for mask in (kept, rejected))
+    middle = first.estimate - second.estimate
+    below = math.hypot(first.estimate - first.lo, second.hi - second.estimate)
+    above = math.hypot(first.hi - first.estimate, second.estimate - second.lo)
+    return Interval(middle - below, middle + above, middle)
+
+
+def _wilson(mask: Tensor) -> Interval:
+    found = stats.binomtest(int(mask.sum()), len(mask)).proportion_ci(method="wilson")
+    return Interval(float(found.low), float(found.high), float(mask.double().mean()))

@@ -197,7 +197,10 @@ class Rows:
 
     def _stock(self, scheduler: str, name: str) -> RowSpec:
         last = int(self.schedule.timestep_range[1])
-        return RowSpec("none", last, self.evaluations, scheduler, "trailing", label=f"N(0, I) at T, {name}")
+        # (DDIM alone clips, unless told otherwise: the clean image that it foresees, at every step.)
+        sampler = (("clip_sample", False),) if scheduler == DDIM else ()
+        row = RowSpec("none", last, self.evaluations, scheduler, "trailing", sampler=sampler)
+        return replace(row, label=f"N(0, I) at T, {name}")
 
     def _library(self, sigma: float) -> list[RowSpec]:
         """Starts of this library at the noise of a level, by a solver without noise of its own."""

@@ -37,7 +37,7 @@ from otprior.reproductions.dpm_ot.published import BATCH
 from otprior.reproductions.dpm_ot.rows import Rows
 from otprior.reproductions.dpm_ot.sampling import sample_row
 from otprior.reproductions.dpm_ot.settings import OWN, Settings
-from otprior.reproductions.material import claim
+from otprior.reproductions.material import check_samples, claim
 from otprior.reproductions.reproduction import Part, Request
 from otprior.singular import AngleFilter, smallest_angle
 from otprior.validation import require
@@ -128,6 +128,7 @@ def _check(settings: Settings, rows: Rows, main: Study) -> None:
     """Everything that can be found wrong before anything long."""
     if settings.model:
         _check_own(main)
+    check_samples(main.samples, len(images_of(main, main.real_split)))
     there = len(images_of(main, main.atoms_from))
     require(settings.atoms <= there, "atoms", f"at most {there:,}, the number of images", settings.atoms)
     (spec, *_) = rows.maps.values()

@@ -16,7 +16,7 @@ from otprior.data import ImageSet, load_images
 from otprior.presets import Scale, Stages, Subject, anew
 from otprior.reproductions.from_scratch.images import image_files
 from otprior.reproductions.from_scratch.settings import BUNDLED, MNIST, Settings
-from otprior.reproductions.material import claim, train_features
+from otprior.reproductions.material import check_samples, claim, train_features
 from otprior.reproductions.reproduction import Part, Request
 from otprior.training import (
     NetworkPlan,
@@ -34,6 +34,8 @@ FEATURES = 64
 def run(request: Request) -> dict[str, Part]:
     """Reports: "" on the whole training, "25-percent" and so on after a part of it."""
     settings: Settings = request.settings
+    scheduler = training_scheduler(settings.schedule)
+    _plan(settings, None)  # refuses what cannot be trained, before a classifier is
     own = {"data": settings.data, "training": settings.training}
     given = {name: path for name, path in own.items() if path not in (MNIST, BUNDLED, "")}
     claim(
@@ -43,9 +45,7 @@ def run(request: Request) -> dict[str, Part]:
     folder = request.work / "network"
     plan = _plan(settings, training)
     with _threads(request.workers):
-        train_network(
-            training, training_scheduler(settings.schedule), plan, folder, listen=_follow(request.listen)
-        )
+        train_network(training, scheduler, plan, folder, listen=_follow(request.listen))
     scale = Scale(request.samples, settings.seed_sets, settings.sampling, request.workers)
     results: dict[int, StudyResult] = {}
     for percent in settings.percents:
@@ -68,9 +68,11 @@ def _subject(settings: Settings, request: Request) -> tuple[Subject, ImageSet]:
     """The images and features of the studies, and what the network is trained on."""
     if settings.data == BUNDLED:
         subject, training = Subject(), bundled.atoms()
+        check_samples(request.samples, len(bundled.split(subject.held_out)))
     else:
         request.listen(StudyProgress("sharing images out", 0, 1))
         files = image_files(settings.data, request.work / "images")
+        check_samples(request.samples, len(load_images(files["held_out"])))
         atoms = load_images(files["atoms"])
         training = replace(atoms, name=f"{Path(settings.data).stem}/atoms", source=settings.data)
         extractor = request.work / "classifier"
@@ -90,8 +92,8 @@ def _subject(settings: Settings, request: Request) -> tuple[Subject, ImageSet]:
     return subject, training
 
 
-def _plan(settings: Settings, training: ImageSet) -> NetworkPlan:
-    labels = training.labels
+def _plan(settings: Settings, training: ImageSet | None) -> NetworkPlan:
+    labels = None if training is None else training.labels
     return NetworkPlan(
         layers=settings.layers,
         classes=None if labels is None else int(labels.max()) + 1,

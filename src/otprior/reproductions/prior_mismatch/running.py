@@ -8,12 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from otprior import bundled
 from otprior.compare import Listener, Study, StudyProgress, StudyResult, run_study
 from otprior.data import ImageSet, load_images
 from otprior.files import read_json
 from otprior.generation import run_in_processes
 from otprior.moments import streaming_spectrum
-from otprior.reproductions.material import claim, train_features
+from otprior.reproductions.material import check_samples, claim, train_features
 from otprior.reproductions.prior_mismatch.errors import write_errors
 from otprior.reproductions.prior_mismatch.images import image_files
 from otprior.reproductions.prior_mismatch.rows import Place, file_name, places, scheduler_of
@@ -23,6 +24,7 @@ from otprior.reproductions.reproduction import Part, Request
 from otprior.schedules import NoiseSchedule
 from otprior.terminal import data_at_the_end, terminal_audit
 from otprior.training import NetworkPlan, checkpoint_path, train_network
+from otprior.validation import require
 
 __all__ = ["run"]
 
@@ -35,6 +37,8 @@ ROUNDS = 25
 def run(request: Request) -> dict[str, Part]:
     """Reports: "" on all schedules, and one of each schedule's name."""
     settings: Settings = request.settings
+    check_samples(request.samples, len(bundled.split("held_out")))
+    require(settings.atoms <= len(bundled.atoms()), "atoms", "at most the bundled 10,000", settings.atoms)
     schedulers = {name: scheduler_of(name) for name in settings.names}
     planned = {
         name: tuple(places(NoiseSchedule.from_scheduler(scheduler), settings, name))
@@ -192,6 +196,7 @@ def _parts(findings: list[Finding], settings: Settings) -> dict[str, Part]:
     # the rows where nothing is corrected stand together; a correction stands beside what it corrects, in tables.
     whole = {
         **reports[0],
+        "settings": {**reports[0]["settings"], "name": "prior-mismatch"},
         "rows": [row for report in reports for row in report["rows"] if row["prior"] == "none"],
         "tables": [ends_table(findings), *(table for report in reports for table in report["tables"])],
         "gates": [gate for report in reports for gate in report["gates"]],

@@ -111,6 +111,7 @@ def starts_table(each: Finding) -> dict[str, Any]:
                         _interval(each, place, start, "population"),
                         figures["excess_fid"],
                         change,
+                        figures.get("excess_class_fid"),
                         figures["copy_rate"],
                         figures.get("class_accuracy"),
                     ]
@@ -128,6 +129,7 @@ def starts_table(each: Finding) -> dict[str, Any]:
             "W2, population",
             "excess FID",
             "change",
+            "excess class FID",
             "copies",
             "class right",
         ],
@@ -142,10 +144,14 @@ def error_curves(findings: Sequence[Finding], many: int) -> list[dict[str, Any]]
         place = each.places[0]
         for start in place.starts:
             row = each.error(place, start, "data")
-            if row is None or row["upper"] is None:
+            if each.terminal.alpha == 0:
+                error = 0.0
+            elif row is None or row["upper"] is None:
                 continue
+            else:
+                error = (row["lower"] + row["upper"]) / 2
             excess = each.result.row(start.rows[-1])["excess_fid"]
-            series.setdefault(start.name, []).append([(row["lower"] + row["upper"]) / 2, excess])
+            series.setdefault(start.name, []).append([error, excess])
     plot = {
         "name": "excess-by-error",
         "title": f"Starts at T, {many} evaluations, a point a schedule",
@@ -179,5 +185,5 @@ def _interval(each: Finding, place: Place, start: Start, target: str) -> str | N
     row = each.error(place, start, target)
     if row is None:
         return None
-    upper = "∞" if row["upper"] is None else f"{row['upper']:.3f}"
-    return f"{row['lower']:.3f} to {upper}"
+    upper = "∞" if row["upper"] is None else f"{row['upper']:.3g}"
+    return f"{row['lower']:.3g} to {upper}"
