@@ -181,7 +181,7 @@ def fit(
     precision: Annotated[
         Precision | None,
         typer.Option(
-            help="Of the products with the atoms; bfloat16 scores again in float32 what it cannot tell apart. "
+            help="Of the products with the atoms; bfloat16 scores again in float64 what it cannot tell apart. "
             "auto, the default, takes what is fast here.",
             rich_help_panel=_SEMIDISCRETE,
         ),
