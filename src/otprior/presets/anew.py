@@ -22,7 +22,7 @@ from otprior.grids import SPACINGS
 from otprior.presets.matching import Matching
 from otprior.presets.preset import Stages
 from otprior.presets.spacings import SOLVERS, white
-from otprior.presets.starting_points import at_each
+from otprior.presets.starting_points import MIXTURE_STARTS, RANDOM_STARTS, at_each
 from otprior.tune import candidates
 from otprior.validation import require
 
@@ -34,8 +34,6 @@ FINALISTS = 4
 # By how much more than real images a chosen start may seem to copy. On a few hundred validation images the limit of a
 # difference of rates lies a percentage point above the difference itself.
 MARGIN, MARGIN_OF_FEW, FEW = 0.01, 0.02, 1000
-RANDOM_STARTS = (250, 300, 350, 400, 425, 450, 500, 550)
-MIXTURE_STARTS = (250, 300, 350, 400, 450, 550)
 
 
 def run(stages: Stages) -> dict[str, StudyResult]:

@@ -20,6 +20,7 @@ from otprior.metrics import paired_difference
 from otprior.metrics.features import classify
 from otprior.presets.preset import Stages
 from otprior.presets.spacings import LAST
+from otprior.presets.starting_points import RANDOM_STARTS
 
 __all__ = ["run"]
 
@@ -32,7 +33,6 @@ FULL_EVALUATIONS = 100
 # Where each start is looked for. Copying ends the range for those with atoms, and a rival on a coarser grid than its
 # opponent's would have to stop further from that end.
 STARTS = (400, 450, 475, 500, 525, 550, 600, 650, 700)
-RANDOM_STARTS = (250, 300, 350, 400, 425, 450, 500, 550)
 MIXTURE_STARTS = (250, 300, 325, 350, 375, 400, 450, 550)
 GAUSSIAN_STARTS = (200, 250, 300, 350, 400, 450, 500, 550, 600)
 CORRELATIONS = (0.7, 1.0)

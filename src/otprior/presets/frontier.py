@@ -19,7 +19,14 @@ from otprior.generation import OWN_GRID, RowSpec
 from otprior.presets.atom_sets import check_training, model_atoms, numbers_of_atoms, unseen
 from otprior.presets.preset import Stages
 from otprior.presets.spacings import LAST, Solver, best_spacings
-from otprior.presets.starting_points import FULL_SAMPLER, UNIPC, at_each, best_coupled
+from otprior.presets.starting_points import (
+    FULL_SAMPLER,
+    MIXTURE_STARTS,
+    RANDOM_STARTS,
+    UNIPC,
+    at_each,
+    best_coupled,
+)
 from otprior.report.rows import family
 
 __all__ = ["break_even", "run"]
@@ -31,9 +38,9 @@ WHITE = (Solver("DPM++2M", "DPMSolverMultistepScheduler", SPACINGS), Solver("Uni
 STARTS = {
     "frozen (DPM-OT)": ("semidiscrete", "frozen", (250, 350, 425, 500, 600)),
     "gaussian": ("gaussian", None, (400, 500, 600, 700, 800, 900)),
-    "mixture": ("mixture", None, (250, 300, 350, 400, 450, 550)),
+    "mixture": ("mixture", None, MIXTURE_STARTS),
     "identity": ("identity", None, (600, 700, 800, 900, 950)),
-    "random image + fresh noise": ("random_atom", None, (250, 300, 350, 400, 425, 450, 500, 550)),
+    "random image + fresh noise": ("random_atom", None, RANDOM_STARTS),
 }
 
 

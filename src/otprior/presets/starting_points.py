@@ -12,12 +12,15 @@ from otprior.presets.chosen import settings_rows
 from otprior.presets.preset import Stages
 from otprior.presets.spacings import LAST
 
-__all__ = ["FULL_SAMPLER", "UNIPC", "at_each", "best_coupled"]
+__all__ = ["FULL_SAMPLER", "MIXTURE_STARTS", "RANDOM_STARTS", "UNIPC", "at_each", "best_coupled"]
 
 UNIPC = "UniPCMultistepScheduler"
 FULL_SAMPLER = RowSpec("none", LAST, 100, spacing="trailing", label="full sampler, DPM++2M, 100")
 STARTS = (350, 425, 500, 550, 600, 675)
 CORRELATIONS = (0.7, 1.0)
+# Where a random atom with fresh noise, and a mixture, are looked for.
+RANDOM_STARTS = (250, 300, 350, 400, 425, 450, 500, 550)
+MIXTURE_STARTS = (250, 300, 350, 400, 450, 550)
 
 
 def best_coupled(stages: Stages, steps: int, **changes: Any) -> RowSpec:
