@@ -89,7 +89,7 @@ def test_everything_from_an_empty_folder_and_nothing_twice(toys: Path, tmp_path:
 @pytest.mark.parametrize(
     ("samples", "given", "message"),
     [
-        (20, [], "samples must be at most 19, the held-out images; got 20"),
+        (20, [], "samples must be at most 19, the held-out images that give the floor; got 20"),
         (12, ["schedule=steep"], "schedule"),
         (12, ["steps=2", "checkpoints=25,50,100"], "checkpoints must be at different steps of 2"),
     ],

@@ -47,6 +47,14 @@ def test_a_gain_is_told_with_what_it_would_cost_from_noise() -> None:
     assert "No interval was computed" in text
 
 
+def test_a_frontier_puts_a_start_of_few_evaluations_first() -> None:
+    report = _report(_plain(20, 9.0), _coupled(5, 5.0), _coupled(20, 4.0))
+    assert headline(report).startswith("“coupled” with 20 evaluations")
+    assert (
+        headline(report | {"headline_nfe": 5}) == "“coupled” with 5 evaluations is ahead of N(0, I) with 20"
+    )
+
+
 def test_a_start_that_saves_nothing_is_said_to() -> None:
     report = _report(_plain(5, 4.0), _plain(20, 3.0), _coupled(5, 5.0))
     assert headline(report) == "N(0, I) with 5 is at least as good as “coupled” with 5 evaluations"

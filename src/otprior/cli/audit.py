@@ -228,7 +228,7 @@ def _subject(name: str, scheduler: str | None, null_label: int | None) -> _Subje
     from otprior.error.solving import is_stochastic
     from otprior.known import known_names, known_schedule, read_scheduler
     from otprior.pipelines.inputs import latent_shape
-    from otprior.pipelines.loading import component_folder
+    from otprior.pipelines.loading import own_scheduler
 
     path = Path(name)
     if name == BUNDLED or (path / "model_index.json").is_file():
@@ -237,7 +237,7 @@ def _subject(name: str, scheduler: str | None, null_label: int | None) -> _Subje
             # Pairs of samples are to differ by their starts alone.
             pipe.scheduler = named_scheduler("dpmsolver", pipe.scheduler)
         folder = bundled.pipeline_path() if name == BUNDLED else path
-        own = read_scheduler(component_folder(folder, "scheduler"))
+        own = own_scheduler(folder)
         return _Subject("bundled model" if name == BUNDLED else path.name, own, latent_shape(pipe.unet), pipe)
     for option, value in (("--scheduler", scheduler), ("--null-label", null_label)):
         require(value is None, option, "left out unless a model is audited", value)

@@ -24,10 +24,9 @@ from otprior.draws import normal_block, stream_generator
 from otprior.files import read_json, write_json
 from otprior.flow import flow_grid
 from otprior.generation import kept_processes
-from otprior.known import read_scheduler
 from otprior.metrics.intervals import bootstrap_mean
 from otprior.pairing import pairing
-from otprior.pipelines.loading import component_folder, network_sha256
+from otprior.pipelines.loading import network_sha256, own_scheduler
 from otprior.priors import GaussianPrior, SemiDiscretePrior
 from otprior.report import ReportImages
 from otprior.schedules import NoiseSchedule
@@ -97,9 +96,7 @@ class _Run:
         self.subject = replace(subject, images=subject.images.select(slice(0, study.images)))
         self.workers, self.threads, self.listen = workers, threads, listen
         self.network = subject.network
-        self.schedule = NoiseSchedule.from_scheduler(
-            read_scheduler(component_folder(self.network.folder, "scheduler"))
-        )
+        self.schedule = NoiseSchedule.from_scheduler(own_scheduler(self.network.folder))
         self.clean, self.noisy = code_moments(self.schedule)
         self._claim()
 

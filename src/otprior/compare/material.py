@@ -16,17 +16,17 @@ from otprior.compare.study import USUAL_ATOMS, Study
 from otprior.data import ImageSet, load_images
 from otprior.files import folder_sha256, read_json
 from otprior.generation import Models
-from otprior.known import read_scheduler
 from otprior.metrics import FeatureMoments, Reference
 from otprior.metrics.classes import class_moments
 from otprior.metrics.features import FeatureExtractor, extract_features, load_extractor
 from otprior.pipelines.inputs import real_classes
-from otprior.pipelines.loading import component_folder, network_sha256
+from otprior.pipelines.loading import component_folder, network_sha256, own_scheduler
 from otprior.schedules import NoiseSchedule
 from otprior.validation import require
 
 __all__ = [
     "atoms_of",
+    "check_floor",
     "check_not_atoms",
     "copied_of",
     "extractor_of",
@@ -43,6 +43,21 @@ __all__ = [
 # Pixels nearer than this (pixels in [-1, 1], Euclidean) are the same image; so many real images may be among the atoms:
 # well-known data sets have a few of their test images among the training ones.
 SAME_IMAGE, MOST_SAME = 0.01, 0.01
+
+
+def check_floor(samples: int, held_out: int, otherwise: str = "") -> None:
+    """For excess FIDs: the FID of as many held-out images as a row has samples is the floor of its own.
+
+    Arguments:
+        samples: Of a row.
+        held_out: Held-out images.
+        otherwise: What else can be done, for the error.
+
+    Raises:
+        ValueError: If there are not so many.
+    """
+    rule = f"at most {held_out:,}, the held-out images that give the floor{otherwise}"
+    require(samples <= held_out, "samples", rule, samples)
 
 
 def images_of(study: Study, name: str) -> ImageSet:
@@ -126,7 +141,7 @@ def schedule_of(study: Study) -> NoiseSchedule:
     """The forward process of the study's network."""
     if not study.model:
         return NoiseSchedule.from_scheduler(bundled.load_scheduler())
-    return NoiseSchedule.from_scheduler(read_scheduler(component_folder(Path(study.model), "scheduler")))
+    return NoiseSchedule.from_scheduler(own_scheduler(Path(study.model)))
 
 
 def fingerprint(study: Study) -> dict[str, str]:

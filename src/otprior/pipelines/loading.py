@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from otprior.files import folder_sha256
+from otprior.known import read_scheduler
 from otprior.validation import require
 
-__all__ = ["check_complete", "check_readable", "component_folder", "is_local", "network_sha256"]
+__all__ = [
+    "check_complete",
+    "check_readable",
+    "component_folder",
+    "is_local",
+    "network_sha256",
+    "own_scheduler",
+]
 
 
 def is_local(path: str | Path) -> bool:
@@ -34,6 +43,16 @@ def component_folder(pipeline: Path, name: str) -> Path:
     """Where a component's files are: in a folder of its name, or, as in the first repositories, beside the index."""
     folder = pipeline / name
     return folder if folder.is_dir() else pipeline
+
+
+def own_scheduler(pipeline: Path) -> Any:
+    """The scheduler that a pipeline folder brings, whichever another it is sampled with.
+
+    Raises:
+        FileNotFoundError: If it brings none.
+        ValueError: If diffusers knows none of that kind.
+    """
+    return read_scheduler(component_folder(pipeline, "scheduler"))
 
 
 def network_sha256(pipeline: Path, *further: str) -> str:

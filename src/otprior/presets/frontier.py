@@ -32,6 +32,8 @@ from otprior.report.rows import family
 __all__ = ["break_even", "run"]
 
 EVALUATIONS = (1, 2, 3, 4, 5, 8, 10, 20)
+# A start with as many evaluations as N(0, I) needs would be put first by its FID alone.
+HEADLINE = 5
 SPACINGS = ("trailing", "karras", OWN_GRID + "time", OWN_GRID + "log_snr")
 WHITE = (Solver("DPM++2M", "DPMSolverMultistepScheduler", SPACINGS), Solver("UniPC", UNIPC, SPACINGS))
 # The other priors, with their noise, and where each is looked for: up to where it is worse again, or to the end.
@@ -74,6 +76,7 @@ def _evaluations(stages: Stages) -> StudyResult:
     report = result.report
     for row in report["rows"]:
         row["break_even"] = break_even(row, report["rows"], stages.scale.workers)
+    report["headline_nfe"] = HEADLINE
     report["curves"] = _curves([row for row in report["rows"] if row["nfe"] <= max(EVALUATIONS)])
     return result
 

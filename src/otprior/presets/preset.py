@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from otprior.compare import CopyLimit, Listener, Study, StudyProgress, StudyResult, headline_gates, run_study
-from otprior.compare.material import images_of
+from otprior.compare.material import check_floor, images_of
 from otprior.generation import RowSpec
 from otprior.presets.chosen import headline, settings_rows
 from otprior.presets.subject import Subject
@@ -152,14 +152,9 @@ class Stages:
         return own_limit(study, self.folder(study))
 
     def check_samples(self, samples: int) -> None:
-        """For statements on excess FIDs, whose floor has to be that of as many real images as a row has samples.
-
-        Raises:
-            ValueError: If there are not so many.
-        """
+        """Requires as many held-out images as a row has samples; see `check_floor`."""
         count = len(images_of(self.study("floor", [RowSpec("none", 0, 1)]), self.subject.held_out))
-        rule = f"at most {count:,}, the held-out images that give the floor; take more seed sets instead"
-        require(samples <= count, "samples", rule, samples)
+        check_floor(samples, count, "; take more seed sets instead")
 
     def study(self, name: str, rows: Sequence[RowSpec], samples: int | None = None) -> Study:
         """What `run` runs."""

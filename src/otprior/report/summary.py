@@ -2,7 +2,8 @@
 
 The sentences are built from the figures whatever they turn out to be: a start that saves nothing, or that
 copies, is said to. The start put first is the one of lowest FID among those that copy no more than
-held-out real images do (by at most `COPY_MARGIN`); quality bought with training images is named apart.
+held-out real images do (by at most `COPY_MARGIN`), and take at most "headline_nfe" evaluations where a report
+says so; quality bought with training images is named apart.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Findings:
     """The rows that a report's conclusions rest on; None where a report has no such row.
 
     Arguments:
-        best: Lowest FID among starts with a prior that copy no more than held-out images do; if none does,
-            lowest FID among all starts with a prior.
+        best: Lowest FID among starts with a prior, of as few evaluations as the report asks for, that copy no
+            more than held-out images do; if none does, lowest FID among all such starts.
         matches: The N(0, I) row of fewest evaluations whose FID is no higher than that of `best`.
         short: N(0, I) rows that fall short of it: the best with at most as many evaluations as `best`, and
             the best with fewer than `matches`; one of the two if they are the same.
@@ -58,7 +59,8 @@ def find(report: dict[str, Any]) -> Findings:
     rows = [row for row in report["rows"] if quality(report, row)[0] is not None]
     plain = [row for row in rows if row["prior"] == "none" and row["nfe"] is not None]
     starts = [row for row in rows if _has_prior(row) and row["nfe"] is not None]
-    best = lowest([row for row in starts if copies_more(report, row) is False]) or lowest(starts)
+    few = [row for row in starts if row["nfe"] <= (report.get("headline_nfe") or row["nfe"])]
+    best = lowest([row for row in few if copies_more(report, row) is False]) or lowest(few)
     copying = [row for row in starts if copies_more(report, row)]
     copying.sort(key=lambda row: -row["copy_rate"])
     if best is None:

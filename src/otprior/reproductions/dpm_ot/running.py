@@ -13,6 +13,7 @@ from torch import Tensor
 from otprior.compare import Listener, Study, StudyProgress, StudyResult, gate, run_study
 from otprior.compare.material import (
     atoms_of,
+    check_floor,
     check_not_atoms,
     extractor_of,
     fingerprint,
@@ -37,7 +38,7 @@ from otprior.reproductions.dpm_ot.published import BATCH
 from otprior.reproductions.dpm_ot.rows import Rows
 from otprior.reproductions.dpm_ot.sampling import sample_row
 from otprior.reproductions.dpm_ot.settings import OWN, Settings
-from otprior.reproductions.material import check_samples, claim
+from otprior.reproductions.material import claim
 from otprior.reproductions.reproduction import Part, Request
 from otprior.singular import AngleFilter, smallest_angle
 from otprior.validation import require
@@ -128,7 +129,7 @@ def _check(settings: Settings, rows: Rows, main: Study) -> None:
     """Everything that can be found wrong before anything long."""
     if settings.model:
         _check_own(main)
-    check_samples(main.samples, len(images_of(main, main.real_split)))
+    check_floor(main.samples, len(images_of(main, main.real_split)))
     there = len(images_of(main, main.atoms_from))
     require(settings.atoms <= there, "atoms", f"at most {there:,}, the number of images", settings.atoms)
     (spec, *_) = rows.maps.values()

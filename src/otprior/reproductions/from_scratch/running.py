@@ -12,11 +12,12 @@ import torch
 
 from otprior import bundled
 from otprior.compare import Listener, StudyProgress, StudyResult
+from otprior.compare.material import check_floor
 from otprior.data import ImageSet, load_images
 from otprior.presets import Scale, Stages, Subject, anew
 from otprior.reproductions.from_scratch.images import image_files
 from otprior.reproductions.from_scratch.settings import BUNDLED, MNIST, Settings
-from otprior.reproductions.material import check_samples, claim, train_features
+from otprior.reproductions.material import claim, train_features
 from otprior.reproductions.reproduction import Part, Request
 from otprior.training import (
     NetworkPlan,
@@ -68,11 +69,11 @@ def _subject(settings: Settings, request: Request) -> tuple[Subject, ImageSet]:
     """The images and features of the studies, and what the network is trained on."""
     if settings.data == BUNDLED:
         subject, training = Subject(), bundled.atoms()
-        check_samples(request.samples, len(bundled.split(subject.held_out)))
+        check_floor(request.samples, len(bundled.split(subject.held_out)))
     else:
         request.listen(StudyProgress("sharing images out", 0, 1))
         files = image_files(settings.data, request.work / "images")
-        check_samples(request.samples, len(load_images(files["held_out"])))
+        check_floor(request.samples, len(load_images(files["held_out"])))
         atoms = load_images(files["atoms"])
         training = replace(atoms, name=f"{Path(settings.data).stem}/atoms", source=settings.data)
         extractor = request.work / "classifier"

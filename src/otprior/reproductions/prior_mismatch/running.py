@@ -10,11 +10,12 @@ from typing import Any
 
 from otprior import bundled
 from otprior.compare import Listener, Study, StudyProgress, StudyResult, run_study
+from otprior.compare.material import check_floor
 from otprior.data import ImageSet, load_images
 from otprior.files import read_json
 from otprior.generation import run_in_processes
 from otprior.moments import streaming_spectrum
-from otprior.reproductions.material import check_samples, claim, train_features
+from otprior.reproductions.material import claim, train_features
 from otprior.reproductions.prior_mismatch.errors import write_errors
 from otprior.reproductions.prior_mismatch.images import image_files
 from otprior.reproductions.prior_mismatch.rows import Place, file_name, places, scheduler_of
@@ -37,7 +38,7 @@ ROUNDS = 25
 def run(request: Request) -> dict[str, Part]:
     """Reports: "" on all schedules, and one of each schedule's name."""
     settings: Settings = request.settings
-    check_samples(request.samples, len(bundled.split("held_out")))
+    check_floor(request.samples, len(bundled.split("held_out")))
     require(settings.atoms <= len(bundled.atoms()), "atoms", "at most the bundled 10,000", settings.atoms)
     schedulers = {name: scheduler_of(name) for name in settings.names}
     planned = {
