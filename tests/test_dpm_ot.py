@@ -316,6 +316,7 @@ def test_an_image_is_mixed_if_two_classes_reach_the_limit() -> None:
         ("topk=1001", "topk must be between 2 and the number of atoms (1000); got 1001"),
         ("atoms=500", "code_atoms must be an integer in [3, 500]; got 1000"),
         ("threshold=0", "threshold must be an angle in (0, π) radians; got 0.0"),
+        ("mixture=0.5", "mixture must be in (0, 0.5); got 0.5"),
         ("calls=7", "calls must be a multiple of steps_per_level (5); got 7"),
         ("sigma_end=60", "sigma_begin and sigma_end must be with 0 < sigma_end < sigma_begin"),
         ("topk=few", "--set topk must be a whole number; got 'few'"),
@@ -336,6 +337,7 @@ def test_bad_settings_are_refused_at_once(given: str, message: str, tmp_path: Pa
         ("sigma_begin=90", "sigma_begin must be a level that the network's process has; got 90.0"),
         ("sigma_end=0.001", "sigma_end must be a level that the network's process has; got 0.001"),
         ("atoms=20000", "atoms must be at most 10,000, the number of images; got 20000"),
+        ("calls=30", "calls must be at most 26: the network has no more timesteps from σ = 0.05 on; got 30"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_long(

@@ -90,7 +90,6 @@ def test_everything_from_an_empty_folder_and_nothing_twice(toys: Path, tmp_path:
     ("samples", "given", "message"),
     [
         (20, [], "samples must be at most 19, the held-out images that give the floor; got 20"),
-        (12, ["schedule=steep"], "schedule"),
         (12, ["steps=2", "checkpoints=25,50,100"], "checkpoints must be at different steps of 2"),
     ],
 )
@@ -102,6 +101,24 @@ def test_what_cannot_be_done_is_refused_before_anything_is_trained(
     with pytest.raises(ValueError, match=message):
         REPRODUCTION.run(request)
     assert not [at for at in seen if at.stage.startswith("training")]
+
+
+def test_a_network_may_not_be_trained_on_what_it_is_judged_by(toys: Path, tmp_path: Path) -> None:
+    request = REPRODUCTION.request(tmp_path, 12, True, [f"data={toys}", f"training={toys}"])
+    with pytest.raises(
+        ValueError, match=r"validation images of .*toys.npz must be images that are not among"
+    ):
+        REPRODUCTION.run(request)
+    assert not (tmp_path / "classifier").exists()
+
+
+def test_equal_images_in_two_parts_are_found_before_anything_is_trained(toys: Path, tmp_path: Path) -> None:
+    once = np.load(toys)
+    np.savez(tmp_path / "twice.npz", **{name: np.concatenate([once[name]] * 2) for name in once.files})
+    request = REPRODUCTION.request(tmp_path, 12, True, [f"data={tmp_path / 'twice.npz'}"])
+    with pytest.raises(ValueError, match="that are not among"):
+        REPRODUCTION.run(request)
+    assert not (tmp_path / "classifier").exists()
 
 
 def test_parts_are_disjoint_and_written_once(toys: Path, tmp_path: Path) -> None:

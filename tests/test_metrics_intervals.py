@@ -24,6 +24,7 @@ from otprior.metrics import (
     frechet_distance,
     kernel_distance,
     paired_difference,
+    paired_share_difference,
     ratio_interval,
     seed_set_interval,
 )
@@ -113,6 +114,31 @@ def test_pairing_removes_what_the_seeds_share() -> None:
     assert interval.hi - interval.lo < 0.1
     swapped = paired_difference(b, a)
     assert (swapped.lo, swapped.hi) == pytest.approx((-interval.hi, -interval.lo))
+
+
+@pytest.mark.parametrize(("mine", "theirs"), [(0, 3), (0, 5), (0, 6), (2, 9), (7, 25), (4, 4)])
+def test_shares_on_the_same_seeds_differ_when_mcnemars_test_says_so(mine: int, theirs: int) -> None:
+    a, b = torch.zeros(2, 1000, dtype=torch.bool)
+    a[:50] = b[:50] = True  # seeds that say nothing
+    a[50 : 50 + mine] = True
+    b[100 : 100 + theirs] = True
+    less = bool(stats.binomtest(mine, mine + theirs, 0.5, alternative="less").pvalue < 0.05)
+    differ = bool(stats.binomtest(mine, mine + theirs, 0.5).pvalue < 0.05)
+    interval = paired_share_difference(a, b)
+    assert interval.estimate == pytest.approx((mine - theirs) / 1000)
+    assert interval.lo < interval.estimate < interval.hi or min(mine, theirs) == 0
+    assert (interval.hi < 0) is differ
+    assert (paired_share_difference(a, b, side="upper").hi < 0) is less
+    swapped = paired_share_difference(b, a)
+    assert (swapped.lo, swapped.hi) == pytest.approx((-interval.hi, -interval.lo))
+
+
+def test_shares_that_differ_on_no_seed_are_not_known_to_be_equal() -> None:
+    none = torch.zeros(100, dtype=torch.bool)
+    # One-sided: 0 of 100 events exclude shares above 1 − 0.05^(1/100).
+    assert paired_share_difference(none, none, side="upper").hi == pytest.approx(1 - 0.05**0.01)
+    with pytest.raises(ValueError, match="of one shape"):
+        paired_share_difference(none, none[:50])
 
 
 @pytest.mark.parametrize("correlation", [-0.9, 0.0, 0.9])

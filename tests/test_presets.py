@@ -10,7 +10,7 @@ import pytest
 
 from otprior import bundled
 from otprior.compare import CopyLimit, Study
-from otprior.generation import RowSpec, sampler_of
+from otprior.generation import RowSpec, network_precision, sampler_of
 from otprior.presets import PRESETS, Stages, baselines, better_priors, conditional, frontier, preset
 from otprior.presets.preset import Scale
 from otprior.presets.spacings import SOLVERS, Solver, white
@@ -71,7 +71,12 @@ def test_guided_rows_are_compared_at_equal_calls() -> None:
 
 def test_sizes() -> None:
     usual = PRESETS["baselines"].scale(None, None, None, full=False)
-    assert (usual.samples, usual.seed_sets, usual.precision, usual.rehearsal) == (2000, 1, "bfloat16", False)
+    assert (usual.samples, usual.seed_sets, usual.precision, usual.rehearsal) == (
+        2000,
+        1,
+        network_precision("auto"),
+        False,
+    )
     head = PRESETS["headline"].scale(None, None, None, full=False)
     assert (head.samples, head.seed_sets, head.precision) == (4000, 5, "float32")
     full = PRESETS["frontier"].scale(500, None, None, full=True)

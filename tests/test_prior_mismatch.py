@@ -81,6 +81,7 @@ def test_images_are_averaged_over_two_by_two() -> None:
         (["many=10"], "many must be an integer >= 11"),
         (["level=1"], "a log-SNR in"),
         (["atoms=3"], "atoms must be an integer >= 100"),
+        (["tol=inf"], "tol must be a positive number"),
         (["sampling=half"], "sampling must be one of"),
     ],
 )
@@ -96,7 +97,10 @@ def test_an_unknown_schedule_is_refused_before_anything_is_written(tmp_path: Pat
         REPRODUCTION.run(request)
     # At the end of ve:1 there is more signal than at t*.
     request = REPRODUCTION.request(tmp_path / "work", 12, True, ["schedules=ve:1"])
-    with pytest.raises(ValueError, match="log_snr must be in"):
+    with pytest.raises(ValueError, match="level must be a log-SNR that schedule ve:1 has; got -2"):
+        REPRODUCTION.run(request)
+    request = REPRODUCTION.request(tmp_path / "work", 12, True, ["schedules=linear", "many=1001"])
+    with pytest.raises(ValueError, match="many must be at most 1000: schedule linear has no more timesteps"):
         REPRODUCTION.run(request)
     assert not (tmp_path / "work").exists()
 

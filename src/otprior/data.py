@@ -79,6 +79,11 @@ class ImageSet:
         digest.update(values.reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
+    def sample(self, count: int, seed: int = 0) -> ImageSet:
+        """`count` of the images, drawn without replacement, in the order that they stand in: folders go by class."""
+        generator = torch.Generator().manual_seed(seed)
+        return self.select(torch.randperm(len(self), generator=generator)[:count].sort().values)
+
     def select(self, index: slice | Tensor) -> ImageSet:
         """The images (and labels) at `index`, with the same provenance."""
         labels = self.labels[index] if self.labels is not None else None

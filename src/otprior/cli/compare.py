@@ -66,8 +66,8 @@ def compare(
     precision: Annotated[
         Precision | None,
         typer.Option(
-            help="Of the network; float32 for the headline, else bfloat16, which is several times faster where the "
-            "CPU has it.",
+            help="Of the network; float32 for the headline, else what is faster here: bfloat16 on a CPU that "
+            "multiplies it in tiles (AMX), float32 on others.",
             show_default=False,
         ),
     ] = None,

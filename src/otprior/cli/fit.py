@@ -14,7 +14,6 @@ from otprior.cli.fitting import (
     Kind,
     check_source,
     check_timestep,
-    choose,
     fit_prior,
     given_options,
     read_images,
@@ -215,7 +214,7 @@ def fit(
     limit: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Fit on so many of the images, drawn at random by --seed; with --auto, the first."
+            min=1, help="Fit on so many of the images, drawn at random by --seed; with --auto, by seed 0."
         ),
     ] = None,
     value_range: ValueRangeText = "auto",
@@ -305,7 +304,7 @@ def fit(
         if weights is not None:
             options["weights"] = read_weights(weights)
         if limit is not None and limit < len(images):
-            images = images.select(choose(len(images), limit, seed))
+            images = images.sample(limit, seed)
         recorded = {
             "model": model,
             "data": data,

@@ -32,7 +32,6 @@ __all__ = [
     "Kind",
     "check_source",
     "check_timestep",
-    "choose",
     "fit_prior",
     "given_options",
     "read_images",
@@ -129,14 +128,6 @@ def read_weights(path: Path) -> Tensor:
     numbers = isinstance(weights, np.ndarray) and np.issubdtype(weights.dtype, np.number)
     require(numbers, f"weights {path}", "one array of numbers in a .npy file", type(weights).__name__)
     return torch.from_numpy(weights.astype(np.float64))
-
-
-def choose(count: int, limit: int, seed: int) -> Tensor:
-    """Indices of `limit` of `count` images, ascending."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(count, generator=generator)[:limit].sort().values
 
 
 def fit_prior(

@@ -19,6 +19,7 @@ from otprior.generation import Models
 from otprior.metrics import FeatureMoments, Reference
 from otprior.metrics.classes import class_moments
 from otprior.metrics.features import FeatureExtractor, extract_features, load_extractor
+from otprior.metrics.neighbours import nearest
 from otprior.pipelines.inputs import real_classes
 from otprior.pipelines.loading import component_folder, network_sha256, own_scheduler
 from otprior.schedules import NoiseSchedule
@@ -28,6 +29,7 @@ __all__ = [
     "atoms_of",
     "check_floor",
     "check_not_atoms",
+    "check_unseen",
     "copied_of",
     "extractor_of",
     "features_of",
@@ -97,14 +99,24 @@ def check_not_atoms(study: Study, name: str) -> None:
     Raises:
         ValueError: If more than 1 % of the images called `name` are.
     """
-    reference = reference_of(study)
-    distances = reference.held_out_pixel_distances
-    if name != study.real_split:
-        distances = reference.atoms.nearest(images_of(study, name).images.flatten(1), 1)[0][:, 0]
-    same = distances <= SAME_IMAGE
-    rule = "images that are not among those that priors are fitted to"
+    check_unseen(f"images {name}", images_of(study, name), copied_of(study))
+
+
+def check_unseen(name: str, images: ImageSet, seen: ImageSet) -> None:
+    """That images are not among those that priors are fitted to, or a network is trained on.
+
+    Arguments:
+        name: Of the images, for the error.
+        images: What is judged by.
+        seen: What starts or networks are made of.
+
+    Raises:
+        ValueError: If more than 1 % are.
+    """
+    same = nearest(images.images.flatten(1), seen.images.flatten(1))[0][:, 0] <= SAME_IMAGE
+    rule = f"images that are not among those that starts or networks are made of ({seen.name})"
     came = f"{int(same.sum()):,} that are"
-    require(float(same.double().mean()) <= MOST_SAME, f"images {name}", rule, came)
+    require(float(same.double().mean()) <= MOST_SAME, name, rule, came)
 
 
 def moments_by_class(study: Study) -> list[FeatureMoments]:
@@ -175,12 +187,14 @@ def _images(name: str, value_range: Any) -> ImageSet:
 
 @cache
 def _atoms(name: str, value_range: Any, count: int) -> ImageSet:
-    """The first `count` images, or all of them for 0."""
+    """`count` of the images, or all of them for 0; see `Study.atoms`."""
     images = _images(name, value_range)
     # (10,000 is what a study takes if nobody says how many.)
     rule = f"at most the {len(images):,} images of {Path(name).name}"
     require(count <= max(len(images), USUAL_ATOMS), "atoms", rule, f"{count:,}")
-    return images.select(slice(count or None))
+    if _is_bundled(name) or count in (0, len(images)):
+        return images.select(slice(count or None))
+    return images.sample(count)
 
 
 @cache
@@ -203,7 +217,7 @@ def _reference(
 
 @cache
 def _features(name: str, value_range: Any, count: int, extractor: str) -> Tensor:
-    """Of the first `count` images, or of all of them for 0."""
+    """Of the images that `_atoms` gives."""
     return extract_features(_extractor(extractor), _atoms(name, value_range, count).images)
 
 

@@ -34,7 +34,8 @@ class Study:
         first_seed: The first seed of the first set.
         split: Images that quality is measured against.
         real_split: Real images that give the floor and the copying to be expected of new images.
-        atoms: How many of the atoms, the first ones (the bundled ones are in no order); 0 for all.
+        atoms: How many of the atoms, 0 for all: the first of the bundled ones, which are in no order, and of one's own
+            so many drawn by `ImageSet.sample` (a folder goes by class).
         tol: χ² that the semi-discrete solve has to reach.
         precision: "float32", or "bfloat16" for autocast of the network.
         block: Images in one piece of work.

@@ -17,6 +17,7 @@ from otprior.generation.sampling import (
     build_pipeline,
     compiled_if,
     load_pipeline,
+    network_precision,
     sample_block,
     sampler_of,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "fitted_name",
     "kept_processes",
     "load_pipeline",
+    "network_precision",
     "run_in_processes",
     "sample_block",
     "sampler_of",

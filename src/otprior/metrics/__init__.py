@@ -22,6 +22,7 @@ from otprior.metrics.intervals import (
     bootstrap_mean,
     disjoint_blocks,
     paired_difference,
+    paired_share_difference,
     ratio_interval,
     seed_set_interval,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "mixture_mask",
     "nearest",
     "paired_difference",
+    "paired_share_difference",
     "precision_recall_density_coverage",
     "ratio_interval",
     "seed_set_interval",

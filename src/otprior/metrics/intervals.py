@@ -33,6 +33,7 @@ __all__ = [
     "bootstrap_mean",
     "disjoint_blocks",
     "paired_difference",
+    "paired_share_difference",
     "ratio_interval",
     "seed_set_interval",
 ]
@@ -131,6 +132,35 @@ def paired_difference(
     """Student-t interval of the mean of a − b, whose entries share a seed or a set of seeds."""
     first, second = _pairs("a", a, "b", b)
     return seed_set_interval(first - second, level, side)
+
+
+def paired_share_difference(a: Tensor, b: Tensor, level: float = 0.95, side: str = "both") -> Interval:
+    """Exact interval of a difference of two shares on the same seeds, share of a less share of b.
+
+    Only seeds on which the two differ say anything. Given how many those are, the ones that are a's alone are binomial:
+    a limit of that proportion, by Clopper and Pearson, lies beyond one half, and so this one beyond 0, exactly when
+    McNemar's test tells the shares apart. If they differ on no seed, the limits are those of so rare an event.
+
+    Arguments:
+        a: Events, bool, shape (N,), N >= 1.
+        b: Those of the same seeds in the same order.
+        level: Probability of the interval.
+        side: "both", or "upper" for an upper limit alone (`lo` is −inf).
+
+    Source: McNemar, "Note on the sampling error of the difference between correlated proportions", 1947
+    """
+    check_choice("side", side, ("both", "upper"))
+    require(
+        a.shape == b.shape and a.ndim == 1, "a and b", "of one shape (N,)", (tuple(a.shape), tuple(b.shape))
+    )
+    mine, theirs, n = int((a & ~b).sum()), int((b & ~a).sum()), len(a)
+    both_sides = level if side == "both" else 2 * level - 1
+    if mine + theirs == 0:
+        rare = binomial_interval(0, n, both_sides).hi
+        return Interval(-math.inf if side == "upper" else -rare, rare, 0.0, level)
+    share, part = binomial_interval(mine, mine + theirs, both_sides), (mine + theirs) / n
+    low, high = ((2 * limit - 1) * part for limit in (share.lo, share.hi))
+    return Interval(-math.inf if side == "upper" else low, high, (mine - theirs) / n, level)
 
 
 def ratio_interval(

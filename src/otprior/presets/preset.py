@@ -14,7 +14,7 @@ from typing import Any
 
 from otprior.compare import CopyLimit, Listener, Study, StudyProgress, StudyResult, headline_gates, run_study
 from otprior.compare.material import check_floor, images_of
-from otprior.generation import RowSpec
+from otprior.generation import RowSpec, network_precision
 from otprior.presets.chosen import headline, settings_rows
 from otprior.presets.subject import Subject
 from otprior.tune import best_of, halving, other_turns, own_limit, rungs
@@ -72,20 +72,21 @@ class Preset:
         run: From stages to reports, the main one under "".
         samples: Images of a row.
         seed_sets: Sets of seeds.
-        precision: Of the network.
+        precision: Of the network; "auto" for the faster one here.
     """
 
     run: Callable[[Stages], Parts]
     samples: int = 2000
     seed_sets: int = 1
-    precision: str = "bfloat16"
+    precision: str = "auto"
 
     def scale(
         self, samples: int | None, seed_sets: int | None, precision: str | None, full: bool, **others: Any
     ) -> Scale:
         """The size asked for: what was named, else the preset's; `full` is 5 sets of 4,000 in float32."""
         usual = (4000, 5, "float32") if full else (self.samples, self.seed_sets, self.precision)
-        return Scale(samples or usual[0], seed_sets or usual[1], precision or usual[2], full=full, **others)
+        computed_in = network_precision(precision or usual[2])
+        return Scale(samples or usual[0], seed_sets or usual[1], computed_in, full=full, **others)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,24 @@ from otprior.metrics.features import classify, save_extractor
 from otprior.training import train_classifier
 from otprior.validation import require
 
-__all__ = ["claim", "train_features", "write_images"]
+__all__ = ["mark_work", "train_features", "write_images"]
 
 
-def claim(work: Path, settings: Any, **digests: str) -> None:
-    """Marks a work folder with the settings (a dataclass), or refuses one that is marked with others.
+def mark_work(work: Path, settings: dict[str, Any]) -> None:
+    """Marks a work folder with what its pieces depend on, or refuses one that is marked with something else.
 
     Arguments:
         work: The folder.
-        settings: Of the run.
-        digests: SHA-256 of what the settings name.
+        settings: Of the run, and SHA-256 of what they name.
     """
-    path, mine = work / "settings.json", asdict(settings) | digests
+    path = work / "settings.json"
     if not path.is_file():
-        write_json(path, mine)
+        write_json(path, settings)
         return
     hint = "Name another folder, or delete this one"
-    require(read_json(path) == mine, f"work folder {work}", "empty, or of these settings", "another's", hint)
+    require(
+        read_json(path) == settings, f"work folder {work}", "empty, or of these settings", "another's", hint
+    )
 
 
 def write_images(path: Path, images: ImageSet) -> None:

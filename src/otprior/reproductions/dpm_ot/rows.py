@@ -24,7 +24,7 @@ from otprior.langevin import geometric_levels, settled_step
 from otprior.reproductions.dpm_ot.sampling import SAMPLER
 from otprior.reproductions.dpm_ot.settings import LARGER_LEVELS, Settings
 from otprior.schedules import NoiseSchedule
-from otprior.validation import invalid
+from otprior.validation import invalid, require
 
 __all__ = ["MapSpec", "Rows", "level_of"]
 
@@ -42,7 +42,7 @@ def level_of(settings: Settings) -> float:
 
 @dataclass(frozen=True)
 class MapSpec:
-    """A map onto the latents of the first `atoms` images at noise `sigma`, by our solver or the published one.
+    """A map onto the latents of `atoms` images (see `Study.atoms`) at noise `sigma`, by our solver or the published.
 
     Attributes:
         effort: χ² that our solver reaches, or steps of the published one.
@@ -86,6 +86,12 @@ class Rows:
             except ValueError as error:
                 rule = "a level that the network's process has"
                 raise invalid(name, rule, sigma, str(error)) from error
+        for sigma in self.larger:
+            most = round(
+                self.timestep(sigma)
+            )  # a grid has one step more, and a run one evaluation more than calls
+            rule = f"at most {most}: the network has no more timesteps from σ = {sigma:g} on"
+            require(settings.calls <= most, "calls", rule, settings.calls)
 
     def main(self, thresholds: Sequence[float]) -> list[RowSpec]:
         """White noise, latents at every level, with the filter and without the map, and this library's own starts.

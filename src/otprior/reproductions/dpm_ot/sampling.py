@@ -26,7 +26,7 @@ from otprior.pipelines.inputs import draw, latent_shape
 from otprior.reproductions.dpm_ot.maps import SEED, LatentMap
 from otprior.reproductions.dpm_ot.published import BATCH, kept_in_batch
 from otprior.singular import AngleFilter, cell_angles, leading_cells
-from otprior.validation import invalid
+from otprior.validation import check_finite, invalid
 
 __all__ = ["SAMPLER", "kept_cells", "row_starts", "sample_row", "seed_draws"]
 
@@ -79,6 +79,7 @@ def sample_row(maps: Path, models: Models, block: Block) -> Block:
     ):
         noise = partial(draw, x.shape, generators)
         images = annealed_langevin(counted, x, sigmas, given["steps"], given["step"], noise)
+    check_finite(f"images of seeds from {block.first_seed} on", images)
     arrays: dict[str, Any] = {
         "pixels": to_uint8(images),
         "nfe": np.int64(calls),

@@ -26,5 +26,5 @@ REPRODUCTION = Reproduction(
     fast={"steps": 40, "epochs": 1, "checkpoints": "100", "seed_sets": 2},
     running="otprior.reproductions.from_scratch.running",
     samples=(800, 12),
-    minutes="About an hour and a quarter on two cores; a rehearsal takes a few minutes.",
+    minutes="About an hour and a half on two cores; a rehearsal takes a few minutes.",
 )

@@ -12,12 +12,13 @@ import torch
 
 from otprior import bundled
 from otprior.compare import Listener, StudyProgress, StudyResult
-from otprior.compare.material import check_floor
+from otprior.compare.material import check_floor, check_unseen
 from otprior.data import ImageSet, load_images
+from otprior.generation import network_precision
 from otprior.presets import Scale, Stages, Subject, anew
 from otprior.reproductions.from_scratch.images import image_files
 from otprior.reproductions.from_scratch.settings import BUNDLED, MNIST, Settings
-from otprior.reproductions.material import claim, train_features
+from otprior.reproductions.material import mark_work, train_features
 from otprior.reproductions.reproduction import Part, Request
 from otprior.training import (
     NetworkPlan,
@@ -30,23 +31,37 @@ from otprior.training import (
 __all__ = ["run"]
 
 FEATURES = 64
+JUDGED_BY = ("validation", "held_out", "reference")
 
 
 def run(request: Request) -> dict[str, Part]:
     """Reports: "" on the whole training, "25-percent" and so on after a part of it."""
     settings: Settings = request.settings
-    scheduler = training_scheduler(settings.schedule)
+    settings = replace(
+        settings,
+        precision=network_precision(settings.precision),
+        sampling=network_precision(settings.sampling),
+    )
     _plan(settings, None)  # refuses what cannot be trained, before a classifier is
     own = {"data": settings.data, "training": settings.training}
     given = {name: path for name, path in own.items() if path not in (MNIST, BUNDLED, "")}
-    claim(
-        request.work, settings, **{f"{name} sha256": load_images(path).sha256 for name, path in given.items()}
-    )
+    digests = {f"{name} sha256": load_images(path).sha256 for name, path in given.items()}
+    mark_work(request.work, asdict(settings) | digests)
     subject, training = _subject(settings, request)
+    if subject.extractor:
+        train_features(
+            load_images(subject.atoms),
+            load_images(subject.validation),
+            Path(subject.extractor),
+            name=f"{Path(settings.data).stem}-cnn-{FEATURES}",
+            dim=FEATURES,
+            epochs=settings.epochs,
+            listen=request.listen,
+        )
     folder = request.work / "network"
     plan = _plan(settings, training)
     with _threads(request.workers):
-        train_network(training, scheduler, plan, folder, listen=_follow(request.listen))
+        train_network(training, training_scheduler("linear"), plan, folder, listen=_follow(request.listen))
     scale = Scale(request.samples, settings.seed_sets, settings.sampling, request.workers)
     results: dict[int, StudyResult] = {}
     for percent in settings.percents:
@@ -66,30 +81,33 @@ def run(request: Request) -> dict[str, Part]:
 
 
 def _subject(settings: Settings, request: Request) -> tuple[Subject, ImageSet]:
-    """The images and features of the studies, and what the network is trained on."""
+    """The images and features of the studies, and what the network is trained on.
+
+    Raises:
+        ValueError: If a row has more samples than there are held-out images, or images that a start or a network is
+            judged by are among those that it is made of.
+    """
+    request.listen(StudyProgress("sharing images out", 0, 1))
     if settings.data == BUNDLED:
-        subject, training = Subject(), bundled.atoms()
-        check_floor(request.samples, len(bundled.split(subject.held_out)))
+        subject, atoms = Subject(), bundled.atoms()
+        judged_by = {name: bundled.split(name) for name in JUDGED_BY}
     else:
-        request.listen(StudyProgress("sharing images out", 0, 1))
         files = image_files(settings.data, request.work / "images")
-        check_floor(request.samples, len(load_images(files["held_out"])))
-        atoms = load_images(files["atoms"])
-        training = replace(atoms, name=f"{Path(settings.data).stem}/atoms", source=settings.data)
-        extractor = request.work / "classifier"
-        train_features(
-            training,
-            load_images(files["validation"]),
-            extractor,
-            name=f"{Path(settings.data).stem}-cnn-{FEATURES}",
-            dim=FEATURES,
-            epochs=settings.epochs,
-            listen=request.listen,
+        names = {name: str(path) for name, path in files.items()}
+        subject = Subject(extractor=str(request.work / "classifier"), **names)
+        atoms = replace(
+            load_images(files["atoms"]), name=f"{Path(settings.data).stem}/atoms", source=settings.data
         )
-        subject = Subject(extractor=str(extractor), **{name: str(path) for name, path in files.items()})
+        judged_by = {name: load_images(files[name]) for name in JUDGED_BY}
+    check_floor(request.samples, len(judged_by["held_out"]))
+    training = atoms
     if settings.training:
-        channels, height, width = (int(size) for size in training.images.shape[1:])
+        channels, height, width = (int(size) for size in atoms.images.shape[1:])
         training = load_images(settings.training, size=(height, width), channels=channels)
+    for name, images in judged_by.items():
+        check_unseen(f"{name} images of {settings.data}", images, atoms)
+        if settings.training:
+            check_unseen(f"{name} images of {settings.data}", images, training)
     return subject, training
 
 

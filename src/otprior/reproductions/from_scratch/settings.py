@@ -19,28 +19,26 @@ class Settings:
     Attributes:
         data: "mnist", "bundled", or the path of labelled images (see `data.load_images`).
         training: Images that the network is trained on, as a path; by default the atoms.
-        schedule: Of the network; see `training.training_scheduler`.
         steps: Of its training.
         batch_size: Images a step.
         layers: Residual blocks a level; channels are the bundled network's.
-        precision: Of its training: "float32" or "bfloat16".
+        precision: Of its training: "float32", "bfloat16", or "auto" for the faster one here.
         checkpoints: When the headline is done, in percent of the training, ascending, the last 100.
         epochs: Of the classifier's training.
         seed_sets: Sets of seeds of the headline, two or more.
-        sampling: Precision of the network when it samples.
+        sampling: Precision of the network when it samples, likewise.
     """
 
     data: str = MNIST
     training: str = ""
-    schedule: str = "linear"
     steps: int = 5000
     batch_size: int = 64
     layers: int = 1
-    precision: str = "bfloat16"
+    precision: str = "auto"
     checkpoints: str = "25,50,100"
     epochs: int = 20
     seed_sets: int = 5
-    sampling: str = "bfloat16"
+    sampling: str = "auto"
 
     def __post_init__(self) -> None:
         for path in (self.data, self.training):
@@ -51,7 +49,7 @@ class Settings:
         for name in ("steps", "batch_size", "layers", "epochs"):
             check_integer(name, getattr(self, name), 1)
         for name in ("precision", "sampling"):
-            check_choice(name, getattr(self, name), ("float32", "bfloat16"))
+            check_choice(name, getattr(self, name), ("auto", "float32", "bfloat16"))
         require(self.seed_sets > 1, "seed_sets", "two or more: intervals are over them", self.seed_sets)
         ascending = list(self.percents) == sorted({each for each in self.percents if each > 0})
         rule = "percentages such as 25,50,100, ascending, the last of them 100"

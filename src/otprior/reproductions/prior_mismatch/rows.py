@@ -10,6 +10,7 @@ from otprior.generation import OWN_GRID, RowSpec
 from otprior.reproductions.prior_mismatch.settings import Settings
 from otprior.schedules import NoiseSchedule
 from otprior.training import training_scheduler
+from otprior.validation import invalid, require
 
 __all__ = ["Place", "Start", "file_name", "places", "scheduler_of"]
 
@@ -63,7 +64,13 @@ class Place:
 def places(schedule: NoiseSchedule, settings: Settings, name: str) -> list[Place]:
     """The places of a schedule of that name; at T without signal there is nothing to correct."""
     last = int(schedule.timestep_range[1])
-    star = round(schedule.timestep(settings.level))
+    try:
+        star = round(schedule.timestep(settings.level))
+    except ValueError as error:
+        raise invalid("level", f"a log-SNR that schedule {name} has", settings.level, str(error)) from error
+    for count, most in (("many", last + 1), ("from_start", star + 1)):
+        rule = f"at most {most}: schedule {name} has no more timesteps there"
+        require(getattr(settings, count) <= most, count, rule, getattr(settings, count))
     found = []
     for conditional in (False, True):
         counts = (settings.many,) if conditional else (settings.few, settings.many)

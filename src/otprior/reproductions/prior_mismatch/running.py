@@ -12,10 +12,10 @@ from otprior import bundled
 from otprior.compare import Listener, Study, StudyProgress, StudyResult, run_study
 from otprior.compare.material import check_floor
 from otprior.data import ImageSet, load_images
-from otprior.files import read_json
-from otprior.generation import run_in_processes
+from otprior.files import folder_sha256, read_json
+from otprior.generation import network_precision, run_in_processes
 from otprior.moments import streaming_spectrum
-from otprior.reproductions.material import claim, train_features
+from otprior.reproductions.material import mark_work, train_features
 from otprior.reproductions.prior_mismatch.errors import write_errors
 from otprior.reproductions.prior_mismatch.images import image_files
 from otprior.reproductions.prior_mismatch.rows import Place, file_name, places, scheduler_of
@@ -37,7 +37,11 @@ ROUNDS = 25
 
 def run(request: Request) -> dict[str, Part]:
     """Reports: "" on all schedules, and one of each schedule's name."""
-    settings: Settings = request.settings
+    given: Settings = request.settings
+    settings = replace(
+        given, precision=network_precision(given.precision), sampling=network_precision(given.sampling)
+    )
+    request = replace(request, settings=settings)
     check_floor(request.samples, len(bundled.split("held_out")))
     require(settings.atoms <= len(bundled.atoms()), "atoms", "at most the bundled 10,000", settings.atoms)
     schedulers = {name: scheduler_of(name) for name in settings.names}
@@ -45,7 +49,9 @@ def run(request: Request) -> dict[str, Part]:
         name: tuple(places(NoiseSchedule.from_scheduler(scheduler), settings, name))
         for name, scheduler in schedulers.items()
     }
-    claim(request.work, settings)
+    files = [Path(name) for name in settings.names if Path(name).is_file()]
+    digests = {f"{path} sha256": folder_sha256(path.parent, path.name) for path in files}
+    mark_work(request.work, asdict(settings) | digests)
     images = image_files(request.work / "images", settings.atoms)
     train_features(
         load_images(images["atoms"]),

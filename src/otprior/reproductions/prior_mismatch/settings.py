@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from otprior.validation import check_choice, check_integer, require
@@ -18,7 +19,7 @@ class Settings:
         steps: Of each network's training.
         batch_size: Images a step.
         layers: Residual blocks a level; channels are the bundled network's.
-        precision: Of the training: "float32" or "bfloat16".
+        precision: Of the training: "float32", "bfloat16", or "auto" for the faster one here.
         epochs: Of the classifier's training.
         atoms: Training images, for networks, classifier and priors.
         tol: χ² that the semi-discrete solves reach.
@@ -27,14 +28,14 @@ class Settings:
         many: Evaluations from T, where the start is.
         from_start: Evaluations from t*.
         draws: Of p_t, that the data's own flow couples with their codes, for upper bounds on W2.
-        sampling: Precision of the networks when they sample.
+        sampling: Precision of the networks when they sample, likewise.
     """
 
     schedules: str = "linear,scaled-linear,shifted:16,ve:5,cosine,zero-snr"
     steps: int = 5000
     batch_size: int = 64
     layers: int = 1
-    precision: str = "bfloat16"
+    precision: str = "auto"
     epochs: int = 8
     atoms: int = 10_000
     tol: float = 0.05
@@ -43,7 +44,7 @@ class Settings:
     many: int = 50
     from_start: int = 5
     draws: int = 32
-    sampling: str = "bfloat16"
+    sampling: str = "auto"
 
     def __post_init__(self) -> None:
         names = self.names
@@ -54,8 +55,8 @@ class Settings:
         check_integer("atoms", self.atoms, 100)
         check_integer("draws", self.draws, 2)
         for name in ("precision", "sampling"):
-            check_choice(name, getattr(self, name), ("float32", "bfloat16"))
-        require(self.tol > 0, "tol", "positive", self.tol)
+            check_choice(name, getattr(self, name), ("auto", "float32", "bfloat16"))
+        require(0 < self.tol < math.inf, "tol", "a positive number", self.tol)
         require(-10 < self.level < 0, "level", "a log-SNR in (−10, 0)", self.level)
 
     @property
