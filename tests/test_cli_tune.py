@@ -177,17 +177,25 @@ def test_a_limit_that_nothing_keeps_ends_with_what_was_tried(material: Path, tmp
     words = ["--validation", material / "validation.npz", "--extractor", material / "extractor", "--steps", 2]
     words += ["--samples", 12, "--copy-limit", 0, "--copy-margin", 0, "--tol", 0.5, "--workers", 1]
     result = run("tune", material / "model", material / "train.npz", *words, "--out", tmp_path / "tuned")
-    # (An untrained network copies nothing: then 0 is kept, and there is a choice after all.)
-    assert result.exit_code in (0, 1), result.output
+    # (No number of samples without a copy has an upper limit of 0.)
+    assert_refused(result, "no start keeps the copying limit", code=1)
     assert (tmp_path / "tuned" / "trials.json").is_file()
-    assert (tmp_path / "tuned" / "settings.json").is_file() is (result.exit_code == 0)
+    assert not (tmp_path / "tuned" / "settings.json").exists()
+    assert not (tmp_path / "tuned" / "prior").exists()
 
 
-def test_validation_images_that_are_atoms_are_refused(material: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [(), ("--copy-limit", 0.5)])
+def test_validation_images_that_are_atoms_are_refused(
+    material: Path, tmp_path: Path, limit: tuple[Any, ...]
+) -> None:
     words = ["--validation", material / "train.npz", "--extractor", material / "extractor", "--steps", 2]
     words += ["--samples", 24, "--tol", 0.5, "--workers", 1]
-    result = run("tune", material / "model", material / "train.npz", *words, "--out", tmp_path / "tuned")
-    assert_refused(result, "images that are not among those that priors are fitted to; got 60 that are")
+    result = run(
+        "tune", material / "model", material / "train.npz", *words, *limit, "--out", tmp_path / "tuned"
+    )
+    assert_refused(
+        result, "must be images that are not among those that starts or networks are made of", "got 60"
+    )
 
 
 @pytest.mark.slow

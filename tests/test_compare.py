@@ -1,5 +1,6 @@
 """Studies: resumable, independent of how the work is split, and judged by the rule that the gates state."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -110,6 +111,21 @@ def test_gates_follow_the_upper_limits() -> None:
     assert not headline_gates(result_with(fids, [0.019] * 5, 0.010), rows)[2]["reached"]
     worse = {**fids, "coupled_5": [9.0, 9.1, 8.9, 9.0, 9.0]}
     assert not headline_gates(result_with(worse, [0.012] * 5, 0.010), rows)[0]["reached"]
+
+
+def test_an_interval_of_a_share_stays_below_one() -> None:
+    given = {"recall_interval": [0, 1], "density_interval": [0, 1]}
+    sets = [given | {"recall": value, "density": value} for value in (0.99, 0.96)]
+    figures = over_sets(sets, 400)
+    assert figures["recall_interval"][1] == 1.0
+    assert figures["density_interval"][1] > 1.1
+
+
+def test_a_study_is_marked_by_what_comes_back_from_a_file() -> None:
+    settings = replace(STUDY, value_range=(0.0, 1.0)).settings()
+    assert json.loads(json.dumps(settings)) == settings
+    with pytest.raises(ValueError, match="value_range must be a range of pixels"):
+        replace(STUDY, value_range=None)
 
 
 def test_sets_without_a_copy_do_not_prove_that_there_is_none() -> None:

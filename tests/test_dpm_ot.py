@@ -400,7 +400,9 @@ def test_the_whole_reproduction_on_a_folder_of_ones_own_and_again_from_its_piece
     for name in ("reference", "held_out"):
         seen = command({**given, name: folders["images"]})
         assert_refused(
-            run("reproduce", "dpm-ot", *seen), "not among those that priors are fitted to; got 40 that are"
+            run("reproduce", "dpm-ot", *seen),
+            "not among those that starts or networks are made of",
+            "got 40 that are",
         )
     words = command(given)
     first = run("reproduce", "dpm-ot", *words)

@@ -162,6 +162,17 @@ def test_decoding_with_another_label_gives_another_image(here: Path) -> None:
     assert one != other
 
 
+def test_codes_of_no_class_are_decoded_by_another_networks_label_for_it(here: Path) -> None:
+    assert run(*ENCODE.split()).exit_code == 0
+    assert Codes.load(here / "codes" / "codes.safetensors").of_no_class
+    decode = "encode model codes/codes.safetensors --decode --threads 1"
+    for name, option in (("null", "--null-label"), ("told", "--class-label"), ("own", None)):
+        told = [] if option is None else [option, 1]
+        assert run(*decode.split(), *told, "--out", name).exit_code == 0
+    null, told, own = (tree(here / name / "images") for name in ("null", "told", "own"))
+    assert null == told != own
+
+
 def test_sampling_from_codes_makes_the_images_again(here: Path) -> None:
     assert run(*ENCODE.split()).exit_code == 0
     loose = run("encode", "model", "codes/codes.safetensors", "--decode", "--tol", 1, "--out", "none")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +36,36 @@ def test_a_machine_that_cannot_compile_is_named_before_any_work(monkeypatch: pyt
     ):
         pass
     assert not compiles_networks()
+
+
+def fail() -> None:
+    raise ValueError("that one")
+
+
+def write_late(path: Path) -> None:
+    time.sleep(2)
+    path.touch()
+
+
+def end_at_once() -> None:
+    os._exit(9)
+
+
+def test_an_error_is_raised_when_no_task_runs_any_more_and_drops_those_that_wait(tmp_path: Path) -> None:
+    paths = [tmp_path / str(number) for number in range(20)]
+    tasks: list[Any] = [(write_late, (paths[0],)), (fail, ()), *((write_late, (path,)) for path in paths[1:])]
+    with pytest.raises(ValueError, match="that one"):
+        run_in_processes(tasks, 2, 1, lambda _: None)
+    there = sorted(tmp_path.iterdir())
+    # (A pool holds a few tasks more than it has processes.)
+    assert 1 <= len(there) < 10
+    time.sleep(2.5)
+    assert sorted(tmp_path.iterdir()) == there
+
+
+def test_a_process_that_is_ended_from_outside_is_told_in_plain_words() -> None:
+    with pytest.raises(ChildProcessError, match="use fewer workers"):
+        run_in_processes([(end_at_once, ())], 1, 1, lambda _: None)
 
 
 def compiled_graphs() -> int:

@@ -19,14 +19,17 @@ class FakeHub:
     """Stands in for `huggingface_hub.HfApi`; keeps what was uploaded."""
 
     uploaded: dict[str, str] = {}  # noqa: RUF012
+    told: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, token: str | None = None) -> None:
-        self.token = token
+        FakeHub.told = {"token": token}
 
-    def create_repo(self, repo_id: str, **_: Any) -> None:
+    def create_repo(self, repo_id: str, **options: Any) -> None:
         FakeHub.uploaded = {"repo": repo_id}
+        FakeHub.told |= options
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, **_: Any) -> str:
+    def upload_folder(self, *, repo_id: str, folder_path: Path, **options: Any) -> str:
+        FakeHub.told |= options
         for path in Path(folder_path).rglob("*"):
             if path.is_file():
                 name = path.relative_to(folder_path).as_posix()
@@ -48,6 +51,9 @@ def test_training_images_need_a_licence() -> None:
     assert prior.push_to_hub("someone/prior", data_license="MIT") == "hub/someone/prior"
     assert "Published under: MIT" in FakeHub.uploaded["README.md"]
     assert set(FakeHub.uploaded) == {"repo", "config.json", "model.safetensors", "README.md"}
+    options = {"private": True, "token": "secret", "commit_message": "why"}
+    prior.push_to_hub("someone/prior", data_license="MIT", **options)
+    assert options.items() <= FakeHub.told.items()
 
 
 def test_a_pipeline_publishes_no_images_unasked(tmp_path: Path) -> None:

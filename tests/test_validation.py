@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -24,13 +25,13 @@ def test_choice() -> None:
         check_choice("noise", "c", ("a", "b"))
 
 
-@pytest.mark.parametrize("value", [0, 7, -1])
+@pytest.mark.parametrize("value", [0, 7, -1, np.int64(3)])
 def test_integers(value: int) -> None:
     check_integer("n", value, -1)
     check_integer("n", value, -1, 7)
 
 
-@pytest.mark.parametrize("value", [True, 1.0, "1", None, 0, 8])
+@pytest.mark.parametrize("value", [True, np.True_, 1.0, "1", None, 0, 8])
 def test_not_integers_or_out_of_range(value: Any) -> None:
     with pytest.raises(ValueError, match=r"^n must be an integer in \[1, 7\]; got "):
         check_integer("n", value, 1, 7)

@@ -160,6 +160,12 @@ class Codes:
     encoder: Encoder = field(default_factory=Encoder)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def of_no_class(self) -> bool:
+        """Whether the labels are the network's for "no class", as far as is known: another's may be another number."""
+        told = {name: self.provenance.get(name, True) for name in ("conditional", "class label")}
+        return self.labels is not None and told == {"conditional": False, "class label": None}
+
     def seed_noise(self) -> Tensor:
         """The codes at unit scale, about N(0, I): what a pipeline takes as `latents`."""
         moments = self.provenance.get("moments") or {}

@@ -28,7 +28,6 @@ class Judge:
         finder: Of their cells; with a smoothed one χ² is that of the smoothed masses, all measured by each rank.
         tol: The upper limit of χ² that is good enough.
         ranks: The processes that share the work.
-        next_set: The first set of the stream "test" that is unused.
     """
 
     def __init__(
@@ -37,10 +36,9 @@ class Judge:
         finder: CellFinder | SmoothedFinder,
         tol: float,
         ranks: Ranks | None = None,
-        next_set: int = 0,
     ) -> None:
         self.tol = tol
-        self.next_set = next_set
+        self.next_set = 0  # of the stream "test": the first that is unused
         self._weights = measure.weights
         self._finder = finder
         self._ranks = ranks or Ranks()

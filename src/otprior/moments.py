@@ -44,7 +44,7 @@ class Spectrum:
 
 
 class StreamingMoments:
-    """Accumulates rows; `spectrum(rank)` at any time.
+    """Accumulates rows, and gives their spectrum once at the end.
 
     Arguments:
         dim: d.

@@ -56,7 +56,7 @@ class Ranks:
         return pieces[self.rank :: self.size]
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of integer `values` over all ranks, in place, known to all."""
+        """The sum of `values` over all ranks, in place, known to all; of integers it is exact in any order."""
         if self.size > 1:
             dist.all_reduce(values)
         return values

@@ -144,11 +144,12 @@ def solve_semidiscrete(
         weights: ν, shape (M,), nonnegative, sum 1; uniform by default.
         generator: Seeds all draws; None stands for a fixed seed.
         tol: The upper 95 % limit of χ² to reach; 0.05 is a root-mean-square error of cell masses of 22 %.
-        max_draws: When to give up; by default ten times the N/tol draws that independent counting would take.
+        max_draws: When to give up; by default ten times the N/tol draws that independent counting would take, and
+            200,000 at least.
         throw: Whether an unsolved problem raises `ConvergenceError` or is returned.
         progress: Called now and then with a `Progress`.
         precision: Of the products with the atoms: "bfloat16" screens in it and scores what matters again; "auto"
-            does so where the CPU makes it fast.
+            does so where that is much faster (`mixing.fast_bfloat16`).
         checkpoint: A file that keeps the state of a long solve. If it is there, the solve goes on from it, as if it
             had never stopped.
         ranks: The processes that share the work (`Ranks.join()` under torchrun); all must be given the same problem.
@@ -186,7 +187,8 @@ def solve_semidiscrete(
     if cells:
         method, run = "tessellation", cells
     elif len(measure) == 1:
-        method, run = "one atom", _exact(torch.zeros(1, dtype=torch.float64), problem.judge)
+        alone = torch.zeros(1, dtype=torch.float64, device=measure.atoms.device)
+        method, run = "one atom", _exact(alone, problem.judge)
     elif measure.dim == 1 and law.quantiles and not entropy:
         method, run = "sorting", _exact(monotone_potential(measure, law.quantiles), problem.judge)
     elif measure.dim <= NEWTON_DIMENSIONS and few:

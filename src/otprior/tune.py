@@ -354,6 +354,7 @@ def tune(
     require(bool(first), "steps", "at most the timesteps below every t* that is tried", steps)
     study = replace(study, rows=tuple(first), block=block, first_seed=FIRST_SEED)
     folder = Path(work)
+    check_not_atoms(study, study.split)
     rule = limit or own_limit(replace(study, samples=sizes[0]), folder, margin)
     trials = halving(study, first, folder, rule, sizes[:-1] or sizes, FIRST_KEPT, deadline, **options)
     # The winner's neighbourhood, with the winner, and with whoever else is still in.

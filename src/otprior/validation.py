@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 
 def check_integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> None:
-    """Requires an integer (not a bool) in [`minimum`, `maximum`]."""
+    """Requires an integer (NumPy's too, but no bool) in [`minimum`, `maximum`]."""
     rule = f"an integer >= {minimum}" if maximum is None else f"an integer in [{minimum}, {maximum}]"
-    right_type = isinstance(value, int) and not isinstance(value, bool)
+    right_type = isinstance(value, Integral) and not isinstance(value, bool)
     in_range = right_type and value >= minimum and (maximum is None or value <= maximum)
     require(in_range, name, rule, repr(value))
 

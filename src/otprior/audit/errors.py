@@ -29,17 +29,15 @@ from otprior.error import (
 from otprior.error.bounds import holds_atoms
 from otprior.error.gaussians import bures_squared, noised
 from otprior.moments import Spectrum
-from otprior.priors import GaussianPrior, IdentityPrior, Prior, RandomAtomPrior, SemiDiscretePrior
+from otprior.priors import (
+    IdentityPrior,
+    MixturePrior,
+    Prior,
+    SemiDiscretePrior,
+)
 from otprior.schedules import NoiseSchedule
 
 __all__ = ["Audited", "Part", "audited_priors", "error_rows", "parts_of"]
-
-_KINDS: dict[type[Prior], str] = {
-    IdentityPrior: "identity",
-    GaussianPrior: "gaussian",
-    SemiDiscretePrior: "semidiscrete",
-    RandomAtomPrior: "random_atom",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +82,9 @@ class Audited:
         facts: dict[str, Any] = {"name": self.name, "prior": "gaussian"}
         facts |= dict.fromkeys(("noise", "correlation", "smoothing"))
         if self.prior is not None:
-            facts["prior"] = _KINDS.get(type(self.prior), type(self.prior).__name__)
+            facts["prior"] = self.prior.kind
+        if isinstance(self.prior, MixturePrior):
+            facts["noise"] = self.prior.config["noise"]
         if isinstance(self.prior, SemiDiscretePrior):
             prior = self.prior
             facts |= {"noise": prior.noise, "correlation": prior.correlation, "smoothing": prior.smoothing}

@@ -92,6 +92,7 @@ class AuditRequest:
         check_integer("steps", self.steps, 1)
         check_integer("fine_steps", self.fine_steps, self.steps)
         check_integer("draws", self.draws, 0)
+        require(self.draws != 1, "draws", "0, or at least 2: a mean of one has no interval", self.draws)
         check_integer("pairs", self.pairs, 2)
         require(0.5 < self.level < 1, "level", "in (0.5, 1)", self.level)
         if self.unet is not None:

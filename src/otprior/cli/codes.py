@@ -128,6 +128,15 @@ def codes(
             show_default=False,
         ),
     ] = None,
+    other_null_label: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Its label for no class; by default the model's own.",
+            rich_help_panel=_SWAPS,
+            show_default=False,
+        ),
+    ] = None,
     other_classes: Annotated[
         str | None,
         typer.Option(
@@ -162,7 +171,12 @@ def codes(
             check_data(atoms, "--atoms")
         if other is not None:
             check_model(other)
-        for option, value in (("--other-data", other_data), ("--other-classes", other_classes)):
+        others = {
+            "--other-data": other_data,
+            "--other-classes": other_classes,
+            "--other-null-label": other_null_label,
+        }
+        for option, value in others.items():
             require(value is None or other is not None, option, "left out without --other", value)
         if other_data is not None:
             check_data(other_data, "--other-data")
@@ -180,7 +194,7 @@ def codes(
                 network,
                 chosen,
                 _atoms(name, atoms, shape, pixels, seed, classes, fast, chosen),
-                None if other is None else _network(other, None, shape)[0],
+                None if other is None else _network(other, other_null_label, shape, "--other-null-label")[0],
                 None
                 if other is None
                 else _images(other_data or name, shape, pixels, seed, other_classes, "--other-classes"),
@@ -206,7 +220,10 @@ def _data_name(model: str, data: str | None) -> str:
 
 
 def _network(
-    name: str, null_label: int | None, shape: tuple[int, int, int] | None = None
+    name: str,
+    null_label: int | None,
+    shape: tuple[int, int, int] | None = None,
+    option: str = "--null-label",
 ) -> tuple[Network, Any]:
     """A network and the shape of its images; it is loaded here to find out whether it can be."""
     from otprior import bundled
@@ -225,7 +242,7 @@ def _network(
     label = pipe.config.null_class_label
     if label is None:
         rule = f"given: {name} takes class labels, and does not say which means none"
-        raise invalid("--null-label", rule, None)
+        raise invalid(option, rule, None)
     count = num_classes(pipe.unet)
     # The label for no class is the last one, or it is not known how many classes there are.
     return Network(folder.resolve(), label, label if count == label + 1 else 0), found
@@ -287,7 +304,7 @@ def _study(subject: CodeSubject, fast: bool, **given: Any) -> CodeStudy:
     method, steps = given.pop("method"), given.pop("steps")
     encoder |= {} if method is None else {"method": method.value}
     if steps is not None:
-        check_heeded(encoder["method"], ["steps"])
+        check_heeded(encoder["method"], {"steps": steps})
         encoder["steps"] = steps
     count = given["images"] or own.get("images", CodeStudy.images)
     wished = own.get("swaps", CodeStudy.swaps) * (1 if subject.other is None else BETWEEN_NETWORKS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,20 +32,20 @@ GRID_IMAGES = 20
 
 
 def check_heeded(
-    method: str, given: Iterable[str], *, decoding: bool = False, also: Collection[str] = ()
+    method: str, given: Mapping[str, Any], *, decoding: bool = False, also: Collection[str] = ()
 ) -> None:
     """Refuses settings of an `Encoder` that its method would ignore.
 
     Arguments:
         method: Of encoding.
-        given: The settings that were asked for, by name.
+        given: The settings that were asked for.
         decoding: Whether codes are to be decoded.
         also: Settings that something else heeds.
     """
     heeded = ("method", *settings_of(method, decoding), *also)
     what = f"{'decoding' if decoding else 'encoding'} by {method}, which does not heed it"
     for name in given:
-        require(name in heeded, f"--{name}", f"left out with {what}", "it")
+        require(name in heeded, f"--{name}", f"left out with {what}", given[name])
 
 
 class Coder:

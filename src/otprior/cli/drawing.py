@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,14 @@ def draw_images(model: str, pipe: Any, count: int, steps: int, conditional: bool
     from otprior.files import read_json, write_json
     from otprior.generation import Models
     from otprior.model_images import draw_model_images
-    from otprior.pipelines.inputs import num_classes, real_classes
+    from otprior.pipelines.inputs import latent_shape, num_classes, real_classes
     from otprior.pipelines.loading import network_sha256
 
+    alone = int(os.environ.get("WORLD_SIZE", "1"))
+    rule = "in one process, which starts others itself; then fit to what it drew"
+    require(alone == 1, "--from-model", rule, f"{alone} of them")
+    channels = (latent_shape(pipe.unet) or (None,))[0]
+    require(channels in (None, 1, 3), "the network's images with --from-model", "grey or RGB", channels)
     folder = bundled.pipeline_path() if model == BUNDLED else Path(model)
     null, classes = pipe.config.null_class_label, num_classes(pipe.unet)
     real = real_classes(classes, null) if conditional else None

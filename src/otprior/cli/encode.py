@@ -211,8 +211,9 @@ def _decode(
         f"of shape {shape}",
         tuple(latents.shape[1:]),
     )
-    # By default the network is told what it was told when these were encoded.
-    keeps = replace(told, conditional=told.one is None and codes.labels is not None)
+    # By default the network is told what it was told when these were encoded; of no class, in its own words.
+    as_before = told.one is None and codes.labels is not None and not codes.of_no_class
+    keeps = replace(told, conditional=told.conditional or as_before)
     known = None if codes.labels is None else codes.labels[:limit]
     labels = _labels(pipe, known, len(latents), keeps, "the codes")
     encoder = replace(codes.encoder, **options)
@@ -240,9 +241,9 @@ def _labels(pipe: Any, known: Tensor | None, count: int, told: _Told, whose: str
     from otprior.pipelines.inputs import num_classes, takes_labels
 
     if not takes_labels(pipe.unet):
-        wanted = told.conditional or told.one is not None
-        rule = "left out: the network takes no labels"
-        require(not wanted, "--conditional, --class-label", rule, "one of them")
+        require(told.one is None, "--class-label", "left out: the network takes no labels", told.one)
+        rule = f"without labels that count, those of {whose}: the network takes none"
+        require(not told.conditional, "data", rule, "labels to tell it")
         return None
     classes = num_classes(pipe.unet)
     if told.conditional:

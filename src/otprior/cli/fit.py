@@ -21,7 +21,7 @@ from otprior.cli.fitting import (
     save,
     summary,
 )
-from otprior.cli.loading import check_model, load_model, set_up_torch
+from otprior.cli.loading import BUNDLED, check_model, load_model, set_up_torch
 from otprior.cli.options import Device, ModelArgument, Overwrite, Threads, ValueRangeText
 from otprior.cli.parsing import parse_rank, parse_value_range, require_path
 from otprior.cli.processes import check_work_dir, drop_states, several_processes
@@ -85,6 +85,12 @@ def fit(
         Path | None,
         typer.Option(
             metavar="FILE", help="t*, noise and smoothing as `otprior tune` chose them.", show_default=False
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="With --settings: which of them, if they are for several numbers.", show_default=False
         ),
     ] = None,
     auto: Annotated[
@@ -243,6 +249,12 @@ def fit(
         without_auto = {"--validation": validation, "--extractor": extractor} if auto is None else {}
         for option, value in without_auto.items():
             require(value is None, option, "left out without --auto", value)
+        require(steps is None or settings is not None, "--steps", "left out without --settings", steps)
+        kept = data is not None and data != BUNDLED and prior in (Kind.semidiscrete, Kind.mixture)
+        rule = "left out unless a prior that records it is fitted to images of your own"
+        require(license is None or kept, "--license", rule, license)
+        ranged = value_range == "auto" or from_model is None
+        require(ranged, "--value-range", "left out with --from-model", value_range)
         needless = model_steps is not None and from_model is None
         require(not needless, "--model-steps", "left out without --from-model", model_steps)
         needless = null_label is not None and from_model is None and auto is None
@@ -286,7 +298,7 @@ def fit(
             stdout().print(search_table(found, out))
             return
         if settings is not None:
-            timestep = take_settings(settings, prior.value, timestep, own)
+            timestep = take_settings(settings, steps, prior.value, timestep, own)
         options = given_options(prior, own)
         if timestep is None:
             timestep = 400.0 if prior is Kind.mixture else 500.0

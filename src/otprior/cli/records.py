@@ -11,14 +11,6 @@ if TYPE_CHECKING:
 
 __all__ = ["empty_report", "ot_part", "start_part"]
 
-_KINDS = {
-    "IdentityPrior": "identity",
-    "GaussianPrior": "gaussian",
-    "MixturePrior": "mixture",
-    "SemiDiscretePrior": "semidiscrete",
-    "RandomAtomPrior": "random_atom",
-}
-
 
 def empty_report(settings: dict[str, Any]) -> dict[str, Any]:
     """A report in which nothing was measured yet."""
@@ -66,10 +58,9 @@ def start_part(prior: Prior | None, timestep: float) -> dict[str, Any]:
     """
     if prior is None:
         return {"prior": "none", "start_timestep": timestep}
-    kind = _KINDS.get(type(prior).__name__)
-    part: dict[str, Any] = {"prior": kind, "start_timestep": prior.timestep}
-    if kind == "semidiscrete":
+    part: dict[str, Any] = {"prior": prior.kind, "start_timestep": prior.timestep}
+    if prior.kind == "semidiscrete":
         part |= {"noise": prior.noise, "smoothing": prior.smoothing, "correlation": prior.correlation}
-    if kind == "mixture":
+    if prior.kind == "mixture":
         part["noise"] = prior.config["noise"]
     return part

@@ -304,10 +304,11 @@ def _read_codes(
     numbers = list(range(len(z))) if wanted is None else wanted
     rule = f"numbers of the {len(z):,} codes, from 0 on"
     require(numbers[-1] < len(z), "--seeds", rule, numbers[-1])
-    null = pipe.config.null_class_label
-    labels = None if found.labels is None else found.labels[numbers].tolist()
     # (Being told "no class" is what the pipeline does of itself; a prior by class would not know that label.)
-    return numbers, z[numbers], None if labels is None or set(labels) == {null} else labels
+    null = pipe.config.null_class_label
+    if found.labels is None or found.of_no_class or set(found.labels.tolist()) == {null}:
+        return numbers, z[numbers], None
+    return numbers, z[numbers], found.labels[numbers].tolist()
 
 
 def _check_labels(pipe: OTPriorPipeline, labels: list[int] | None) -> None:

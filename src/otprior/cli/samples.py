@@ -14,7 +14,7 @@ Images stand in ascending order of their seeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def read_samples(path: Path, value_range: Any = "auto") -> SampleSet:
 
     Arguments:
         path: The folder, or whatever `otprior.data.load_images` takes.
-        value_range: Of floating-point pixels in other files than `otprior sample` wrote.
+        value_range: Of floating-point pixels in other files than `otprior sample` wrote; None for latents.
 
     Raises:
         FileNotFoundError: If there is nothing.
@@ -136,9 +136,10 @@ def read_samples(path: Path, value_range: Any = "auto") -> SampleSet:
     report = _read_report(path / REPORT_FILE)
     in_one_file = (path / "images.npz").is_file()
     if in_one_file and (report.get("settings") or {}).get("pixels") == "float32":
-        # Samplers overshoot; a picture does not.
         images = load_images(path / "images.npz", value_range=None)
-        images = ImageSet(images.images.clamp(-1, 1), images.labels, images.name, images.source)
+        if value_range is not None:
+            # Samplers overshoot; a picture does not.
+            images = replace(images, images=images.images.clamp(-1, 1))
     else:
         images = load_images(path / "images.npz" if in_one_file else path / "images")
     try:

@@ -130,11 +130,13 @@ def search_by_default(material: Material, steps: int, prior: str, out: Path, thr
     return found
 
 
-def take_settings(path: Path, prior: str, timestep: float | None, own: dict[str, Any]) -> float:
+def take_settings(
+    path: Path, steps: int | None, prior: str, timestep: float | None, own: dict[str, Any]
+) -> float:
     """t* of a settings file, unless one is given; the file's other values go into `own` where nothing was given."""
     from otprior.settings import read_settings, row_of_steps
 
-    row = row_of_steps(read_settings(path), None)
+    row = row_of_steps(read_settings(path), steps)
     require(row.prior == prior, f"--settings {path}", f"for a {prior} prior", row.prior)
     if prior == "semidiscrete":
         for name in ("noise", "correlation", "smoothing"):

@@ -25,7 +25,9 @@ __all__ = ["measure", "over_sets", "real_figures", "seed_agreement"]
 
 FLOOR_SETS = 8
 # Figures that are shares of independent samples.
-SHARES = ("copy_rate", "source_rate")
+RARE = ("copy_rate", "source_rate")
+# Figures that are no share of images, and may exceed 1.
+NO_SHARES = ("fid", "class_fid", "kid", "density", "nearest_pixel_distance", "nearest_feature_distance")
 
 
 def measure(
@@ -147,13 +149,15 @@ def over_sets(sets: list[dict[str, Any]], samples: int) -> dict[str, Any]:
         figures[key] = interval.estimate
         if f"{key}_interval" in sets[0]:
             low, high = interval.limits()
-            events = round(samples * sum(one[key] for one in sets)) if key in SHARES else FEW_EVENTS
+            events = round(samples * sum(one[key] for one in sets)) if key in RARE else FEW_EVENTS
             if events < FEW_EVENTS:
                 # (Sets without any event agree with each other, and say little all the same.)
                 exact = binomial_interval(events, samples * len(sets))
                 low, high = min(low or 0.0, exact.lo), max(high or 0.0, exact.hi)
-            # Rates and distances are not negative; an unbiased kernel distance may be.
-            figures[f"{key}_interval"] = [low if key == "kid" or low is None else max(low, 0.0), high]
+            # Shares are in [0, 1], distances at least 0; but an unbiased kernel distance may be negative.
+            low = low if key == "kid" or low is None else max(low, 0.0)
+            high = high if key in NO_SHARES or high is None else min(high, 1.0)
+            figures[f"{key}_interval"] = [low, high]
     return figures
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,8 @@ class Study:
         check_integer("seed_sets", self.seed_sets, 1)
         check_choice("precision", self.precision, ("float32", "bfloat16"))
         require(len(self.rows) > 0, "rows", "at least one", 0)
+        rule = "a range of pixels: samples are measured as 8-bit images, which latents are not"
+        require(self.value_range is not None, "value_range", rule, None)
 
     @property
     def sampled_rows(self) -> tuple[RowSpec, ...]:
@@ -114,7 +117,8 @@ class Study:
         # Names of files, not where they lie: work folders may be moved, reports are shared.
         for name in {"split", "real_split", "atoms_from", "copies_of", "model", "extractor"} & set(facts):
             facts[name] = Path(facts[name]).name
-        return {name: value for name, value in facts.items() if name not in ("rows", "flow")}
+        facts = {name: value for name, value in facts.items() if name not in ("rows", "flow")}
+        return json.loads(json.dumps(facts))  # (a pair would come back from a file as a list)
 
 
 @dataclass(frozen=True)

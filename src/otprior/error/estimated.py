@@ -91,6 +91,7 @@ def estimated_bound(
     check_integer("levels", levels, 2)
     check_integer("points", points, 1)
     check_integer("draws", draws, 2)
+    home = next((tensor.device for tensor in unet.parameters()), torch.device("cpu"))
     schedule = NoiseSchedule.from_scheduler(scheduler)
     end = schedule.timestep_range[0] if end is None else end
     noisy, clean = schedule.log_snr(float(start)), schedule.log_snr(float(end))
@@ -106,13 +107,15 @@ def estimated_bound(
         picked = torch.randint(len(rows), (max(draws, points),), generator=generator)
         clean_rows = rows[picked].float()
         x = alpha * clean_rows + sigma * torch.randn(clean_rows.shape, generator=generator)
-        told = None if label is None else torch.full((len(x),), label)
+        x = x.to(home)
+        told = None if label is None else torch.full((len(x),), label, device=home)
         network = NetworkDenoiser(unet, scheduler, told)
         few = NetworkDenoiser(unet, scheduler, None if told is None else told[:points])
         found = sampled_gain(few, x[:points], alpha, sigma)
         gains.append((float(found.min()), float(found.max())))
         with torch.no_grad():
-            off = network(x, alpha, sigma).flatten(1).double() - exact(x.flatten(1), alpha, sigma).double()
+            x, predicted = x.cpu(), network(x, alpha, sigma).cpu()
+            off = predicted.flatten(1).double() - exact(x.flatten(1), alpha, sigma).double()
         squares = MeanEstimate.of((alpha / sigma) ** 2 * (off**2).sum(dim=1))
         ends = [squares.limit(0.975, side) for side in ("lower", "upper")]
         errors.append(tuple(math.sqrt(max(v, 0.0)) for v in (ends[0], squares.value, ends[1])))

@@ -38,8 +38,8 @@ from otprior.error.semidiscrete import (
 from otprior.error.starts import StartDraws, draw_starts, gaussian_start
 from otprior.error.target import axes_kept
 from otprior.moments import Spectrum, streaming_spectrum
-from otprior.priors import Prior, RandomAtomPrior, SemiDiscretePrior
-from otprior.validation import check_finite, check_integer, require
+from otprior.priors import Prior, SemiDiscretePrior
+from otprior.validation import check_finite, check_integer, invalid, require
 
 __all__ = ["LEAST_HELD_OUT", "HeldOut", "gaussian_population_error", "population_error"]
 
@@ -135,12 +135,12 @@ def population_error(
     """
     dim = held_out.rows.shape[1]
     require(dim == prior.dim, "held-out data", f"of the prior's dimension {prior.dim}", dim)
-    require(not isinstance(prior, RandomAtomPrior), "prior", "another than random_atom", "RandomAtomPrior")
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
     start = gaussian_start(prior, label)
     if start is not None:
         return gaussian_population_error(held_out, prior.alpha, prior.sigma, start, level)
-    assert isinstance(prior, SemiDiscretePrior)
+    if not isinstance(prior, SemiDiscretePrior):
+        raise invalid("prior", "identity, gaussian or semidiscrete", type(prior).__name__)
     if draws is None:
         draws = draw_starts(prior, label, generator=generator)
     return _semidiscrete_error(prior, held_out, label, draws, level, generator)

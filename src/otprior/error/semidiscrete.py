@@ -143,7 +143,7 @@ def seeds_to_starts(prior: Any, label: int | None, generator: torch.Generator) -
         z, fresh = rho * codes + turn * other, turn * codes - rho * other
         shape = (-1, *prior.shape)
         labels = None if prior.num_classes is None else torch.full((len(z),), label or 0)
-        start = prior(z.reshape(shape), labels, fresh.reshape(shape) if prior.needs_fresh else None)
-        return start.flatten(1)
+        z, fresh = (noise.reshape(shape).to(prior.device) for noise in (z, fresh))
+        return prior(z, labels, fresh if prior.needs_fresh else None).flatten(1).cpu()
 
     return image

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,9 @@ def run_in_processes(
 
     The first error ends the run: what is waiting is dropped, what runs is waited for, and the error is raised.
     Ctrl-C does the same.
+
+    Raises:
+        ChildProcessError: If a process was ended from outside.
     """
     with contextlib.ExitStack() as stack:
         pool = _state.kept[-1] if _state.kept else stack.enter_context(_processes(workers, threads))
@@ -64,8 +68,12 @@ def run_in_processes(
                 ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in ended:
                     finished(future.result())
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException as error:
+            # (A task that went on would write into folders which the caller is about to remove.)
+            pool.shutdown(wait=True, cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                hint = "perhaps for want of memory: use fewer workers. What is finished is kept"
+                raise ChildProcessError(f"a process that samples was ended from outside, {hint}") from error
             raise
 
 

@@ -44,6 +44,9 @@ __all__ = ["OTPriorPipeline", "OTPriorPipelineOutput"]
 
 logger = logging.getLogger(__name__)
 
+# What says where and as whom a name of the Hugging Face hub is looked up.
+_FROM_HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
+
 
 @dataclass
 class OTPriorPipelineOutput(BaseOutput):
@@ -136,7 +139,6 @@ class OTPriorPipeline(DiffusionPipeline):
         prior: Prior | None = None,
         scheduler: Any = None,
         null_class_label: int | None = None,
-        **_: Any,
     ) -> Self:
         """Takes over the network of another pipeline (the same object, in the user's dtype) and its scheduler.
 
@@ -182,7 +184,7 @@ class OTPriorPipeline(DiffusionPipeline):
         pipe = super().from_pretrained(path, **kwargs)
         if check:
             check_complete(component_folder(Path(path), "unet"), pipe.unet)
-        index = cls.load_config(path, local_files_only=is_local(path))
+        index = cls.load_config(path, **{name: kwargs[name] for name in _FROM_HUB if name in kwargs})
         if "scheduler" not in kwargs and index.get("_class_name") != cls.__name__:
             pipe.scheduler = _few_step(pipe.scheduler)
         return pipe

@@ -46,6 +46,7 @@ class Prior(ModelMixin, ConfigMixin):
     implement `_start` (and `source`, if a start is built on an atom).
 
     Attributes:
+        kind: What reports call such priors.
         schedule: The forward process.
         timestep: t*, in the scheduler's own units.
         alpha: Signal scale α at t*.
@@ -56,6 +57,7 @@ class Prior(ModelMixin, ConfigMixin):
     """
 
     config_name = CONFIG_FILE  # type: ignore[assignment]
+    kind: ClassVar[str]
     needs_fresh: bool = False
     _anchor: Tensor
     _registry: ClassVar[dict[str, type[Prior]]] = {}
@@ -128,8 +130,8 @@ class Prior(ModelMixin, ConfigMixin):
 
     def at(self, timestep: float | Tensor) -> Self:
         """The same map at another timestep; shares its tensors with this one, and nothing is solved again."""
-        # (A scheduler's timesteps are a tensor, which a config file could not hold.)
-        return self._with(timestep=timestep.item() if isinstance(timestep, Tensor) else timestep)
+        # (A scheduler's timesteps are a tensor or NumPy's, which a config file could not hold.)
+        return self._with(timestep=timestep.item() if hasattr(timestep, "item") else timestep)
 
     def _with(self, **options: Any) -> Self:
         """The same prior with other arguments; shares its tensors with this one."""

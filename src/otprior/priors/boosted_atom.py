@@ -47,6 +47,7 @@ class BoostedAtomPrior(RandomAtomPrior):
         num_classes: Number of class labels, or None.
     """
 
+    kind = "boosted_atom"
     means: Tensor  # (N, d)
 
     @register_to_config
@@ -71,8 +72,19 @@ class BoostedAtomPrior(RandomAtomPrior):
             means: m, shape (N, d), as `cell_means` gives them (times ρ); computed if left out.
         """
         rival = super().of(prior, timestep)
-        rival.means = cell_means(prior) if means is None else means
+        rival.means = (cell_means(prior) if means is None else means).to(rival.atoms.device)
         return rival
+
+    @classmethod
+    def fit(cls, *_: Any, **__: Any) -> Self:
+        """Not possible: the means are those of a semidiscrete prior's cells.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            "a BoostedAtomPrior is not fitted to data: BoostedAtomPrior.of(prior, timestep) makes it"
+        )
 
     def _start_and_source(
         self, z: Tensor, labels: Tensor | None, fresh: Tensor | None
@@ -93,7 +105,7 @@ def cell_means(prior: SemiDiscretePrior, direction: str = "atom") -> Tensor:
     """
     check_choice("direction", direction, DIRECTIONS)
     require(prior.num_classes is None, "prior", "one without classes", f"{prior.num_classes} classes")
-    atoms = prior.atoms.double()
+    atoms = prior.atoms.double().cpu()
     centred = atoms - atoms.mean(dim=0)
     tiny = torch.finfo(torch.float32).tiny
     lengths = torch.linalg.vector_norm(centred, dim=1).clamp(min=tiny)
@@ -102,8 +114,10 @@ def cell_means(prior: SemiDiscretePrior, direction: str = "atom") -> Tensor:
     normal, right = torch.zeros(2, 2).double(), torch.zeros(2).double()
     across, squares = torch.zeros(prior.dim).double(), torch.zeros(prior.dim).double()
     for block in range(BLOCKS):
-        z = normal_block(0, "cell means", block, DRAWS_PER_BLOCK, prior.dim).to(atoms.device)
-        r, z = centred[prior.source(z.reshape(-1, *prior.shape))], z.double()
+        z = normal_block(0, "cell means", block, DRAWS_PER_BLOCK, prior.dim)
+        cells = prior.source(z.reshape(-1, *prior.shape).to(prior.device))
+        assert cells is not None
+        r, z = centred[cells.cpu()], z.double()
         if axes is not None:
             r, z = r @ axes, z @ axes
             across += (z * r).sum(dim=0)

@@ -67,6 +67,7 @@ class GaussianPrior(Prior):
         num_classes: Number of class labels, or None.
     """
 
+    kind = "gaussian"
     means: Tensor  # (K, d), K = num_classes or 1
     bases: Tensor  # (K, d, rank)
     variances: Tensor  # (K, rank)

@@ -25,6 +25,8 @@ class IdentityPrior(Prior):
         timestep: t*.
     """
 
+    kind = "identity"
+
     @register_to_config
     def __init__(self, shape: list[int], schedule: dict[str, Any], timestep: float) -> None:
         super().__init__()

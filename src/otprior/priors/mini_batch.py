@@ -29,6 +29,8 @@ class MiniBatchPrior(RandomAtomPrior):
     Build it with `of` (or `fit`).
     """
 
+    kind = "mini_batch"
+
     needs_fresh = False
 
     def _source(self, z: Tensor, labels: Tensor | None) -> Tensor:

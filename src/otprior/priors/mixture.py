@@ -58,6 +58,7 @@ class MixturePrior(Prior):
         facts: What is known of data and solve: source, license, sha256; chi2, draws, seconds.
     """
 
+    kind = "mixture"
     means: Tensor  # (K, d)
     potential: Tensor  # (K,) float64
     bases: Tensor  # (K, d, rank); a cluster of few images has columns of zeros

@@ -34,6 +34,8 @@ class RandomAtomPrior(Prior):
         num_classes: Number of class labels, or None.
     """
 
+    kind = "random_atom"
+
     needs_fresh = True
     atoms: Tensor  # (N, d)
     classes: Tensor  # (N,) int64; all 0 when unconditional

@@ -65,6 +65,7 @@ class SemiDiscretePrior(Prior):
         facts: What is known of data and solve: source, license, sha256; chi2, draws, seconds.
     """
 
+    kind = "semidiscrete"
     atoms: Tensor  # (N, d)
     potential: (
         Tensor  # (N,) float64; −∞ for atoms that no seed is sent to: weightless ones and later duplicates

@@ -34,8 +34,9 @@ def unsolved(prior: SemiDiscretePrior, potential: str) -> SemiDiscretePrior:
     kept = torch.isfinite(prior.potential)
     offsets = torch.zeros_like(prior.potential[kept])
     if potential == "independent":
-        measure = DiscreteMeasure.build(prior.atoms[kept])
-        offsets = independent_score_start(natural_scale(measure.atoms, measure.weights), measure.weights)
+        measure = DiscreteMeasure.build(prior.atoms[kept].cpu())
+        tau = natural_scale(measure.atoms, measure.weights)
+        offsets = independent_score_start(tau, measure.weights).to(offsets.device)
     values = torch.full_like(prior.potential, float("-inf"))
     values[kept] = offsets
     other.load_state_dict({**prior.state_dict(), "potential": values}, assign=True)

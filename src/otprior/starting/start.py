@@ -121,8 +121,9 @@ def start_scheduler(
     support = find_support(scheduler)
     schedule = NoiseSchedule.from_scheduler(scheduler)
     schedule.check_timestep(start_timestep, "start_timestep")
+    one = (num_inference_steps is None) != (timesteps is None)
     given = (num_inference_steps, timesteps)
-    require(given.count(None) == 1, "num_inference_steps, timesteps", "one given, the other None", given)
+    require(one, "num_inference_steps, timesteps", "one given, the other None", given)
     if timesteps is not None:
         _check_grid(scheduler, support, schedule, start_timestep, timesteps)
     else:
