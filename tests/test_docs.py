@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import shlex
 from pathlib import Path
@@ -16,6 +17,7 @@ from PIL import Image
 import otprior
 from otprior import OTPriorPipeline, bundled
 from otprior.data import to_uint8
+from otprior.report import validate_report
 from otprior.starting import supported_schedulers
 
 ROOT = Path(__file__).parents[1]
@@ -91,10 +93,45 @@ def test_scripts_in_shell_blocks_exist_and_know_their_options() -> None:
 
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
-        for target, _ in LINK.findall(page.read_text(encoding="utf-8")):
-            # The picture is made by a run of the demo.
-            if target and "://" not in target and not target.endswith(".png"):
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+        for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            path = page.parent / target if target else page
+            assert path.exists(), f"{page.name} links to {target}"
+            assert not anchor or anchor in anchors(path), f"{page.name} links to {target}{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Those that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {"#" + re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def is_report(path: Path) -> bool:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return isinstance(content, dict) and ({"rows", "features"} <= content.keys() or "codes" in content)
+
+
+REPORTS = [path for path in sorted((ROOT / "results").rglob("*.json")) if is_report(path)]
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: str(path.relative_to(ROOT / "results")))
+def test_committed_reports_are_sound(path: Path) -> None:
+    report = json.loads(path.read_text(encoding="utf-8"))
+    validate_report(report)
+    # Reports are shared: they say no place of the machine that they were made on.
+    assert not re.search(r'"/(home|root|tmp|work)/', json.dumps(report))
+
+
+def test_the_readme_has_the_headlines_figures() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text.split("<!-- results: headline -->")[1].split("<!-- /results -->")[0]
+    report = json.loads((ROOT / "results" / "headline" / "5-sets-of-4000-float32.json").read_text())
+    assert table.count("%") == len(report["rows"]) + 1
+    for row in report["rows"]:
+        start = "N(0, I) at T" if row["prior"] == "none" else row["noise"]
+        figures = f"| {start} | {row['nfe']} | {row['excess_fid']:.1f} | {row['copy_rate']:.1%} |"
+        assert figures.replace("%", " %") in table
 
 
 def test_how_to_lists_the_schedulers_that_can_start_at_t() -> None:
