@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, run
+from cli_helpers import assert_refused, run, write_images, write_model
 from PIL import Image
 
-from otprior import bundled
+from otprior import bundled, descent
 from otprior.cli.evaluate import find_sources
 from otprior.cli.samples import read_samples
 from otprior.data import ImageSet
 from otprior.priors import GaussianPrior, MixturePrior, Prior, SemiDiscretePrior
 from otprior.report import validate_report
+from otprior.sgd import AveragedSgd, SgdState
 
 # Rounding in another batch or on more threads is 1e-6 to 1e-5; another image is off by 1.
 SAME = 1e-4
@@ -341,3 +342,36 @@ def test_what_lies_in_the_work_folder_is_kept_unless_it_is_a_solves_state(tmp_pa
     assert (work / "map-0.safetensors").exists()
     assert run(*words, "bundled", "--overwrite").exit_code == 0
     assert [path.name for path in work.iterdir()] == ["study.json"]
+
+
+def test_a_fit_that_was_stopped_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By class, stopped in the second class: the first is read back, the second goes on, the third begins."""
+    for name in ("PROGRESS_SECONDS", "KEPT_FROM_SECONDS"):
+        monkeypatch.setattr(descent, name, 0.0)
+    write_model(tmp_path / "model")
+    write_images(tmp_path / "data.npz", count=240)
+    fitting = ["fit", tmp_path / "model", tmp_path / "data.npz", "--conditional", "--tol", 0.1, "--out"]
+    assert run(*fitting, tmp_path / "whole").exit_code == 0
+
+    solvers: list[AveragedSgd] = []
+    honest = AveragedSgd.update
+
+    def update(self: AveragedSgd, state: SgdState, counts: torch.Tensor) -> SgdState:
+        if self not in solvers:
+            solvers.append(self)
+        elif len(solvers) == 2:  # at the second class's second step
+            raise KeyboardInterrupt
+        return honest(self, state, counts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AveragedSgd, "update", update)
+        stopped = run(*fitting, tmp_path / "cut")
+    assert stopped.exit_code == 130, stopped.output
+    assert not (tmp_path / "cut").exists()
+    assert len(list((tmp_path / "cut.work").glob("map-*"))) == 2
+    assert run(*fitting, tmp_path / "cut", "--resume").exit_code == 0
+    potentials = [Prior.from_pretrained(tmp_path / name).potential for name in ("whole", "cut")]
+    assert torch.equal(*potentials)
+    assert not (tmp_path / "cut.work").exists()
