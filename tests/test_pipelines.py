@@ -19,7 +19,7 @@ from torch import Tensor
 from otprior.grids import timestep_grid
 from otprior.pipelines import OTPriorPipeline, seeds_to_generators
 from otprior.pipelines.loading import network_sha256
-from otprior.priors import GaussianPrior, IdentityPrior, SemiDiscretePrior
+from otprior.priors import GaussianPrior, IdentityPrior, Prior, RandomAtomPrior, SemiDiscretePrior
 from otprior.schedules import NoiseSchedule
 
 LINEAR = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
@@ -278,6 +278,17 @@ def test_outputs() -> None:
     np.testing.assert_array_equal(np.asarray(pil[0]), (array[0, :, :, 0] * 255).round().astype("uint8"))
 
 
+def test_a_callback_is_given_what_it_asks_for() -> None:
+    seen: list[dict[str, Any]] = []
+    pipe = quiet(OTPriorPipeline(unet(), diffusers.DDIMScheduler()))
+    given = {"callback_on_step_end": lambda *args: seen.append(args[3]), "num_inference_steps": 1}
+    pipe(1, **given, callback_on_step_end_tensor_inputs=[])
+    pipe(1, **given, callback_on_step_end_tensor_inputs=["latents"])
+    assert [list(state) for state in seen] == [[], ["latents"]]
+    with pytest.raises(ValueError, match="callback_on_step_end_tensor_inputs must be one of 'latents'"):
+        pipe(1, **given, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+
+
 def test_callback_sees_each_step_and_may_replace_latents() -> None:
     pipe = exact(diffusers.DDIMScheduler(clip_sample=False), IdentityPrior.build(SHAPE, LINEAR, 500))
     seen = []
@@ -428,9 +439,9 @@ def test_a_saved_pipeline_reloads_in_a_fresh_process(saved: tuple[Path, Tensor],
     assert sources.shape == (4,)
 
 
-def test_the_index_names_the_prior(saved: tuple[Path, Tensor]) -> None:
+def test_the_index_leaves_the_kind_of_prior_to_its_own_folder(saved: tuple[Path, Tensor]) -> None:
     index = json.loads((saved[0] / "model_index.json").read_text())
-    assert index["prior"] == ["otprior", "SemiDiscretePrior"]
+    assert index["prior"] == ["otprior", "Prior"]
     assert index["null_class_label"] == 2
 
 
@@ -439,6 +450,78 @@ def test_a_prior_assigned_later_is_saved(tmp_path: Path, atoms: Tensor) -> None:
     pipe.prior = GaussianPrior.fit(atoms, LINEAR, 500)
     pipe.save_pretrained(tmp_path)
     assert type(OTPriorPipeline.from_pretrained(tmp_path).prior).__name__ == "GaussianPrior"
+
+
+class OwnPrior(IdentityPrior):
+    """A prior from outside of the package."""
+
+
+@pytest.mark.parametrize("kind", sorted(Prior._registry))
+def test_a_pipeline_is_saved_with_any_kind_of_prior(kind: str, tmp_path: Path, atoms: Tensor) -> None:
+    found, coupled = Prior._registry[kind], semidiscrete(atoms)
+    if issubclass(found, IdentityPrior):
+        prior = found.build(SHAPE, LINEAR, 500)
+    elif issubclass(found, RandomAtomPrior):
+        prior = found.of(coupled, 500)
+    else:
+        prior = found.fit(atoms, LINEAR)  # type: ignore[attr-defined]
+    quiet(OTPriorPipeline(unet(), diffusers.DDIMScheduler(), prior)).save_pretrained(tmp_path)
+    again = quiet(OTPriorPipeline.from_pretrained(tmp_path))
+    assert type(again.prior) is found
+    assert again(2, output_type="latent").images.shape == (2, *SHAPE)
+
+
+# An autoencoder ----------------------------------------------------------------------------------------------
+
+
+def autoencoder() -> diffusers.AutoencoderKL:
+    """Of images of twice the size, in RGB, with one channel of latents."""
+    torch.manual_seed(1)
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    sizes = {"block_out_channels": (4, 4), "norm_num_groups": 2, "latent_channels": SHAPE[0]}
+    return diffusers.AutoencoderKL(**kinds, **sizes, scaling_factor=0.5, shift_factor=0.1).eval()
+
+
+def test_latents_are_decoded_by_the_models_own_autoencoder(tmp_path: Path) -> None:
+    vae = autoencoder()
+    pipe = quiet(OTPriorPipeline(unet(), diffusers.DDIMScheduler(), vae=vae))
+    pipe.save_pretrained(tmp_path)
+    again = quiet(OTPriorPipeline.from_pretrained(tmp_path))
+    given = {"generator": seeds_to_generators(range(2)), "num_inference_steps": 2}
+    latents = again(2, **given, output_type="latent").images
+    given["generator"] = seeds_to_generators(range(2))
+    images = again(2, **given, output_type="pt").images
+    assert images.shape == (2, 3, 2 * SHAPE[1], 2 * SHAPE[2])
+    with torch.no_grad():
+        expected = vae.decode(latents / 0.5 + 0.1).sample
+    assert torch.allclose(images, (expected / 2 + 0.5).clamp(0, 1), atol=1e-5)  # rounding in another batch
+    assert OTPriorPipeline.from_pipe(again).vae is again.vae
+
+
+def test_a_latent_pipeline_of_diffusers_keeps_its_autoencoder(tmp_path: Path) -> None:
+    kinds = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
+    vqvae = diffusers.VQModel(**kinds, block_out_channels=(4,), norm_num_groups=2, latent_channels=SHAPE[0])
+    diffusers.LDMPipeline(vqvae, unet(), diffusers.DDIMScheduler()).save_pretrained(tmp_path / "ldm")
+    pipe = quiet(OTPriorPipeline.from_pretrained(tmp_path / "ldm"))
+    assert pipe(1, num_inference_steps=2, output_type="pt").images.shape[1] == 3
+    pipe.save_pretrained(tmp_path / "saved")
+    assert isinstance(OTPriorPipeline.from_pretrained(tmp_path / "saved").vae, diffusers.VQModel)
+    assert (
+        OTPriorPipeline.from_pipe(diffusers.LDMPipeline(vqvae, unet(), diffusers.DDIMScheduler())).vae
+        is vqvae
+    )
+
+
+def test_networks_that_want_a_prompt_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    network = diffusers.UNet2DConditionModel(
+        sample_size=4, in_channels=1, out_channels=1, block_out_channels=(4,), norm_num_groups=1,
+        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), mid_block_type=None, cross_attention_dim=8,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"which also takes encoder_hidden_states\. Wrap it"):
+        OTPriorPipeline(network, diffusers.DDIMScheduler())
+    (tmp_path / "model_index.json").write_text('{"transformer": ["diffusers", "DiTTransformer2DModel"]}')
+    with pytest.raises(ValueError, match="with components unet and scheduler; got one with transformer"):
+        OTPriorPipeline.from_pretrained(tmp_path)
 
 
 def test_any_pipeline_folder_with_a_unet_will_do(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import diffusers
@@ -46,6 +47,33 @@ def make(kind: str, labels: Tensor | None = None) -> Prior:
     options = {"smoothed": {"smoothing": 0.4}, "partly fresh": {"correlation": 0.7}}
     noise = kind if kind in ("fresh", "frozen") else "coupled"
     return SemiDiscretePrior.fit(IMAGES, SCHEDULE, 500, labels, noise=noise, **options.get(kind, {}))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "semidiscrete", "mixture"),
+    [
+        (diffusers.DDPMScheduler(), 500, 400),
+        # σ/α = exp(2.47/2): t = T σ.
+        (
+            diffusers.FlowMatchEulerDiscreteScheduler(),
+            1000 / (1 + math.exp(-1.235)),
+            1000 / (1 + math.exp(-0.715)),
+        ),
+        # c_noise = log(σ)/4.
+        (diffusers.EDMEulerScheduler(), 1.235 / 4, 0.715 / 4),
+    ],
+)
+def test_starts_are_by_default_at_one_log_snr(
+    scheduler: diffusers.SchedulerMixin, semidiscrete: float, mixture: float
+) -> None:
+    for kind in (IdentityPrior, GaussianPrior, SemiDiscretePrior, RandomAtomPrior):
+        assert kind.fit(IMAGES, scheduler).timestep == pytest.approx(semidiscrete)
+    assert MixturePrior.fit(IMAGES, scheduler, components=4, rank=2).timestep == pytest.approx(mixture)
+
+
+def test_a_process_that_never_comes_so_far_asks_for_a_timestep() -> None:
+    with pytest.raises(ValueError, match="timestep must be given for this schedule"):
+        IdentityPrior.fit(IMAGES, NoiseSchedule.ve([0.01, 0.1, 1.0]))
 
 
 KINDS = (

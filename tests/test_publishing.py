@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
+from huggingface_hub.errors import OfflineModeIsEnabled
 
 from otprior.pipelines import OTPriorPipeline
-from otprior.priors import GaussianPrior, RandomAtomPrior
+from otprior.priors import GaussianPrior, Prior, RandomAtomPrior
 from otprior.schedules import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.vp(torch.linspace(0.99, 0.01, 50, dtype=torch.float64))
@@ -39,7 +40,7 @@ class FakeHub:
 
 @pytest.fixture(autouse=True)
 def _fake_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otprior.priors.publishing.HfApi", FakeHub)
+    monkeypatch.setattr("otprior.priors.hub.HfApi", FakeHub)
     FakeHub.uploaded = {}
 
 
@@ -87,6 +88,29 @@ def test_moments_need_none() -> None:
     prior = GaussianPrior.fit(IMAGES, SCHEDULE, timestep=20)
     prior.push_to_hub("someone/prior")
     assert set(FakeHub.uploaded) == {"repo", "config.json", "model.safetensors"}
+
+
+def test_a_prior_comes_down_as_it_went_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prior = GaussianPrior.fit(IMAGES, SCHEDULE, timestep=20)
+    prior.save_pretrained(tmp_path / "prior")
+    asked: dict[str, Any] = {}
+
+    def snapshot_download(repo_id: str, **options: Any) -> str:
+        asked.update(options, repo_id=repo_id)
+        return str(tmp_path / "prior")
+
+    monkeypatch.setattr("otprior.priors.hub.snapshot_download", snapshot_download)
+    again = Prior.from_pretrained("someone/prior", revision="v2", token="secret", torch_dtype=None)
+    assert torch.equal(again.means, prior.means)
+    assert {"repo_id": "someone/prior", "revision": "v2", "token": "secret"}.items() <= asked.items()
+    assert "torch_dtype" not in asked
+
+    def unreachable(*_: Any, **__: Any) -> str:
+        raise OfflineModeIsEnabled("cannot reach the hub")
+
+    monkeypatch.setattr("otprior.priors.hub.snapshot_download", unreachable)
+    with pytest.raises(FileNotFoundError, match=r"no prior at someone/prior: .*cannot reach the hub"):
+        Prior.from_pretrained("someone/prior")
 
 
 def test_saving_does_not_publish(tmp_path: Path) -> None:

@@ -17,17 +17,21 @@ _HOMES = {
     "Solution": "otprior.solver",
     "solve_semidiscrete": "otprior.solver",
     "transport_cost": "otprior.cost",
+    "BrenierPotential": "otprior.semidual",
     "Prior": "otprior.priors",
     "IdentityPrior": "otprior.priors",
     "GaussianPrior": "otprior.priors",
     "MixturePrior": "otprior.priors",
     "SemiDiscretePrior": "otprior.priors",
+    "RandomAtomPrior": "otprior.priors",
+    "BoostedAtomPrior": "otprior.priors",
+    "MiniBatchPrior": "otprior.priors",
     "OTPriorPipeline": "otprior.pipelines",
     # diffusers reloads a pipeline's component only from a module that shows this base class.
     "ModelMixin": "diffusers",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *(name for name in _HOMES if name != "ModelMixin")]
 
 
 def __getattr__(name: str) -> Any:

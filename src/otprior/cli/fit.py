@@ -13,12 +13,12 @@ from otprior.cli.drawing import draw_images
 from otprior.cli.fitting import (
     Kind,
     check_source,
-    check_timestep,
     fit_prior,
     given_options,
     read_images,
     read_weights,
     save,
+    start_timestep,
     summary,
 )
 from otprior.cli.loading import BUNDLED, check_model, load_model, set_up_torch
@@ -77,7 +77,8 @@ def fit(
     timestep: Annotated[
         float | None,
         typer.Option(
-            help="t*, where sampling will start; can be changed later. 500 by default, 400 for a mixture.",
+            help="t*, where sampling will start; can be changed later. By default a log-SNR of −2.47, timestep 500 of "
+            "DDPM's linear betas (−1.43 for a mixture, timestep 400).",
             show_default=False,
         ),
     ] = None,
@@ -300,13 +301,10 @@ def fit(
         if settings is not None:
             timestep = take_settings(settings, steps, prior.value, timestep, own)
         options = given_options(prior, own)
-        if timestep is None:
-            timestep = 400.0 if prior is Kind.mixture else 500.0
-
         where = set_up_torch(threads, device)
         pipe = load_model(model, null_label=null_label)
-        scheduler, t = pipe.scheduler, int(timestep) if timestep.is_integer() else timestep
-        check_timestep(scheduler, t)
+        scheduler = pipe.scheduler
+        t = start_timestep(prior, scheduler, timestep)
         if from_model is not None:
             drawn = out.with_name(f"{out.name}.drawn")
             images = draw_images(model, pipe, from_model, model_steps or 50, conditional, drawn)

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 __all__ = [
     "Kind",
     "check_source",
-    "check_timestep",
     "fit_prior",
     "given_options",
     "read_images",
     "read_weights",
     "save",
+    "start_timestep",
     "summary",
 ]
 
@@ -89,10 +89,18 @@ def given_options(kind: Kind, own: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
-def check_timestep(scheduler: Any, timestep: float) -> None:
+def start_timestep(kind: Kind, scheduler: Any, timestep: float | None) -> float:
+    """The t* that is asked for, as an integer if it is one; by default the prior's usual one."""
+    from otprior.priors import GaussianPrior, IdentityPrior, MixturePrior, SemiDiscretePrior
     from otprior.schedules import NoiseSchedule
 
-    NoiseSchedule.from_scheduler(scheduler).check_timestep(timestep)
+    schedule = NoiseSchedule.from_scheduler(scheduler)
+    if timestep is None:
+        classes: list[type[Prior]] = [SemiDiscretePrior, MixturePrior, GaussianPrior, IdentityPrior]
+        return next(each for each in classes if each.kind == kind.value).usual_timestep(schedule)
+    t = int(timestep) if timestep.is_integer() else timestep
+    schedule.check_timestep(t)
+    return t
 
 
 def read_images(

@@ -234,9 +234,11 @@ def _set_noise(pipe: Any, chosen: RowSpec) -> None:
 
 
 def latent_channels(pipe: Any) -> int | None:
-    """C of what is sampled, if anything tells it."""
+    """C of the images that are sampled, if anything tells it."""
     from otprior.pipelines.inputs import latent_shape
 
+    if pipe.vae is not None:
+        return int(pipe.vae.config.out_channels)
     shape = latent_shape(pipe.unet) if pipe.prior is None else pipe.prior.shape
     return None if shape is None else shape[0]
 
@@ -355,7 +357,7 @@ def _run(pipe: Any, plan: _Plan, folder: Path, png: bool, as_float: bool, sheet:
                 callback_on_step_end=_Listener(bar, plan, begin, len(seeds)),
             )
             # (On a GPU, the images are there when they have come over.)
-            images = result.images.float().cpu()
+            images = (result.images if as_float else pipe.decode(result.images)).float().cpu()
             seconds += time.perf_counter() - started
             nfe = result.nfe
             writer.add(images, result.sources)

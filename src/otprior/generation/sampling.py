@@ -26,7 +26,7 @@ from otprior.mixing import fast_bfloat16
 from otprior.pipelines import OTPriorPipeline, OTPriorPipelineOutput, seeds_to_generators
 from otprior.schedules import NoiseSchedule
 from otprior.starting.support import remade, spacing_changes, stock_spacing
-from otprior.validation import check_finite
+from otprior.validation import check_finite, require
 
 __all__ = [
     "BATCH",
@@ -230,6 +230,8 @@ def _load_pipeline(folder: Path, label: int | None) -> OTPriorPipeline:
     # (None would overrule what the folder says.)
     given = {} if label is None else {"null_class_label": label}
     pipe: OTPriorPipeline = OTPriorPipeline.from_pretrained(folder, **given)
+    rule = "of pixels, which is what a study measures"
+    require(pipe.vae is None, f"model {folder.name}", rule, "one of latents, with an autoencoder")
     if compiles_networks():
         # (For exact shapes: code for any shape is slower. It warns of what diffusers' own code does.)
         warnings.filterwarnings("ignore", module="torch._dynamo")

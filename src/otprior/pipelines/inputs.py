@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -144,6 +145,24 @@ def real_classes(count: int | None, null: int | None) -> int | None:
         return count
     require(null == count - 1, "null_class_label", f"the last of the network's labels, {count - 1}", null)
     return null
+
+
+def check_arguments(unet: nn.Module) -> None:
+    """Requires a network that is called with latents, timestep and at most class labels.
+
+    Raises:
+        ValueError: If it has to be told more, such as a prompt.
+    """
+    told = [
+        name
+        for name, parameter in inspect.signature(unet.forward).parameters.items()
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
+        if parameter.kind is not parameter.VAR_KEYWORD
+    ]
+    further = [name for name in told[2:] if name != "class_labels"]
+    rule = "a network that is called as unet(sample, timestep), perhaps with class_labels"
+    hint = "Wrap it: docs/how-to.md, Use a network with prompts"
+    require(not further, "unet", rule, f"{type(unet).__name__}, which also takes {', '.join(further)}", hint)
 
 
 def takes_labels(unet: nn.Module) -> bool:

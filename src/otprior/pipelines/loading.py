@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +11,37 @@ from torch import nn
 
 from otprior.files import folder_sha256
 from otprior.known import read_scheduler
+from otprior.priors.hub import is_hub_name
 from otprior.validation import require
 
 __all__ = [
+    "AUTOENCODERS",
     "check_complete",
+    "check_components",
     "check_readable",
     "component_folder",
     "is_local",
     "network_sha256",
     "own_scheduler",
 ]
+
+
+# What pipelines call the component that decodes latents.
+AUTOENCODERS = ("vae", "vqvae")
+
+
+def check_components(path: str, index: Mapping[str, Any], given: Collection[str]) -> None:
+    """Requires a network and a scheduler, in a pipeline's index or given beside it.
+
+    Raises:
+        ValueError: If one is missing; it names those that there are.
+    """
+    there = [
+        name for name, value in index.items() if isinstance(value, list | tuple) and value[0] is not None
+    ]
+    rule = "a pipeline with components unet and scheduler"
+    for name in ("unet", "scheduler"):
+        require(name in there or name in given, f"model {path}", rule, f"one with {', '.join(there)}")
 
 
 def is_local(path: str | Path) -> bool:
@@ -34,7 +55,7 @@ def is_local(path: str | Path) -> bool:
         if not (folder / "model_index.json").is_file():
             raise FileNotFoundError(f"{folder} is no pipeline folder: there is no model_index.json in it")
         return True
-    if folder.exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)):
+    if not is_hub_name(path):
         raise FileNotFoundError(f"there is no pipeline folder {folder}")
     return False
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, SchedulerMixin
 from diffusers.image_processor import VaeImageProcessor
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from otprior.pipelines.inputs import (
     Generators,
     Labels,
+    check_arguments,
     check_generators,
     draw,
     latent_shape,
@@ -33,9 +35,16 @@ from otprior.pipelines.inputs import (
     takes_labels,
     tensors,
 )
-from otprior.pipelines.loading import check_complete, check_readable, component_folder, is_local
+from otprior.pipelines.loading import (
+    AUTOENCODERS,
+    check_complete,
+    check_components,
+    check_readable,
+    component_folder,
+    is_local,
+)
 from otprior.priors import Prior
-from otprior.priors.publishing import upload
+from otprior.priors.hub import HUB_OPTIONS, upload
 from otprior.schedules import NoiseSchedule
 from otprior.starting import Start, matching_timestep, start_scheduler
 from otprior.validation import check_choice, check_integer, require
@@ -43,9 +52,6 @@ from otprior.validation import check_choice, check_integer, require
 __all__ = ["OTPriorPipeline", "OTPriorPipelineOutput"]
 
 logger = logging.getLogger(__name__)
-
-# What says where and as whom a name of the Hugging Face hub is looked up.
-_FROM_HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
 
 @dataclass
@@ -73,14 +79,18 @@ class OTPriorPipeline(DiffusionPipeline):
         prior: Where to start; None starts from white noise at T.
         null_class_label: The label that stands for "no class" in a class-conditional network. Unconditional
             calls use it, and so does guidance.
+        vae: The autoencoder (diffusers' AutoencoderKL, VQModel or the like) of a network of latents: images are decoded
+            by it, unless latents are asked for. Latents are those times `scaling_factor` of its config.
 
     Raises:
-        ValueError: If the prior's latents are not the network's, or the null label is none of its classes.
+        ValueError: If the network has to be told more than latents, timestep and labels, the prior's latents are
+            not the network's, or the null label is none of its classes.
     """
 
     unet: nn.Module
     scheduler: Any
     prior: Any
+    vae: Any
     # What the base class brings, for type checkers, which do not see through diffusers' lazy modules.
     config: Any
     _execution_device: torch.device
@@ -89,8 +99,9 @@ class OTPriorPipeline(DiffusionPipeline):
     progress_bar: Callable[..., Any]
     maybe_free_model_hooks: Callable[[], None]
 
-    model_cpu_offload_seq = "prior->unet"
-    _optional_components = ["prior"]  # noqa: RUF012 (diffusers' own convention)
+    model_cpu_offload_seq = "prior->unet->vae"
+    _optional_components = ["prior", "vae"]  # noqa: RUF012 (diffusers' own convention)
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
 
     def __init__(
         self,
@@ -98,16 +109,18 @@ class OTPriorPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         prior: Prior | None = None,
         null_class_label: int | None = None,
+        vae: Any = None,
     ) -> None:
         super().__init__()
         require(isinstance(unet, nn.Module), "unet", "a torch module", type(unet).__name__)
+        check_arguments(unet)
         if null_class_label is not None:
             require(
                 takes_labels(unet), "null_class_label", "None for a network without classes", null_class_label
             )
             count = num_classes(unet)
             check_integer("null_class_label", null_class_label, 0, None if count is None else count - 1)
-        self.register_modules(unet=unet, scheduler=scheduler, prior=prior)
+        self.register_modules(unet=unet, scheduler=scheduler, prior=prior, vae=vae)
         self.register_to_config(null_class_label=null_class_label)
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)
 
@@ -118,8 +131,8 @@ class OTPriorPipeline(DiffusionPipeline):
             require(fits, "prior", f"for the network's latents, of shape {shape}", tuple(value.shape))
         super().__setattr__(name, value)
         if name == "prior" and value is not None:
-            # Assigned to a pipeline that was made without one, it would not be saved.
-            self.register_to_config(prior=("otprior", type(value).__name__))
+            # Assigned to a pipeline that was made without one, it would not be saved. `Prior` loads any kind.
+            self.register_to_config(prior=("otprior", "Prior"))
 
     @property
     def device(self) -> torch.device:
@@ -143,7 +156,7 @@ class OTPriorPipeline(DiffusionPipeline):
         """Takes over the network of another pipeline (the same object, in the user's dtype) and its scheduler.
 
         Arguments:
-            pipeline: A pipeline with components `unet` and `scheduler`.
+            pipeline: A pipeline with components `unet` and `scheduler`, and perhaps `vae` or `vqvae`.
             prior: Where to start.
             scheduler: By default the pipeline's own; but ancestral DDPM, which needs hundreds of steps, is
                 replaced by `DPMSolverMultistepScheduler` on the same betas.
@@ -156,7 +169,8 @@ class OTPriorPipeline(DiffusionPipeline):
             null_class_label = pipeline.config.get("null_class_label")
         if scheduler is None:
             scheduler = _few_step(parts["scheduler"])
-        return cls(parts["unet"], scheduler, prior, null_class_label)
+        vae = next((parts[name] for name in AUTOENCODERS if parts.get(name) is not None), None)
+        return cls(parts["unet"], scheduler, prior, null_class_label, vae)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
@@ -172,19 +186,26 @@ class OTPriorPipeline(DiffusionPipeline):
 
         Raises:
             FileNotFoundError: If the path does not exist or is no pipeline folder.
-            ValueError: If the network's tensors are damaged or not all that its config calls for.
+            ValueError: If there is no `unet` among the components, or its tensors are damaged or not all that its
+                config calls for.
         """
         path = str(pretrained_model_name_or_path)
         check = is_local(path) and "unet" not in kwargs
         if is_local(path):
             kwargs["local_files_only"] = True
+        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        index = cls.load_config(path, **hub)
+        check_components(path, index, given=kwargs)
         if check:
             check_readable(component_folder(Path(path), "unet"))
         kwargs.setdefault("use_safetensors", True)
+        if "vqvae" in index and "vae" not in kwargs:
+            # (Under that name diffusers would not hand it over.)
+            kind = getattr(diffusers, index["vqvae"][1])
+            kwargs["vae"] = kind.from_pretrained(path, subfolder="vqvae", use_safetensors=True, **hub)
         pipe = super().from_pretrained(path, **kwargs)
         if check:
             check_complete(component_folder(Path(path), "unet"), pipe.unet)
-        index = cls.load_config(path, **{name: kwargs[name] for name in _FROM_HUB if name in kwargs})
         if "scheduler" not in kwargs and index.get("_class_name") != cls.__name__:
             pipe.scheduler = _few_step(pipe.scheduler)
         return pipe
@@ -249,6 +270,7 @@ class OTPriorPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
         | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> OTPriorPipelineOutput | tuple[Any]:
         """Samples `batch_size` images.
 
@@ -268,12 +290,15 @@ class OTPriorPipeline(DiffusionPipeline):
             return_dict: Whether to return an `OTPriorPipelineOutput` rather than (images,).
             callback_on_step_end: Called with (pipeline, step, timestep, {"latents": x}) after each step; may
                 return {"latents": x} to go on from.
+            callback_on_step_end_tensor_inputs: What of it the callback is given: "latents", or nothing.
 
         Raises:
             ValueError: On any of these out of range or not fitting network, prior and scheduler.
         """
         check_integer("batch_size", batch_size, 1)
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
+        for name in callback_on_step_end_tensor_inputs:
+            check_choice("callback_on_step_end_tensor_inputs", name, tuple(self._callback_tensor_inputs))
         generators = check_generators(generator, batch_size)
         guided = guidance_scale != 1.0
         null = self.config.null_class_label
@@ -298,16 +323,30 @@ class OTPriorPipeline(DiffusionPipeline):
                     # Under autocast the network answers in half precision, and schedulers return what it answers in.
                     x = start.step(out.to(x.dtype), i, x, generators)
                     if callback_on_step_end is not None:
-                        x = (callback_on_step_end(self, i, t, {"latents": x}) or {}).get("latents", x)
+                        told = {"latents": x} if callback_on_step_end_tensor_inputs else {}
+                        x = (callback_on_step_end(self, i, t, told) or {}).get("latents", x)
                     bar.update()
         finally:
             hook.remove()
         self.maybe_free_model_hooks()
 
-        images = (
-            x if output_type == "latent" else self.image_processor.postprocess(x, output_type=output_type)
-        )
+        if output_type == "latent":
+            images = x
+        else:
+            images = self.image_processor.postprocess(self.decode(x), output_type=output_type)
         return OTPriorPipelineOutput(images, rows // batch_size, sources) if return_dict else (images,)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images, about in [-1, 1], of latents (B, C, H, W), by the autoencoder; without one these are images."""
+        if self.vae is None:
+            return latents
+        config = self.vae.config
+        unscaled = latents / getattr(config, "scaling_factor", 1.0) + (
+            getattr(config, "shift_factor", None) or 0.0
+        )
+        decoded: Tensor = self.vae.decode(unscaled.to(self.vae.dtype), return_dict=False)[0]
+        return decoded
 
     def _start(self, num_steps: int, timesteps: Sequence[float] | None) -> tuple[Start, float, float]:
         """The scheduler at t*, and the scales of the latents that will be handed to it."""

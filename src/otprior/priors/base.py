@@ -26,9 +26,9 @@ from torch import Tensor
 
 from otprior.data import ImageSet, check_images, check_labels
 from otprior.files import output_dir, read_json
-from otprior.priors.publishing import upload
+from otprior.priors.hub import local_folder, upload
 from otprior.schedules import NoiseSchedule
-from otprior.validation import check_finite, check_integer, require
+from otprior.validation import check_finite, check_integer, invalid, require
 
 __all__ = ["FORMAT_VERSION", "Prior"]
 
@@ -46,7 +46,8 @@ class Prior(ModelMixin, ConfigMixin):
     implement `_start` (and `source`, if a start is built on an atom).
 
     Attributes:
-        kind: What reports call such priors.
+        kind: What reports call such priors; by default the class's name.
+        usual_log_snr: Where t* is unless it is given; on the linear betas of DDPM, timestep 500.
         schedule: The forward process.
         timestep: t*, in the scheduler's own units.
         alpha: Signal scale α at t*.
@@ -58,15 +59,30 @@ class Prior(ModelMixin, ConfigMixin):
 
     config_name = CONFIG_FILE  # type: ignore[assignment]
     kind: ClassVar[str]
+    usual_log_snr: ClassVar[float] = -2.47
     needs_fresh: bool = False
     _anchor: Tensor
     _registry: ClassVar[dict[str, type[Prior]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # diffusers writes this name into a pipeline's index and finds the class there again.
-        cls.__module__ = "otprior"
+        cls.kind = cls.__dict__.get("kind", cls.__name__)
+        if cls.__module__.startswith("otprior."):
+            cls.__module__ = "otprior"  # where users import it from, and pickles find it
         Prior._registry[cls.__name__] = cls
+
+    @classmethod
+    def usual_timestep(cls, schedule: NoiseSchedule) -> float:
+        """t* where none is given: that of `usual_log_snr`, whatever the schedule's timesteps are.
+
+        Raises:
+            ValueError: If the process never has that log-SNR.
+        """
+        try:
+            timestep = schedule.timestep(cls.usual_log_snr)
+        except ValueError as error:
+            raise invalid("timestep", "given for this schedule", None, str(error)) from error
+        return round(timestep) if schedule.discrete else timestep
 
     def _init_common(
         self, shape: list[int], schedule: dict[str, Any], timestep: float, num_classes: int | None
@@ -270,21 +286,22 @@ class Prior(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, *, subfolder: str | None = None, **_: Any
+        cls, pretrained_model_name_or_path: str | Path, *, subfolder: str | None = None, **options: Any
     ) -> Self:
         """Loads a prior's folder, of whichever class its config names.
 
         Arguments:
-            pretrained_model_name_or_path: A local folder. (A repository of the Hub is downloaded with
-                `huggingface_hub.snapshot_download` first.)
+            pretrained_model_name_or_path: A folder, or a name "owner/name" of the Hugging Face hub that is no path.
             subfolder: A folder below it.
+            **options: "revision", "token", "cache_dir" and the like, for the hub. (What else diffusers hands over when
+                it loads a pipeline has no effect on a prior.)
 
         Raises:
-            FileNotFoundError: If there is no such folder, or a file is missing from it.
+            FileNotFoundError: If there is no such folder or repository, or a file is missing from it.
             ValueError: If the config or the tensors are damaged, of another format version, or do not belong
                 together.
         """
-        folder = Path(pretrained_model_name_or_path, subfolder or "")
+        folder = Path(local_folder(pretrained_model_name_or_path, **options), subfolder or "")
         config = _read_config(folder)
         name = config.pop("_class_name", None)
         version = config.pop("format_version", None)

@@ -95,7 +95,7 @@ class GaussianPrior(Prior):
         cls,
         data: Any,
         schedule: Any,
-        timestep: float = 500,
+        timestep: float | None = None,
         labels: Tensor | None = None,
         *,
         rank: int | None = None,
@@ -107,7 +107,7 @@ class GaussianPrior(Prior):
         Arguments:
             data: Clean images: an `ImageSet`, or (N, C, H, W) uint8, or floats in [-1, 1].
             schedule: A `NoiseSchedule` or a diffusers scheduler.
-            timestep: t*, in the scheduler's units.
+            timestep: t*, in the scheduler's units; by default that of `usual_log_snr`.
             labels: Class labels, (N,), for a conditional prior.
             rank: Principal axes kept; by default all of them up to 4,096 dimensions, 512 beyond.
             num_classes: Number of classes; by default the largest label + 1.
@@ -117,6 +117,7 @@ class GaussianPrior(Prior):
             ValueError: On bad images, labels, timestep or rank, or a class with fewer than two images.
         """
         noise_schedule = as_schedule(schedule)
+        timestep = cls.usual_timestep(noise_schedule) if timestep is None else timestep
         noise_schedule.check_timestep(timestep)
         images, classes = read_data(data, labels, value_range, num_classes)
         dim = images.images[0].numel()

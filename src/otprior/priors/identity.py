@@ -11,7 +11,7 @@ from typing import Any, Self
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from otprior.priors.base import Prior, as_schedule
+from otprior.priors.base import Prior, as_schedule, read_data
 
 __all__ = ["IdentityPrior"]
 
@@ -36,6 +36,18 @@ class IdentityPrior(Prior):
     def build(cls, shape: tuple[int, int, int], schedule: Any, timestep: float) -> Self:
         """For latents of `shape` under a `NoiseSchedule` or a diffusers scheduler; there is nothing to fit."""
         return cls(shape=list(shape), schedule=as_schedule(schedule).to_dict(), timestep=timestep)
+
+    @classmethod
+    def fit(
+        cls, data: Any, schedule: Any, timestep: float | None = None, *, value_range: Any = "auto"
+    ) -> Self:
+        """`build` for the shape of images; arguments as for the other priors, so that they can take turns."""
+        images, _ = read_data(data, None, value_range, None)
+        _, channels, height, width = images.images.shape
+        found = as_schedule(schedule)
+        return cls.build(
+            (channels, height, width), found, cls.usual_timestep(found) if timestep is None else timestep
+        )
 
     def _check_call(self, z: Tensor, labels: Tensor | None) -> Tensor | None:
         # White noise is the same for every class, so labels are no mistake here.

@@ -59,6 +59,7 @@ class MixturePrior(Prior):
     """
 
     kind = "mixture"
+    usual_log_snr = -1.43
     means: Tensor  # (K, d)
     potential: Tensor  # (K,) float64
     bases: Tensor  # (K, d, rank); a cluster of few images has columns of zeros
@@ -96,7 +97,7 @@ class MixturePrior(Prior):
         cls,
         data: Any,
         schedule: Any,
-        timestep: float = 400,
+        timestep: float | None = None,
         labels: Tensor | None = None,
         noise: str = "coupled",
         *,
@@ -115,8 +116,8 @@ class MixturePrior(Prior):
         Arguments:
             data: Clean images: an `ImageSet`, or (N, C, H, W) uint8, or floats in [-1, 1].
             schedule: A `NoiseSchedule` or a diffusers scheduler.
-            timestep: t*, in the scheduler's units. A mixture copies less than a semidiscrete prior, and can
-                start later in the process.
+            timestep: t*, in the scheduler's units; by default that of `usual_log_snr` (400 on DDPM's linear betas). A
+                mixture copies less than a semidiscrete prior, and can start later in the process.
             labels: Class labels, (N,), for a conditional prior.
             noise: "coupled" or "fresh".
             components: Clusters (of each class); by default one for every ten images. A little fewer may come out:
@@ -135,6 +136,7 @@ class MixturePrior(Prior):
             ConvergenceError: If tol is not reached and `throw` is true.
         """
         noise_schedule = as_schedule(schedule)
+        timestep = cls.usual_timestep(noise_schedule) if timestep is None else timestep
         noise_schedule.check_timestep(timestep)
         check_choice("noise", noise, NOISES)
         images, count = read_data(data, labels, value_range, num_classes)

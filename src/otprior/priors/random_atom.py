@@ -59,18 +59,20 @@ class RandomAtomPrior(Prior):
         cls,
         data: Any,
         schedule: Any,
-        timestep: float = 500,
+        timestep: float | None = None,
         labels: Tensor | None = None,
         *,
         num_classes: int | None = None,
         value_range: Any = "auto",
     ) -> Self:
         """Stores the images; arguments as for `SemiDiscretePrior.fit`."""
+        noise_schedule = as_schedule(schedule)
+        timestep = cls.usual_timestep(noise_schedule) if timestep is None else timestep
         images, count = read_data(data, labels, value_range, num_classes)
         atoms = images.images.flatten(1).contiguous()
         prior = cls(
             shape=list(images.images.shape[1:]),
-            schedule=as_schedule(schedule).to_dict(),
+            schedule=noise_schedule.to_dict(),
             timestep=timestep,
             num_atoms=len(atoms),
             num_classes=count,

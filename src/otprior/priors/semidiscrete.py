@@ -110,7 +110,7 @@ class SemiDiscretePrior(Prior):
         cls,
         data: Any,
         schedule: Any,
-        timestep: float = 500,
+        timestep: float | None = None,
         labels: Tensor | None = None,
         noise: str = "coupled",
         smoothing: float = 0.0,
@@ -134,7 +134,7 @@ class SemiDiscretePrior(Prior):
         Arguments:
             data: Clean images, the atoms: an `ImageSet`, or (N, C, H, W) uint8, or floats in [-1, 1].
             schedule: A `NoiseSchedule` or a diffusers scheduler.
-            timestep: t*, in the scheduler's units; it can be changed later with `at`.
+            timestep: t*, in the scheduler's units; by default that of `usual_log_snr`. `at` changes it later.
             labels: Class labels, (N,), for a conditional prior.
             noise: "coupled", "fresh" or "frozen".
             smoothing: In units of τ.
@@ -158,6 +158,7 @@ class SemiDiscretePrior(Prior):
         """
         noise_schedule = as_schedule(schedule)
         # What can be wrong is found out before a solve that may take minutes.
+        timestep = cls.usual_timestep(noise_schedule) if timestep is None else timestep
         noise_schedule.check_timestep(timestep)
         _check_options(noise, smoothing, correlation)
         images, count = read_data(data, labels, value_range, num_classes)
