@@ -10,7 +10,7 @@ best. The result couples the batch to ν exactly, so its cost is at least W2² f
 W2²(μ, ν), since W2² is convex. Neither bound asks how good h is, or knows the cells' masses. Offsets that are not
 optimal widen the interval from both sides; so do batches with few draws an atom, whose noise is repaired too.
 
-Both are means over independent batches. The interval's ends lie 1.96 standard errors beyond them.
+Both are means over eight independent batches. The interval's ends lie 2.365 standard errors beyond them (Student's).
 """
 
 from __future__ import annotations

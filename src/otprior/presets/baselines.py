@@ -103,7 +103,7 @@ def _same_start(coupled: RowSpec) -> list[RowSpec]:
         row("coupled, all of the seed's noise, no smoothing"),
         row("gaussian", prior="gaussian", noise=None),
         row("identity", prior="identity", noise=None),
-        row("frozen (DPM-OT)", noise="frozen"),
+        row("frozen (DPM-OT's map)", noise="frozen"),
         row("potential of independent scores", prior="unsolved", options=(("potential", "independent"),)),
         row("potential zero", prior="unsolved", options=(("potential", "zero"),)),
         row("mini-batch transport, 125", prior="mini_batch", noise=None),

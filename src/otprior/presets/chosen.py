@@ -40,7 +40,7 @@ def demo(quick: bool = False, samples: int = 500) -> Study:
         replace(same, prior="mixture", noise=None, start_timestep=400, label="mixture, t* = 400"),
         replace(same, prior="gaussian", noise=None, label=f"gaussian, {start}"),
         replace(same, prior="identity", noise=None, label=f"identity, {start}"),
-        replace(same, noise="frozen", label=f"frozen (DPM-OT), {start}"),
+        replace(same, noise="frozen", label=f"frozen (DPM-OT's map), {start}"),
         replace(same, prior="random_atom", noise=None, label=f"random image + fresh noise, {start}"),
     ]
     white = [rows[name] for name in ("none_5_dpm", "none_5_unipc", "none_5_deis", "none_10", "none_20")]

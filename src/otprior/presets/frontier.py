@@ -38,7 +38,7 @@ SPACINGS = ("trailing", "karras", OWN_GRID + "time", OWN_GRID + "log_snr")
 WHITE = (Solver("DPM++2M", "DPMSolverMultistepScheduler", SPACINGS), Solver("UniPC", UNIPC, SPACINGS))
 # The other priors, with their noise, and where each is looked for: up to where it is worse again, or to the end.
 STARTS = {
-    "frozen (DPM-OT)": ("semidiscrete", "frozen", (250, 350, 425, 500, 600)),
+    "frozen (DPM-OT's map)": ("semidiscrete", "frozen", (250, 350, 425, 500, 600)),
     "gaussian": ("gaussian", None, (400, 500, 600, 700, 800, 900)),
     "mixture": ("mixture", None, MIXTURE_STARTS),
     "identity": ("identity", None, (600, 700, 800, 900, 950)),
