@@ -76,15 +76,8 @@ def best_step(ratio: float, steps: int) -> float:
         ratio: Of a level to the next, above 1.
         steps: At each level.
     """
-    require(1 < ratio < math.inf, "ratio", "above 1", ratio)
-    check_integer("steps", steps, 1)
-    found = minimize_scalar(
-        lambda step: chain_variance(ratio**2, 0.0, 1.0, step, steps),
-        bounds=(0.0, 1.0),
-        method="bounded",
-        options={"xatol": 1e-10},
-    )
-    return float(found.x)
+    _check(ratio, steps)
+    return _least(lambda step: chain_variance(ratio**2, 0.0, 1.0, step, steps), 0.0)
 
 
 def settled_variance(ratio: float, step: float, steps: int) -> float:
@@ -104,16 +97,19 @@ def settled_step(ratio: float, steps: int) -> float:
         ratio: Of a level to the next, above 1.
         steps: At each level.
     """
+    _check(ratio, steps)
+    # (Below, a level contracts less than the next one falls.)
+    return _least(lambda step: settled_variance(ratio, step, steps), 1 - ratio ** (-1 / steps))
+
+
+def _check(ratio: float, steps: int) -> None:
     require(1 < ratio < math.inf, "ratio", "above 1", ratio)
     check_integer("steps", steps, 1)
-    least = 1 - ratio ** (-1 / steps)
-    found = minimize_scalar(
-        lambda step: settled_variance(ratio, step, steps),
-        bounds=(least, 1.0),
-        method="bounded",
-        options={"xatol": 1e-10},
-    )
-    return float(found.x)
+
+
+def _least(variance: Callable[[float], float], low: float) -> float:
+    """The η in (low, 1) where a variance is least."""
+    return float(minimize_scalar(variance, bounds=(low, 1.0), method="bounded", options={"xatol": 1e-10}).x)
 
 
 def ve_score(denoiser: Denoiser, x: Tensor, sigma: float) -> Tensor:

@@ -54,8 +54,10 @@ class TerminalAudit:
         alpha, sigma, log_snr: Scales and log-SNR there; log_snr is None where no signal is left.
         leak: α/√(α² + σ²).
         first_timestep: Where the scheduler begins by itself, for 50 steps; None if it does not say, or not on these
-        units. first_leak: The leak there. shape: (C, H, W) of a sample, or None. constant_shift: By how many standard
-        deviations a constant image of value 1 shifts frequency zero.
+            units.
+        first_leak: The leak there.
+        shape: (C, H, W) of a sample, or None.
+        constant_shift: By how many standard deviations a constant image of value 1 shifts frequency zero.
     """
 
     scheduler: str
@@ -91,7 +93,7 @@ class DataAtTheEnd:
         brightness_shift: At frequency zero: leak · √(H W) · root mean square over channels of the mean pixel.
         brightness_spread: At frequency zero: leak · √(H W) · standard deviation of an image's mean pixel.
         mean_shift: leak · |m|, over all pixels together.
-        bits: ½ Σ log₂(1 + (α²/σ²) λ_j), at least what x_T tells of x_0.
+        bits: ½ Σ log₂(1 + (α²/σ²) λ_j): x_T tells no more than that of x_0.
         spectrum: Of the clean data.
         excess: (α² P(k) + σ²)/s² − 1 by frequency: what white noise lacks, (K,).
         classes: Each labelled class; empty without labels.

@@ -13,7 +13,7 @@ import typer
 from otprior.cli.options import Overwrite
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.cli.studies import Samples, Workers, default_workers, follow, print_report
+from otprior.cli.studies import Workers, default_workers, follow, print_report
 from otprior.files import check_output_dir, output_dir
 
 __all__ = ["EXAMPLES", "demo"]
@@ -26,7 +26,10 @@ def demo(
     quick: Annotated[
         bool, typer.Option("--quick", help="A rehearsal in under a minute; its figures mean nothing.")
     ] = False,
-    samples: Samples = 500,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=12, help="Images of a row; by default 500, 50 with --quick.", show_default=False),
+    ] = None,
     workers: Workers = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,

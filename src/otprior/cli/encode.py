@@ -123,6 +123,8 @@ def encode(
         else:
             check_data(data)
         require(not (decode and bits), "--bits", "left out with --decode", "both")
+        require(not decode or value_range == "auto", "--value-range", "left out with --decode", value_range)
+        require(bits or seed == 0, "--seed", "left out without --bits", seed)
         require(bits or probes is None, "--probes", "left out without --bits", probes)
         both = conditional and class_label is not None
         require(not both, "--conditional", "left out with --class-label", "both")

@@ -219,7 +219,13 @@ def _chosen(path: Path, steps: int | None) -> RowSpec:
     """The settings for so many steps, or the only ones."""
     from otprior.settings import read_settings, row_of_steps
 
-    return row_of_steps(read_settings(path), steps)
+    row = row_of_steps(read_settings(path), steps)
+    plain = not row.sampler and not row.conditional and row.guidance == 1
+    rule = (
+        "of a start without labels, guidance and options of the scheduler: this command takes none from them"
+    )
+    require(plain, f"--settings {path}", rule, row.label or row.key)
+    return row
 
 
 def _set_noise(pipe: Any, chosen: RowSpec) -> None:

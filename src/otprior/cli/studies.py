@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Compile",
     "Precision",
-    "Samples",
     "Workers",
     "default_workers",
     "follow",
@@ -31,7 +30,6 @@ __all__ = [
     "write_parts",
 ]
 
-Samples = Annotated[int, typer.Option(min=12, help="Images of a row.")]
 Workers = Annotated[
     int | None,
     typer.Option(

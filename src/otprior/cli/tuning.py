@@ -148,6 +148,8 @@ def _study(material: Material, samples: int, precision: str) -> Study:
     from otprior.compare import Study
     from otprior.generation import RowSpec
 
+    null, rule = material.null_label, f"left out for the model '{BUNDLED}', whose label is known"
+    require(material.model != BUNDLED or null is None, "--null-label", rule, null)
     own = material.data != BUNDLED
     split = "validation" if material.validation in (None, BUNDLED) else str(material.validation)
     return Study(

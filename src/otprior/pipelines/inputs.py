@@ -82,7 +82,7 @@ class Labels(NamedTuple):
 def read_labels(
     class_labels: int | Sequence[int] | Tensor | None,
     batch_size: int,
-    guided: bool,
+    guidance_scale: float,
     unet: nn.Module,
     prior: Any,
     null_class_label: int | None,
@@ -95,13 +95,13 @@ def read_labels(
     """
     takes, prior_classes = takes_labels(unet), getattr(prior, "num_classes", None)
     null = None if null_class_label is None else torch.full((batch_size,), null_class_label)
+    guided = guidance_scale != 1.0
     if guided:
         rule = "1 unless the network takes class labels and class_labels are given"
-        require(takes and class_labels is not None, "guidance_scale", rule, "another value")
+        require(takes and class_labels is not None, "guidance_scale", rule, guidance_scale)
+        rule = "1 for a pipeline without null_class_label"
         hint = "Pass null_class_label= to from_pipe or from_pretrained."
-        require(
-            null is not None, "guidance_scale", "1 for a pipeline without null_class_label", "another", hint
-        )
+        require(null is not None, "guidance_scale", rule, guidance_scale, hint)
     if class_labels is None:
         require(prior_classes is None, "class_labels", "given: the prior was fitted by class", None)
         rule = "given: the network takes class labels and the pipeline has no null_class_label"

@@ -300,9 +300,8 @@ class OTPriorPipeline(DiffusionPipeline):
         for name in callback_on_step_end_tensor_inputs:
             check_choice("callback_on_step_end_tensor_inputs", name, tuple(self._callback_tensor_inputs))
         generators = check_generators(generator, batch_size)
-        guided = guidance_scale != 1.0
         null = self.config.null_class_label
-        labels = read_labels(class_labels, batch_size, guided, self.unet, self.prior, null)
+        labels = read_labels(class_labels, batch_size, guidance_scale, self.unet, self.prior, null)
         shape = latent_shape(self.unet) if self.prior is None else tuple(self.prior.shape)
         start, alpha, sigma = self._start(num_inference_steps, timesteps)
         z = seed_noise(latents, generators, batch_size, shape)

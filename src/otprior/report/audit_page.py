@@ -12,7 +12,7 @@ from otprior.report.audit_plots import error_against_time, spectrum_left
 from otprior.report.audit_text import BOUNDS, audit_headline, audit_summary, error_text, rows_of, start_name
 from otprior.report.folder import write_folder
 from otprior.report.html import figure, fill, tile
-from otprior.report.html_tables import made_with, number, section, table
+from otprior.report.html_tables import made_with, number, reading_list, section, table
 from otprior.report.schema import validate_report
 
 __all__ = ["audit_page", "write_audit"]
@@ -56,7 +56,7 @@ def audit_page(report: Row) -> str:
         _classes(report),
         _costs(report),
         _more(report),
-        _reading(),
+        reading_list(_READING),
         made_with(report),
     )
     sentences = audit_summary(report)
@@ -290,11 +290,6 @@ def _simple(heading: str, names: Sequence[str], keys: Sequence[str], rows: Itera
         for row in rows
     ]
     return f"<h3>{heading}</h3>\n" + table("wide", heads, lines)
-
-
-def _reading() -> str:
-    items = (f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in _READING)
-    return section("How to read it", '<dl class="reading">\n' + "\n".join(items) + "\n</dl>")
 
 
 def _cells(*values: Any) -> str:

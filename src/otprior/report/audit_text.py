@@ -9,7 +9,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["audit_headline", "audit_summary", "audit_tables", "error_text", "family", "rows_of", "start_name"]
+__all__ = [
+    "audit_headline",
+    "audit_summary",
+    "audit_tables",
+    "error_text",
+    "rows_of",
+    "start_key",
+    "start_name",
+]
 
 Row = dict[str, Any]
 
@@ -49,7 +57,7 @@ def start_name(row: Row) -> str:
     return name if row["name"] is None else f"{row['name']} ({name})"
 
 
-def family(row: Row) -> tuple[Any, ...]:
+def start_key(row: Row) -> tuple[Any, ...]:
     """What rows of one start share."""
     return tuple(row[name] for name in ("name", "prior", "noise", "correlation", "smoothing"))
 
@@ -59,7 +67,7 @@ def rows_of(report: Row, target: str, label: Any = None) -> list[list[Row]]:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in report["audit"]["errors"]:
         if row["target"] == target and row["class"] == label:
-            groups.setdefault(family(row), []).append(row)
+            groups.setdefault(start_key(row), []).append(row)
     return list(groups.values())
 
 

@@ -20,7 +20,7 @@ from otprior.report.codes_text import (
 )
 from otprior.report.folder import write_folder
 from otprior.report.html import figure, fill, tile
-from otprior.report.html_tables import made_with, number, section, table
+from otprior.report.html_tables import made_with, number, reading_list, section, table
 from otprior.report.images import ReportImages, image_grid
 from otprior.report.schema import validate_report
 
@@ -71,7 +71,7 @@ def codes_page(report: Row, swaps: Sequence[ReportImages] = (), beside: Sequence
         _maps(report),
         _power(report),
         _details(report),
-        _reading(),
+        reading_list(_READING),
         made_with(report),
     )
     return fill(report, "codes", codes_headline(report), _tiles(report), codes_summary(report), parts)
@@ -234,8 +234,3 @@ def _details(report: Row) -> str:
     return section(
         "Details", table("gates", '<th scope="col">of the encoder</th><th scope="col"></th>', lines)
     )
-
-
-def _reading() -> str:
-    items = (f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in _READING)
-    return section("How to read it", '<dl class="reading">\n' + "\n".join(items) + "\n</dl>")

@@ -107,7 +107,11 @@ def further_tables(report: dict[str, Any]) -> str:
 
 def reading(report: dict[str, Any]) -> str:
     """The words of this report, each with its meaning."""
-    pairs = [*_GENERAL, *((metric.heading, metric.meaning) for metric in _shown(report))]
+    return reading_list([*_GENERAL, *((metric.heading, metric.meaning) for metric in _shown(report))])
+
+
+def reading_list(pairs: Iterable[tuple[str, str]]) -> str:
+    """The section on how to read a page: words with their meanings."""
     items = (f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in pairs)
     return section("How to read it", '<dl class="reading">\n' + "\n".join(items) + "\n</dl>")
 

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-import torch
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from otprior.data import to_uint8
 from otprior.validation import check_finite, check_integer, require
 
 __all__ = ["ReportImages", "contact_sheet", "data_uri", "image_grid", "to_pil"]
@@ -60,9 +61,8 @@ class ReportImages:
 
 def to_pil(image: Tensor) -> Image.Image:
     """One image (C, H, W) in [-1, 1], clipped, as 8-bit grey or RGB."""
-    levels = ((image.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    array = levels[0].numpy() if len(levels) == 1 else levels.permute(1, 2, 0).contiguous().numpy()
-    return Image.fromarray(array)
+    levels = to_uint8(image)
+    return Image.fromarray(levels[0] if len(levels) == 1 else np.ascontiguousarray(levels.transpose(1, 2, 0)))
 
 
 def contact_sheet(images: Tensor, columns: int = 10, gap: int = 2, scale: int = 1) -> Image.Image:
