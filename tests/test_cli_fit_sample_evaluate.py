@@ -375,3 +375,20 @@ def test_a_fit_that_was_stopped_goes_on_as_if_nothing_had_happened(
     potentials = [Prior.from_pretrained(tmp_path / name).potential for name in ("whole", "cut")]
     assert torch.equal(*potentials)
     assert not (tmp_path / "cut.work").exists()
+
+
+def test_a_schedule_is_enough_to_fit_to_latents(tmp_path: Path) -> None:
+    """No network is asked for what only the images tell."""
+    write_model(tmp_path / "model")
+    latents = np.random.default_rng(0).normal(size=(40, 4, 4, 4)).astype(np.float32)
+    np.save(tmp_path / "latents.npy", latents)
+    common = [tmp_path / "latents.npy", "--value-range", "none", "--tol", 0.5, "--out"]
+    for name, t in (("sdxl", 711), (tmp_path / "model" / "scheduler", 500)):
+        out = tmp_path / str(t)
+        result = run("fit", name, *common, out)
+        assert result.exit_code == 0, result.output
+        prior = Prior.from_pretrained(out)
+        assert prior.shape == (4, 4, 4)
+        assert prior.timestep == pytest.approx(t, abs=5)
+    refused = run("fit", "sdxl", "--from-model", 10, "--out", tmp_path / "new")
+    assert_refused(refused, "--from-model must be left out where MODEL is a schedule")

@@ -15,6 +15,7 @@ from otprior.cli.loading import (
     load_data,
     load_model,
     load_prior,
+    load_schedule,
     set_up_torch,
 )
 from otprior.cli.options import Overwrite, Threads, ValueRangeText
@@ -226,13 +227,16 @@ def _subject(name: str, scheduler: str | None, null_label: int | None) -> _Subje
     from otprior import bundled
     from otprior.cli.schedulers import named_scheduler
     from otprior.error.solving import is_stochastic
-    from otprior.known import known_names, known_schedule, read_scheduler
+    from otprior.known import known_names, known_schedule
     from otprior.pipelines.inputs import latent_shape
     from otprior.pipelines.loading import own_scheduler
 
     path = Path(name)
     if name == BUNDLED or (path / "model_index.json").is_file():
-        pipe: Any = load_model(name, scheduler, None, null_label)
+        try:
+            pipe: Any = load_model(name, scheduler, None, null_label)
+        except ValueError as error:
+            raise ValueError(f"{error}. To audit its schedule alone, name {path / 'scheduler'}") from error
         if scheduler is None and is_stochastic(pipe.scheduler):
             # Pairs of samples are to differ by their starts alone.
             pipe.scheduler = named_scheduler("dpmsolver", pipe.scheduler)
@@ -244,7 +248,7 @@ def _subject(name: str, scheduler: str | None, null_label: int | None) -> _Subje
     if name in known_names():
         known = known_schedule(name)
         return _Subject(known.title, known.scheduler, known.shape, None)
-    return _Subject(path.name, read_scheduler(path), None, None)
+    return _Subject(path.name, load_schedule(name), None, None)
 
 
 def _images(
@@ -252,14 +256,11 @@ def _images(
 ) -> ImageSet | None:
     if name is None:
         return None
-    import torch
-
     # (A well-known schedule says what its samples are usually like; data of another size are no mistake.)
     images = load_data(name, subject.shape if subject.pipe is not None else None, value_range)
     if limit is None or limit >= len(images):
         return images
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:limit]
-    return images.select(chosen.sort().values)
+    return images.sample(limit, seed)
 
 
 def _held_out(name: str, subject: _Subject, value_range: Any) -> ImageSet:

@@ -21,8 +21,15 @@ from otprior.cli.fitting import (
     start_timestep,
     summary,
 )
-from otprior.cli.loading import BUNDLED, check_model, load_model, set_up_torch
-from otprior.cli.options import Device, ModelArgument, Overwrite, Threads, ValueRangeText
+from otprior.cli.loading import (
+    BUNDLED,
+    check_model,
+    load_model,
+    load_schedule,
+    names_schedule,
+    set_up_torch,
+)
+from otprior.cli.options import Device, Overwrite, Threads, ValueRangeText
 from otprior.cli.parsing import parse_rank, parse_value_range, require_path
 from otprior.cli.processes import check_work_dir, drop_states, several_processes
 from otprior.cli.session import Debug, Verbose, session, stdout
@@ -63,7 +70,14 @@ _SOLVED, _RANKED = "Semidiscrete or mixture prior", "Gaussian, mixture or semidi
 
 
 def fit(
-    model: ModelArgument,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A diffusers folder with unet and scheduler, or 'bundled'; or a schedule alone: a "
+            "scheduler_config.json, its folder, or a well-known name, as for audit.",
+        ),
+    ],
     out: Annotated[Path, typer.Option(metavar="PRIOR", help="The folder to write.", show_default=False)],
     data: Annotated[
         str | None,
@@ -242,7 +256,12 @@ def fit(
         check_output_dir(out, overwrite)
         work = out.with_name(f"{out.name}.work")
         check_work_dir(work, resume, overwrite)
-        check_model(model)
+        schedule_only = names_schedule(model)
+        if not schedule_only:
+            check_model(model)
+        for option, count in (("--from-model", from_model), ("--auto", auto)):
+            rule = "left out where MODEL is a schedule: there is no network"
+            require(count is None or not schedule_only, option, rule, count)
         check_source(data, from_model)
         if weights is not None:
             require_path("weights", weights)
@@ -302,8 +321,8 @@ def fit(
             timestep = take_settings(settings, steps, prior.value, timestep, own)
         options = given_options(prior, own)
         where = set_up_torch(threads, device)
-        pipe = load_model(model, null_label=null_label)
-        scheduler = pipe.scheduler
+        pipe = None if schedule_only else load_model(model, null_label=null_label)
+        scheduler = load_schedule(model) if pipe is None else pipe.scheduler
         t = start_timestep(prior, scheduler, timestep)
         if from_model is not None:
             drawn = out.with_name(f"{out.name}.drawn")

@@ -104,21 +104,21 @@ def start_timestep(kind: Kind, scheduler: Any, timestep: float | None) -> float:
 
 
 def read_images(
-    data: str, pipe: OTPriorPipeline, value_range: Any, conditional: bool, license: str | None
+    data: str, pipe: OTPriorPipeline | None, value_range: Any, conditional: bool, license: str | None
 ) -> ImageSet:
-    """The images, checked against the network; with labels only if these are wanted."""
+    """The images, checked against the network if there is one; with labels only if these are wanted."""
     from dataclasses import replace
 
     from otprior.data import check_labels
     from otprior.pipelines.inputs import latent_shape, num_classes, real_classes
 
-    images = load_data(data, latent_shape(pipe.unet), value_range, license)
+    images = load_data(data, None if pipe is None else latent_shape(pipe.unet), value_range, license)
     if not conditional:
         return replace(images, labels=None)
     if images.labels is None:
         hint = "Put each class's images into a folder of its own, or an array 'labels' into the file"
         raise invalid("data", "labelled with --conditional", f"{data}, which has no labels", hint)
-    classes = real_classes(num_classes(pipe.unet), pipe.config.null_class_label)
+    classes = None if pipe is None else real_classes(num_classes(pipe.unet), pipe.config.null_class_label)
     check_labels(images.labels, len(images), classes, f"labels of {data}")
     return images
 

@@ -26,6 +26,8 @@ __all__ = [
     "load_data",
     "load_model",
     "load_prior",
+    "load_schedule",
+    "names_schedule",
     "set_up_torch",
 ]
 
@@ -43,6 +45,22 @@ def check_model(name: str) -> None:
     require_path("model", name, advice)
     if not (Path(name) / "model_index.json").is_file():
         raise FileNotFoundError(f"model {name}: there is no model_index.json in it; {advice}")
+
+
+def names_schedule(name: str) -> bool:
+    """Whether a name stands for a schedule without a network: a well-known one, a config file, or a folder with one."""
+    from otprior.known import CONFIG_FILE, known_names
+
+    path = Path(name)
+    in_folder = (path / CONFIG_FILE).is_file() and not (path / "model_index.json").is_file()
+    return name in known_names() or path.is_file() or in_folder
+
+
+def load_schedule(name: str) -> Any:
+    """The scheduler that such a name stands for."""
+    from otprior.known import known_names, known_schedule, read_scheduler
+
+    return known_schedule(name).scheduler if name in known_names() else read_scheduler(Path(name))
 
 
 def check_data(name: str | Path, what: str = "data") -> None:
