@@ -346,7 +346,9 @@ def test_bad_estimates_are_refused() -> None:
         population_error(IdentityPrior.build((1, 2, 2), SCHEDULE, 50), held_out)
     rival = RandomAtomPrior.fit(images, SCHEDULE, 50, value_range=None)
     others = HeldOut.of(points(64, 4), generator=generator())
-    with pytest.raises(ValueError, match="prior must be identity, gaussian or semidiscrete; got RandomAtomPrior"):
+    with pytest.raises(
+        ValueError, match="prior must be identity, gaussian or semidiscrete; got RandomAtomPrior"
+    ):
         population_error(rival, others)
     weighted = SemiDiscretePrior.fit(
         images,

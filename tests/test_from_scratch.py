@@ -82,6 +82,20 @@ def test_everything_from_an_empty_folder_and_nothing_twice(toys: Path, tmp_path:
     assert [part.report["rows"] for part in again.values()] == [
         part.report["rows"] for part in parts.values()
     ]
+    # The networks alone are enough for another run, on the same images.
+    own = [*given, f"networks={tmp_path / 'work' / 'network'}"]
+    seen.clear()
+    third = REPRODUCTION.run(REPRODUCTION.request(tmp_path / "other", 12, True, own, listen=seen.append))
+    assert not [at for at in seen if at.stage == "training the network"]
+    assert [row["fid"] for row in third[""].report["rows"]] == pytest.approx(
+        [row["fid"] for row in parts[""].report["rows"]], rel=1e-3
+    )
+    facts = tmp_path / "work" / "network" / "100-percent" / "training.json"
+    facts.write_text(facts.read_text().replace('"images_sha256": "', '"images_sha256": "0'))
+    with pytest.raises(
+        ValueError, match="networks must be trained for 4 steps on toys/atoms, 72 images; got others"
+    ):
+        REPRODUCTION.run(REPRODUCTION.request(tmp_path / "third", 12, True, own))
     with pytest.raises(ValueError, match="of these settings"):
         REPRODUCTION.run(REPRODUCTION.request(tmp_path / "work", 12, True, [*given, "batch_size=5"]))
 

@@ -14,6 +14,7 @@ from otprior import bundled
 from otprior.compare import Listener, StudyProgress, StudyResult
 from otprior.compare.material import check_floor, check_unseen
 from otprior.data import ImageSet, load_images
+from otprior.files import folder_sha256, read_json
 from otprior.generation import network_precision
 from otprior.presets import Scale, Stages, Subject, anew
 from otprior.reproductions.from_scratch.images import image_files
@@ -27,6 +28,7 @@ from otprior.training import (
     train_network,
     training_scheduler,
 )
+from otprior.validation import require
 
 __all__ = ["run"]
 
@@ -46,8 +48,12 @@ def run(request: Request) -> dict[str, Part]:
     own = {"data": settings.data, "training": settings.training}
     given = {name: path for name, path in own.items() if path not in (MNIST, BUNDLED, "")}
     digests = {f"{name} sha256": load_images(path).sha256 for name, path in given.items()}
+    if settings.networks:
+        digests["networks sha256"] = folder_sha256(Path(settings.networks), "*-percent/**/*.safetensors")
     mark_work(request.work, asdict(settings) | digests)
     subject, training = _subject(settings, request)
+    if settings.networks:
+        _check_networks(settings, training)
     if subject.extractor:
         train_features(
             load_images(subject.atoms),
@@ -58,10 +64,13 @@ def run(request: Request) -> dict[str, Part]:
             epochs=settings.epochs,
             listen=request.listen,
         )
-    folder = request.work / "network"
+    folder = Path(settings.networks or request.work / "network")
     plan = _plan(settings, training)
-    with _threads(request.workers):
-        train_network(training, training_scheduler("linear"), plan, folder, listen=_follow(request.listen))
+    if not settings.networks:
+        with _threads(request.workers):
+            train_network(
+                training, training_scheduler("linear"), plan, folder, listen=_follow(request.listen)
+            )
     scale = Scale(request.samples, settings.seed_sets, settings.sampling, request.workers)
     results: dict[int, StudyResult] = {}
     for percent in settings.percents:
@@ -109,6 +118,25 @@ def _subject(settings: Settings, request: Request) -> tuple[Subject, ImageSet]:
         if settings.training:
             check_unseen(f"{name} images of {settings.data}", images, training)
     return subject, training
+
+
+def _check_networks(settings: Settings, training: ImageSet) -> None:
+    """That there is a network for every checkpoint, and that each was trained on these images.
+
+    Raises:
+        FileNotFoundError: If one is missing.
+        ValueError: If one is of other images (it may have seen what it is to be judged by) or another training.
+    """
+    for percent in settings.percents:
+        facts = checkpoint_path(settings.networks, percent) / "training.json"
+        if not facts.is_file():
+            raise FileNotFoundError(
+                f"networks {settings.networks}: there is no {facts.parent.name}/{facts.name} in it"
+            )
+        told = read_json(facts)
+        same = told["images_sha256"] == training.sha256 and told["plan"]["steps"] == settings.steps
+        rule = f"trained for {settings.steps:,} steps on {training.name}, {len(training):,} images"
+        require(same, "networks", rule, "others")
 
 
 def _plan(settings: Settings, training: ImageSet | None) -> NetworkPlan:

@@ -19,6 +19,7 @@ class Settings:
     Attributes:
         data: "mnist", "bundled", or the path of labelled images (see `data.load_images`).
         training: Images that the network is trained on, as a path; by default the atoms.
+        networks: A folder of networks that an earlier run trained (its OUT.work/network), in place of training.
         steps: Of its training.
         batch_size: Images a step.
         layers: Residual blocks a level; channels are the bundled network's.
@@ -31,6 +32,7 @@ class Settings:
 
     data: str = MNIST
     training: str = ""
+    networks: str = ""
     steps: int = 5000
     batch_size: int = 64
     layers: int = 1
@@ -51,6 +53,9 @@ class Settings:
         for name in ("precision", "sampling"):
             check_choice(name, getattr(self, name), ("auto", "float32", "bfloat16"))
         require(self.seed_sets > 1, "seed_sets", "two or more: intervals are over them", self.seed_sets)
+        if self.networks:
+            require(not self.training, "training", "left out with networks", self.training)
+            require(Path(self.networks).is_dir(), "networks", "a folder that is there", self.networks)
         ascending = list(self.percents) == sorted({each for each in self.percents if each > 0})
         rule = "percentages such as 25,50,100, ascending, the last of them 100"
         require(ascending and self.percents[-1] == 100, "checkpoints", rule, self.checkpoints)
