@@ -402,7 +402,7 @@ def test_the_whole_reproduction_on_a_folder_of_ones_own_and_again_from_its_piece
         assert_refused(
             run("reproduce", "dpm-ot", *seen),
             "not among those that starts or networks are made of",
-            "got 40 that are",
+            "got 60 that are",
         )
     words = command(given)
     first = run("reproduce", "dpm-ot", *words)
