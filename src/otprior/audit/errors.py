@@ -29,12 +29,7 @@ from otprior.error import (
 from otprior.error.bounds import holds_atoms
 from otprior.error.gaussians import bures_squared, noised
 from otprior.moments import Spectrum
-from otprior.priors import (
-    IdentityPrior,
-    MixturePrior,
-    Prior,
-    SemiDiscretePrior,
-)
+from otprior.priors import IdentityPrior, MixturePrior, Prior, SemiDiscretePrior
 from otprior.schedules import NoiseSchedule
 
 __all__ = ["Audited", "Part", "audited_priors", "error_rows", "parts_of"]

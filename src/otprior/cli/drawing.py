@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otprior.cli.loading import BUNDLED
+from otprior.cli.processes import check_alone
 from otprior.cli.progress import progress_bar
 from otprior.cli.studies import default_workers, follow
 from otprior.validation import require
@@ -35,9 +35,7 @@ def draw_images(model: str, pipe: Any, count: int, steps: int, conditional: bool
     from otprior.pipelines.inputs import latent_shape, num_classes, real_classes
     from otprior.pipelines.loading import network_sha256
 
-    alone = int(os.environ.get("WORLD_SIZE", "1"))
-    rule = "in one process, which starts others itself; then fit to what it drew"
-    require(alone == 1, "--from-model", rule, f"{alone} of them")
+    check_alone("--from-model", "in one process, which starts others itself; then fit to what it drew")
     channels = (latent_shape(pipe.unet) or (None,))[0]
     require(channels in (None, 1, 3), "the network's images with --from-model", "grey or RGB", channels)
     folder = bundled.pipeline_path() if model == BUNDLED else Path(model)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +30,7 @@ from otprior.cli.loading import (
 )
 from otprior.cli.options import Device, Overwrite, Threads, ValueRangeText
 from otprior.cli.parsing import parse_rank, parse_value_range, require_path
-from otprior.cli.processes import check_work_dir, drop_states, several_processes
+from otprior.cli.processes import check_alone, check_work_dir, drop_states, several_processes
 from otprior.cli.session import Debug, Verbose, session, stdout
 from otprior.cli.tuning import Material, search_by_default, search_table, take_settings, write_search
 from otprior.files import check_output_dir
@@ -308,8 +307,7 @@ def fit(
             require(
                 not given, ", ".join(given), "left out with --auto, which chooses or has no use for it", auto
             )
-            alone = int(os.environ.get("WORLD_SIZE", "1"))
-            require(alone == 1, "--auto", "in one process; it starts others itself", f"{alone} of them")
+            check_alone("--auto", "in one process; it starts others itself")
             reach = 0.05 if tol is None else tol
             material = Material(model, str(data), validation, extractor, null_label, pixels, limit, reach)
             found = search_by_default(material, auto, prior.value, out, threads)

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otprior.cli.session import fail
+from otprior.validation import require
 
 if TYPE_CHECKING:
     from otprior.ranks import Ranks
 
-__all__ = ["check_work_dir", "drop_states", "several_processes"]
+__all__ = ["check_alone", "check_work_dir", "drop_states", "several_processes"]
 
 STATES = "map-*.safetensors"
+
+
+def check_alone(option: str, rule: str) -> None:
+    """Refuses an option under `torchrun`, whose processes would each do the whole of it.
+
+    Arguments:
+        option: For the error, as is `rule`.
+        rule: How it is to be used instead.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    require(processes == 1, option, rule, f"{processes} of them")
 
 
 def check_work_dir(work: Path, resume: bool, overwrite: bool) -> None:

@@ -99,7 +99,8 @@ def check_not_atoms(study: Study, name: str) -> None:
     Raises:
         ValueError: If more than 1 % of the images called `name` are.
     """
-    check_unseen(f"images {name}", images_of(study, name), copied_of(study))
+    named, count = (study.copies_of, 0) if study.copies_of else (study.atoms_from, study.atoms)
+    _check_not_atoms(name, study.value_range, named, count)
 
 
 def check_unseen(name: str, images: ImageSet, seen: ImageSet) -> None:
@@ -195,6 +196,12 @@ def _atoms(name: str, value_range: Any, count: int) -> ImageSet:
     if _is_bundled(name) or count in (0, len(images)):
         return images.select(slice(count or None))
     return images.sample(count)
+
+
+@cache
+def _check_not_atoms(name: str, value_range: Any, atoms_from: str, count: int) -> None:
+    """(Every search among starts asks, most of them about the same images.)"""
+    check_unseen(f"images {name}", _images(name, value_range), _atoms(atoms_from, value_range, count))
 
 
 @cache

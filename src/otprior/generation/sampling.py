@@ -49,8 +49,8 @@ BATCH = 125
 def network_precision(name: str) -> str:
     """What a network computes in: "float32" or "bfloat16" as named, for "auto" whichever is faster here.
 
-    Autocast to bfloat16 is several times faster where the processor multiplies such matrices in tiles (AMX), and half
-    as slow again as float32 where it does not.
+    Autocast to bfloat16 is several times faster than float32 where the processor multiplies such matrices in tiles
+    (AMX), and slower where it does not.
     """
     if name != "auto":
         return name

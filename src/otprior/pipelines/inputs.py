@@ -156,8 +156,8 @@ def check_arguments(unet: nn.Module) -> None:
     told = [
         name
         for name, parameter in inspect.signature(unet.forward).parameters.items()
-        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
-        if parameter.kind is not parameter.VAR_KEYWORD
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     ]
     further = [name for name in told[2:] if name != "class_labels"]
     rule = "a network that is called as unet(sample, timestep), perhaps with class_labels"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,20 @@ import torch
 from otprior.compare import Listener, StudyProgress
 from otprior.data import ImageSet, to_uint8
 from otprior.files import output_file, read_json, write_json
+from otprior.generation import network_precision
 from otprior.metrics.features import classify, save_extractor
+from otprior.reproductions.reproduction import Request
 from otprior.training import train_classifier
 from otprior.validation import require
 
-__all__ = ["mark_work", "train_features", "write_images"]
+__all__ = ["mark_work", "settled", "train_features", "write_images"]
+
+
+def settled(request: Request) -> Request:
+    """The request with every precision that is "auto" as what it means on this machine."""
+    given = request.settings
+    auto = [entry.name for entry in fields(given) if getattr(given, entry.name) == "auto"]
+    return replace(request, settings=replace(given, **dict.fromkeys(auto, network_precision("auto"))))
 
 
 def mark_work(work: Path, settings: dict[str, Any]) -> None:

@@ -21,7 +21,7 @@ from otprior.compare.material import (
     models_of,
     schedule_of,
 )
-from otprior.generation import RowSpec, load_pipeline, network_precision
+from otprior.generation import RowSpec, load_pipeline
 from otprior.metrics import mixture_mask, paired_share_difference
 from otprior.metrics.features import class_logits
 from otprior.networks import NetworkDenoiser
@@ -39,7 +39,7 @@ from otprior.reproductions.dpm_ot.published import BATCH
 from otprior.reproductions.dpm_ot.rows import Rows
 from otprior.reproductions.dpm_ot.sampling import sample_row
 from otprior.reproductions.dpm_ot.settings import OWN, Settings
-from otprior.reproductions.material import mark_work
+from otprior.reproductions.material import mark_work, settled
 from otprior.reproductions.reproduction import Part, Request
 from otprior.schedules import NoiseSchedule
 from otprior.singular import AngleFilter, smallest_angle
@@ -54,8 +54,8 @@ REAL, ATOMS = "held-out real images", "the training images behind the latents"
 
 def run(request: Request) -> dict[str, Part]:
     """Reports: "" on what the paper describes, "code" on what its code does."""
-    settings = replace(request.settings, sampling=network_precision(request.settings.sampling))
-    request = replace(request, settings=settings)
+    request = settled(request)
+    settings: Settings = request.settings
     maps = request.work / "maps"
     everything = _study("dpm-ot", [RowSpec("none", 0, 1)], request, settings.atoms)
     rows = Rows(settings, schedule_of(everything))

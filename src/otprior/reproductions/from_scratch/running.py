@@ -15,11 +15,10 @@ from otprior.compare import Listener, StudyProgress, StudyResult
 from otprior.compare.material import check_floor, check_unseen
 from otprior.data import ImageSet, load_images
 from otprior.files import folder_sha256, read_json
-from otprior.generation import network_precision
 from otprior.presets import Scale, Stages, Subject, anew
 from otprior.reproductions.from_scratch.images import image_files
 from otprior.reproductions.from_scratch.settings import BUNDLED, MNIST, Settings
-from otprior.reproductions.material import mark_work, train_features
+from otprior.reproductions.material import mark_work, settled, train_features
 from otprior.reproductions.reproduction import Part, Request
 from otprior.training import (
     NetworkPlan,
@@ -38,12 +37,8 @@ JUDGED_BY = ("validation", "held_out", "reference")
 
 def run(request: Request) -> dict[str, Part]:
     """Reports: "" on the whole training, "25-percent" and so on after a part of it."""
+    request = settled(request)
     settings: Settings = request.settings
-    settings = replace(
-        settings,
-        precision=network_precision(settings.precision),
-        sampling=network_precision(settings.sampling),
-    )
     _plan(settings, None)  # refuses what cannot be trained, before a classifier is
     own = {"data": settings.data, "training": settings.training}
     given = {name: path for name, path in own.items() if path not in (MNIST, BUNDLED, "")}

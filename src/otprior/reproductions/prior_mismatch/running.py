@@ -13,9 +13,9 @@ from otprior.compare import Listener, Study, StudyProgress, StudyResult, run_stu
 from otprior.compare.material import check_floor
 from otprior.data import ImageSet, load_images
 from otprior.files import folder_sha256, read_json
-from otprior.generation import network_precision, run_in_processes
+from otprior.generation import run_in_processes
 from otprior.moments import streaming_spectrum
-from otprior.reproductions.material import mark_work, train_features
+from otprior.reproductions.material import mark_work, settled, train_features
 from otprior.reproductions.prior_mismatch.errors import write_errors
 from otprior.reproductions.prior_mismatch.images import image_files
 from otprior.reproductions.prior_mismatch.rows import Place, file_name, places, scheduler_of
@@ -37,11 +37,8 @@ ROUNDS = 25
 
 def run(request: Request) -> dict[str, Part]:
     """Reports: "" on all schedules, and one of each schedule's name."""
-    given: Settings = request.settings
-    settings = replace(
-        given, precision=network_precision(given.precision), sampling=network_precision(given.sampling)
-    )
-    request = replace(request, settings=settings)
+    request = settled(request)
+    settings: Settings = request.settings
     check_floor(request.samples, len(bundled.split("held_out")))
     require(settings.atoms <= len(bundled.atoms()), "atoms", "at most the bundled 10,000", settings.atoms)
     schedulers = {name: scheduler_of(name) for name in settings.names}
