@@ -89,7 +89,7 @@ def features_of(study: Study, name: str) -> Tensor:
 
 def reference_of(study: Study) -> Reference:
     """What the study's samples are compared with."""
-    named, count = (study.copies_of, 0) if study.copies_of else (study.atoms_from, study.atoms)
+    named, count = _copied_from(study)
     return _reference(study.split, study.real_split, named, count, study.extractor, study.value_range)
 
 
@@ -99,7 +99,7 @@ def check_not_atoms(study: Study, name: str) -> None:
     Raises:
         ValueError: If more than 1 % of the images called `name` are.
     """
-    named, count = (study.copies_of, 0) if study.copies_of else (study.atoms_from, study.atoms)
+    named, count = _copied_from(study)
     _check_not_atoms(name, study.value_range, named, count)
 
 
@@ -173,6 +173,11 @@ def fingerprint(study: Study) -> dict[str, str]:
 
 
 _digest, _network_digest = cache(folder_sha256), cache(network_sha256)
+
+
+def _copied_from(study: Study) -> tuple[str, int]:
+    """What `copied_of` gives: its name and how many of them, 0 for all."""
+    return (study.copies_of, 0) if study.copies_of else (study.atoms_from, study.atoms)
 
 
 def _is_bundled(name: str) -> bool:
