@@ -140,7 +140,7 @@ def test_a_prior_from_the_model_itself(
     told = run(*words, "--conditional", "--null-label", 1, "--out", tmp_path / "a", "--overwrite")
     assert_refused(told, "--null-label must be the last of the network's labels")
     other = run(*words[:4], "--model-steps", 3, "--out", tmp_path / "a", "--overwrite")
-    assert_refused(other, "images of this network in so many steps")
+    assert_refused(other, "empty, or of this network in so many steps")
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from otprior.cli.processes import check_alone
 from otprior.cli.progress import progress_bar
 from otprior.cli.studies import default_workers, follow
 from otprior.validation import require
+from otprior.work_folder import mark_work
 
 if TYPE_CHECKING:
     from otprior.data import ImageSet
@@ -29,7 +30,6 @@ def draw_images(model: str, pipe: Any, count: int, steps: int, conditional: bool
         work: Folder of the blocks, marked with what they were drawn from.
     """
     from otprior import bundled
-    from otprior.files import read_json, write_json
     from otprior.generation import Models
     from otprior.model_images import draw_model_images
     from otprior.pipelines.inputs import latent_shape, num_classes, real_classes
@@ -44,12 +44,7 @@ def draw_images(model: str, pipe: Any, count: int, steps: int, conditional: bool
     rule = "left out for a network without class labels"
     require(not conditional or real is not None, "--conditional", rule, "given")
     mark = {"network": network_sha256(folder), "steps": steps, "null_class_label": null}
-    path = work / "drawn.json"
-    if path.exists():
-        hint = "Name another --out, or delete that folder"
-        require(read_json(path) == mark, f"{work}", "images of this network in so many steps", "others", hint)
-    else:
-        write_json(path, mark)
+    mark_work(work / "drawn.json", mark, "of this network in so many steps")
     models = Models(folder, work, null, classes=real)
     with progress_bar("drawing the model's images") as bar:
         return draw_model_images(

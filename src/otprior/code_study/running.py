@@ -21,7 +21,6 @@ from otprior.code_study.swaps import Swaps, swap_pieces
 from otprior.codes import Codes, code_moments
 from otprior.compare import Listener, StudyProgress
 from otprior.draws import normal_block, stream_generator
-from otprior.files import read_json, write_json
 from otprior.flow import flow_grid
 from otprior.generation import kept_processes
 from otprior.metrics.intervals import bootstrap_mean
@@ -30,7 +29,7 @@ from otprior.pipelines.loading import network_sha256, own_scheduler
 from otprior.priors import GaussianPrior, SemiDiscretePrior
 from otprior.report import ReportImages
 from otprior.schedules import NoiseSchedule
-from otprior.validation import require
+from otprior.work_folder import mark_work
 
 __all__ = ["CodeResult", "run_code_study"]
 
@@ -168,13 +167,7 @@ class _Run:
             "other": None if subject.other is None else _digest(subject.other),
             "other images": None if subject.other_images is None else subject.other_images.sha256,
         }
-        path = self.work / "study.json"
-        if path.exists():
-            hint = "Name another folder, or delete this one"
-            rule = "empty, or one of this very study"
-            require(read_json(path) == mark, f"work folder {self.work}", rule, "another's", hint)
-        else:
-            write_json(path, mark)
+        mark_work(self.work / "study.json", mark, "one of this very study")
 
     def _labels(self) -> Tensor | None:
         if self.study.conditional:

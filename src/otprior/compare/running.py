@@ -15,7 +15,7 @@ from otprior.compare.fitting import fit_priors
 from otprior.compare.material import copied_of, extractor_of, fingerprint, models_of, reference_of
 from otprior.compare.measuring import flow_classes, measure, over_sets, real_figures, seed_agreement
 from otprior.compare.study import Listener, Study, StudyProgress, StudyResult
-from otprior.files import read_json, sha256, write_json
+from otprior.files import sha256
 from otprior.generation import (
     Block,
     Models,
@@ -27,7 +27,7 @@ from otprior.generation import (
 )
 from otprior.metrics.copying import copy_mask
 from otprior.report import FORMAT_VERSION, ReportImages, report_row
-from otprior.validation import require
+from otprior.work_folder import mark_work
 
 __all__ = ["claim_work", "run_study"]
 
@@ -112,13 +112,7 @@ def claim_work(work: Path, study: Study, growing: bool) -> None:
         "manifest": sha256(bundled.ROOT / "manifest.json"),
         **fingerprint(study),
     }
-    path = work / "study.json"
-    if not path.exists():
-        write_json(path, mark)
-        return
-    found = read_json(path)
-    hint = "Name another folder, or delete this one"
-    require(found == mark, f"work folder {work}", "empty, or one of this very study", "another's", hint)
+    mark_work(work / "study.json", mark, "one of this very study")
 
 
 def _sample(

@@ -1,24 +1,22 @@
-"""What reproductions that train their own networks share: a marked work folder, images as files, features."""
+"""What reproductions that train their own networks share: settings as they hold here, images as files, features."""
 
 from __future__ import annotations
 
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from otprior.compare import Listener, StudyProgress
 from otprior.data import ImageSet, to_uint8
-from otprior.files import output_file, read_json, write_json
+from otprior.files import output_file
 from otprior.generation import network_precision
 from otprior.metrics.features import classify, save_extractor
 from otprior.reproductions.reproduction import Request
 from otprior.training import train_classifier
-from otprior.validation import require
 
-__all__ = ["mark_work", "settled", "train_features", "write_images"]
+__all__ = ["settled", "train_features", "write_images"]
 
 
 def settled(request: Request) -> Request:
@@ -26,23 +24,6 @@ def settled(request: Request) -> Request:
     given = request.settings
     auto = [entry.name for entry in fields(given) if getattr(given, entry.name) == "auto"]
     return replace(request, settings=replace(given, **dict.fromkeys(auto, network_precision("auto"))))
-
-
-def mark_work(work: Path, settings: dict[str, Any]) -> None:
-    """Marks a work folder with what its pieces depend on, or refuses one that is marked with something else.
-
-    Arguments:
-        work: The folder.
-        settings: Of the run, and SHA-256 of what they name.
-    """
-    path = work / "settings.json"
-    if not path.is_file():
-        write_json(path, settings)
-        return
-    hint = "Name another folder, or delete this one"
-    require(
-        read_json(path) == settings, f"work folder {work}", "empty, or of these settings", "another's", hint
-    )
 
 
 def write_images(path: Path, images: ImageSet) -> None:

@@ -39,11 +39,12 @@ from otprior.reproductions.dpm_ot.published import BATCH
 from otprior.reproductions.dpm_ot.rows import Rows
 from otprior.reproductions.dpm_ot.sampling import sample_row
 from otprior.reproductions.dpm_ot.settings import OWN, Settings
-from otprior.reproductions.material import mark_work, settled
+from otprior.reproductions.material import settled
 from otprior.reproductions.reproduction import Part, Request
 from otprior.schedules import NoiseSchedule
 from otprior.singular import AngleFilter, smallest_angle
 from otprior.validation import require
+from otprior.work_folder import mark_work
 
 __all__ = ["run"]
 
@@ -63,7 +64,7 @@ def run(request: Request) -> dict[str, Part]:
     _check(settings, rows, everything)
     # What else is set stands in the names of the pieces: a run whose filter was refused keeps its maps.
     carried = {"sampling": settings.sampling, "null_label": settings.null_label}
-    mark_work(request.work, carried | fingerprint(everything))
+    mark_work(request.work / "settings.json", carried | fingerprint(everything), "of these settings")
 
     _fit(rows, everything, maps, request.listen)
     laws = [_law(row, settings, maps, request.listen) for row in pools]

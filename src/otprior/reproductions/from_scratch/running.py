@@ -18,7 +18,7 @@ from otprior.files import folder_sha256, read_json
 from otprior.presets import Scale, Stages, Subject, anew
 from otprior.reproductions.from_scratch.images import image_files
 from otprior.reproductions.from_scratch.settings import BUNDLED, MNIST, Settings
-from otprior.reproductions.material import mark_work, settled, train_features
+from otprior.reproductions.material import settled, train_features
 from otprior.reproductions.reproduction import Part, Request
 from otprior.training import (
     NetworkPlan,
@@ -28,6 +28,7 @@ from otprior.training import (
     training_scheduler,
 )
 from otprior.validation import require
+from otprior.work_folder import mark_work
 
 __all__ = ["run"]
 
@@ -45,7 +46,7 @@ def run(request: Request) -> dict[str, Part]:
     digests = {f"{name} sha256": load_images(path).sha256 for name, path in given.items()}
     if settings.networks:
         digests["networks sha256"] = folder_sha256(Path(settings.networks), "*-percent/**/*.safetensors")
-    mark_work(request.work, asdict(settings) | digests)
+    mark_work(request.work / "settings.json", asdict(settings) | digests, "of these settings")
     subject, training = _subject(settings, request)
     if settings.networks:
         _check_networks(settings, training)

@@ -15,7 +15,7 @@ from otprior.data import ImageSet, load_images
 from otprior.files import folder_sha256, read_json
 from otprior.generation import run_in_processes
 from otprior.moments import streaming_spectrum
-from otprior.reproductions.material import mark_work, settled, train_features
+from otprior.reproductions.material import settled, train_features
 from otprior.reproductions.prior_mismatch.errors import write_errors
 from otprior.reproductions.prior_mismatch.images import image_files
 from otprior.reproductions.prior_mismatch.rows import Place, file_name, places, scheduler_of
@@ -26,6 +26,7 @@ from otprior.schedules import NoiseSchedule
 from otprior.terminal import data_at_the_end, terminal_audit
 from otprior.training import NetworkPlan, checkpoint_path, train_network
 from otprior.validation import require
+from otprior.work_folder import mark_work
 
 __all__ = ["run"]
 
@@ -48,7 +49,7 @@ def run(request: Request) -> dict[str, Part]:
     }
     files = [Path(name) for name in settings.names if Path(name).is_file()]
     digests = {f"{path} sha256": folder_sha256(path.parent, path.name) for path in files}
-    mark_work(request.work, asdict(settings) | digests)
+    mark_work(request.work / "settings.json", asdict(settings) | digests, "of these settings")
     images = image_files(request.work / "images", settings.atoms)
     train_features(
         load_images(images["atoms"]),
