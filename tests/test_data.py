@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from otprior.data import ImageSet, check_images, check_labels, load_images, save_images, to_pixels, to_uint8
+from otprior.data import ImageSet, check_images, check_labels, load_images, to_pixels, to_uint8
 
 
 @pytest.fixture
@@ -336,49 +336,5 @@ def test_palette_and_bilevel_images_are_read(tmp_path):
 # Writing.
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_what_is_written_is_read_back(tmp_path, channels):
-    images = to_pixels(np.random.default_rng(0).integers(0, 256, (3, channels, 8, 6), dtype=np.uint8))
-    save_images(tmp_path / "out", images, seeds=[7, 123, 1234567], labels=torch.tensor([2, 0, 1]))
-    names = sorted(file.name for file in (tmp_path / "out").iterdir())
-    assert names == ["0000007.png", "0000123.png", "1234567.png", "images.npz"]
-    assert torch.equal(load_images(tmp_path / "out").images, images)
-    archive = load_images(tmp_path / "out" / "images.npz")
-    assert torch.equal(archive.images, images)
-    assert archive.labels.tolist() == [2, 0, 1]
-    with np.load(tmp_path / "out" / "images.npz", allow_pickle=False) as file:
-        assert file["seeds"].tolist() == [7, 123, 1234567]
-
-
 def test_writing_clips_and_does_not_wrap_around():
     assert to_uint8(torch.tensor([-1.2, -1.0, 0.0, 1.0, 1.7])).tolist() == [0, 0, 128, 255, 255]
-
-
-def test_an_existing_folder_is_kept_unless_told(tmp_path):
-    images = torch.full((2, 1, 4, 4), -1.0)
-    save_images(tmp_path / "out", images)
-    before = (tmp_path / "out" / "000001.png").read_bytes()
-    with pytest.raises(FileExistsError, match="not empty"):
-        save_images(tmp_path / "out", -images)
-    assert (tmp_path / "out" / "000001.png").read_bytes() == before
-    save_images(tmp_path / "out", -images[:1], overwrite=True)
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["000000.png", "images.npz"]
-
-
-def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
-    def full(*_, **__):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_images(tmp_path / "out", torch.zeros(2, 1, 4, 4))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("seeds", "message"), [([1, 1], "distinct"), ([0], "2, one an image; got 1"), ([0, -1], ">= 0; got -1")]
-)
-def test_bad_seeds_are_refused_before_anything_is_written(tmp_path, seeds, message):
-    with pytest.raises(ValueError, match=message):
-        save_images(tmp_path / "out", torch.zeros(2, 1, 4, 4), seeds=seeds)
-    assert list(tmp_path.iterdir()) == []

@@ -20,14 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from otprior.files import output_dir
-from otprior.validation import check_finite, check_integer, invalid, require
+from otprior.validation import check_finite, invalid, require
 
 __all__ = [
     "ImageSet",
@@ -35,7 +34,6 @@ __all__ = [
     "check_images",
     "check_labels",
     "load_images",
-    "save_images",
     "to_pixels",
     "to_uint8",
 ]
@@ -366,47 +364,3 @@ def to_uint8(images: Tensor) -> np.ndarray:
     """8-bit pixels round(127.5 (x + 1)), values outside [-1, 1] clipped; same shape as `images`."""
     scaled = images.detach().to(device="cpu", dtype=torch.float32).add(1.0).mul_(127.5)
     return scaled.round_().clamp_(0, 255).to(torch.uint8).numpy()
-
-
-def save_images(
-    folder: str | Path,
-    images: Tensor,
-    *,
-    seeds: Sequence[int] | None = None,
-    labels: Tensor | None = None,
-    overwrite: bool = False,
-) -> Path:
-    """Writes one PNG a seed (`000042.png`) and all of them as `images.npz`; returns the folder.
-
-    Args:
-        folder: Whole or absent: it appears when everything is written.
-        images: (N, C, H, W) in [-1, 1], C = 1 or 3; N >= 1.
-        seeds: One distinct non-negative integer an image; 0 to N − 1 by default.
-        labels: (N,), stored in the npz, if there are any.
-        overwrite: Replace a folder that is not empty.
-
-    Raises:
-        FileExistsError: If the folder is not empty and `overwrite` is false.
-    """
-    from PIL import Image
-
-    require(
-        images.ndim == 4 and images.shape[1] in (1, 3), "images", "(N, 1 or 3, H, W)", tuple(images.shape)
-    )
-    check_finite("images", images)
-    numbers = list(range(len(images))) if seeds is None else [int(seed) for seed in seeds]
-    require(len(numbers) == len(images), "seeds", f"{len(images)}, one an image", len(numbers))
-    require(len(set(numbers)) == len(numbers), "seeds", "distinct", "a seed twice")
-    for seed in numbers:
-        check_integer("seeds", seed, 0)
-    pixels = to_uint8(images).transpose(0, 2, 3, 1)
-    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-    arrays = {"images": pixels, "seeds": np.array(numbers, dtype=np.int64)}
-    if labels is not None:
-        arrays["labels"] = check_labels(labels, len(images)).numpy()
-    digits = max(6, len(str(max(numbers))))
-    with output_dir(folder, overwrite) as temporary:
-        for seed, image in zip(numbers, pixels, strict=True):
-            Image.fromarray(image).save(temporary / f"{seed:0{digits}d}.png")
-        np.savez_compressed(temporary / "images.npz", **cast(Any, arrays))
-    return Path(folder)
