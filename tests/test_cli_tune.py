@@ -51,7 +51,11 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             ["fit", "bundled", "bundled", "--auto", "5", "--noise", "fresh"],
-            ["--noise must be left out with --auto"],
+            ["--noise must be left out with --auto", "got fresh"],
+        ),
+        (
+            ["tune", "bundled", "TRAIN", "--validation", "bundled"],
+            ["images validation must be of the shape of those of train", "(1, 8, 8); got (1, 28, 28)"],
         ),
         (["fit", "bundled", "TRAIN", "--auto", "5"], ["--validation must be given"]),
         (["fit", "bundled", "bundled", "--settings", "missing"], ["settings missing: there is no such file"]),

@@ -302,11 +302,10 @@ def fit(
                 "--seed": seed or None,
                 "--device": None if device == "cpu" else device,
             }
-            given = [name for name, value in free.items() if value is not None]
-            given += [f"--{name}" for name, value in own.items() if value is not None and name != "tol"]
-            require(
-                not given, ", ".join(given), "left out with --auto, which chooses or has no use for it", auto
-            )
+            free |= {f"--{name}": value for name, value in own.items() if name != "tol"}
+            given = {name: value for name, value in free.items() if value is not None}
+            rule = "left out with --auto, which chooses or has no use for it"
+            require(not given, ", ".join(given), rule, ", ".join(map(str, given.values())))
             check_alone("--auto", "in one process; it starts others itself")
             reach = 0.05 if tol is None else tol
             material = Material(model, str(data), validation, extractor, null_label, pixels, limit, reach)

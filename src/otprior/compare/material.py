@@ -112,8 +112,10 @@ def check_unseen(name: str, images: ImageSet, seen: ImageSet) -> None:
         seen: What starts or networks are made of.
 
     Raises:
-        ValueError: If more than 1 % are.
+        ValueError: If more than 1 % are, or if they are of another shape.
     """
+    shape, others = tuple(seen.images.shape[1:]), tuple(images.images.shape[1:])
+    require(others == shape, name, f"of the shape of those of {seen.name}, {shape}", others)
     same = nearest(images.images.flatten(1), seen.images.flatten(1))[0][:, 0] <= SAME_IMAGE
     rule = f"images that are not among those that starts or networks are made of ({seen.name})"
     came = f"{int(same.sum()):,} that are"
@@ -196,7 +198,7 @@ def _atoms(name: str, value_range: Any, count: int) -> ImageSet:
     """`count` of the images, or all of them for 0; see `Study.atoms`."""
     images = _images(name, value_range)
     # (10,000 is what a study takes if nobody says how many.)
-    rule = f"at most the {len(images):,} images of {Path(name).name}"
+    rule = f"at most the {len(images):,} images that there are ({Path(name).name})"
     require(count <= max(len(images), USUAL_ATOMS), "atoms", rule, f"{count:,}")
     if _is_bundled(name) or count in (0, len(images)):
         return images.select(slice(count or None))
