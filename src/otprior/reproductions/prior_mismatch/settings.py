@@ -32,7 +32,7 @@ class Settings:
     """
 
     schedules: str = "linear,scaled-linear,shifted:16,ve:5,cosine,zero-snr"
-    steps: int = 5000
+    steps: int = 3000
     batch_size: int = 64
     layers: int = 1
     precision: str = "auto"
