@@ -150,6 +150,14 @@ def test_the_whole_run_and_nothing_twice(tmp_path: Path) -> None:
     assert len(zero["lines"]) == 1 * 2 + 4 + 1 + 4
     assert all(line[2] for line in [*shifted["lines"], *zero["lines"]])
     assert len(whole["gates"]) == 3
+    assert [row["label"] for row in whole["rows"]] == [
+        f"{name}: N(0, I) at T{told}, 3" for name in ("shifted:16", "zero-snr") for told in ("", ", by class")
+    ]
+    assert whole["lead"]["title"].endswith("of 3 comparisons")
+    shift, control, copies = whole["lead"]["sentences"]
+    assert shift.startswith("shifted:16 (leak 0.26): N(0, I) is at W2 ")
+    assert "zero-snr at " in control
+    assert "held-out images" in copies
     images = load_images(tmp_path / "work" / "images" / "held_out.npz")
     assert images.images.shape == (600, 1, 16, 16)
 

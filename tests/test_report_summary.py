@@ -55,6 +55,15 @@ def test_a_frontier_puts_a_start_of_few_evaluations_first() -> None:
     )
 
 
+def test_a_study_of_something_else_leads_with_it() -> None:
+    report = _report(_plain(20, 9.0), _coupled(5, 5.0))
+    report |= {"lead": {"title": "Schedules end early", "sentences": ["One leaks 0.26."]}}
+    assert headline(report) == "Schedules end early"
+    assert _text(report).startswith("One leaks 0.26.")
+    assert "has an FID" not in _text(report)
+    assert "held-out real images score" in _text(report)
+
+
 def test_a_start_that_saves_nothing_is_said_to() -> None:
     report = _report(_plain(5, 4.0), _plain(20, 3.0), _coupled(5, 5.0))
     assert headline(report) == "N(0, I) with 5 is at least as good as “coupled” with 5 evaluations"

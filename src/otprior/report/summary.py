@@ -3,7 +3,8 @@
 The sentences are built from the figures whatever they turn out to be: a start that saves nothing, or that
 copies, is said to. The start put first is the one of lowest FID among those that copy no more than
 held-out real images do (by at most `COPY_MARGIN`), and take at most "headline_nfe" evaluations where a report
-says so; quality bought with training images is named apart.
+says so; quality bought with training images is named apart. A study of something else than its best start
+brings title and first sentences with it, as "lead".
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ def find(report: dict[str, Any]) -> Findings:
 
 def headline(report: dict[str, Any]) -> str:
     """One line that holds whatever the figures are."""
+    if report.get("lead"):
+        return str(report["lead"]["title"])
     found = find(report)
     best, matches = found.best, found.matches
     if best is None:
@@ -107,8 +110,9 @@ def headline(report: dict[str, Any]) -> str:
 def summary(report: dict[str, Any]) -> list[str]:
     """The report in a few plain paragraphs: what was found first, what it was measured on last."""
     found = find(report)
+    own = report.get("lead")
     sentences = (
-        *_headline(report, found),
+        *(own["sentences"] if own else _headline(report, found)),
         _copying(report, found),
         _source(found),
         _seeds(report),

@@ -21,6 +21,7 @@ from otprior.reproductions.prior_mismatch.images import image_files
 from otprior.reproductions.prior_mismatch.rows import Place, file_name, places, scheduler_of
 from otprior.reproductions.prior_mismatch.settings import Settings
 from otprior.reproductions.prior_mismatch.tables import Finding, ends_table, error_curves, gates, starts_table
+from otprior.reproductions.prior_mismatch.words import lead
 from otprior.reproductions.reproduction import Part, Request
 from otprior.schedules import NoiseSchedule
 from otprior.terminal import data_at_the_end, terminal_audit
@@ -198,11 +199,20 @@ def _parts(findings: list[Finding], settings: Settings) -> dict[str, Part]:
         parts[file_name(each.name)] = Part(report, each.result.images)
     reports = [part.report for part in parts.values()]
     # All studies have the same images, atoms and features, but networks of their own. So of different schedules only
-    # the rows where nothing is corrected stand together; a correction stands beside what it corrects, in tables.
+    # the rows where nothing is corrected stand together, those of most evaluations; a correction stands beside what it
+    # corrects, in tables.
+    ends = {
+        row.label
+        for each in findings
+        for place in each.places
+        for row in place.starts[0].rows
+        if row.prior == "none" and row.steps == settings.many
+    }
     whole = {
         **reports[0],
         "settings": {**reports[0]["settings"], "name": "prior-mismatch"},
-        "rows": [row for report in reports for row in report["rows"] if row["prior"] == "none"],
+        "rows": [row for report in reports for row in report["rows"] if row["label"] in ends],
+        "lead": lead(findings, settings.many),
         "tables": [ends_table(findings), *(table for report in reports for table in report["tables"])],
         "gates": [gate for report in reports for gate in report["gates"]],
         "curves": error_curves(findings, settings.many),

@@ -10,7 +10,7 @@ from otprior.compare import StudyResult, difference_gate, paired_fid_difference
 from otprior.reproductions.prior_mismatch.rows import Place, Start
 from otprior.terminal import DataAtTheEnd, TerminalAudit
 
-__all__ = ["Finding", "ends_table", "error_curves", "gates", "starts_table"]
+__all__ = ["Finding", "ends_table", "error_curves", "error_range", "gates", "leaves_signal", "starts_table"]
 
 
 # √ᾱ_T below which next to nothing is left to correct: the controls, and what ends at zero SNR.
@@ -64,7 +64,7 @@ def ends_table(findings: Sequence[Finding]) -> dict[str, Any]:
                 each.terminal.leak,
                 each.at_end.brightness_shift,
                 each.at_end.bits,
-                _interval(each, place, start, "data"),
+                error_range(each, place, start, "data"),
                 0.0 if row is None else row["mean_part"],
                 0.0 if row is None else row["covariance_part"],
             ]
@@ -107,8 +107,8 @@ def starts_table(each: Finding) -> dict[str, Any]:
                     [
                         f"{start.name} at {place.name}{', by class' if place.conditional else ''}",
                         figures["nfe"],
-                        _interval(each, place, start, "data"),
-                        _interval(each, place, start, "population"),
+                        error_range(each, place, start, "data"),
+                        error_range(each, place, start, "population"),
                         figures["excess_fid"],
                         change,
                         figures.get("excess_class_fid"),
@@ -166,7 +166,7 @@ def error_curves(findings: Sequence[Finding], many: int) -> list[dict[str, Any]]
 
 def gates(each: Finding) -> list[dict[str, Any]]:
     """That a correction at T lowers FID, where steps are many; none for a schedule that needs none."""
-    if each.terminal.leak < LEAST_LEAK:
+    if not leaves_signal(each):
         return []
     place = each.places[0]
     before = place.starts[0].rows[-1]
@@ -178,8 +178,13 @@ def gates(each: Finding) -> list[dict[str, Any]]:
     ]
 
 
-def _interval(each: Finding, place: Place, start: Start, target: str) -> str | None:
-    """Lower and upper end of W2; exactly 0 where no signal is left and the start is noise."""
+def leaves_signal(each: Finding) -> bool:
+    """Whether there is something at T to correct."""
+    return each.terminal.leak >= LEAST_LEAK
+
+
+def error_range(each: Finding, place: Place, start: Start, target: str) -> str | None:
+    """Lower and upper end of W2, for "data" or "population"; exactly 0 for noise where no signal is left."""
     if place.name == "T" and each.terminal.alpha == 0:
         return "0"
     row = each.error(place, start, target)
