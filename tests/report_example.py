@@ -215,7 +215,7 @@ def example_report() -> dict[str, Any]:
             "threads": 2,
         },
         "timings": {"fit gaussian": 1.9, "solve transport": 71.4, "sample": 142.0, "metrics": 38.5},
-        "command": ["otprior demo --out demo-report"],
+        "command": ["otprior", "demo", "--out", "demo report"],
     }
 
 

@@ -227,7 +227,7 @@ def test_the_page_holds_every_sentence_figure_and_setting() -> None:
         "13.2% ↑",
         "10,000",
         "DPM++2M, UniPC, DEIS",
-        "otprior demo --out demo-report",
+        "otprior demo --out 'demo report'",
         "2.13.0",
     ):
         assert shown in text

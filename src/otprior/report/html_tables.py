@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Any
@@ -130,7 +131,7 @@ def made_with(report: dict[str, Any]) -> str:
     )
     command = report.get("command")
     if command:
-        text = command if isinstance(command, str) else "\n".join(command)
+        text = command if isinstance(command, str) else shlex.join(command)
         content += f'\n<div class="card command"><h3>Made by</h3><pre>{escape(text)}</pre></div>'
     return section("How it was made", content) if content else ""
 
