@@ -201,18 +201,12 @@ def _parts(findings: list[Finding], settings: Settings) -> dict[str, Part]:
     # All studies have the same images, atoms and features, but networks of their own. So of different schedules only
     # the rows where nothing is corrected stand together, those of most evaluations; a correction stands beside what it
     # corrects, in tables.
-    ends = {
-        row.label
-        for each in findings
-        for place in each.places
-        for row in place.starts[0].rows
-        if row.prior == "none" and row.steps == settings.many
-    }
+    ends = [row for report in reports for row in report["rows"] if row["prior"] == "none"]
     whole = {
         **reports[0],
         "settings": {**reports[0]["settings"], "name": "prior-mismatch"},
-        "rows": [row for report in reports for row in report["rows"] if row["label"] in ends],
-        "lead": lead(findings, settings.many),
+        "rows": [row for row in ends if row["nfe"] == settings.many],
+        "lead": lead(findings, [report["gates"] for report in reports], settings.many),
         "tables": [ends_table(findings), *(table for report in reports for table in report["tables"])],
         "gates": [gate for report in reports for gate in report["gates"]],
         "curves": error_curves(findings, settings.many),

@@ -10,7 +10,7 @@ from otprior.compare import StudyResult, difference_gate, paired_fid_difference
 from otprior.reproductions.prior_mismatch.rows import Place, Start
 from otprior.terminal import DataAtTheEnd, TerminalAudit
 
-__all__ = ["Finding", "ends_table", "error_curves", "error_range", "gates", "leaves_signal", "starts_table"]
+__all__ = ["Finding", "ends_table", "error_curves", "error_range", "gates", "starts_table"]
 
 
 # √ᾱ_T below which next to nothing is left to correct: the controls, and what ends at zero SNR.
@@ -166,7 +166,7 @@ def error_curves(findings: Sequence[Finding], many: int) -> list[dict[str, Any]]
 
 def gates(each: Finding) -> list[dict[str, Any]]:
     """That a correction at T lowers FID, where steps are many; none for a schedule that needs none."""
-    if not leaves_signal(each):
+    if each.terminal.leak < LEAST_LEAK:
         return []
     place = each.places[0]
     before = place.starts[0].rows[-1]
@@ -176,11 +176,6 @@ def gates(each: Finding) -> list[dict[str, Any]]:
         )
         for start in place.starts[1:]
     ]
-
-
-def leaves_signal(each: Finding) -> bool:
-    """Whether there is something at T to correct."""
-    return each.terminal.leak >= LEAST_LEAK
 
 
 def error_range(each: Finding, place: Place, start: Start, target: str) -> str | None:

@@ -5,35 +5,40 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from otprior.compare import paired_fid_difference
-from otprior.reproductions.prior_mismatch.tables import Finding, error_range, gates, leaves_signal
+from otprior.reproductions.prior_mismatch.tables import Finding, error_range
 
 __all__ = ["lead"]
 
 
-def lead(findings: Sequence[Finding], many: int) -> dict[str, Any]:
-    """Title and sentences: starts at T in `many` evaluations, for all images, whatever their figures are."""
-    statements = [gate for each in findings for gate in gates(each)]
+def lead(findings: Sequence[Finding], gates: Sequence[list[dict[str, Any]]], many: int) -> dict[str, Any]:
+    """Title and sentences: starts at T in `many` evaluations, for all images, whatever their figures are.
+
+    Arguments:
+        findings: Of each schedule.
+        gates: The statements on each; none where there is nothing to correct.
+        many: Evaluations that the statements are about.
+    """
+    statements = [gate for those in gates for gate in those]
     title = "Where no signal is left at T, there is nothing to correct"
     if statements:
         reached = sum(gate["reached"] for gate in statements)
         title = f"A corrected start at T lowers FID in {reached} of {len(statements)} comparisons"
-    corrected = [each for each in findings if leaves_signal(each)]
-    others = [each for each in findings if not leaves_signal(each)]
-    sentences = [_corrected(each, many) for each in corrected]
+    pairs = list(zip(findings, gates, strict=True))
+    sentences = [_corrected(each, those, many) for each, those in pairs if those]
+    others = [each for each, those in pairs if not those]
     if others:
         ends = ", ".join(f"{each.name} at {_excess(each):.1f}" for each in others)
         sentences.append(f"Next to nothing to correct; N(0, I) ends above the floor: {ends}.")
     return {"title": title, "sentences": [*sentences, _copies(findings)]}
 
 
-def _corrected(each: Finding, many: int) -> str:
+def _corrected(each: Finding, gates: list[dict[str, Any]], many: int) -> str:
     place = each.places[0]
     before, *after = place.starts
     changes = []
-    for start in after:
-        found = paired_fid_difference(each.result, start.rows[-1], before.rows[-1])
-        changes.append(f"{start.name} {found.estimate:+.1f} [{found.lo:+.1f}, {found.hi:+.1f}]")
+    for start, gate in zip(after, gates, strict=True):
+        low, high = gate["interval"]
+        changes.append(f"{start.name} {gate['statistic']:+.1f} [{low:+.1f}, {high:+.1f}]")
     error = error_range(each, place, before, "data")
     return (
         f"{each.name} (leak {each.terminal.leak:.2g}): N(0, I) is at W2 {error} from p_T, and in "
