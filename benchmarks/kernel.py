@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from otprior.files import output_file
-from otprior.measures import DiscreteMeasure
-from otprior.mixing import DRAWS_PER_SET, CellFinder, fast_bfloat16
-from otprior.semidual import natural_scale
-from otprior.sgd import independent_score_start
+from otprior.transport.cells.search import DRAWS_PER_SET, CellFinder, fast_bfloat16
+from otprior.transport.measure import DiscreteMeasure
+from otprior.transport.methods.sgd import independent_score_start
+from otprior.transport.potential import natural_scale
+from otprior.utils.files import output_file
 
 SQUARE = 2048
 SETS = 8

@@ -18,13 +18,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from approximate_lookup import CellIndex, lookup_quality
 from torch import Tensor
 
-from otprior import bundled
-from otprior.files import write_json
-from otprior.index import CellIndex, lookup_quality
-from otprior.semidual import BrenierPotential, natural_scale
-from otprior.sgd import independent_score_start
+from otprior.data import bundled
+from otprior.transport.methods.sgd import independent_score_start
+from otprior.transport.potential import BrenierPotential, natural_scale
+from otprior.utils.files import write_json
 
 BATCHES = (1, 64)
 CENTRES = 100

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from otprior import solve_semidiscrete
-from otprior.files import output_file, write_json
-from otprior.solver import Progress
+from otprior.transport.solve import Progress
+from otprior.utils.files import output_file, write_json
 
 IMAGENET = 1_281_167
 CLUSTERS = 1000

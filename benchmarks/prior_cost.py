@@ -25,8 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from otprior import GaussianPrior, MixturePrior, NoiseSchedule, SemiDiscretePrior, bundled
-from otprior.files import output_file
+from otprior import (
+    GaussianPrior,
+    MixturePrior,
+    NoiseSchedule,
+    SemiDiscretePrior,
+)
+from otprior.data import bundled
+from otprior.utils.files import output_file
 
 # What the project asks of a prior, as a share of one network evaluation.
 LIMIT = 0.10

@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-from otprior.files import write_json
-from otprior.measures import DiscreteMeasure
-from otprior.mixing import CellFinder, fast_bfloat16
-from otprior.ranks import Ranks
-from otprior.sgd import AveragedSgd
+from otprior.transport.cells.search import CellFinder, fast_bfloat16
+from otprior.transport.distributed import Ranks
+from otprior.transport.measure import DiscreteMeasure
+from otprior.transport.methods.sgd import AveragedSgd
+from otprior.utils.files import write_json
 
 # Steps before the clock starts.
 WARM_UP = 2

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from otprior import bundled
-from otprior.coder import ImageCoder, swap
-from otprior.codes import Encoder
-from otprior.latents import interpolate, nearest_codes, transport_partners
+from otprior.data import bundled
+from otprior.diffusion.coder import ImageCoder, swap
+from otprior.diffusion.codes import Encoder
 from otprior.metrics.neighbours import nearest
 from otprior.report import ReportImages, image_grid
+from otprior_studies.codes.code_paths import interpolate, nearest_codes, transport_partners
 
 FROM, TO, COUNT, STEPS = 7, 9, 8, 8
 OTHERS = 40

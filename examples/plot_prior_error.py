@@ -18,13 +18,13 @@ import sys
 import matplotlib.pyplot as plt
 import torch
 
-from otprior.denoisers import FiniteDenoiser, GaussianDenoiser
+from otprior.diffusion.denoisers import FiniteDenoiser, GaussianDenoiser
+from otprior.diffusion.flow import Scales, probability_flow
+from otprior.diffusion.schedule import NoiseSchedule
 from otprior.error import Target, encode, gaussian_error
-from otprior.error.gaussians import gaussian_map, isotropic, noised
-from otprior.error.growth import diameter_gain, gaussian_gain, log_growth
-from otprior.error.solving import RootMeanSquare
-from otprior.flow import Scales, probability_flow
-from otprior.schedules import NoiseSchedule
+from otprior.error.sampling_cost import RootMeanSquare
+from otprior.transport.gaussian import gaussian_map, isotropic, noised
+from otprior_studies.claims.growth import diameter_gain, gaussian_gain, log_growth
 
 betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 schedule = NoiseSchedule.vp(torch.cumprod(1 - betas, dim=0))

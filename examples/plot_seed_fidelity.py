@@ -17,11 +17,17 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from otprior import GaussianPrior, OTPriorPipeline, SemiDiscretePrior, bundled, timestep_grid
+from otprior import (
+    GaussianPrior,
+    OTPriorPipeline,
+    SemiDiscretePrior,
+    timestep_grid,
+)
+from otprior.data import bundled
+from otprior.diffusion.schedule import NoiseSchedule
 from otprior.metrics import bootstrap_mean
 from otprior.metrics.features import classify
-from otprior.pipelines import seeds_to_generators
-from otprior.schedules import NoiseSchedule
+from otprior.sampling import seeds_to_generators
 
 STEPS, FINE_STEPS, SEEDS = 5, 30, range(24)
 STARTS = (800, 650, 500, 350)

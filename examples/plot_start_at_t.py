@@ -21,11 +21,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from otprior import GaussianPrior, IdentityPrior, OTPriorPipeline, SemiDiscretePrior, bundled, timestep_grid
+from otprior import (
+    GaussianPrior,
+    IdentityPrior,
+    OTPriorPipeline,
+    SemiDiscretePrior,
+    timestep_grid,
+)
+from otprior.data import bundled
+from otprior.diffusion.schedule import NoiseSchedule
 from otprior.metrics.copying import Atoms
-from otprior.pipelines import seeds_to_generators
 from otprior.priors import RandomAtomPrior
-from otprior.schedules import NoiseSchedule
+from otprior.sampling import seeds_to_generators
 
 T_STAR, STEPS, SEEDS = 500, 5, range(8)
 atoms = bundled.atoms().select(slice(0, None, 10))  # 1,000 of the 10,000, to be quick

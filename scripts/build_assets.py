@@ -29,9 +29,9 @@ import torch
 from fashion_mnist import ASSETS, CLASS_NAMES, DEFAULT_SOURCE, FILES, Part, read_source
 from safetensors.torch import load_file, save
 
-from otprior.files import output_file, sha256, write_json
-from otprior.training.export import stored
-from otprior.training.splits import in_hash_order
+from otprior.utils.files import output_file, sha256, write_json
+from otprior_studies.training.export import stored
+from otprior_studies.training.splits import in_hash_order
 
 ATOMS_A_CLASS = 1_000
 ATOM_KEY, SPLIT_KEY = "otprior-atoms", "otprior-test-split"
@@ -163,7 +163,7 @@ def compare_samples(checkpoint: Path, seeds: int) -> str:
 
 
 def manifest(folder: Path, source: Path, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What `otprior.bundled` verifies: sources, the rule of the splits, size and digest of each file."""
+    """What `otprior.data.bundled` verifies: sources, the rule of the splits, size and digest of each file."""
     listed = sorted(
         path
         for path in folder.rglob("*")

@@ -17,12 +17,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from otprior import bundled
-from otprior.compare import Study, StudyProgress, run_study
-from otprior.files import write_json
-from otprior.generation import OWN_GRID, RowSpec
-from otprior.grids import SPACINGS
-from otprior.presets import SHORT_NAMES, short_name
+from otprior.data import bundled
+from otprior.diffusion.grids import SPACINGS
+from otprior.experiments.comparison import Study, StudyProgress
+from otprior.experiments.run import run_study
+from otprior.sampling.start_spec import OWN_GRID, RowSpec
+from otprior.utils.files import write_json
+from otprior_studies.comparisons import SHORT_NAMES, short_name
 
 # Far from the seeds of any report.
 FIRST_SEED = 1_000_000_000

@@ -12,13 +12,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from otprior import bundled
 from otprior.cli.progress import progress_bar
 from otprior.cli.studies import follow
-from otprior.compare import AGREEMENT_SEEDS, Study, run_study
-from otprior.files import write_json
-from otprior.generation import RowSpec
+from otprior.data import bundled
+from otprior.experiments.comparison import AGREEMENT_SEEDS, Study
+from otprior.experiments.run import run_study
 from otprior.metrics.features import classify
+from otprior.sampling.start_spec import RowSpec
+from otprior.utils.files import write_json
 
 STEPS = 100
 

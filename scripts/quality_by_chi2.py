@@ -21,14 +21,15 @@ import torch
 from otprior import SemiDiscretePrior
 from otprior.cli.progress import progress_bar
 from otprior.cli.studies import follow
-from otprior.compare import Study, run_study
-from otprior.compare.material import atoms_of, schedule_of
-from otprior.files import output_file, read_json, write_json
-from otprior.judge import Judge
-from otprior.measures import DiscreteMeasure
-from otprior.mixing import CellFinder
-from otprior.presets import settings_rows
-from otprior.sgd import AveragedSgd
+from otprior.experiments.comparison import Study
+from otprior.experiments.inputs import atoms_of, schedule_of
+from otprior.experiments.run import run_study
+from otprior.transport.cells.search import CellFinder
+from otprior.transport.measure import DiscreteMeasure
+from otprior.transport.methods.sgd import AveragedSgd
+from otprior.transport.stopping import Judge
+from otprior.utils.files import output_file, read_json, write_json
+from otprior_studies.comparisons import settings_rows
 
 LEVELS = (1.0, 0.3, 0.1, 0.05, 0.02, 0.01)
 # Averaged gradients leave χ² of about this many N/n after n draws.

@@ -2,7 +2,7 @@
 
 On labelled images of one's own, of a height and width divisible by 4; or, if none are named, the bundled one: on the
 60,000 training images of Fashion-MNIST alone. Test images are read once, at the end, for the accuracy that is stored
-beside the weights. `otprior.training.classifier` does the training.
+beside the weights. `otprior_studies.training.classifier` does the training.
 
     python scripts/train_classifier.py train.npz --test test.npz --name mine --out classifier
     python scripts/train_classifier.py            # the bundled one: about 4 minutes on one core
@@ -18,8 +18,7 @@ from pathlib import Path
 import torch
 from fashion_mnist import ASSETS, CLASS_NAMES, DEFAULT_SOURCE, read_source
 
-from otprior.data import ImageSet, load_images, to_pixels
-from otprior.files import check_output_dir
+from otprior.data.images import ImageSet, load_images, to_pixels
 from otprior.metrics.features import (
     FeatureExtractor,
     classify,
@@ -27,7 +26,8 @@ from otprior.metrics.features import (
     load_extractor,
     save_extractor,
 )
-from otprior.training import train_classifier
+from otprior.utils.files import check_output_dir
+from otprior_studies.training import train_classifier
 
 
 def bundled_images(source: Path) -> dict[str, ImageSet]:

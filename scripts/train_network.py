@@ -22,10 +22,10 @@ from pathlib import Path
 
 import torch
 
-from otprior import bundled
 from otprior.cli.parsing import parse_labels
-from otprior.data import load_images
-from otprior.training import (
+from otprior.data import bundled
+from otprior.data.images import load_images
+from otprior_studies.training import (
     SCHEDULES,
     NetworkPlan,
     TrainingProgress,

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from fashion_mnist import DEFAULT_SOURCE, read_source
 
-from otprior.files import output_file
+from otprior.utils.files import output_file
 
 
 def main() -> None:

@@ -18,12 +18,14 @@ from pathlib import Path
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import stdout
 from otprior.cli.studies import follow, print_report
-from otprior.compare import Study, difference_gate, run_study
-from otprior.files import check_output_dir, output_dir
-from otprior.generation import kept_processes
-from otprior.presets import settings_rows
+from otprior.experiments.comparison import Study
+from otprior.experiments.gates import difference_gate
+from otprior.experiments.processes import kept_processes
+from otprior.experiments.run import run_study
 from otprior.report import write_report
-from otprior.settings import read_settings, row_of_steps
+from otprior.sampling.settings import read_settings, row_of_steps
+from otprior.utils.files import check_output_dir, output_dir
+from otprior_studies.comparisons import settings_rows
 
 
 def main() -> None:

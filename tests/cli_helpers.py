@@ -45,7 +45,7 @@ def write_model(folder: Path) -> Path:
     """A diffusers folder of an untrained network for 1 x 8 x 8 images of 3 classes; label 3 is no class."""
     from diffusers import DDPMScheduler, UNet2DModel
 
-    from otprior.pipelines import OTPriorPipeline
+    from otprior.sampling import OTPriorPipeline
 
     torch.manual_seed(0)
     unet = UNet2DModel(

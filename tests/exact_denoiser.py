@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from otprior.schedules import NoiseSchedule
+from otprior.diffusion.schedule import NoiseSchedule
 
 
 class ExactDenoiser(nn.Module):

@@ -13,10 +13,10 @@ from cli_helpers import assert_refused, run, write_images, write_model
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, ScoreSdeVeScheduler
 
 from otprior import GaussianPrior, NoiseSchedule, SemiDiscretePrior
-from otprior.audit import AuditRequest, default_timesteps, run_audit
-from otprior.data import ImageSet, load_images
-from otprior.known import known_schedule
-from otprior.report.audit_text import audit_summary, rows_of
+from otprior.data.images import ImageSet, load_images
+from otprior.diffusion.known_schedules import known_schedule
+from otprior.error.audit import AuditRequest, default_timesteps, run_audit
+from otprior.report.audit.text import audit_summary, rows_of
 from otprior.report.schema import validate_report
 
 FAST = (

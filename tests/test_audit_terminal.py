@@ -10,12 +10,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler, ScoreSdeVeScheduler
 
-from otprior.data import ImageSet
+from otprior.data.images import ImageSet
+from otprior.diffusion.known_schedules import known_names, known_schedule, read_scheduler
 from otprior.error import Target
-from otprior.known import known_names, known_schedule, read_scheduler
-from otprior.spectrum import radial_spectrum
-from otprior.terminal import data_at_the_end, terminal_audit
-from otprior.verdict import GRADES, verdict
+from otprior.error.spectrum import radial_spectrum
+from otprior.error.terminal import data_at_the_end, terminal_audit
+from otprior.error.verdict import GRADES, verdict
 
 # (leak at T, where the scheduler begins by itself, grade), of the published schedules. The leaks follow from the betas:
 # Π (1 − β) is 4.04e-5 for DDPM and 4.66e-3 for Stable Diffusion, the figure of Lin et al., table 1.

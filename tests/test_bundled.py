@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import otprior
-from otprior import bundled
-from otprior.data import to_uint8
+from otprior.data import bundled
+from otprior.data.images import to_uint8
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 COUNTS = {"atoms": 10_000, "validation": 2_000, "held_out": 4_000, "reference": 4_000}

@@ -7,9 +7,17 @@ import math
 import pytest
 import torch
 
-from otprior.claims.claim import LARGEST_UNSEEN_ROTATION, Claim, Effort, Finding, Verdict, judge, judge_test
-from otprior.claims.registry import all_claims, find_claims, run_claims
-from otprior.claims.rotation import excess_cost, rotate, smallest_caught
+from otprior_studies.claims.claim import (
+    LARGEST_UNSEEN_ROTATION,
+    Claim,
+    Effort,
+    Finding,
+    Verdict,
+    judge,
+    judge_test,
+)
+from otprior_studies.claims.registry import all_claims, find_claims, run_claims
+from otprior_studies.claims.rotation import excess_cost, rotate, smallest_caught
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,7 @@ def test_full_disk_while_fitting(here: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_full_disk_after_the_prior_was_written(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otprior.cli.fitting.write_json", _no_space)
+    monkeypatch.setattr("otprior.cli.fit_prior.write_json", _no_space)
     _refused_untouched(here, FIT, "no space is left on the disk. out is as it was.", code=1)
 
 

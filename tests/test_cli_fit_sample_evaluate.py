@@ -15,13 +15,19 @@ import torch
 from cli_helpers import assert_refused, run, write_images, write_model
 from PIL import Image
 
-from otprior import bundled, descent
 from otprior.cli.evaluate import find_sources
 from otprior.cli.samples import read_samples
-from otprior.data import ImageSet
-from otprior.priors import GaussianPrior, MixturePrior, Prior, SemiDiscretePrior
+from otprior.data import bundled
+from otprior.data.images import ImageSet
+from otprior.priors import (
+    GaussianPrior,
+    MixturePrior,
+    Prior,
+    SemiDiscretePrior,
+)
 from otprior.report import validate_report
-from otprior.sgd import AveragedSgd, SgdState
+from otprior.transport.methods import descent
+from otprior.transport.methods.sgd import AveragedSgd, SgdState
 
 # Rounding in another batch or on more threads is 1e-6 to 1e-5; another image is off by 1.
 SAME = 1e-4

@@ -14,11 +14,11 @@ import pytest
 import torch
 from cli_helpers import SIZE, assert_refused, run, write_images, write_model
 
-from otprior.generation import RowSpec
+from otprior.experiments.search import FIRST_SEED
 from otprior.metrics.features import FeatureExtractor, save_extractor
 from otprior.priors import Prior
-from otprior.settings import read_settings, write_settings
-from otprior.tune import FIRST_SEED
+from otprior.sampling.settings import read_settings, write_settings
+from otprior.sampling.start_spec import RowSpec
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,7 @@ def test_a_prior_from_the_model_itself(
         for function, given in tasks:
             finished(function(*given))
 
-    monkeypatch.setattr("otprior.model_images.run_in_processes", here)
+    monkeypatch.setattr("otprior.experiments.model_images.run_in_processes", here)
     words = ["fit", material / "model", "--from-model", 40, "--model-steps", 2, "--tol", 0.5]
     result = run(*words, "--conditional", "--out", tmp_path / "a")
     assert result.exit_code == 0, result.output

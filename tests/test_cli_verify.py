@@ -10,7 +10,7 @@ import pytest
 from cli_helpers import assert_refused, run, tree
 
 from otprior.report import validate_report
-from otprior.report.claims import claim_plot, claims_page, counts
+from otprior_studies.claims.page import claim_plot, claims_page, counts
 
 QUICK = ("verify", "--fast", "--only", "vp-rate", "--only", "ve-contraction", "--threads", "1")
 

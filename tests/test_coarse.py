@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from otprior import coarse
-from otprior.measures import DiscreteMeasure
-from otprior.mixing import CellFinder
-from otprior.semidual import BrenierPotential, chi_squared, natural_scale
-from otprior.sgd import independent_score_start
+from otprior.transport.cells.search import CellFinder
+from otprior.transport.measure import DiscreteMeasure
+from otprior.transport.methods import warm_start as coarse
+from otprior.transport.methods.sgd import independent_score_start
+from otprior.transport.potential import BrenierPotential, chi_squared, natural_scale
 
 ATOMS, DIM, DRAWS = 4500, 8, 60_000
 

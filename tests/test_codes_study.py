@@ -16,16 +16,23 @@ from diffusers import DDIMScheduler
 from exact_denoiser import ExactDenoiser
 from torch import Tensor
 
-from otprior.claims.codes_power import TurnedMap
-from otprior.claims.rotation import rotate
-from otprior.code_study import CodeStudy, CodeSubject, Network, check_subject, pieces, run_code_study
-from otprior.code_study.layout import Leg, layout_figures
-from otprior.code_study.maps import map_figures, power_curve
-from otprior.codes import Codes, Encoder
-from otprior.compare import StudyProgress
-from otprior.data import ImageSet, load_images
+from otprior.data.images import ImageSet, load_images
+from otprior.diffusion.codes import Codes, Encoder
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.experiments.comparison import StudyProgress
 from otprior.report import validate_report
-from otprior.schedules import NoiseSchedule
+from otprior_studies.claims.power import TurnedMap
+from otprior_studies.claims.rotation import rotate
+from otprior_studies.codes import (
+    CodeStudy,
+    CodeSubject,
+    Network,
+    check_subject,
+    pieces,
+    run_code_study,
+)
+from otprior_studies.codes.layout import Leg, layout_figures
+from otprior_studies.codes.maps import map_figures, power_curve
 
 RK4 = Encoder("rk4", steps=12)
 
@@ -112,7 +119,7 @@ def test_partners_of_few_sources_come_from_all_images_of_both_kinds() -> None:
     rows = torch.tensor([25, 3])
     leg = Leg("one", rows, sources, targets, sources[rows], targets[0])
     others = [k for k in range(30) if k not in (25, 3)][:18]
-    from otprior.pairing import best_partners
+    from otprior.transport.assignment import best_partners
 
     expected = targets[best_partners(sources[[25, 3, *others]], targets)][:2]
     assert torch.equal(leg.partners(), expected)
@@ -201,7 +208,7 @@ WORDS = (
 def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder has model and images; the work is done in this process."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr("otprior.cli.codes.default_workers", lambda: 0)
+    monkeypatch.setattr("otprior_studies.cli.codes.default_workers", lambda: 0)
     return place
 
 

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from otprior import bundled
-from otprior.compare import Study, StudyResult, headline_gates, run_study
-from otprior.compare.measuring import over_sets
-from otprior.generation import Block, RowSpec, Samples
+from otprior.data import bundled
+from otprior.experiments.comparison import Study, StudyResult
+from otprior.experiments.gates import headline_gates
+from otprior.experiments.measuring import over_sets
+from otprior.experiments.run import run_study
+from otprior.experiments.sampling import Block, Samples
 from otprior.report import validate_report
+from otprior.sampling.start_spec import RowSpec
 
 COUPLED = RowSpec("semidiscrete", 500, 2, noise="coupled", correlation=0.7, label="coupled")
 ROWS = (

@@ -14,7 +14,7 @@ from generators.pushforward import product_of_lines
 from torch import Generator, Tensor
 
 from otprior import solve_semidiscrete
-from otprior.cost import _within, transport_cost
+from otprior.transport.cost import _within, transport_cost
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from otprior.data import ImageSet, check_images, check_labels, load_images, to_pixels, to_uint8
+from otprior.data.images import (
+    ImageSet,
+    check_images,
+    check_labels,
+    load_images,
+    to_pixels,
+    to_uint8,
+)
 
 
 @pytest.fixture

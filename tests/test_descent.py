@@ -15,12 +15,13 @@ import torch
 from generators.mixtures import mixture
 from safetensors.torch import load_file, save_file
 
-from otprior import descent, solve_semidiscrete
-from otprior.judge import Judge
-from otprior.measures import DiscreteMeasure
-from otprior.mixing import CellFinder
-from otprior.ranks import Ranks
-from otprior.solver import Progress
+from otprior import solve_semidiscrete
+from otprior.transport.cells.search import CellFinder
+from otprior.transport.distributed import Ranks
+from otprior.transport.measure import DiscreteMeasure
+from otprior.transport.methods import descent
+from otprior.transport.solve import Progress
+from otprior.transport.stopping import Judge
 
 ATOMS, DIM = 400, 130
 

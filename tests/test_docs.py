@@ -15,10 +15,11 @@ import typer
 from PIL import Image
 
 import otprior
-from otprior import OTPriorPipeline, bundled
-from otprior.data import to_uint8
+from otprior import OTPriorPipeline
+from otprior.data import bundled
+from otprior.data.images import to_uint8
 from otprior.report import validate_report
-from otprior.starting import supported_schedulers
+from otprior.sampling.schedulers import supported_schedulers
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

@@ -16,29 +16,40 @@ from cli_helpers import SIZE, assert_refused, run, write_model
 from PIL import Image
 from scipy.stats import norm
 
-from otprior import bundled
-from otprior.compare import Study
-from otprior.compare.material import models_of, schedule_of
-from otprior.files import read_json
-from otprior.generation import Block, RowSpec, Samples
+from otprior.data import bundled
+from otprior.experiments.comparison import Study
+from otprior.experiments.inputs import models_of, schedule_of
+from otprior.experiments.sampling import Block, Samples
 from otprior.metrics import mixture_mask
 from otprior.metrics.features import FeatureExtractor, save_extractor
-from otprior.pipelines import seeds_to_generators
 from otprior.report import validate_report
-from otprior.reproductions import find, names, read_settings
-from otprior.reproductions.dpm_ot import Settings
-from otprior.reproductions.dpm_ot.filters import (
+from otprior.sampling import seeds_to_generators
+from otprior.sampling.start_spec import RowSpec
+from otprior.utils.files import read_json
+from otprior_studies.papers import find, names, read_settings
+from otprior_studies.papers.dpm_ot import Settings
+from otprior_studies.papers.dpm_ot.filters import (
     FilterLaw,
     batch_table,
     check_keeps,
     filter_curves,
     filter_table,
 )
-from otprior.reproductions.dpm_ot.maps import LatentMap, noised, published_map, solved_map
-from otprior.reproductions.dpm_ot.published import adam, cube_draws, kept_in_batch
-from otprior.reproductions.dpm_ot.rows import Rows, level_of
-from otprior.reproductions.dpm_ot.sampling import SAMPLER, kept_cells, row_starts, sample_row
-from otprior.singular import AngleFilter
+from otprior_studies.papers.dpm_ot.maps import (
+    LatentMap,
+    noised,
+    published_map,
+    solved_map,
+)
+from otprior_studies.papers.dpm_ot.published import adam, cube_draws, kept_in_batch
+from otprior_studies.papers.dpm_ot.rows import Rows, level_of
+from otprior_studies.papers.dpm_ot.sampling import (
+    SAMPLER,
+    kept_cells,
+    row_starts,
+    sample_row,
+)
+from otprior_studies.papers.dpm_ot.singular import AngleFilter
 
 SMALL = Settings(atoms=40, code_atoms=20, code_steps=5, tol=0.5)
 

@@ -15,11 +15,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from otprior import bundled
-from otprior.codes import Codes, Encoder, code_moments
-from otprior.networks import NetworkDenoiser
+from otprior.data import bundled
+from otprior.diffusion.codes import Codes, Encoder, code_moments
+from otprior.diffusion.network import NetworkDenoiser
+from otprior.diffusion.schedule import NoiseSchedule
 from otprior.report import validate_report
-from otprior.schedules import NoiseSchedule
 
 
 def _exact(flow: bool = False) -> NetworkDenoiser:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from otprior.denoisers import FiniteDenoiser, GaussianDenoiser, MixtureDenoiser
-from otprior.flow import NOISE, Scales
-from otprior.likelihood import bits_per_dimension, dequantised, log_likelihood
+from otprior.diffusion.denoisers import FiniteDenoiser, GaussianDenoiser, MixtureDenoiser
+from otprior.diffusion.flow import NOISE, Scales
+from otprior.diffusion.likelihood import bits_per_dimension, dequantised, log_likelihood
 
 START = Scales.vp(0.95)
 

@@ -14,9 +14,19 @@ from generators.line import line
 from generators.prior_error import FAMILIES, Mixture, error_case, line_w2_squared, spectrum
 from torch import Tensor
 
+from otprior.diffusion.schedule import NoiseSchedule
 from otprior.error import Target, data_error, gaussian_error
-from otprior.error.cells import explained_by_cells
-from otprior.error.gaussians import (
+from otprior.error.bounds.marginals import normal_products
+from otprior.error.cell_coupling import explained_by_cells
+from otprior.error.interval import Bound, best, combined
+from otprior.priors import (
+    GaussianPrior,
+    IdentityPrior,
+    Prior,
+    RandomAtomPrior,
+    SemiDiscretePrior,
+)
+from otprior.transport.gaussian import (
     bures_squared,
     coupled_squared,
     gelbrich_squared,
@@ -24,11 +34,7 @@ from otprior.error.gaussians import (
     no_covariance,
     noised,
 )
-from otprior.error.interval import Bound, best, combined
-from otprior.error.marginals import normal_products
-from otprior.moments import Spectrum, streaming_spectrum
-from otprior.priors import GaussianPrior, IdentityPrior, Prior, RandomAtomPrior, SemiDiscretePrior
-from otprior.schedules import NoiseSchedule
+from otprior.transport.moments import Spectrum, streaming_spectrum
 
 SCHEDULE = NoiseSchedule.vp(torch.linspace(0.999, 0.001, 100, dtype=torch.float64))
 

@@ -13,15 +13,33 @@ from generators.line import line
 from generators.prior_error import Mixture, spectrum
 from torch import Tensor
 
-from otprior.draws import normal_block
-from otprior.error import HeldOut, Target, data_error, draw_starts, encode, gaussian_error, population_error
-from otprior.error.dual import MeanEstimate, QuadraticPair
-from otprior.error.encoding import squared_gap
-from otprior.error.gaussians import gaussian_map, gelbrich_squared, isotropic, noised
-from otprior.error.masses import mass_plan
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.error import (
+    HeldOut,
+    Target,
+    data_error,
+    draw_starts,
+    encode,
+    gaussian_error,
+    population_error,
+)
+from otprior.error.bounds.dual import MeanEstimate, QuadraticPair
+from otprior.error.bounds.flow_coupling import squared_gap
+from otprior.error.bounds.mass_coupling import mass_plan
 from otprior.error.population import gaussian_population_error
-from otprior.priors import IdentityPrior, Prior, RandomAtomPrior, SemiDiscretePrior
-from otprior.schedules import NoiseSchedule
+from otprior.priors import (
+    IdentityPrior,
+    Prior,
+    RandomAtomPrior,
+    SemiDiscretePrior,
+)
+from otprior.transport.gaussian import (
+    gaussian_map,
+    gelbrich_squared,
+    isotropic,
+    noised,
+)
+from otprior.utils.random import normal_block
 
 SCHEDULE = NoiseSchedule.vp(torch.linspace(0.999, 0.001, 100, dtype=torch.float64))
 
@@ -200,7 +218,7 @@ def test_a_mass_plan_is_exact_in_one_block_and_near_it_in_several(monkeypatch: p
     frequencies = (counts.double() / counts.sum()).numpy()
     exact = float(ot.emd2(frequencies, weights.numpy(), (torch.cdist(atoms, atoms) ** 2).numpy()))
     assert mass_plan(atoms, counts, weights).cost == pytest.approx(exact)
-    monkeypatch.setattr("otprior.error.masses.BLOCK_ATOMS", 64)
+    monkeypatch.setattr("otprior.error.bounds.mass_coupling.BLOCK_ATOMS", 64)
     assert exact <= mass_plan(atoms, counts, weights).cost <= 2.5 * exact
 
 
@@ -319,7 +337,7 @@ def test_an_unknown_prior_has_no_upper_bound_without_the_flow_and_one_with_it() 
         # A subclass of a known prior is taken for one; this one says that it is not.
         from unittest.mock import patch
 
-        with patch("otprior.error.bounds.gaussian_start", return_value=None):
+        with patch("otprior.error.dataset.gaussian_start", return_value=None):
             without = data_error(prior, target)
             pair = (prior.alpha, prior.sigma)
             encoding = encode(target.rows, [pair], 64, largest_variance=4.0, generator=generator())

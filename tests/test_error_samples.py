@@ -16,19 +16,19 @@ from diffusers import (
 from exact_denoiser import ExactDenoiser
 
 from otprior import OTPriorPipeline, timestep_grid
-from otprior.denoisers import FiniteDenoiser, GaussianDenoiser
+from otprior.diffusion.denoisers import FiniteDenoiser, GaussianDenoiser
+from otprior.diffusion.flow import Scales, probability_flow
+from otprior.diffusion.network import NetworkDenoiser
+from otprior.diffusion.schedule import NoiseSchedule
 from otprior.error import Target, gaussian_error
-from otprior.error.checks import cross_checks
-from otprior.error.estimated import estimated_bound, sampled_gain
-from otprior.error.gaussians import gaussian_map, isotropic
-from otprior.error.growth import diameter_gain, gaussian_gain, log_growth
+from otprior.error.audit.cross_checks import cross_checks
+from otprior.error.audit.estimated_bound import estimated_bound, sampled_gain
+from otprior.error.audit.stability import potential_stability
 from otprior.error.interval import Bound, ErrorInterval
-from otprior.error.solving import RootMeanSquare, Sampler
-from otprior.error.stability import potential_stability
-from otprior.flow import Scales, probability_flow
-from otprior.networks import NetworkDenoiser
+from otprior.error.sampling_cost import RootMeanSquare, Sampler
 from otprior.priors import IdentityPrior, SemiDiscretePrior
-from otprior.schedules import NoiseSchedule
+from otprior.transport.gaussian import gaussian_map, isotropic
+from otprior_studies.claims.growth import diameter_gain, gaussian_gain, log_growth
 
 DDPM = NoiseSchedule.from_scheduler(DDPMScheduler())
 SHAPE = (1, 2, 2)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from otprior import bundled
+from otprior.data import bundled
 from otprior.metrics.features import (
     FeatureExtractor,
     classify,

@@ -11,7 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from otprior.files import check_output_dir, folder_sha256, output_dir, output_file, sha256, write_json
+from otprior.utils.files import (
+    check_output_dir,
+    folder_sha256,
+    output_dir,
+    output_file,
+    sha256,
+    write_json,
+)
 
 
 class Crash(Exception):

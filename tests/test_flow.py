@@ -12,11 +12,17 @@ from exact_denoiser import ExactDenoiser as ExactNetwork
 from scipy.stats import binomtest, norm
 from torch import Tensor
 
-from otprior.ddim import ddim_decode, ddim_encode
-from otprior.denoisers import FiniteDenoiser, GaussianDenoiser, MixtureDenoiser
-from otprior.flow import NOISE, Scales, flow_grid, flow_jacobian, probability_flow
-from otprior.networks import NetworkDenoiser
-from otprior.schedules import NoiseSchedule
+from otprior.diffusion.ddim import ddim_decode, ddim_encode
+from otprior.diffusion.denoisers import FiniteDenoiser, GaussianDenoiser, MixtureDenoiser
+from otprior.diffusion.flow import (
+    NOISE,
+    Scales,
+    flow_grid,
+    flow_jacobian,
+    probability_flow,
+)
+from otprior.diffusion.network import NetworkDenoiser
+from otprior.diffusion.schedule import NoiseSchedule
 
 CLEAN = Scales.vp(0.995)
 

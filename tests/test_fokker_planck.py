@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from otprior.claims import fokker_planck as claims
-from otprior.claims.chains import Chain, random_chain
-from otprior.claims.claim import Effort, Verdict
-from otprior.claims.rotation import excess_cost
-from otprior.denoisers import MixtureDenoiser
-from otprior.flow import Scales
-from otprior.fokker_planck import (
+from otprior.diffusion.denoisers import MixtureDenoiser
+from otprior.diffusion.flow import Scales
+from otprior_studies.claims import fokker_planck as claims
+from otprior_studies.claims.chains import Chain, random_chain
+from otprior_studies.claims.claim import Effort, Verdict
+from otprior_studies.claims.rotation import excess_cost
+from otprior_studies.fokker_planck import (
     CrossPath,
     FunctionTrain,
     HermitePath,

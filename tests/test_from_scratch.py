@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from otprior.compare import StudyProgress
-from otprior.generation import RowSpec
-from otprior.presets import anew, matching
+from otprior.experiments.comparison import StudyProgress
 from otprior.report import validate_report
-from otprior.reproductions import find
-from otprior.reproductions.from_scratch import REPRODUCTION, Settings
-from otprior.reproductions.from_scratch.images import image_files
+from otprior.sampling.start_spec import RowSpec
+from otprior_studies.comparisons import equal_copying as matching
+from otprior_studies.papers import find
+from otprior_studies.papers.from_scratch import REPRODUCTION, Settings
+from otprior_studies.papers.from_scratch import study as anew
+from otprior_studies.papers.from_scratch.images import image_files
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from otprior.measures import DiscreteMeasure
-from otprior.mixing import CellFinder
+from otprior.transport.cells.search import CellFinder
+from otprior.transport.measure import DiscreteMeasure
 
 pytest.importorskip("triton", reason="the kernel needs triton, which is published for Linux")
 CUDA = torch.cuda.is_available()
@@ -47,7 +47,7 @@ def test_crowded_tiles_are_searched_whole() -> None:
 
 
 def test_atoms_come_in_spans(monkeypatch: pytest.MonkeyPatch) -> None:
-    import otprior.fused as module
+    import otprior.transport.cells.cuda as module
 
     blocks, fused, offsets = finders(300, 128)
     expected = fused.cells(offsets, "test", [0])

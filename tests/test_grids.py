@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from otprior.grids import SPACINGS, timestep_grid
-from otprior.schedules import NoiseSchedule
+from otprior.diffusion.grids import SPACINGS, timestep_grid
+from otprior.diffusion.schedule import NoiseSchedule
 
 LINEAR = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 COSINE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2"))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from approximate_lookup import CellIndex, lookup_quality
 from generators.mixtures import mixture
 from torch import Tensor
 
 from otprior import solve_semidiscrete
-from otprior.index import CellIndex, lookup_quality
-from otprior.semidual import BrenierPotential
+from otprior.transport.potential import BrenierPotential
 
 pytest.importorskip("hnswlib")
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 from exact_denoiser import ExactDenoiser
 
-from otprior import bundled
-from otprior.denoisers import GaussianDenoiser, MixtureDenoiser
-from otprior.langevin import (
+from otprior.data import bundled
+from otprior.diffusion.denoisers import GaussianDenoiser, MixtureDenoiser
+from otprior.diffusion.network import NetworkDenoiser
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior_studies.papers.dpm_ot.langevin import (
     annealed_langevin,
     best_step,
     chain_variance,
@@ -20,8 +22,6 @@ from otprior.langevin import (
     settled_variance,
     ve_score,
 )
-from otprior.networks import NetworkDenoiser
-from otprior.schedules import NoiseSchedule
 
 # DPM-OT's levels and step for CIFAR-10.
 PUBLISHED = geometric_levels(50.0, 0.01, 232)

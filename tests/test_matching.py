@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from otprior.generation import RowSpec
-from otprior.presets.matching import STARTS, matching_timestep_of, moved
+from otprior.sampling.start_spec import RowSpec
+from otprior_studies.comparisons.equal_copying import STARTS, matching_timestep_of, moved
 
 RIVAL = RowSpec("random_atom", 525, 5)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from otprior.measures import DiscreteMeasure
+from otprior.transport.measure import DiscreteMeasure
 
 
 def build(rows: list[list[float]], weights: list[float] | None = None) -> DiscreteMeasure:

@@ -9,10 +9,15 @@ import torch
 from generators.mixtures import mixture, unequal_weights
 from torch import Tensor
 
-from otprior import mixing
-from otprior.measures import DiscreteMeasure
-from otprior.mixing import DRAWS_PER_SET, CellFinder, DrawSets
-from otprior.semidual import BrenierPotential, chi_squared, chi_squared_of_sets, natural_scale
+from otprior.transport.cells import search as mixing
+from otprior.transport.cells.search import DRAWS_PER_SET, CellFinder, DrawSets
+from otprior.transport.measure import DiscreteMeasure
+from otprior.transport.potential import (
+    BrenierPotential,
+    chi_squared,
+    chi_squared_of_sets,
+    natural_scale,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

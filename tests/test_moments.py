@@ -8,8 +8,8 @@ import torch
 from generators.gaussians import gaussian, with_moments
 from torch import Tensor
 
-from otprior import moments
-from otprior.moments import Spectrum, StreamingMoments, streaming_spectrum
+from otprior.transport import moments
+from otprior.transport.moments import Spectrum, StreamingMoments, streaming_spectrum
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -10,16 +10,16 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from otprior.claims.codes_power import NOT_CAUGHT, TurnedMap
-from otprior.claims.rotation import rotate
-from otprior.claims.skew import light, own_skew, probed_skew
-from otprior.denoisers import GaussianDenoiser
-from otprior.flow import Scales, probability_flow
-from otprior.latents import interpolate, nearest_codes, transport_partners
-from otprior.moments import Spectrum
-from otprior.pairing import best_partners, pairing
+from otprior.diffusion.denoisers import GaussianDenoiser
+from otprior.diffusion.flow import Scales, probability_flow
+from otprior.error.spectrum import low_passed, radial_coherence
 from otprior.priors.gaussian import gaussian_code, gaussian_map
-from otprior.spectrum import low_passed, radial_coherence
+from otprior.transport.assignment import best_partners, pairing
+from otprior.transport.moments import Spectrum
+from otprior_studies.claims.power import NOT_CAUGHT, TurnedMap
+from otprior_studies.claims.rotation import rotate
+from otprior_studies.claims.skew import light, own_skew, probed_skew
+from otprior_studies.codes.code_paths import interpolate, nearest_codes, transport_partners
 
 
 def _normal(*shape: int, seed: int = 0) -> Tensor:

@@ -16,11 +16,17 @@ import torch
 from exact_denoiser import ExactDenoiser
 from torch import Tensor
 
-from otprior.grids import timestep_grid
-from otprior.pipelines import OTPriorPipeline, seeds_to_generators
-from otprior.pipelines.loading import network_sha256
-from otprior.priors import GaussianPrior, IdentityPrior, Prior, RandomAtomPrior, SemiDiscretePrior
-from otprior.schedules import NoiseSchedule
+from otprior.diffusion.grids import timestep_grid
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.priors import (
+    GaussianPrior,
+    IdentityPrior,
+    Prior,
+    RandomAtomPrior,
+    SemiDiscretePrior,
+)
+from otprior.sampling import OTPriorPipeline, seeds_to_generators
+from otprior.sampling.folders import network_sha256
 
 LINEAR = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 SHAPE = (1, 8, 8)
@@ -423,7 +429,7 @@ def test_a_saved_pipeline_reloads_in_a_fresh_process(saved: tuple[Path, Tensor],
     code = (
         "import sys, torch\n"
         "from otprior import OTPriorPipeline\n"
-        "from otprior.pipelines import seeds_to_generators\n"
+        "from otprior.sampling import seeds_to_generators\n"
         "pipe = OTPriorPipeline.from_pretrained(sys.argv[1])\n"
         "out = pipe(4, generator=seeds_to_generators(range(4)), output_type='latent')\n"
         "torch.save((out.images, out.sources, type(pipe.prior).__name__, pipe.config.null_class_label), sys.argv[2])\n"

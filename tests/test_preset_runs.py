@@ -13,12 +13,21 @@ from typing import Any
 import pytest
 import torch
 
-from otprior import bundled
-from otprior.compare import CopyLimit, Study, StudyResult
+from otprior.data import bundled
+from otprior.experiments.comparison import Study, StudyResult
+from otprior.experiments.gates import CopyLimit
 from otprior.metrics import Interval
-from otprior.presets import PRESETS, Stages, atom_sets, conditional, preset
-from otprior.presets.preset import CHOOSING, Scale
 from otprior.report import report_row, validate_report
+from otprior_studies.comparisons import (
+    PRESETS,
+    Stages,
+    atom_sets,
+    conditional,
+)
+from otprior_studies.comparisons import (
+    stages as preset,
+)
+from otprior_studies.comparisons.stages import CHOOSING, Scale
 
 PARTS = {
     "headline": {""},
@@ -86,9 +95,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Study]:
     def difference(*_: Any, **__: Any) -> Interval:
         return Interval(-1.0, 1.0, 0.0)
 
-    for module in ("otprior.presets.preset", "otprior.tune"):
+    for module in ("otprior_studies.comparisons.stages", "otprior.experiments.search"):
         monkeypatch.setattr(f"{module}.run_study", run_study)
-    for module in ("otprior.compare.statements", "otprior.presets.atom_sets"):
+    for module in ("otprior.experiments.gates", "otprior_studies.comparisons.atom_sets"):
         monkeypatch.setattr(f"{module}.paired_fid_difference", difference)
     monkeypatch.setattr(preset, "own_limit", lambda *_: CopyLimit(0.006, 2000))
     monkeypatch.setattr(

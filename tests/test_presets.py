@@ -8,15 +8,27 @@ from typing import Any
 
 import pytest
 
-from otprior import bundled
-from otprior.compare import CopyLimit, Study
-from otprior.generation import RowSpec, network_precision, sampler_of
-from otprior.presets import PRESETS, Stages, baselines, better_priors, conditional, frontier, preset
-from otprior.presets.preset import Scale
-from otprior.presets.spacings import SOLVERS, Solver, white
-from otprior.schedules import NoiseSchedule
-from otprior.starting import start_scheduler
-from otprior.tune import Trial
+from otprior.data import bundled
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.experiments.comparison import Study
+from otprior.experiments.gates import CopyLimit
+from otprior.experiments.sampling import network_precision, sampler_of
+from otprior.experiments.search import Trial
+from otprior.sampling.schedulers import start_scheduler
+from otprior.sampling.start_spec import RowSpec
+from otprior_studies.comparisons import (
+    PRESETS,
+    Stages,
+    baselines,
+    better_priors,
+    conditional,
+    frontier,
+)
+from otprior_studies.comparisons import (
+    stages as preset,
+)
+from otprior_studies.comparisons.spacings import SOLVERS, Solver, white
+from otprior_studies.comparisons.stages import Scale
 
 SCHEDULER = bundled.load_scheduler()
 
@@ -43,7 +55,7 @@ def test_every_solver_can_run_on_every_spacing_that_it_is_tried_on(solver: Solve
 
 
 def test_candidates_differ_and_fit_the_schedule() -> None:
-    from otprior.presets import settings_rows
+    from otprior_studies.comparisons import settings_rows
 
     coupled = settings_rows()["coupled_5"]
     rows = [row for group in better_priors.candidates(coupled, 10_000).values() for row in group]

@@ -11,17 +11,18 @@ from typing import Any
 import pytest
 import torch
 
-from otprior import NoiseSchedule, bundled
-from otprior.data import ImageSet, load_images
+from otprior import NoiseSchedule
+from otprior.data import bundled
+from otprior.data.images import ImageSet, load_images
 from otprior.error import Target, gaussian_error
-from otprior.error.gaussians import isotropic
 from otprior.report import validate_report
-from otprior.reproductions import find
-from otprior.reproductions.prior_mismatch import REPRODUCTION, Settings
-from otprior.reproductions.prior_mismatch.images import image_files, shrunk
-from otprior.reproductions.prior_mismatch.rows import places
-from otprior.reproductions.prior_mismatch.tables import gates
-from otprior.training import training_scheduler
+from otprior.transport.gaussian import isotropic
+from otprior_studies.papers import find
+from otprior_studies.papers.prior_mismatch import REPRODUCTION, Settings
+from otprior_studies.papers.prior_mismatch.images import image_files, shrunk
+from otprior_studies.papers.prior_mismatch.rows import places
+from otprior_studies.papers.prior_mismatch.tables import gates
+from otprior_studies.training import training_scheduler
 
 
 def test_every_start_is_sampled_at_the_end_and_at_one_log_snr() -> None:
@@ -121,7 +122,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         return whole(name).select(slice(600))
 
     monkeypatch.setattr(bundled, "split", split)
-    monkeypatch.setattr("otprior.reproductions.prior_mismatch.running.ROUNDS", 2)
+    monkeypatch.setattr("otprior_studies.papers.prior_mismatch.running.ROUNDS", 2)
 
 
 @pytest.mark.slow

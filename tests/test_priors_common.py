@@ -12,7 +12,8 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 import otprior
-from otprior.data import ImageSet
+from otprior.data.images import ImageSet
+from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import (
     GaussianPrior,
     IdentityPrior,
@@ -21,7 +22,6 @@ from otprior.priors import (
     RandomAtomPrior,
     SemiDiscretePrior,
 )
-from otprior.schedules import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 SHAPE = (1, 4, 4)

@@ -17,11 +17,11 @@ import torch
 from generators.gaussians import Gaussian, gaussian, with_moments
 from torch import Tensor
 
-from otprior import moments
-from otprior.moments import Spectrum, streaming_spectrum
+from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import GaussianPrior
 from otprior.priors.gaussian import gaussian_map
-from otprior.schedules import NoiseSchedule
+from otprior.transport import moments
+from otprior.transport.moments import Spectrum, streaming_spectrum
 
 SCHEDULE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 DIM = 12

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from otprior.data import ImageSet
-from otprior.moments import streaming_spectrum, thin_spectrum
+from otprior.data.images import ImageSet
+from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import GaussianPrior, MixturePrior, SemiDiscretePrior
 from otprior.priors.mixture import IMAGES_PER_AXIS
-from otprior.schedules import NoiseSchedule
+from otprior.transport.moments import streaming_spectrum, thin_spectrum
 
 SCHEDULE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 SHAPE = (1, 4, 4)

@@ -10,9 +10,9 @@ import torch
 from scipy.stats import chisquare
 from torch import Tensor
 
+from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import SemiDiscretePrior, semidiscrete
-from otprior.schedules import NoiseSchedule
-from otprior.solver import ConvergenceError, Progress
+from otprior.transport.solve import ConvergenceError, Progress
 
 SCHEDULE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 SHAPE = (1, 3, 4)

@@ -11,16 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from otprior import bundled
-from otprior.generation import (
-    Block,
-    Models,
-    RowSpec,
-    compiles_networks,
-    kept_processes,
-    run_in_processes,
-    sample_block,
-)
+from otprior.data import bundled
+from otprior.experiments.processes import compiles_networks, kept_processes, run_in_processes
+from otprior.experiments.sampling import Block, Models, sample_block
+from otprior.sampling.start_spec import RowSpec
 
 WHITE = RowSpec("none", 999, 2, spacing="trailing")
 

@@ -7,10 +7,10 @@ import torch
 from generators.mixtures import unequal_weights
 from torch import Tensor
 
-from otprior import moments
-from otprior.projection import excess_share, project
-from otprior.semidual import BrenierPotential, chi_squared, dual_value
-from otprior.solver import solve_semidiscrete
+from otprior.transport import moments
+from otprior.transport.potential import BrenierPotential, chi_squared, dual_value
+from otprior.transport.projection import excess_share, project
+from otprior.transport.solve import solve_semidiscrete
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -71,7 +71,7 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
 def test_in_high_dimension_the_bound_is_wider_and_still_one(monkeypatch: pytest.MonkeyPatch) -> None:
     y, weights = decaying(200, 12), torch.full((200,), 1 / 200)
     exact = project(y, weights, 4)
-    monkeypatch.setattr("otprior.projection.FULL_COVARIANCE_LIMIT", 8)
+    monkeypatch.setattr("otprior.transport.projection.FULL_COVARIANCE_LIMIT", 8)
     monkeypatch.setattr(moments, "FULL_COVARIANCE_LIMIT", 8)
     streamed = project(y, weights, 4)
     assert streamed.variance_kept == pytest.approx(exact.variance_kept, rel=1e-6)

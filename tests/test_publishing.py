@@ -8,9 +8,9 @@ import torch
 from diffusers import DDIMScheduler, UNet2DModel
 from huggingface_hub.errors import OfflineModeIsEnabled
 
-from otprior.pipelines import OTPriorPipeline
+from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import GaussianPrior, Prior, RandomAtomPrior
-from otprior.schedules import NoiseSchedule
+from otprior.sampling import OTPriorPipeline
 
 SCHEDULE = NoiseSchedule.vp(torch.linspace(0.99, 0.01, 50, dtype=torch.float64))
 IMAGES = torch.rand(8, 1, 2, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -40,7 +40,7 @@ class FakeHub:
 
 @pytest.fixture(autouse=True)
 def _fake_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("otprior.priors.hub.HfApi", FakeHub)
+    monkeypatch.setattr("otprior.utils.hub.HfApi", FakeHub)
     FakeHub.uploaded = {}
 
 
@@ -99,7 +99,7 @@ def test_a_prior_comes_down_as_it_went_up(tmp_path: Path, monkeypatch: pytest.Mo
         asked.update(options, repo_id=repo_id)
         return str(tmp_path / "prior")
 
-    monkeypatch.setattr("otprior.priors.hub.snapshot_download", snapshot_download)
+    monkeypatch.setattr("otprior.utils.hub.snapshot_download", snapshot_download)
     again = Prior.from_pretrained("someone/prior", revision="v2", token="secret", torch_dtype=None)
     assert torch.equal(again.means, prior.means)
     assert {"repo_id": "someone/prior", "revision": "v2", "token": "secret"}.items() <= asked.items()
@@ -108,7 +108,7 @@ def test_a_prior_comes_down_as_it_went_up(tmp_path: Path, monkeypatch: pytest.Mo
     def unreachable(*_: Any, **__: Any) -> str:
         raise OfflineModeIsEnabled("cannot reach the hub")
 
-    monkeypatch.setattr("otprior.priors.hub.snapshot_download", unreachable)
+    monkeypatch.setattr("otprior.utils.hub.snapshot_download", unreachable)
     with pytest.raises(FileNotFoundError, match=r"no prior at someone/prior: .*cannot reach the hub"):
         Prior.from_pretrained("someone/prior")
 

@@ -11,10 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from otprior.priors import BoostedAtomPrior, MiniBatchPrior, Prior, RandomAtomPrior, SemiDiscretePrior
-from otprior.priors.boosted_atom import DIRECTIONS, cell_means
-from otprior.priors.unsolved import unsolved
-from otprior.schedules import NoiseSchedule
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.priors import (
+    BoostedAtomPrior,
+    MiniBatchPrior,
+    Prior,
+    RandomAtomPrior,
+    SemiDiscretePrior,
+)
+from otprior_studies.rivals.boosted_atom import DIRECTIONS, cell_means
+from otprior_studies.rivals.unsolved import unsolved
 
 SCHEDULE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 SHAPE = (1, 4, 4)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from otprior import bundled
-from otprior.generation import RowSpec
-from otprior.settings import read_settings, row_of_steps, write_settings
+from otprior.data import bundled
+from otprior.sampling.settings import read_settings, row_of_steps, write_settings
+from otprior.sampling.start_spec import RowSpec
 
 ROW = RowSpec("semidiscrete", 525, 5, noise="coupled", smoothing=0.15, correlation=0.85, label="a")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from otprior.schedules import NoiseSchedule
+from otprior.diffusion.schedule import NoiseSchedule
 
 VP = {
     "ddpm linear": diffusers.DDPMScheduler(),

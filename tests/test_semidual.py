@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from otprior import semidual
-from otprior.leading import near_maximum
-from otprior.semidual import (
+from otprior.transport import potential as semidual
+from otprior.transport.near_maximum import near_maximum
+from otprior.transport.potential import (
     BrenierPotential,
     chi_squared,
     chi_squared_of_sets,

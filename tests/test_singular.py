@@ -8,8 +8,14 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from otprior.semidual import BrenierPotential
-from otprior.singular import AngleFilter, cell_angles, leading_cells, lifted_angles, smallest_angle
+from otprior.transport.potential import BrenierPotential
+from otprior_studies.papers.dpm_ot.singular import (
+    AngleFilter,
+    cell_angles,
+    leading_cells,
+    lifted_angles,
+    smallest_angle,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -12,11 +12,11 @@ from scipy.special import expit
 from torch import Generator, Tensor
 
 from otprior import solve_semidiscrete
-from otprior.measures import DiscreteMeasure
-from otprior.mixing import CellFinder
-from otprior.semidual import natural_scale
-from otprior.smoothed import SmoothedFinder
-from otprior.solver import Outcome
+from otprior.transport.cells.entropic import SmoothedFinder
+from otprior.transport.cells.search import CellFinder
+from otprior.transport.measure import DiscreteMeasure
+from otprior.transport.potential import natural_scale
+from otprior.transport.solve import Outcome
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

@@ -14,10 +14,24 @@ from generators.pushforward import product_of_lines
 from generators.symmetric import cross_polytope, polygon, polygon_w2_squared, simplex
 from torch import Tensor
 
-from otprior import mixing, sgd, solver
-from otprior.judge import Judge
-from otprior.semidual import BrenierPotential, ChiSquared, chi_squared, dual_value, natural_scale
-from otprior.solver import ConvergenceError, Outcome, Progress, Solution, solve_semidiscrete
+from otprior.transport import solve as solver
+from otprior.transport.cells import search as mixing
+from otprior.transport.methods import sgd
+from otprior.transport.potential import (
+    BrenierPotential,
+    ChiSquared,
+    chi_squared,
+    dual_value,
+    natural_scale,
+)
+from otprior.transport.solve import (
+    ConvergenceError,
+    Outcome,
+    Progress,
+    Solution,
+    solve_semidiscrete,
+)
+from otprior.transport.stopping import Judge
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -191,7 +205,7 @@ def test_thousands_of_atoms_in_few_dimensions(count: int, dim: int, method: str)
 @pytest.mark.slow
 def test_the_bundled_images() -> None:
     """The data the package is for: d = 784, uneven, with near duplicates; draws within a quarter of the plan."""
-    from otprior import bundled
+    from otprior.data import bundled
 
     atoms = bundled.atoms().images[:2000].flatten(1)
     solution = solve_semidiscrete(atoms)

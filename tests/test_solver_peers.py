@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from otprior.semidual import BrenierPotential
+from otprior.transport.potential import BrenierPotential
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
@@ -253,7 +253,7 @@ class Truth:
     """Judges offsets by their first entry."""
 
     def __call__(self, offsets: np.ndarray, target: float) -> Any:
-        from otprior.semidual import ChiSquared
+        from otprior.transport.potential import ChiSquared
 
         value = float(offsets[0])
         return ChiSquared(value, 0.0, 100) if math.isfinite(value) else None

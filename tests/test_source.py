@@ -10,8 +10,8 @@ from generators.mixtures import mixture, unequal_weights
 from torch import Generator, Tensor
 
 from otprior import solve_semidiscrete
-from otprior.semidual import BrenierPotential, natural_scale
-from otprior.solver import Outcome
+from otprior.transport.potential import BrenierPotential, natural_scale
+from otprior.transport.solve import Outcome
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

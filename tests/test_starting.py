@@ -13,9 +13,14 @@ import torch
 from exact_denoiser import ExactDenoiser
 from torch import Tensor
 
-from otprior.grids import timestep_grid
-from otprior.schedules import NoiseSchedule
-from otprior.starting import Start, matching_timestep, start_scheduler, supported_schedulers
+from otprior.diffusion.grids import timestep_grid
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.sampling.schedulers import (
+    Start,
+    matching_timestep,
+    start_scheduler,
+    supported_schedulers,
+)
 
 STOCHASTIC = (
     "DDPMScheduler",

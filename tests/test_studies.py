@@ -11,21 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from otprior import bundled
-from otprior.compare import (
-    Study,
-    StudyResult,
-    claim_work,
-    difference_gate,
-    material,
-    paired_fid_difference,
-    run_study,
-)
-from otprior.data import to_uint8
-from otprior.generation import RowSpec
+from otprior.data import bundled
+from otprior.data.images import to_uint8
+from otprior.experiments import inputs as material
+from otprior.experiments.comparison import Study, StudyResult
+from otprior.experiments.gates import difference_gate, paired_fid_difference
+from otprior.experiments.run import claim_work, run_study
+from otprior.experiments.search_plot import search_curve
 from otprior.metrics.features import classify
-from otprior.presets.frontier import break_even
-from otprior.report import search_curve, validate_report
+from otprior.report import validate_report
+from otprior.sampling.start_spec import RowSpec
+from otprior_studies.comparisons.frontier import break_even
 
 WHITE = RowSpec("none", 999, 1, spacing="trailing", label="white")
 RANDOM = RowSpec("random_atom", 500, 1, label="random")

@@ -12,9 +12,9 @@ from generators.symmetric import polygon, simplex
 from torch import Tensor
 
 from otprior import solve_semidiscrete
-from otprior.measures import DiscreteMeasure
-from otprior.semidual import BrenierPotential
-from otprior.tessellation import _Cells, tessellation_path
+from otprior.transport.measure import DiscreteMeasure
+from otprior.transport.methods.exact_cells import _Cells, tessellation_path
+from otprior.transport.potential import BrenierPotential
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

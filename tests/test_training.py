@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from otprior import NoiseSchedule, OTPriorPipeline, bundled
-from otprior.data import ImageSet, to_uint8
-from otprior.files import read_json
+from otprior import NoiseSchedule, OTPriorPipeline
+from otprior.data import bundled
+from otprior.data.images import ImageSet, to_uint8
 from otprior.metrics.features import classify
-from otprior.training import (
+from otprior.utils.files import read_json
+from otprior_studies.training import (
     NetworkPlan,
     TrainingProgress,
     build_network,
@@ -29,8 +30,8 @@ from otprior.training import (
     train_network,
     training_scheduler,
 )
-from otprior.training.export import stored
-from otprior.training.loop import batch_rows
+from otprior_studies.training.export import stored
+from otprior_studies.training.loop import batch_rows
 
 PLAN = NetworkPlan(channels=(8, 32), layers=1, classes=2, steps=4, batch_size=6, checkpoints=(50, 100))
 

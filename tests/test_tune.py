@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from otprior import tune as tune_module
-from otprior.compare import CopyLimit
-from otprior.generation import RowSpec
-from otprior.schedules import NoiseSchedule
-from otprior.tune import (
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.experiments import search as tune_module
+from otprior.experiments.gates import CopyLimit
+from otprior.experiments.search import (
     Trial,
     best_of,
     candidates,
@@ -26,6 +25,7 @@ from otprior.tune import (
     runner_up,
     survivors,
 )
+from otprior.sampling.start_spec import RowSpec
 
 VP = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 EDM = NoiseSchedule.edm(0.002, 80)

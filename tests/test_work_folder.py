@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from otprior.work_folder import mark_work
+from otprior.utils.work_folder import mark_work
 
 
 def test_only_the_same_job_goes_on(tmp_path: Path) -> None:

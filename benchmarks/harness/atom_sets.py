@@ -26,7 +26,7 @@ class AtomSet:
 
 def fashion_10k(source: Path | None) -> tuple[np.ndarray, None]:
     """The bundled atoms, pixels in [−1, 1]."""
-    from otprior import bundled
+    from otprior.data import bundled
 
     return bundled.atoms().images.reshape(-1, 28 * 28).numpy(), None
 

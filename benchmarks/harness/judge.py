@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from peers import Problem
 
-from otprior.draws import normal_block
-from otprior.semidual import BrenierPotential, ChiSquared, chi_squared
+from otprior.transport.potential import BrenierPotential, ChiSquared, chi_squared
+from otprior.utils.random import normal_block
 
 __all__ = ["Judge"]
 

@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from harness.tuning import describe
-from otprior.files import output_dir, write_json
+from otprior.utils.files import output_dir, write_json
 
 __all__ = ["Entry", "SetResult", "rows_of", "write"]
 

@@ -22,7 +22,7 @@ import numpy as np
 from peers import Settings
 
 from harness.judge import Judge
-from otprior.files import read_json, write_json
+from otprior.utils.files import read_json, write_json
 
 __all__ = ["Job", "Runner"]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import torch
 
-from otprior.reproductions.dpm_ot.published import adam
+from otprior_studies.papers.dpm_ot.published import adam
 from peers import Clock, Peer, Problem, Settings
 
 __all__ = ["PEER"]

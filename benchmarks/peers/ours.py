@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from otprior import solve_semidiscrete
-from otprior.coarse import coarse_start
-from otprior.measures import DiscreteMeasure
-from otprior.mixing import CellFinder
-from otprior.sgd import AveragedSgd
+from otprior.transport.cells.search import CellFinder
+from otprior.transport.measure import DiscreteMeasure
+from otprior.transport.methods.sgd import AveragedSgd
+from otprior.transport.methods.warm_start import coarse_start
 from peers import Clock, Peer, Problem, Settings
 
 __all__ = ["PEER"]

@@ -11,22 +11,20 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "NoiseSchedule": "otprior.schedules",
-    "timestep_grid": "otprior.grids",
-    "Outcome": "otprior.solver",
-    "Solution": "otprior.solver",
-    "solve_semidiscrete": "otprior.solver",
-    "transport_cost": "otprior.cost",
-    "BrenierPotential": "otprior.semidual",
+    "NoiseSchedule": "otprior.diffusion.schedule",
+    "timestep_grid": "otprior.diffusion.grids",
+    "Outcome": "otprior.transport.solve",
+    "Solution": "otprior.transport.solve",
+    "solve_semidiscrete": "otprior.transport.solve",
+    "transport_cost": "otprior.transport.cost",
+    "BrenierPotential": "otprior.transport.potential",
     "Prior": "otprior.priors",
     "IdentityPrior": "otprior.priors",
     "GaussianPrior": "otprior.priors",
     "MixturePrior": "otprior.priors",
     "SemiDiscretePrior": "otprior.priors",
     "RandomAtomPrior": "otprior.priors",
-    "BoostedAtomPrior": "otprior.priors",
-    "MiniBatchPrior": "otprior.priors",
-    "OTPriorPipeline": "otprior.pipelines",
+    "OTPriorPipeline": "otprior.sampling",
     # diffusers reloads a pipeline's component only from a module that shows this base class.
     "ModelMixin": "diffusers",
 }

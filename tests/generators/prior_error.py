@@ -21,8 +21,8 @@ import ot
 import torch
 from scipy.special import ndtr, ndtri
 
-from otprior.error.gaussians import isotropic
-from otprior.moments import Spectrum
+from otprior.transport.gaussian import isotropic
+from otprior.transport.moments import Spectrum
 
 FAMILIES = ("gaussian", "product", "gradient")
 

@@ -7,6 +7,8 @@ come at once. A command is a function of the same name as its module, which also
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import entry_points
+from types import ModuleType
 from typing import Annotated
 
 import typer
@@ -24,9 +26,6 @@ _COMMANDS = (
     "compare",
     "tune",
     "encode",
-    "codes",
-    "verify",
-    "reproduce",
     "audit",
 )
 
@@ -57,16 +56,20 @@ def _root(
     """Optimal-transport priors for diffusion models: sample in few network evaluations, with nothing retrained."""
 
 
-def _register(name: str) -> None:
-    module = import_module(f"otprior.cli.{name}")
+def _register(name: str, module: ModuleType, panel: str | None = None) -> None:
     lines = "\n\n".join(f"  {line}" for line in module.EXAMPLES)
     app.command(
-        name, epilog=f"Example:\n\n{lines}", no_args_is_help=name not in ("demo", "compare", "verify")
+        name,
+        epilog=f"Example:\n\n{lines}",
+        no_args_is_help=name not in ("demo", "compare", "verify"),
+        rich_help_panel=panel,
     )(getattr(module, name))
 
 
 for _name in _COMMANDS:
-    _register(_name)
+    _register(_name, import_module(f"otprior.cli.{_name}"))
+for _entry in entry_points(group="otprior.commands"):
+    _register(_entry.name, _entry.load(), "Studies")
 
 
 def main() -> None:

@@ -21,14 +21,19 @@ from otprior.cli.loading import (
 from otprior.cli.options import Overwrite, Threads, ValueRangeText
 from otprior.cli.parsing import parse_value_range
 from otprior.cli.progress import Bar, progress_bar
-from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.files import check_output_dir, output_dir
-from otprior.validation import invalid, require
+from otprior.cli.session import (
+    Debug,
+    Verbose,
+    session,
+    stdout,
+)
+from otprior.utils.files import check_output_dir, output_dir
+from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
-    from otprior.audit import AuditRequest
-    from otprior.data import ImageSet
-    from otprior.pipelines import OTPriorPipeline
+    from otprior.data.images import ImageSet
+    from otprior.error.audit import AuditRequest
+    from otprior.sampling import OTPriorPipeline
 
 __all__ = ["EXAMPLES", "audit"]
 
@@ -182,7 +187,7 @@ def audit(
 
 def _check_subject(name: str) -> None:
     """Refuses what is no model, no scheduler and no well-known schedule, by looking at names and paths alone."""
-    from otprior.known import CONFIG_FILE, known_names
+    from otprior.diffusion.known_schedules import CONFIG_FILE, known_names
 
     path = Path(name)
     if name == BUNDLED or name in known_names():
@@ -224,12 +229,12 @@ def _parse_times(option: str, text: str) -> list[float]:
 
 
 def _subject(name: str, scheduler: str | None, null_label: int | None) -> _Subject:
-    from otprior import bundled
     from otprior.cli.schedulers import named_scheduler
-    from otprior.error.solving import is_stochastic
-    from otprior.known import known_names, known_schedule
-    from otprior.pipelines.inputs import latent_shape
-    from otprior.pipelines.loading import own_scheduler
+    from otprior.data import bundled
+    from otprior.diffusion.known_schedules import known_names, known_schedule
+    from otprior.error.sampling_cost import is_stochastic
+    from otprior.sampling.folders import own_scheduler
+    from otprior.sampling.inputs import latent_shape
 
     path = Path(name)
     if name == BUNDLED or (path / "model_index.json").is_file():
@@ -276,9 +281,9 @@ def _request(
     cost_times: list[float] | None,
     **options: Any,
 ) -> AuditRequest:
-    from otprior.audit import AuditRequest, default_timesteps
-    from otprior.pipelines.inputs import takes_labels
-    from otprior.schedules import NoiseSchedule
+    from otprior.diffusion.schedule import NoiseSchedule
+    from otprior.error.audit import AuditRequest, default_timesteps
+    from otprior.sampling.inputs import takes_labels
 
     schedule = NoiseSchedule.from_scheduler(subject.scheduler)
     wanted = times if times is not None else default_timesteps(schedule)
@@ -315,8 +320,8 @@ def _request(
 
 
 def _report(request: AuditRequest, bar: Bar, settings: dict[str, Any], started: float) -> dict[str, Any]:
-    from otprior.audit import run_audit
-    from otprior.cli.records import empty_report
+    from otprior.cli.report_parts import empty_report
+    from otprior.error.audit import run_audit
     from otprior.report.schema import validate_report
 
     def listen(stage: str, done: int, total: int) -> None:
@@ -331,14 +336,14 @@ def _report(request: AuditRequest, bar: Bar, settings: dict[str, Any], started: 
 
 
 def _write(report: dict[str, Any], out: Path, overwrite: bool) -> None:
-    from otprior.report.audit_page import write_audit
+    from otprior.report.audit.page import write_audit
 
     with output_dir(out, overwrite) as folder:
         write_audit(folder, report)
 
 
 def _print(report: dict[str, Any], out: Path | None) -> None:
-    from otprior.report.audit_text import audit_headline, audit_summary, audit_tables
+    from otprior.report.audit.text import audit_headline, audit_summary, audit_tables
 
     console = stdout()
     console.print(audit_headline(report), style="bold", soft_wrap=True, markup=False, highlight=False)

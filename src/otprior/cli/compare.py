@@ -13,9 +13,16 @@ from otprior.cli.options import Overwrite
 from otprior.cli.parsing import require_path
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import Debug, Verbose, session
-from otprior.cli.studies import Compile, Precision, Workers, default_workers, follow, write_parts
-from otprior.files import check_output_dir
-from otprior.validation import require
+from otprior.cli.studies import (
+    Compile,
+    Precision,
+    Workers,
+    default_workers,
+    follow,
+    write_parts,
+)
+from otprior.utils.files import check_output_dir
+from otprior.utils.validation import require
 
 __all__ = ["EXAMPLES", "compare"]
 
@@ -102,8 +109,12 @@ def compare(
             require(preset is Preset.frontier, "--training", rule, preset.value)
             require_path("--training", training)
         with progress_bar("loading") as bar:
-            from otprior.generation import kept_processes
-            from otprior.presets import PRESETS, Stages
+            from importlib import import_module
+
+            from otprior.experiments.processes import kept_processes
+
+            comparisons = import_module("otprior_studies.comparisons")
+            PRESETS, Stages = comparisons.PRESETS, comparisons.Stages
 
             started = time.perf_counter()
             study = PRESETS[preset.value]

@@ -12,9 +12,19 @@ import typer
 
 from otprior.cli.options import Overwrite
 from otprior.cli.progress import progress_bar
-from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.cli.studies import Workers, default_workers, follow, print_report
-from otprior.files import check_output_dir, output_dir
+from otprior.cli.session import (
+    Debug,
+    Verbose,
+    session,
+    stdout,
+)
+from otprior.cli.studies import (
+    Workers,
+    default_workers,
+    follow,
+    print_report,
+)
+from otprior.utils.files import check_output_dir, output_dir
 
 __all__ = ["EXAMPLES", "demo"]
 
@@ -43,9 +53,9 @@ def demo(
     with session(verbose, debug, out):
         check_output_dir(out, overwrite)
         with progress_bar("loading") as bar:
-            from otprior import bundled
-            from otprior.compare import run_study
-            from otprior.presets import demo as demo_study
+            from otprior.data import bundled
+            from otprior.experiments.chosen import demo as demo_study
+            from otprior.experiments.run import run_study
             from otprior.report import write_report
 
             started = time.perf_counter()

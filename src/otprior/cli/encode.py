@@ -9,19 +9,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprior.cli.loading import check_data, check_model, load_data, load_model, set_up_torch
-from otprior.cli.options import Device, ModelArgument, Overwrite, Threads, ValueRangeText
+from otprior.cli.loading import (
+    check_data,
+    check_model,
+    load_data,
+    load_model,
+    set_up_torch,
+)
+from otprior.cli.options import (
+    Device,
+    ModelArgument,
+    Overwrite,
+    Threads,
+    ValueRangeText,
+)
 from otprior.cli.parsing import parse_value_range, require_path
 from otprior.cli.progress import progress_bar
-from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.files import check_output_dir, output_dir
-from otprior.validation import invalid, require
+from otprior.cli.session import (
+    Debug,
+    Verbose,
+    session,
+    stdout,
+)
+from otprior.utils.files import check_output_dir, output_dir
+from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from otprior.data import ImageSet
-    from otprior.pipelines import OTPriorPipeline
+    from otprior.data.images import ImageSet
+    from otprior.sampling import OTPriorPipeline
 
 __all__ = ["EXAMPLES", "encode"]
 
@@ -173,8 +190,8 @@ def _encode(
     grid: bool,
 ) -> list[str]:
     """Writes codes; returns what to print."""
-    from otprior.cli.coding import Bits, Coder, check_heeded
-    from otprior.codes import Encoder
+    from otprior.cli.encode_images import Bits, Coder, check_heeded
+    from otprior.diffusion.codes import Encoder
 
     labels = _labels(pipe, images.labels, len(images), told, "the images")
     encoder = Encoder(**options)
@@ -200,9 +217,9 @@ def _decode(
     """Writes images; returns what to print."""
     from dataclasses import replace
 
-    from otprior.cli.coding import Coder, check_heeded
-    from otprior.codes import Codes
-    from otprior.pipelines.inputs import latent_shape
+    from otprior.cli.encode_images import Coder, check_heeded
+    from otprior.diffusion.codes import Codes
+    from otprior.sampling.inputs import latent_shape
 
     codes = Codes.load(path)
     latents = codes.codes[:limit]
@@ -229,7 +246,7 @@ def _decode(
 
 
 def _images(data: str, pipe: OTPriorPipeline, pixels: Any, limit: int | None) -> ImageSet:
-    from otprior.pipelines.inputs import latent_shape
+    from otprior.sampling.inputs import latent_shape
 
     images = load_data(data, latent_shape(pipe.unet), pixels, bundled_split="held_out")
     return images if limit is None else images.select(slice(0, limit))
@@ -239,8 +256,8 @@ def _labels(pipe: Any, known: Tensor | None, count: int, told: _Told, whose: str
     """What the network is told, (N,): known labels, one for all, its label for no class; None if it takes none."""
     import torch
 
-    from otprior.data import check_labels
-    from otprior.pipelines.inputs import num_classes, takes_labels
+    from otprior.data.images import check_labels
+    from otprior.sampling.inputs import num_classes, takes_labels
 
     if not takes_labels(pipe.unet):
         require(told.one is None, "--class-label", "left out: the network takes no labels", told.one)

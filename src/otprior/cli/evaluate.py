@@ -7,21 +7,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprior.cli.loading import BUNDLED, check_data, load_data, set_up_torch
-from otprior.cli.options import Device, Overwrite, Threads, ValueRangeText
+from otprior.cli.loading import (
+    BUNDLED,
+    check_data,
+    load_data,
+    set_up_torch,
+)
+from otprior.cli.options import (
+    Device,
+    Overwrite,
+    Threads,
+    ValueRangeText,
+)
 from otprior.cli.parsing import parse_value_range, require_path
 from otprior.cli.progress import progress_bar
-from otprior.cli.records import empty_report
-from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.files import check_output_dir, output_dir
-from otprior.validation import require
+from otprior.cli.report_parts import empty_report
+from otprior.cli.session import (
+    Debug,
+    Verbose,
+    session,
+    stdout,
+)
+from otprior.utils.files import check_output_dir, output_dir
+from otprior.utils.validation import require
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from otprior.cli.samples import SampleSet
-    from otprior.data import ImageSet
+    from otprior.data.images import ImageSet
     from otprior.metrics import Reference
     from otprior.report import ReportImages
 
@@ -139,8 +154,9 @@ def _measure(
     """The report of one set of images, and some of them to show."""
     import torch
 
-    from otprior import bundled, metrics
+    from otprior import metrics
     from otprior.cli.samples import read_samples
+    from otprior.data import bundled
     from otprior.metrics.features import extract_features, load_extractor
     from otprior.report import report_reference, report_row, validate_report
 
@@ -207,7 +223,7 @@ def _measure(
 
 def _read_atoms(name: str, shape: tuple[int, int, int], value_range: Any) -> ImageSet:
     """Images, or those that a prior holds."""
-    from otprior.data import ImageSet
+    from otprior.data.images import ImageSet
     from otprior.priors import Prior
 
     if name == BUNDLED or not (Path(name) / "config.json").is_file():
@@ -241,7 +257,7 @@ def find_sources(samples: SampleSet, path: Path | None, atoms: ImageSet) -> Tens
 
     import numpy as np
 
-    from otprior.data import check_labels
+    from otprior.data.images import check_labels
 
     if path is not None:
         try:

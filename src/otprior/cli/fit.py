@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from otprior.cli.drawing import draw_images
-from otprior.cli.fitting import (
+from otprior.cli.draw import draw_images
+from otprior.cli.fit_prior import (
     Kind,
     check_source,
     fit_prior,
@@ -28,13 +28,34 @@ from otprior.cli.loading import (
     names_schedule,
     set_up_torch,
 )
-from otprior.cli.options import Device, Overwrite, Threads, ValueRangeText
+from otprior.cli.options import (
+    Device,
+    Overwrite,
+    Threads,
+    ValueRangeText,
+)
 from otprior.cli.parsing import parse_rank, parse_value_range, require_path
-from otprior.cli.processes import check_alone, check_work_dir, drop_states, several_processes
-from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.cli.tuning import Material, search_by_default, search_table, take_settings, write_search
-from otprior.files import check_output_dir
-from otprior.validation import require
+from otprior.cli.processes import (
+    check_alone,
+    check_work_dir,
+    drop_states,
+    several_processes,
+)
+from otprior.cli.session import (
+    Debug,
+    Verbose,
+    session,
+    stdout,
+)
+from otprior.cli.tune_search import (
+    Material,
+    search_by_default,
+    search_table,
+    take_settings,
+    write_search,
+)
+from otprior.utils.files import check_output_dir
+from otprior.utils.validation import require
 
 __all__ = ["EXAMPLES", "fit"]
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otprior.cli.parsing import require_path
-from otprior.validation import invalid, require
+from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
     import torch
 
-    from otprior.data import ImageSet
-    from otprior.pipelines import OTPriorPipeline
+    from otprior.data.images import ImageSet
     from otprior.priors import Prior
+    from otprior.sampling import OTPriorPipeline
 
 __all__ = [
     "BUNDLED",
@@ -49,7 +49,7 @@ def check_model(name: str) -> None:
 
 def names_schedule(name: str) -> bool:
     """Whether a name stands for a schedule without a network: a well-known one, a config file, or a folder with one."""
-    from otprior.known import CONFIG_FILE, known_names
+    from otprior.diffusion.known_schedules import CONFIG_FILE, known_names
 
     path = Path(name)
     in_folder = (path / CONFIG_FILE).is_file() and not (path / "model_index.json").is_file()
@@ -58,7 +58,7 @@ def names_schedule(name: str) -> bool:
 
 def load_schedule(name: str) -> Any:
     """The scheduler that such a name stands for."""
-    from otprior.known import known_names, known_schedule, read_scheduler
+    from otprior.diffusion.known_schedules import known_names, known_schedule, read_scheduler
 
     return known_schedule(name).scheduler if name in known_names() else read_scheduler(Path(name))
 
@@ -114,9 +114,9 @@ def load_model(
     Raises:
         ValueError: If the folder is damaged, or its parts do not belong together.
     """
-    from otprior import bundled
     from otprior.cli.schedulers import named_scheduler, with_spacing
-    from otprior.pipelines import OTPriorPipeline
+    from otprior.data import bundled
+    from otprior.sampling import OTPriorPipeline
 
     if name == BUNDLED and null_label is None:
         null_label = bundled.null_class_label()
@@ -151,12 +151,12 @@ def load_data(
     Arguments:
         name: A folder or file, or "bundled".
         shape: (C, H, W) that they must have, if that is known.
-        value_range: See `otprior.data.to_pixels`.
+        value_range: See `otprior.data.images.to_pixels`.
         license: Recorded with them.
         bundled_split: What "bundled" stands for: "atoms", "validation", "held_out" or "reference".
     """
-    from otprior import bundled
-    from otprior.data import load_images
+    from otprior.data import bundled
+    from otprior.data.images import load_images
 
     if str(name) == BUNDLED:
         images = bundled.atoms() if bundled_split == "atoms" else bundled.split(bundled_split)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from otprior.validation import invalid, require
+from otprior.utils.validation import invalid, require
 
 __all__ = ["format_seeds", "parse_labels", "parse_rank", "parse_seeds", "parse_value_range", "require_path"]
 
@@ -42,7 +42,7 @@ def parse_labels(text: str, option: str = "--class-labels") -> list[int]:
 
 
 def parse_value_range(text: str) -> tuple[float, float] | str | None:
-    """The `value_range` of `otprior.data.check_images`: "auto", "none" (as None), or "LOW,HIGH"."""
+    """The `value_range` of `otprior.data.images.check_images`: "auto", "none" (as None), or "LOW,HIGH"."""
     if text in ("auto", "none"):
         return "auto" if text == "auto" else None
     try:

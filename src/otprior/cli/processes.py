@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otprior.cli.session import fail
-from otprior.validation import require
+from otprior.utils.validation import require
 
 if TYPE_CHECKING:
-    from otprior.ranks import Ranks
+    from otprior.transport.distributed import Ranks
 
 __all__ = ["check_alone", "check_work_dir", "drop_states", "several_processes"]
 
@@ -62,7 +62,7 @@ def several_processes(work: Path) -> Iterator[Ranks]:
     """This process's place under torchrun, if it was started so; a rank that dies ends all with one explanation."""
     from torch.distributed import DistError
 
-    from otprior.ranks import Ranks
+    from otprior.transport.distributed import Ranks
 
     ranks = Ranks.join()
     try:

@@ -10,20 +10,41 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprior.cli.loading import check_model, check_prior, load_model, load_prior, set_up_torch
-from otprior.cli.options import Device, ModelArgument, Overwrite, Threads
-from otprior.cli.parsing import format_seeds, parse_labels, parse_seeds, require_path
+from otprior.cli.loading import (
+    check_model,
+    check_prior,
+    load_model,
+    load_prior,
+    set_up_torch,
+)
+from otprior.cli.options import (
+    Device,
+    ModelArgument,
+    Overwrite,
+    Threads,
+)
+from otprior.cli.parsing import (
+    format_seeds,
+    parse_labels,
+    parse_seeds,
+    require_path,
+)
 from otprior.cli.progress import Bar, progress_bar
-from otprior.cli.records import empty_report, ot_part, start_part
-from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.files import check_output_dir, output_dir, write_json
-from otprior.validation import require
+from otprior.cli.report_parts import empty_report, ot_part, start_part
+from otprior.cli.session import (
+    Debug,
+    Verbose,
+    session,
+    stdout,
+)
+from otprior.utils.files import check_output_dir, output_dir, write_json
+from otprior.utils.validation import require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from otprior.generation import RowSpec
-    from otprior.pipelines import OTPriorPipeline
+    from otprior.sampling import OTPriorPipeline
+    from otprior.sampling.start_spec import RowSpec
 
 __all__ = ["EXAMPLES", "sample"]
 
@@ -217,7 +238,7 @@ def sample(
 
 def _chosen(path: Path, steps: int | None) -> RowSpec:
     """The settings for so many steps, or the only ones."""
-    from otprior.settings import read_settings, row_of_steps
+    from otprior.sampling.settings import read_settings, row_of_steps
 
     row = row_of_steps(read_settings(path), steps)
     plain = not row.sampler and not row.conditional and row.guidance == 1
@@ -241,7 +262,7 @@ def _set_noise(pipe: Any, chosen: RowSpec) -> None:
 
 def latent_channels(pipe: Any) -> int | None:
     """C of the images that are sampled, if anything tells it."""
-    from otprior.pipelines.inputs import latent_shape
+    from otprior.sampling.inputs import latent_shape
 
     if pipe.vae is not None:
         return int(pipe.vae.config.out_channels)
@@ -282,10 +303,10 @@ def _load(
 def _grid(pipe: OTPriorPipeline, spacing: str | None, steps: int) -> tuple[float, list[float] | None]:
     """Where the sampler starts, in its own units, and its timesteps if the spacing is one of ours."""
     from otprior.cli.schedulers import GRID_SPACINGS
-    from otprior.grids import timestep_grid
-    from otprior.schedules import NoiseSchedule
-    from otprior.starting import matching_timestep
-    from otprior.starting.support import find_support
+    from otprior.diffusion.grids import timestep_grid
+    from otprior.diffusion.schedule import NoiseSchedule
+    from otprior.sampling.schedulers import matching_timestep
+    from otprior.sampling.schedulers.support import find_support
 
     find_support(pipe.scheduler)
     schedule = NoiseSchedule.from_scheduler(pipe.scheduler)
@@ -302,8 +323,8 @@ def _read_codes(
     path: Path, wanted: list[int] | None, pipe: Any
 ) -> tuple[list[int], Tensor, list[int] | None]:
     """Numbers of codes, the codes at unit scale, and what the network was told when they were encoded."""
-    from otprior.codes import Codes
-    from otprior.pipelines.inputs import latent_shape
+    from otprior.diffusion.codes import Codes
+    from otprior.sampling.inputs import latent_shape
 
     found = Codes.load(path)
     z = found.seed_noise()
@@ -321,8 +342,8 @@ def _read_codes(
 
 def _check_labels(pipe: OTPriorPipeline, labels: list[int] | None) -> None:
     """That no label of a later batch will be refused: the pipeline checks one batch at a time."""
-    from otprior.data import check_labels
-    from otprior.pipelines.inputs import num_classes
+    from otprior.data.images import check_labels
+    from otprior.sampling.inputs import num_classes
 
     if labels is not None:
         for count in (num_classes(pipe.unet), getattr(pipe.prior, "num_classes", None)):
@@ -334,9 +355,9 @@ def _run(pipe: Any, plan: _Plan, folder: Path, png: bool, as_float: bool, sheet:
     import torch
 
     from otprior.cli.samples import SampleWriter
-    from otprior.draws import stream_generator
-    from otprior.pipelines import seeds_to_generators
     from otprior.report import contact_sheet
+    from otprior.sampling import seeds_to_generators
+    from otprior.utils.random import stream_generator
 
     writer = SampleWriter(folder, plan.seeds, png, as_float)
     first: list[Tensor] = []

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otprior.data import ImageSet, load_images, to_uint8
-from otprior.files import read_json
-from otprior.validation import check_finite, require
+from otprior.data.images import ImageSet, load_images, to_uint8
+from otprior.utils.files import read_json
+from otprior.utils.validation import check_finite, require
 
 __all__ = ["SampleSet", "SampleWriter", "read_samples"]
 
@@ -124,7 +124,7 @@ def read_samples(path: Path, value_range: Any = "auto") -> SampleSet:
     """Reads a folder of `otprior sample`, or any images.
 
     Arguments:
-        path: The folder, or whatever `otprior.data.load_images` takes.
+        path: The folder, or whatever `otprior.data.images.load_images` takes.
         value_range: Of floating-point pixels in other files than `otprior sample` wrote; None for latents.
 
     Raises:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from otprior.starting.support import (
+from otprior.sampling.schedulers.support import (
     STOCK_SPACINGS,
     remade,
     spacing_changes,
     stock_spacing,
     supported_schedulers,
 )
-from otprior.validation import invalid
+from otprior.utils.validation import invalid
 
 __all__ = ["GRID_SPACINGS", "named_scheduler", "with_spacing"]
 

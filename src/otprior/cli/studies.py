@@ -14,10 +14,10 @@ from rich.console import Console
 
 from otprior.cli.progress import Bar
 from otprior.cli.session import stdout
-from otprior.files import output_dir
+from otprior.utils.files import output_dir
 
 if TYPE_CHECKING:
-    from otprior.compare import StudyProgress
+    from otprior.experiments.comparison import StudyProgress
     from otprior.report import ReportImages
 
 __all__ = [

@@ -12,10 +12,28 @@ from otprior.cli.loading import check_data, check_model, set_up_torch
 from otprior.cli.options import ModelArgument, Overwrite, ValueRangeText
 from otprior.cli.parsing import parse_value_range
 from otprior.cli.progress import progress_bar
-from otprior.cli.session import Debug, Verbose, session, stdout
-from otprior.cli.studies import Compile, Precision, Workers, default_workers, follow
-from otprior.cli.tuning import Material, check_material, refuse_empty, search_table, search_with, write_search
-from otprior.files import check_output_dir, output_dir
+from otprior.cli.session import (
+    Debug,
+    Verbose,
+    session,
+    stdout,
+)
+from otprior.cli.studies import (
+    Compile,
+    Precision,
+    Workers,
+    default_workers,
+    follow,
+)
+from otprior.cli.tune_search import (
+    Material,
+    check_material,
+    refuse_empty,
+    search_table,
+    search_with,
+    write_search,
+)
+from otprior.utils.files import check_output_dir, output_dir
 
 __all__ = ["EXAMPLES", "tune"]
 

@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-from otprior.error.bounds import data_error, gaussian_error
-from otprior.error.encoding import Encoding, encode
+from otprior.error.bounds.flow_coupling import Encoding, encode
+from otprior.error.dataset import data_error, gaussian_error
 from otprior.error.interval import Bound, ErrorInterval, combined
 from otprior.error.population import HeldOut, gaussian_population_error, population_error
-from otprior.error.starts import StartDraws, draw_starts, gaussian_start
+from otprior.error.start_law import StartDraws, draw_starts, gaussian_start
 from otprior.error.target import Target
 
 __all__ = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, replace
 
-from otprior.validation import require
+from otprior.utils.validation import require
 
 __all__ = ["Bound", "ErrorInterval", "best", "combined"]
 

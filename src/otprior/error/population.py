@@ -22,10 +22,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from otprior.error.bounds import part_level
-from otprior.error.dual import MeanEstimate, QuadraticPair
-from otprior.error.encoding import Encoding, SquaredGap, encode, flow_bound, squared_gap
-from otprior.error.gaussians import bures_squared, gaussian_map, isotropic, noised, variances_along
+from otprior.error.bounds.dual import MeanEstimate, QuadraticPair
+from otprior.error.bounds.flow_coupling import (
+    Encoding,
+    SquaredGap,
+    encode,
+    flow_bound,
+    squared_gap,
+)
+from otprior.error.dataset import part_level
 from otprior.error.interval import Bound, ErrorInterval, best
 from otprior.error.semidiscrete import (
     chain_bound,
@@ -35,11 +40,23 @@ from otprior.error.semidiscrete import (
     independent_bound,
     seeds_to_starts,
 )
-from otprior.error.starts import StartDraws, draw_starts, gaussian_start
+from otprior.error.start_law import StartDraws, draw_starts, gaussian_start
 from otprior.error.target import axes_kept
-from otprior.moments import Spectrum, streaming_spectrum
 from otprior.priors import Prior, SemiDiscretePrior
-from otprior.validation import check_finite, check_integer, invalid, require
+from otprior.transport.gaussian import (
+    bures_squared,
+    gaussian_map,
+    isotropic,
+    noised,
+    variances_along,
+)
+from otprior.transport.moments import Spectrum, streaming_spectrum
+from otprior.utils.validation import (
+    check_finite,
+    check_integer,
+    invalid,
+    require,
+)
 
 __all__ = ["LEAST_HELD_OUT", "HeldOut", "gaussian_population_error", "population_error"]
 

@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprior.draws import normal_block, seed_from
-from otprior.error.dual import MeanEstimate, QuadraticPair
+from otprior.error.bounds.dual import MeanEstimate, QuadraticPair
 from otprior.error.interval import Bound
-from otprior.error.starts import StartDraws
-from otprior.moments import Spectrum
+from otprior.error.start_law import StartDraws
 from otprior.priors import SemiDiscretePrior
+from otprior.transport.moments import Spectrum
+from otprior.utils.random import normal_block, seed_from
 
 __all__ = [
     "chain_bound",

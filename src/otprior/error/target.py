@@ -14,10 +14,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from otprior.error.cells import explained_by_cells
-from otprior.error.gaussians import no_covariance, total_variance
-from otprior.moments import FULL_COVARIANCE_LIMIT, Spectrum, StreamingMoments, streaming_spectrum
-from otprior.validation import check_finite, require
+from otprior.error.cell_coupling import explained_by_cells
+from otprior.transport.gaussian import no_covariance, total_variance
+from otprior.transport.moments import (
+    FULL_COVARIANCE_LIMIT,
+    Spectrum,
+    StreamingMoments,
+    streaming_spectrum,
+)
+from otprior.utils.validation import check_finite, require
 
 __all__ = ["Target", "axes_kept"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from otprior.validation import check_finite, require
+from otprior.utils.validation import check_finite, require
 
 __all__ = ["as_rows", "check_same_width"]
 

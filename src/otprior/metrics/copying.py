@@ -19,7 +19,7 @@ from torch import Tensor
 
 from otprior.metrics._rows import as_rows
 from otprior.metrics.neighbours import first_within, nearest
-from otprior.validation import require
+from otprior.utils.validation import require
 
 __all__ = [
     "COPY_RATIO",

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from otprior.files import output_dir, read_json, write_json
-from otprior.validation import check_integer, require
+from otprior.utils.files import output_dir, read_json, write_json
+from otprior.utils.validation import check_integer, require
 
 __all__ = [
     "FeatureExtractor",

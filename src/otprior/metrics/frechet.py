@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from otprior.metrics._rows import as_rows
-from otprior.validation import check_integer, require
+from otprior.utils.validation import check_integer, require
 
 __all__ = ["FeatureMoments", "frechet_distance"]
 

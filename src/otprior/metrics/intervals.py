@@ -23,7 +23,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from otprior.validation import check_choice, check_integer, require
+from otprior.utils.validation import check_choice, check_integer, require
 
 __all__ = [
     "FEW_EVENTS",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from otprior.validation import require
+from otprior.utils.validation import require
 
 __all__ = ["mixture_mask"]
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from otprior.metrics._rows import as_rows, check_same_width
-from otprior.validation import check_integer
+from otprior.utils.validation import check_integer
 
 __all__ = ["first_within", "nearest", "neighbourhood_terms", "precision_recall_density_coverage"]
 

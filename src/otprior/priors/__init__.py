@@ -4,19 +4,15 @@ Each is a file; `base` says what they share, and CONTRIBUTING how to add one.
 """
 
 from otprior.priors.base import Prior
-from otprior.priors.boosted_atom import BoostedAtomPrior
 from otprior.priors.gaussian import GaussianPrior
 from otprior.priors.identity import IdentityPrior
-from otprior.priors.mini_batch import MiniBatchPrior
 from otprior.priors.mixture import MixturePrior
 from otprior.priors.random_atom import RandomAtomPrior
 from otprior.priors.semidiscrete import SemiDiscretePrior
 
 __all__ = [
-    "BoostedAtomPrior",
     "GaussianPrior",
     "IdentityPrior",
-    "MiniBatchPrior",
     "MixturePrior",
     "Prior",
     "RandomAtomPrior",

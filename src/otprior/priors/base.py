@@ -24,11 +24,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from otprior.data import ImageSet, check_images, check_labels
-from otprior.files import output_dir, read_json
-from otprior.priors.hub import local_folder, upload
-from otprior.schedules import NoiseSchedule
-from otprior.validation import check_finite, check_integer, invalid, require
+from otprior.data.images import ImageSet, check_images, check_labels
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.utils.files import output_dir, read_json
+from otprior.utils.hub import local_folder, upload
+from otprior.utils.validation import (
+    check_finite,
+    check_integer,
+    invalid,
+    require,
+)
 
 __all__ = ["FORMAT_VERSION", "Prior"]
 

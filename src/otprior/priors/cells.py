@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from otprior.semidual import BrenierPotential
-from otprior.validation import invalid
+from otprior.transport.potential import BrenierPotential
+from otprior.utils.validation import invalid
 
 __all__ = ["CellMaps"]
 

@@ -24,9 +24,15 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from otprior.moments import FULL_COVARIANCE_LIMIT, Spectrum, streaming_spectrum
-from otprior.priors.base import Prior, as_schedule, images_by_class, read_data, rows_by_class
-from otprior.validation import require
+from otprior.priors.base import (
+    Prior,
+    as_schedule,
+    images_by_class,
+    read_data,
+    rows_by_class,
+)
+from otprior.transport.moments import FULL_COVARIANCE_LIMIT, Spectrum, streaming_spectrum
+from otprior.utils.validation import require
 
 __all__ = ["GaussianPrior", "gaussian_code", "gaussian_map"]
 
@@ -111,7 +117,7 @@ class GaussianPrior(Prior):
             labels: Class labels, (N,), for a conditional prior.
             rank: Principal axes kept; by default all of them up to 4,096 dimensions, 512 beyond.
             num_classes: Number of classes; by default the largest label + 1.
-            value_range: See `otprior.data.check_images`; None for latents.
+            value_range: See `otprior.data.images.check_images`; None for latents.
 
         Raises:
             ValueError: On bad images, labels, timestep or rank, or a class with fewer than two images.

@@ -27,12 +27,18 @@ from diffusers.configuration_utils import register_to_config
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from otprior.moments import thin_spectrum
-from otprior.priors.base import Prior, as_schedule, images_by_class, read_data, rows_by_class
+from otprior.priors.base import (
+    Prior,
+    as_schedule,
+    images_by_class,
+    read_data,
+    rows_by_class,
+)
 from otprior.priors.cells import CellMaps
 from otprior.priors.semidiscrete import fit_facts
-from otprior.solver import Progress, solve_semidiscrete
-from otprior.validation import check_choice, check_integer, require
+from otprior.transport.moments import thin_spectrum
+from otprior.transport.solve import Progress, solve_semidiscrete
+from otprior.utils.validation import check_choice, check_integer, require
 
 __all__ = ["MixturePrior"]
 
@@ -127,7 +133,7 @@ class MixturePrior(Prior):
             max_draws: When to give up, for each map.
             generator: Seeds clustering and solve.
             num_classes: Number of classes; by default the largest label + 1.
-            value_range: See `otprior.data.check_images`; None for latents.
+            value_range: See `otprior.data.images.check_images`; None for latents.
             throw: Whether an unsolved problem raises or is kept, with its χ² in `facts`.
             progress: Called with a `solver.Progress` now and then.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from otprior.priors.base import Prior, as_schedule, read_data
 from otprior.priors.semidiscrete import SemiDiscretePrior
-from otprior.validation import require
+from otprior.utils.validation import require
 
 __all__ = ["RandomAtomPrior"]
 

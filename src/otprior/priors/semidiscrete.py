@@ -28,16 +28,21 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from otprior.data import ImageSet
-from otprior.draws import normal_block, seed_from
-from otprior.measures import DiscreteMeasure
-from otprior.priors.base import Prior, as_schedule, read_data, rows_by_class
+from otprior.data.images import ImageSet
+from otprior.priors.base import (
+    Prior,
+    as_schedule,
+    read_data,
+    rows_by_class,
+)
 from otprior.priors.cells import CellMaps
-from otprior.projection import Projection, excess_share, project
-from otprior.ranks import Ranks
-from otprior.semidual import BrenierPotential, natural_scale
-from otprior.solver import Progress, Solution, solve_semidiscrete
-from otprior.validation import check_choice, require
+from otprior.transport.distributed import Ranks
+from otprior.transport.measure import DiscreteMeasure
+from otprior.transport.potential import BrenierPotential, natural_scale
+from otprior.transport.projection import Projection, excess_share, project
+from otprior.transport.solve import Progress, Solution, solve_semidiscrete
+from otprior.utils.random import normal_block, seed_from
+from otprior.utils.validation import check_choice, require
 
 __all__ = ["SemiDiscretePrior", "fit_facts"]
 
@@ -146,7 +151,7 @@ class SemiDiscretePrior(Prior):
             num_classes: Number of classes; by default the largest label + 1.
             rank: Solve, and find cells, along so many leading principal axes (an integer), or along as many as keep
                 this share of the variance (a float). Faster; `facts` says what it costs.
-            value_range: See `otprior.data.check_images`; None for latents.
+            value_range: See `otprior.data.images.check_images`; None for latents.
             throw: Whether an unsolved problem raises or is kept, with its χ² in `facts`.
             progress: Called with a `solver.Progress` now and then.
             precision, ranks: See `solve_semidiscrete`.

@@ -1,6 +1,6 @@
 """Reports: what a run measured, as JSON, as a terminal table, as plots and as one page to read.
 
-A report is a plain dictionary in the form of `assets/report.schema.json`; everything here is a function of
+A report is a plain dictionary in the form of `report/schemas/report.schema.json`; everything here is a function of
 it and of a few images. Quality is never shown without copying.
 """
 
@@ -8,9 +8,20 @@ from __future__ import annotations
 
 from otprior.report.html import page
 from otprior.report.images import ReportImages, contact_sheet, image_grid
-from otprior.report.plots import DARK, LIGHT, Theme, quality_against_copying, quality_against_nfe
-from otprior.report.schema import FORMAT_VERSION, report_reference, report_row, report_schema, validate_report
-from otprior.report.search import search_curve
+from otprior.report.plots import (
+    DARK,
+    LIGHT,
+    Theme,
+    quality_against_copying,
+    quality_against_nfe,
+)
+from otprior.report.schema import (
+    FORMAT_VERSION,
+    report_reference,
+    report_row,
+    report_schema,
+    validate_report,
+)
 from otprior.report.summary import headline, summary
 from otprior.report.terminal import further_tables, table
 from otprior.report.writer import write_report
@@ -31,7 +42,6 @@ __all__ = [
     "report_reference",
     "report_row",
     "report_schema",
-    "search_curve",
     "summary",
     "table",
     "validate_report",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from otprior.files import output_file, write_json
+from otprior.utils.files import output_file, write_json
 
 __all__ = ["write_folder"]
 

@@ -15,8 +15,15 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from otprior.report.claims import claim_plot
-from otprior.report.html_tables import all_figures, further_tables, gates, made_with, reading, section
+from otprior.report.curves import curve_plot
+from otprior.report.html_tables import (
+    all_figures,
+    further_tables,
+    gates,
+    made_with,
+    reading,
+    section,
+)
 from otprior.report.images import ReportImages, data_uri
 from otprior.report.plots import (
     DARK,
@@ -27,7 +34,13 @@ from otprior.report.plots import (
     quality_against_copying,
     quality_against_nfe,
 )
-from otprior.report.rows import METRICS, copies_more, quality, real_copy_rate, start_label
+from otprior.report.rows import (
+    METRICS,
+    copies_more,
+    quality,
+    real_copy_rate,
+    start_label,
+)
 from otprior.report.summary import find, headline, summary
 
 __all__ = ["figure", "fill", "page", "prose", "tile"]
@@ -188,7 +201,7 @@ def _curves(report: dict[str, Any]) -> str:
     """Plots of figures that are no row's."""
     parts = []
     for curves in report.get("curves") or []:
-        address = base64.b64encode(claim_plot(curves, "svg")).decode("ascii")
+        address = base64.b64encode(curve_plot(curves, "svg")).decode("ascii")
         picture = f'<img src="data:image/svg+xml;base64,{address}" alt="{escape(curves["title"])}">'
         parts.append(f'<figure><div class="card plot">{picture}</div></figure>')
     return section("Further plots", "\n".join(parts)) if parts else ""

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from otprior.data import to_uint8
-from otprior.validation import check_finite, check_integer, require
+from otprior.data.images import to_uint8
+from otprior.utils.validation import check_finite, check_integer, require
 
 __all__ = ["ReportImages", "contact_sheet", "data_uri", "image_grid", "to_pil"]
 

@@ -18,8 +18,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from otprior.report.rows import Interval, family, interval, quality, quality_name
-from otprior.validation import check_choice, require
+from otprior.report.rows import (
+    Interval,
+    family,
+    interval,
+    quality,
+    quality_name,
+)
+from otprior.utils.validation import check_choice, require
 
 __all__ = [
     "DARK",

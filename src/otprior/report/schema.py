@@ -1,9 +1,9 @@
 """The form of report.json: one schema for every command's report.
 
-The schema itself is `assets/report.schema.json` (JSON Schema, draft 2020-12). A sampling report holds the
+The schema itself is `schemas/report.schema.json` (JSON Schema, draft 2020-12). A sampling report holds the
 feature extractor, the OT solve, the held-out real images (the floor of every figure) and one row a start;
-a report with "claims" is that of `otprior verify`. An audit's has a schema of its own, `assets/audit.schema.json`,
-and so has a study of codes, `assets/codes.schema.json`.
+a report with "claims" is that of `otprior verify`. An audit's has a schema of its own, `schemas/audit.schema.json`,
+and so has a study of codes, `schemas/codes.schema.json`.
 Rates lie in [0, 1], intervals are 95%, absent is null.
 """
 
@@ -20,7 +20,7 @@ from typing import Any
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
-from otprior.validation import invalid, require
+from otprior.utils.validation import invalid, require
 
 __all__ = [
     "FORMAT_VERSION",
@@ -46,7 +46,7 @@ _VALIDATOR = validators.extend(
 @functools.cache
 def report_schema() -> dict[str, Any]:
     """The JSON Schema of report.json, as shipped."""
-    file = resources.files("otprior").joinpath("assets/report.schema.json")
+    file = resources.files("otprior.report").joinpath("schemas/report.schema.json")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
@@ -78,14 +78,14 @@ def report_reference(n: int, figures: dict[str, Any], label: str | None = None) 
 @functools.cache
 def audit_schema() -> dict[str, Any]:
     """The JSON Schema of an audit's report.json, as shipped."""
-    file = resources.files("otprior").joinpath("assets/audit.schema.json")
+    file = resources.files("otprior.report").joinpath("schemas/audit.schema.json")
     return json.loads(file.read_text(encoding="utf-8"))
 
 
 @functools.cache
 def codes_schema() -> dict[str, Any]:
     """The JSON Schema of the report.json of a study of codes, as shipped."""
-    file = resources.files("otprior").joinpath("assets/codes.schema.json")
+    file = resources.files("otprior.report").joinpath("schemas/codes.schema.json")
     return json.loads(file.read_text(encoding="utf-8"))
 
 

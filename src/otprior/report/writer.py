@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from otprior.report.claims import claim_plot
+from otprior.report.curves import curve_plot
 from otprior.report.folder import write_folder
 from otprior.report.html import page
 from otprior.report.images import ReportImages, image_grid
-from otprior.report.plots import has_copying, has_quality, quality_against_copying, quality_against_nfe
+from otprior.report.plots import (
+    has_copying,
+    has_quality,
+    quality_against_copying,
+    quality_against_nfe,
+)
 from otprior.report.schema import validate_report
 
 __all__ = ["write_report"]
@@ -22,7 +27,7 @@ def write_report(
     """Writes a report into a folder, which is made if it is not there; files of other names stay.
 
     Arguments:
-        directory: The folder, such as the one that `otprior.files.output_dir` yields.
+        directory: The folder, such as the one that `otprior.utils.files.output_dir` yields.
         report: In the form of `report.schema.json`. With "claims" only report.json is written.
         images: Rows of the image grid, in the order to be shown; none leaves the grid out.
 
@@ -44,5 +49,5 @@ def write_report(
         if images:
             contents["images.png"] = image_grid(images)
         for curves in report.get("curves") or []:
-            contents[f"{curves['name']}.png"] = claim_plot(curves)
+            contents[f"{curves['name']}.png"] = curve_plot(curves)
     return write_folder(directory, report, contents)

@@ -1,0 +1,366 @@
+"""Images in and out, and what the library believes about them.
+
+Inside the library an image is a float32 tensor (C, H, W) with pixels in [-1, 1]; on disk it is 8-bit,
+u = round(127.5 (x + 1)). What comes from outside is read strictly: nothing is resized, rescaled, clipped
+or unpickled on a guess, because a prior fitted to images on [0, 1] samples grey fog and says nothing.
+
+- uint8 maps to [-1, 1] by u / 127.5 − 1;
+- floats must lie in [-1, 1], and some must be below −0.05: if none is, they are probably on [0, 1], and
+  the caller says so with `value_range=(0, 1)` or denies it with `value_range=(-1, 1)`;
+- `value_range=None` takes values as they are (latents).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otprior.utils.validation import check_finite, invalid, require
+
+__all__ = [
+    "ImageSet",
+    "ValueRange",
+    "check_images",
+    "check_labels",
+    "load_images",
+    "to_pixels",
+    "to_uint8",
+]
+
+ValueRange = tuple[float, float] | Literal["auto"] | None
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
+# Half-precision and resampled data overshoot by rounding; more than this is another range.
+SLACK = 1e-3
+LOOKS_NON_NEGATIVE = -0.05
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images with their labels and where they come from.
+
+    Attributes:
+        images: float32 (N, C, H, W), in [-1, 1] unless they are latents.
+        labels: int64 (N,), or None.
+        name: What reports call this set.
+        source: File, folder or package the images come from.
+        license: Under what terms; None if nobody said.
+        class_names: One name a label, where known.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
+    name: str = "images"
+    source: str | None = None
+    license: str | None = None
+    class_names: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the shape, as text, and the float32 values in C order: the same from any file format."""
+        values = self.images.detach().cpu().contiguous().numpy().astype("<f4", copy=False)
+        digest = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        digest.update(values.reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
+
+    def sample(self, count: int, seed: int = 0) -> ImageSet:
+        """`count` of the images, drawn without replacement, in the order that they stand in: folders go by class."""
+        generator = torch.Generator().manual_seed(seed)
+        return self.select(torch.randperm(len(self), generator=generator)[:count].sort().values)
+
+    def select(self, index: slice | Tensor) -> ImageSet:
+        """The images (and labels) at `index`, with the same provenance."""
+        labels = self.labels[index] if self.labels is not None else None
+        return replace(self, images=self.images[index], labels=labels)
+
+
+def to_pixels(values: Tensor | np.ndarray, value_range: ValueRange = "auto", name: str = "images") -> Tensor:
+    """Float32 values in [-1, 1], of any shape, by the rules at the head of this module.
+
+    Args:
+        values: uint8 or floating; at least one value.
+        value_range: "auto"; (low, high), which maps linearly to [-1, 1]; or None for latents.
+        name: What an error calls them.
+
+    Raises:
+        ValueError: On NaN or infinity, values outside the range, a range that looks wrong, other types.
+    """
+    if isinstance(values, np.ndarray):
+        # (An array in memory may be changed by its owner; one mapped from a file is not copied.)
+        values = torch.from_numpy(values if isinstance(values, np.memmap) else np.array(values))
+    tensor = values
+    require(isinstance(tensor, Tensor), name, "a tensor or an array", type(values).__name__)
+    require(tensor.numel() > 0, name, "not empty", f"shape {tuple(tensor.shape)}")
+    is_uint8 = tensor.dtype == torch.uint8
+    require(not (is_uint8 and value_range is None), name, "floating where value_range is None", tensor.dtype)
+    require(is_uint8 or tensor.is_floating_point(), name, "uint8 or floating", tensor.dtype)
+    if is_uint8 and value_range == "auto":
+        return tensor.to(torch.float32).div_(127.5).sub_(1.0)
+    check_finite(name, tensor)
+    pixels = tensor.to(torch.float32)
+    if value_range is None:
+        return pixels
+    low, high = float(pixels.min()), float(pixels.max())
+    came = f"values in [{low:.4g}, {high:.4g}]"
+    if value_range == "auto":
+        hint = "Pass value_range=(low, high) to say what range they have, or value_range=None for latents"
+        require(low >= -1 - SLACK and high <= 1 + SLACK, name, "in [-1, 1]", came, hint)
+        rule = f"in [-1, 1] with some value below {LOOKS_NON_NEGATIVE}"
+        hint = (
+            "If they are on [0, 1] pass value_range=(0, 1); if on [-1, 1] all the same, value_range=(-1, 1)"
+        )
+        require(low < LOOKS_NON_NEGATIVE, name, rule, came, hint)
+        return pixels.clamp(-1.0, 1.0)
+    bottom, top = _checked_range(value_range)
+    slack = SLACK * (top - bottom) / 2
+    require(low >= bottom - slack and high <= top + slack, name, f"in [{bottom:g}, {top:g}]", came)
+    if (bottom, top) != (-1.0, 1.0):  # the identity is kept exact
+        pixels = (pixels - bottom) * (2.0 / (top - bottom)) - 1.0
+    return pixels.clamp(-1.0, 1.0)
+
+
+def _checked_range(value_range: Any) -> tuple[float, float]:
+    rule = '"auto", None, or a pair (low, high) with low < high'
+    require(
+        isinstance(value_range, Sequence) and len(value_range) == 2, "value_range", rule, repr(value_range)
+    )
+    bottom, top = value_range
+    numbers = all(isinstance(end, int | float) for end in (bottom, top))
+    require(numbers and bottom < top, "value_range", rule, repr(value_range))
+    return float(bottom), float(top)
+
+
+def check_images(
+    images: Tensor | np.ndarray,
+    *,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    value_range: ValueRange = "auto",
+    name: str = "images",
+) -> Tensor:
+    """Images as the library wants them: float32 (N, C, H, W) in [-1, 1].
+
+    Args:
+        images: (N, C, H, W), or (N, H, W) for one channel; uint8 or floating.
+        size: Height and width they must have; an integer means square.
+        channels: Number of channels they must have.
+        value_range: See `to_pixels`.
+        name: What an error calls them.
+
+    Raises:
+        ValueError: If shape or values break a rule. Nothing is resized or converted to fit.
+    """
+    shape = tuple(images.shape)
+    require(len(shape) in (3, 4), name, "of shape (N, C, H, W) or (N, H, W)", shape)
+    if len(shape) == 3:
+        images, shape = images[:, None], (shape[0], 1, *shape[1:])
+    if size is not None:
+        wanted = (size, size) if isinstance(size, int) else tuple(size)
+        hint = "Resize them first: how is a choice that changes results"
+        require(shape[2:] == wanted, name, f"{wanted[0]}x{wanted[1]}", f"{shape[2]}x{shape[3]}", hint)
+    if channels is not None:
+        require(shape[1] == channels, name, f"of {channels} channel(s)", f"{shape[1]}")
+    return to_pixels(images, value_range, name)
+
+
+def check_labels(labels: Any, n: int, num_classes: int | None = None, name: str = "labels") -> Tensor:
+    """Class labels as int64 (n,), each in [0, num_classes).
+
+    Args:
+        labels: A tensor, array or sequence of integers.
+        n: How many there must be: one an image.
+        num_classes: None asks only that none is negative.
+        name: What an error calls them.
+
+    Raises:
+        ValueError: If a label is not an integer or out of range (the first such row is named).
+    """
+    if not isinstance(labels, Tensor):
+        values = np.array(labels)
+        require(values.dtype.kind in "biufc", name, "integers", values.dtype)
+        labels = torch.from_numpy(values)
+    tensor = labels
+    integral = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
+    require(integral, name, "integers", tensor.dtype)
+    require(tuple(tensor.shape) == (n,), name, f"of shape ({n},), one label an image", tuple(tensor.shape))
+    tensor = tensor.to(torch.int64)
+    wrong = tensor < 0 if num_classes is None else (tensor < 0) | (tensor >= num_classes)
+    if bool(wrong.any()):
+        row = int(torch.nonzero(wrong)[0])
+        rule = ">= 0" if num_classes is None else f"in [0, {num_classes - 1}]"
+        raise invalid(name, rule, f"{int(tensor[row])} in row {row} ({int(wrong.sum())} such rows)")
+    return tensor
+
+
+def load_images(
+    path: str | Path,
+    *,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    value_range: ValueRange = "auto",
+    labels: Any = None,
+    num_classes: int | None = None,
+    license: str | None = None,
+) -> ImageSet:
+    """Images from a folder or file, checked.
+
+    - a folder, searched recursively for image files, in the order of their paths; where all of them lie in
+      two or more subfolders, these name the classes (names that are all numbers are the labels themselves);
+    - `.npz` with arrays `images` and, if there are any, `labels` (or `arr_0` and `arr_1`); or `.npy`. Arrays
+      are (N, H, W), (N, H, W, C) or (N, C, H, W): the last axis is C if it is `channels`, or 1, 3 or 4;
+    - `.safetensors` with tensors `images` (N, C, H, W) or (N, H, W) and perhaps `labels`.
+
+    Args:
+        path: The folder or file.
+        size, channels, value_range: What the images must be; see `check_images`.
+        labels: Integers (N,) that replace those of the file.
+        num_classes: Labels must be below it.
+        license: Recorded with the images; nothing is inferred from files.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `path`.
+        ValueError: If a file is damaged, of an unknown kind, holds Python objects, or breaks a rule.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"data {path}: there is no such file or folder")
+    values: Tensor | np.ndarray
+    found: Any = None
+    class_names = None
+    if path.is_dir():
+        values, found, class_names = _read_folder(path, channels)
+    elif path.suffix in (".npz", ".npy"):
+        values, found = _read_numpy(path, channels)
+    elif path.suffix == ".safetensors":
+        values, found = _read_safetensors(path)
+    else:
+        rule = "a folder of images, or a .npz, .npy or .safetensors file"
+        raise invalid("data", rule, path)
+    name = f"images of {path}"
+    images = check_images(values, size=size, channels=channels, value_range=value_range, name=name)
+    if labels is not None:
+        found, class_names = labels, None
+    if found is not None:
+        found = check_labels(found, len(images), num_classes, name=f"labels of {path}")
+    return ImageSet(images, found, path.stem, str(path), license, class_names)
+
+
+def _read_numpy(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarray | None]:
+    try:
+        # Mapped, so that a file larger than memory can be fitted; copied on write, as tensors are writable.
+        loaded = np.load(path, mmap_mode="c", allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            arrays = {"images": loaded}
+        else:
+            with loaded:
+                wanted = [key for key in ("images", "labels", "arr_0", "arr_1") if key in loaded]
+                arrays, names = {key: loaded[key] for key in wanted}, list(loaded)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        reason = f"damaged or not a numpy file: {error}"
+        if isinstance(error, ValueError) and re.search("pickle|Python object", str(error)):
+            reason = "damaged or holds Python objects, which are never loaded; save plain arrays"
+        raise ValueError(f"{path} is {reason}") from error
+    key, label_key = ("images", "labels") if "images" in arrays else ("arr_0", "arr_1")
+    if key not in arrays:
+        raise invalid(str(path), "a file with an array named 'images'", names)
+    images, labels = arrays[key], arrays.get(label_key)
+    if images.ndim == 4:
+        last = (channels,) if channels in (images.shape[1], images.shape[3]) else (1, 3, 4)
+        if images.shape[3] in last:
+            images = images.transpose(0, 3, 1, 2)
+    return images, labels
+
+
+def _read_safetensors(path: Path) -> tuple[Tensor, Tensor | None]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
+    require("images" in tensors, str(path), "a file with a tensor named 'images'", sorted(tensors))
+    return tensors["images"], tensors.get("labels")
+
+
+def _read_folder(
+    folder: Path, channels: int | None
+) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
+    """uint8 images (N, C, H, W), labels and class names of a folder of image files."""
+    from PIL import Image, UnidentifiedImageError
+
+    paths = sorted(path for path in folder.rglob("*") if _is_image_file(path, folder))
+    require(len(paths) > 0, "data", "a folder with image files", f"{folder}, which has none")
+    first: tuple[Path, np.ndarray] | None = None
+    images = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                image.load()
+                pixels = _pixels_of(image, path)
+        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path} is damaged or not an image: {error}") from error
+        if first is None:
+            first = (path, pixels)
+        if pixels.shape != first[1].shape:
+            raise ValueError(
+                f"images of {folder} must be of one size and kind; {first[0].name} is {_describe(first[1])}, "
+                f"{path.relative_to(folder)} is {_describe(pixels)}"
+            )
+        images.append(pixels)
+    labels, class_names = _labels_of([path.relative_to(folder) for path in paths])
+    return np.stack(images), labels, class_names
+
+
+def _is_image_file(path: Path, folder: Path) -> bool:
+    # Hidden files and folders hold thumbnails and resource forks, not data.
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
+
+
+def _pixels_of(image: Any, path: Path) -> np.ndarray:
+    """uint8 (C, H, W) of an opened image: grey stays grey, a palette becomes RGB, the rest is refused."""
+    if image.mode == "1":
+        image = image.convert("L")
+    elif image.mode == "P" and "transparency" not in image.info:
+        image = image.convert("RGB")
+    rule = "8-bit grey or RGB without transparency"
+    require(image.mode in ("L", "RGB"), str(path), rule, f"an image of mode {image.mode}", "Convert it first")
+    pixels = np.asarray(image, dtype=np.uint8)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def _describe(pixels: np.ndarray) -> str:
+    channels, height, width = pixels.shape
+    return f"{height}x{width} with {channels} channel(s)"
+
+
+def _labels_of(paths: list[Path]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    """Labels by top-level subfolder, if every image lies in one and there are at least two."""
+    names = sorted({path.parts[0] for path in paths if len(path.parts) > 1})
+    if len(names) < 2 or any(len(path.parts) == 1 for path in paths):
+        return None, None
+    if all(name.isascii() and name.isdigit() for name in names):
+        return np.array([int(path.parts[0]) for path in paths]), None
+    index = {name: label for label, name in enumerate(names)}
+    return np.array([index[path.parts[0]] for path in paths]), tuple(names)
+
+
+def to_uint8(images: Tensor) -> np.ndarray:
+    """8-bit pixels round(127.5 (x + 1)), values outside [-1, 1] clipped; same shape as `images`."""
+    scaled = images.detach().to(device="cpu", dtype=torch.float32).add(1.0).mul_(127.5)
+    return scaled.round_().clamp_(0, 255).to(torch.uint8).numpy()

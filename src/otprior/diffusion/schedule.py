@@ -1,0 +1,269 @@
+r"""Noise schedules: the signal and noise scales of a forward process.
+
+A forward process takes a clean image x_0 to x_t = α_t x_0 + σ_t ε, ε ~ N(0, I). Three families occur:
+
+- VP (variance preserving): α² + σ² = 1, given by a table of ᾱ_t = α_t² at the integer timesteps 0..T−1;
+- VE (variance exploding): α = 1;
+- flow matching: α = 1 − σ, σ = t/T.
+
+The one quantity that schedules share is the log signal-to-noise ratio log_snr = log(α²/σ²). It falls
+strictly as noise grows, so it names a moment of the process whatever units its timesteps are in.
+
+References:
+    Kingma, Salimans, Poole & Ho, "Variational diffusion models" (2021), https://arxiv.org/abs/2107.00630
+    Karras, Aittala, Aila & Laine, "Elucidating the design space of diffusion-based generative models"
+    (2022), https://arxiv.org/abs/2206.00364
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from otprior.utils.validation import (
+    check_choice,
+    check_integer,
+    invalid,
+    require,
+)
+
+__all__ = ["NoiseSchedule"]
+
+Number = TypeVar("Number", float, Tensor)
+
+# Schedulers of VE networks after Karras et al.: the network is told c_noise = log(σ)/4.
+_EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+_FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    r"""The forward process x_t = α_t x_0 + σ_t ε, in float64.
+
+    A table of log_snr at increasing timesteps is kept and interpolated: exact at the table's timesteps,
+    linear in t between them, hence strictly decreasing and invertible. (Towards an entry of exactly zero
+    SNR, where log_snr is −inf, the ratio α/σ is what is linear.) A flow-matching schedule is in closed form.
+
+    Build one with `from_scheduler`, or with `vp`, `ve`, `edm`, `flow`.
+
+    Arguments:
+        kind: "vp", "ve" or "flow".
+        times: Timesteps of the table, shape (n,), increasing, in the units that the network is told.
+        log_snrs: log(α²/σ²) at those, shape (n,), strictly decreasing; the last may be −inf.
+        discrete: Whether the network was trained at the integers of the table only.
+    """
+
+    kind: str
+    times: Tensor
+    log_snrs: Tensor
+    discrete: bool
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, ("vp", "ve", "flow"))
+        require(len(self.times) >= 2, "schedule", "at least two timesteps long", len(self.times))
+        falls = bool((self.log_snrs[1:] < self.log_snrs[:-1]).all())
+        require(
+            falls, "schedule", "strictly less signal at every later timestep", "a step that adds no noise"
+        )
+
+    @classmethod
+    def vp(cls, alphas_cumprod: Tensor | Sequence[float]) -> NoiseSchedule:
+        """A variance-preserving process with α_t² = `alphas_cumprod`[t] at t = 0..T−1, shape (T,)."""
+        table = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64)
+        inside = bool(((table >= 0) & (table < 1)).all())
+        require(inside, "alphas_cumprod", "in [0, 1)", f"[{float(table.min())}, {float(table.max())}]")
+        times = torch.arange(len(table), dtype=torch.float64)
+        return cls("vp", times, table.log() - torch.log1p(-table), discrete=True)
+
+    @classmethod
+    def ve(cls, sigmas: Tensor | Sequence[float]) -> NoiseSchedule:
+        """A variance-exploding process with σ_t = `sigmas`[t] at t = 0..T−1, increasing, shape (T,)."""
+        table = torch.as_tensor(sigmas).detach().to("cpu", torch.float64)
+        require(bool((table > 0).all()), "sigmas", "positive", float(table.min()))
+        return cls("ve", torch.arange(len(table), dtype=torch.float64), -2 * table.log(), discrete=True)
+
+    @classmethod
+    def edm(cls, sigma_min: float, sigma_max: float) -> NoiseSchedule:
+        """A variance-exploding process whose timestep is Karras' c_noise, t = log(σ)/4: any real one."""
+        require(0 < sigma_min < sigma_max, "sigma_min, sigma_max", "0 < min < max", (sigma_min, sigma_max))
+        times = torch.tensor([sigma_min, sigma_max], dtype=torch.float64).log() / 4
+        return cls("ve", times, -8 * times, discrete=False)
+
+    @classmethod
+    def flow(cls, num_train_timesteps: int) -> NoiseSchedule:
+        """Flow matching: σ = t/T and α = 1 − t/T for real t in [0, T], T = `num_train_timesteps`."""
+        check_integer("num_train_timesteps", num_train_timesteps, 1)
+        times = torch.tensor([0.0, num_train_timesteps], dtype=torch.float64)
+        return cls("flow", times, torch.tensor([math.inf, -math.inf], dtype=torch.float64), discrete=False)
+
+    @classmethod
+    def from_scheduler(cls, scheduler: Any) -> NoiseSchedule:
+        """The forward process that a diffusers scheduler's network was trained on.
+
+        It describes the *network*: Euler, Heun, LMS and KDPM2 run a VP network on x/α, but the process is
+        the VP one of their betas, the same as under DDIM (the samplers' scale is dealt with where sampling
+        starts). Exceptions are EDM schedulers, and Euler with continuous timesteps and v-prediction, whose
+        networks are told log(σ)/4: VE. A flow-matching network is told t = T σ, so its `shift` moves grids
+        of timesteps but not the relation of t to σ. Betas may be of any shape. Rescaled to zero terminal SNR,
+        the last timestep has α = 0 also where the scheduler puts 2⁻¹² there to keep its own divisions finite
+        (with linear betas that is *more* signal than one timestep earlier).
+
+        Arguments:
+            scheduler: An instance of a diffusers scheduler.
+
+        Raises:
+            ValueError: If the scheduler describes none of the three families.
+        """
+        name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
+        if name in _FLOW or config.get("use_flow_sigmas"):
+            inverted = bool(config.get("invert_sigmas"))
+            require(not inverted, "scheduler", "one with invert_sigmas=False", f"{name} with True")
+            return cls.flow(config["num_train_timesteps"])
+        if name in _EDM:
+            return cls.edm(config["sigma_min"], config["sigma_max"])
+        table = getattr(scheduler, "alphas_cumprod", None)
+        if not isinstance(table, Tensor):
+            raise invalid(
+                "scheduler",
+                "a VP, EDM or flow-matching scheduler of diffusers",
+                name,
+                "Describe its process with NoiseSchedule.vp, .ve, .edm or .flow.",
+            )
+        continuous = config.get("timestep_type") == "continuous"
+        if continuous and config.get("prediction_type") == "v_prediction":
+            ratios = ((1 - table.double()) / table.double()).sqrt()
+            low, high = config.get("sigma_min"), config.get("sigma_max")
+            return cls.edm(
+                float(ratios[0]) if low is None else low, float(ratios[-1]) if high is None else high
+            )
+        if config.get("rescale_betas_zero_snr"):
+            table = torch.cat([table[:-1], torch.zeros_like(table[-1:])])
+        return cls.vp(table)
+
+    @classmethod
+    def from_dict(cls, facts: dict[str, Any]) -> NoiseSchedule:
+        """Reads what `to_dict` wrote."""
+        makers: dict[str, Callable[..., NoiseSchedule]] = {
+            "vp": cls.vp,
+            "ve": cls.ve,
+            "edm": cls.edm,
+            "flow": cls.flow,
+        }
+        facts = dict(facts)
+        kind = facts.pop("kind", None)
+        check_choice("schedule kind", kind, tuple(makers))
+        return makers[kind](**facts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The arguments that rebuild this schedule, as JSON values."""
+        if self.kind == "flow":
+            return {"kind": "flow", "num_train_timesteps": self.num_train_timesteps}
+        if self.kind == "vp":
+            return {"kind": "vp", "alphas_cumprod": torch.sigmoid(self.log_snrs).tolist()}
+        sigmas = torch.exp(-self.log_snrs / 2).tolist()
+        if self.discrete:
+            return {"kind": "ve", "sigmas": sigmas}
+        return {"kind": "edm", "sigma_min": sigmas[0], "sigma_max": sigmas[1]}
+
+    @property
+    def timestep_range(self) -> tuple[float, float]:
+        """The cleanest and the noisiest timestep."""
+        return float(self.times[0]), float(self.times[-1])
+
+    @property
+    def num_train_timesteps(self) -> int | None:
+        """T of a discrete schedule (timesteps 0..T−1) or of a flow ([0, T]); None for EDM."""
+        if self.discrete:
+            return len(self.times)
+        return int(self.times[-1]) if self.kind == "flow" else None
+
+    def alpha(self, t: Number) -> Number:
+        """Signal scale α_t at timestep `t` (a number, or a tensor of any shape)."""
+        return _apply(self._alpha, t)
+
+    def sigma(self, t: Number) -> Number:
+        """Noise scale σ_t at timestep `t` (a number, or a tensor of any shape)."""
+        return _apply(self._sigma, t)
+
+    def log_snr(self, t: Number) -> Number:
+        """log(α_t²/σ_t²) at timestep `t`; −inf where the signal is exactly zero."""
+        return _apply(self._log_snr, t)
+
+    def prior_scale(self, t: Number) -> Number:
+        """s_t = √(α_t² + σ_t²), the scale of the usual white-noise start (1 for VP)."""
+        return _apply(lambda x: torch.hypot(self._alpha(x), self._sigma(x)), t)
+
+    def timestep(self, log_snr: Number) -> Number:
+        """The timestep of a log-SNR: the inverse of `log_snr`, a real number in general.
+
+        Raises:
+            ValueError: If the process never has that log-SNR.
+        """
+        return _apply(self._timestep, log_snr)
+
+    def check_timestep(self, t: float, name: str = "timestep") -> None:
+        """Requires one timestep that the network knows: in range, and an integer if it is discrete."""
+        self._check(torch.tensor([t], dtype=torch.float64), name)
+        require(not self.discrete or float(t).is_integer(), name, "an integer (this schedule is discrete)", t)
+
+    def _check(self, t: Tensor, name: str = "timestep") -> None:
+        low, high = self.timestep_range
+        outside = t[~((t >= low) & (t <= high))]
+        if outside.numel():
+            raise invalid(
+                name, f"in [{low:g}, {high:g}], the schedule's range", float(outside.reshape(-1)[0])
+            )
+
+    def _alpha(self, t: Tensor) -> Tensor:
+        if self.kind == "flow":
+            self._check(t)
+            return 1 - t / self.times[-1]
+        level = self._log_snr(t)
+        return torch.ones_like(t) if self.kind == "ve" else torch.sigmoid(level).sqrt()
+
+    def _sigma(self, t: Tensor) -> Tensor:
+        if self.kind == "flow":
+            self._check(t)
+            return t / self.times[-1]
+        level = self._log_snr(t)
+        return torch.exp(-level / 2) if self.kind == "ve" else torch.sigmoid(-level).sqrt()
+
+    def _log_snr(self, t: Tensor) -> Tensor:
+        self._check(t)
+        if self.kind == "flow":
+            return 2 * (torch.log(self.times[-1] - t) - torch.log(t))
+        i = (torch.searchsorted(self.times, t, right=True) - 1).clamp(0, len(self.times) - 2)
+        weight = (t - self.times[i]) / (self.times[i + 1] - self.times[i])
+        left, right = self.log_snrs[i], self.log_snrs[i + 1]
+        # The end points are picked, not computed: 0 · inf is not a number.
+        inner = torch.where(right.isinf(), left + 2 * torch.log1p(-weight), left + weight * (right - left))
+        return torch.where(weight == 0, left, torch.where(weight == 1, right, inner))
+
+    def _timestep(self, level: Tensor) -> Tensor:
+        noisiest, cleanest = float(self.log_snrs[-1]), float(self.log_snrs[0])
+        # A level that came from another schedule's rounding may miss an end of the range by an ulp.
+        slack = 1e-9
+        outside = level[~((level >= noisiest - slack) & (level <= cleanest + slack))]
+        if outside.numel():
+            got = float(outside.reshape(-1)[0])
+            raise invalid("log_snr", f"in [{noisiest:g}, {cleanest:g}], the schedule's range", got)
+        level = level.clamp(noisiest, cleanest)
+        if self.kind == "flow":
+            return self.times[-1] * torch.sigmoid(-level / 2)
+        i = (torch.searchsorted(-self.log_snrs, -level, right=True) - 1).clamp(0, len(self.times) - 2)
+        left, right = self.log_snrs[i], self.log_snrs[i + 1]
+        inner = torch.where(right.isinf(), -torch.expm1((level - left) / 2), (left - level) / (left - right))
+        weight = torch.where(level == left, 0.0, torch.where(level == right, 1.0, inner))
+        return self.times[i] + weight * (self.times[i + 1] - self.times[i])
+
+
+def _apply(function: Callable[[Tensor], Tensor], value: Number) -> Number:
+    """Runs a function of float64 CPU tensors on a number (returns a float) or a tensor (its device)."""
+    if isinstance(value, Tensor):
+        return function(value.detach().to("cpu", torch.float64)).to(value.device)
+    return float(function(torch.tensor(float(value), dtype=torch.float64)))

@@ -1,0 +1,1 @@
+"""Bounds on the prior error, one coupling or inequality a file."""

@@ -1,0 +1,233 @@
+r"""The interval of a prior's error for p_t of given data: every bound that applies, and the best of each kind.
+
+With p = p_t, the law of α X + σ ε for X uniform over N data points, and q the law of a prior's starts:
+
+| prior | below | above |
+|---|---|---|
+| identity, gaussian | gelbrich; marginals | shared noise; cells; flow |
+| semidiscrete | dual; nearest start (frozen) | chain; independent atoms and flow (but for frozen) |
+| random atom | 0 | 0: its law is p_t |
+| any other | dual | flow; without it no upper bound is known |
+
+Derivations are in docs/prior-error.md and at the heads of this package's modules. Bounds from draws (of seeds, of
+cells, of p_t) hold with a stated probability, the others are exact to rounding. All bounds of a side together miss
+with probability 1 − level at most, so the best of them may be taken.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from otprior.error.bounds.dual import MeanEstimate
+from otprior.error.bounds.flow_coupling import Encoding, flow_bound, squared_gap
+from otprior.error.bounds.marginals import marginals_squared, normal_products
+from otprior.error.interval import Bound, ErrorInterval, best
+from otprior.error.semidiscrete import (
+    chain_bound,
+    dual_bound,
+    estimated_links,
+    frozen_bound,
+    independent_bound,
+    seeds_to_starts,
+)
+from otprior.error.start_law import (
+    StartDraws,
+    any_starts,
+    draw_starts,
+    gaussian_start,
+)
+from otprior.error.target import Target
+from otprior.priors import Prior, RandomAtomPrior, SemiDiscretePrior
+from otprior.transport.gaussian import (
+    coupled_squared,
+    gaussian_map,
+    gelbrich_squared,
+    no_covariance,
+    noised,
+    shared_axes,
+    total_variance,
+    variances_along,
+)
+from otprior.transport.moments import Spectrum
+from otprior.utils.random import normal_block, seed_from
+from otprior.utils.validation import require
+
+__all__ = ["data_error", "gaussian_error", "part_level"]
+
+# Draws of p_t whose nearest frozen start is sought.
+NEAREST_DRAWS = 512
+# Draws of the starts of a prior of which nothing is known.
+ANY_DRAWS = 2048
+
+
+def data_error(
+    prior: Prior,
+    target: Target,
+    *,
+    label: int | None = None,
+    draws: StartDraws | None = None,
+    encoding: Encoding | None = None,
+    level: float = 0.95,
+    generator: torch.Generator | None = None,
+) -> ErrorInterval:
+    """The interval of W2(p_t of the data, law of the prior's starts), at the prior's timestep.
+
+    Arguments:
+        prior: Any of the library's.
+        target: The data. A prior of atoms is known best beside its own (`StartDraws.target`); beside other images
+            only as a map of which draws are to be had.
+        label: The class, for a conditional prior; `target` then holds that class's data.
+        draws: Of `draw_starts`, for a semi-discrete prior; drawn here if None. They serve every timestep.
+        encoding: Of `encode` on the same data, at (among others) the prior's (α, σ): adds the flow's coupling.
+        level: With which each end holds, where it does not hold for certain.
+        generator: Of draws made here.
+
+    Raises:
+        ValueError: If data and prior have different dimensions.
+    """
+    rule = "a Target; Target.of makes one of images"
+    require(isinstance(target, Target), "target", rule, type(target).__name__)
+    require(target.dim == prior.dim, "data", f"of the prior's dimension {prior.dim}", target.dim)
+    start = gaussian_start(prior, label)
+    if start is not None:
+        return gaussian_error(target, prior.alpha, prior.sigma, start, encoding=encoding, level=level)
+    own = target.rows is None or holds_atoms(prior, target.rows, label)
+    if type(prior) is RandomAtomPrior and own:
+        return best("data", [Bound(0.0, "exact law")], [Bound(0.0, "exact law")])
+    generator = generator if generator is not None else torch.Generator().manual_seed(0)
+    if not (isinstance(prior, SemiDiscretePrior) and own):
+        return _any_error(prior, target, label, encoding, level, generator)
+    if draws is None:
+        draws = draw_starts(prior, label, generator=generator)
+    return _semidiscrete_error(prior, target, label, draws, encoding, level, generator)
+
+
+def holds_atoms(prior: Prior, rows: Tensor, label: int | None) -> bool:
+    """Whether the atoms of a prior (of a class) are these rows (N, d), in whatever order."""
+    if not isinstance(prior, SemiDiscretePrior | RandomAtomPrior):
+        return False
+    atoms = prior.atoms if prior.num_classes is None else prior.atoms[prior.classes == (label or 0)]
+    atoms, rows = atoms.cpu(), rows.cpu().float()
+    if atoms.shape != rows.shape:
+        return False
+    return torch.equal(atoms, rows) or _sorted_rows(atoms) == _sorted_rows(rows)
+
+
+def _sorted_rows(rows: Tensor) -> list[bytes]:
+    return sorted(row.tobytes() for row in rows.numpy())
+
+
+def gaussian_error(
+    target: Target,
+    alpha: float,
+    sigma: float,
+    start: Spectrum,
+    *,
+    encoding: Encoding | None = None,
+    level: float = 0.95,
+) -> ErrorInterval:
+    """The interval of W2(law of α X + σ ε, N(a, S)), at any moment (α, σ), σ = 0 included.
+
+    Arguments:
+        target: X: data, or moments alone (then only Gelbrich's bound and its mirror image).
+        alpha, sigma: The moment.
+        start: a and S.
+        encoding, level: As for `data_error`.
+    """
+    clean, moments = target.spectrum, noised(target.spectrum, alpha, sigma)
+    nothing = no_covariance(target.dim)
+    lower = [Bound(math.sqrt(gelbrich_squared(moments, start)), "gelbrich")]
+    upper = [Bound(math.sqrt(coupled_squared(clean, nothing, alpha, sigma, start)), "shared noise")]
+    if target.rows is not None or target.given is not None:
+        name = "cells" if target.given is None else "given coupling"
+        along = shared_axes(clean, start) is not None
+        explained = target.explained if along else target.explained_off_axes
+        upper.append(Bound(math.sqrt(coupled_squared(clean, explained, alpha, sigma, start)), name))
+    if target.rows is not None:
+        lower.append(Bound(math.sqrt(_marginals(target, moments, alpha, sigma, start)), "marginals"))
+    if encoding is not None:
+        gap = squared_gap(encoding, alpha, sigma, gaussian_map(start), start, moments)
+        upper.append(flow_bound(gap, level, level, f"{len(encoding)} draws"))
+    return best("data", lower, upper)
+
+
+def part_level(level: float, parts: int) -> float:
+    """The level of each of several limits that together hold with `level`."""
+    return 1 - (1 - level) / parts
+
+
+def _marginals(target: Target, moments: Spectrum, alpha: float, sigma: float, start: Spectrum) -> float:
+    """Exact marginals along the leading axes; along the others, and beyond them, Gelbrich's bound."""
+    axes = target.spectrum.basis
+    dim, rank = axes.shape
+    shift = moments.mean - start.mean.double()
+    along = axes.T @ shift
+    start_variances = variances_along(axes, start)
+    exact = target.places.shape[1]
+    products = moments.variances.sqrt()
+    products[:exact] = normal_products(target.places, alpha, sigma)
+    inside = float(marginals_squared(along, moments.variances, products, start_variances).sum())
+    if rank == dim:
+        return inside
+    # Beyond the axes only total variances are read: B² ≥ (√tr − √tr)².
+    beyond = max(total_variance(start) - float(start_variances.sum()), 0.0)
+    outside = (math.sqrt((dim - rank) * moments.residual) - math.sqrt(beyond)) ** 2
+    return inside + outside + max(float(shift @ shift - along @ along), 0.0)
+
+
+def _semidiscrete_error(
+    prior: SemiDiscretePrior,
+    target: Target,
+    label: int | None,
+    draws: StartDraws,
+    encoding: Encoding | None,
+    level: float,
+    generator: torch.Generator,
+) -> ErrorInterval:
+    alpha, sigma = prior.alpha, prior.sigma
+    frozen = prior.noise == "frozen"
+    moments = noised(target.spectrum, alpha, sigma)
+
+    part = part_level(level, 1 + frozen)
+    starts = draws.starts(alpha, sigma)
+    lower = [dual_bound(moments, lambda pair: MeanEstimate(pair.mean_at_target(moments)), starts, part)]
+    if frozen:
+        picked = torch.multinomial(draws.weights, NEAREST_DRAWS, replacement=True, generator=generator)
+        lower.append(frozen_bound(draws, draws.atoms[picked], alpha, sigma, part, generator))
+
+    with_flow = encoding is not None and not frozen
+    part = part_level(level, estimated_links(prior) + (not frozen) + with_flow)
+    upper = [chain_bound(draws, alpha, sigma, draws.plan.upper(part), part, level)]
+    if not frozen:
+        squares = MeanEstimate.of(((draws.signals.double() - target.spectrum.mean) ** 2).sum(dim=1))
+        squares += MeanEstimate(target.total_variance)
+        upper.append(independent_bound(squares, alpha, part, level))
+    if encoding is not None and with_flow:
+        gap = squared_gap(encoding, alpha, sigma, seeds_to_starts(prior, label, generator))
+        upper.append(flow_bound(gap, part, level, f"{len(encoding)} draws"))
+    return best("data", lower, upper)
+
+
+def _any_error(
+    prior: Prior,
+    target: Target,
+    label: int | None,
+    encoding: Encoding | None,
+    level: float,
+    generator: torch.Generator,
+) -> ErrorInterval:
+    """For a map of which only draws are to be had."""
+    moments, seed = noised(target.spectrum, prior.alpha, prior.sigma), seed_from(generator)
+    starts = any_starts(prior, normal_block(seed, "seeds", 0, ANY_DRAWS, prior.dim), label, seed)
+    lower = [dual_bound(moments, lambda pair: MeanEstimate(pair.mean_at_target(moments)), starts, level)]
+    upper = []
+    if encoding is not None:
+        # The code's further noise is independent of it, as the prior's own is.
+        gap = squared_gap(
+            encoding, prior.alpha, prior.sigma, lambda codes: any_starts(prior, codes, label, seed + 1)
+        )
+        upper.append(flow_bound(gap, level, level, f"{len(encoding)} draws"))
+    return best("data", lower, upper)

@@ -1,0 +1,1 @@
+"""Comparing and tuning starts for any model: starts, inputs, pieces of work, processes, search."""

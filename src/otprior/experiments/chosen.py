@@ -1,0 +1,69 @@
+"""The demo and the headline, with settings that were chosen on the validation images.
+
+The settings lie beside the bundled network (`settings.json`); `scripts/choose_settings.py` chose them and says how.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from otprior.data import bundled
+from otprior.experiments.comparison import Study
+from otprior.sampling.start_spec import RowSpec
+
+__all__ = ["SHORT_NAMES", "demo", "headline", "settings_rows", "short_name"]
+
+SHORT_NAMES = {
+    "DPMSolverMultistepScheduler": "DPM++2M",
+    "UniPCMultistepScheduler": "UniPC",
+    "DEISMultistepScheduler": "DEIS",
+}
+
+
+def settings_rows() -> dict[str, RowSpec]:
+    """The chosen rows by name: "coupled_5", "coupled_3", "none_5_dpm", …, "none_10", "none_20"."""
+    return {name: RowSpec.from_json(values) for name, values in bundled.settings()["rows"].items()}
+
+
+def demo(quick: bool = False, samples: int | None = None) -> Study:
+    """The main job on bundled data: the coupled start in 3 and 5 evaluations beside every rival at hand.
+
+    `quick` is a rehearsal on a tenth of everything (but for `samples`, if they are given): its figures mean nothing.
+    """
+    rows = settings_rows()
+    coupled = rows["coupled_5"]
+    # The rivals differ from the coupled start in what they begin with, and in nothing else.
+    same = replace(coupled, smoothing=0.0, correlation=1.0)
+    start = f"t* = {coupled.start_timestep}"
+    # (A mixture is at its best at its own t*, that of `MixturePrior.fit`.)
+    others = [
+        replace(same, prior="mixture", noise=None, start_timestep=400, label="mixture, t* = 400"),
+        replace(same, prior="gaussian", noise=None, label=f"gaussian, {start}"),
+        replace(same, prior="identity", noise=None, label=f"identity, {start}"),
+        replace(same, noise="frozen", label=f"frozen (DPM-OT's map), {start}"),
+        replace(same, prior="random_atom", noise=None, label=f"random image + fresh noise, {start}"),
+    ]
+    white = [rows[name] for name in ("none_5_dpm", "none_5_unipc", "none_5_deis", "none_10", "none_20")]
+    study = Study("demo", (rows["coupled_3"], coupled, *others, *white), samples or (50 if quick else 500))
+    if quick:
+        study = replace(study, name="demo --quick", atoms=1000, tol=0.2, block=50)
+    return study
+
+
+def headline(samples: int = 4000, seed_sets: int = 5, precision: str = "float32") -> Study:
+    """The claim at full size: paired sets of seeds of the coupled start and of the best of N(0, I)."""
+    rows = settings_rows()
+    names = ("coupled_5", "coupled_3", "none_10", "none_20")
+    return Study(
+        "headline",
+        tuple(rows[name] for name in names),
+        samples,
+        seed_sets,
+        precision=precision,
+        block=500,
+    )
+
+
+def short_name(scheduler: str) -> str:
+    """A scheduler class's name as people say it."""
+    return SHORT_NAMES.get(scheduler, scheduler.removesuffix("Scheduler"))

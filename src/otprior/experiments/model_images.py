@@ -1,0 +1,98 @@
+"""Atoms without data: images that the model's own full sampler draws, once.
+
+A prior fitted to them holds no training image, and gives back none but what the network itself would; what it costs
+is the drawing. They are drawn in blocks, each a file, by several processes, so that an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from otprior.data.images import ImageSet
+from otprior.experiments.comparison import Listener, StudyProgress
+from otprior.experiments.processes import run_in_processes
+from otprior.experiments.sampling import (
+    Block,
+    Models,
+    Samples,
+    sample_block,
+)
+from otprior.sampling.start_spec import RowSpec
+from otprior.utils.validation import check_integer, require
+
+__all__ = ["FIRST_SEED", "draw_model_images", "full_sampler"]
+
+# Far from the seeds of any study.
+FIRST_SEED = 2_000_000_000
+BLOCK = 250
+
+
+def full_sampler(steps: int, conditional: bool = False) -> RowSpec:
+    """White noise at T and `steps` evaluations of DPM-Solver++ 2M; with a class each, if conditional."""
+    # (A row from T takes its start from the network; the timestep here only names it.)
+    return RowSpec("none", 0, steps, spacing="trailing", conditional=conditional, label="full sampler")
+
+
+def draw_model_images(
+    models: Models,
+    count: int,
+    work: Path,
+    *,
+    steps: int = 50,
+    conditional: bool = False,
+    first_seed: int = FIRST_SEED,
+    workers: int = 1,
+    threads: int = 1,
+    listen: Listener | None = None,
+) -> ImageSet:
+    """Draws `count` images of a pixel-space model, or reads those that are there.
+
+    Arguments:
+        models: The network; its `priors` are not used.
+        count: How many.
+        work: Folder of the blocks. It must hold no blocks of another network.
+        steps: Of the sampler.
+        conditional: Whether the image of seed s gets class s modulo their number, and the set labels.
+        first_seed: Image k has the seed `first_seed` + k.
+        workers: Processes.
+        threads: Threads of each.
+        listen: Called after each block.
+    """
+    check_integer("count", count, 2)
+    classes = models.classes
+    require(
+        not conditional or classes is not None, "conditional", "False for a network without classes", True
+    )
+    row = full_sampler(steps, conditional)
+
+    def block(seed: int) -> Block:
+        # Whole blocks are the same whatever `count` is; only the last may be cut off.
+        size = min(BLOCK, first_seed + count - seed)
+        name = f"{seed}.npz" if size == BLOCK else f"{seed}-{size}.npz"
+        return Block(row, seed, size, work / row.key / name)
+
+    blocks = [block(seed) for seed in range(first_seed, first_seed + count, BLOCK)]
+    done = sum(block.count for block in blocks if block.done)
+
+    def tell() -> None:
+        if listen is not None:
+            listen(StudyProgress("drawing the model's images", done, count, f"{done:,} of {count:,}"))
+
+    def finished(block: Block) -> None:
+        nonlocal done
+        done += block.count
+        tell()
+
+    tell()
+    tasks = [(sample_block, (models, block)) for block in blocks if not block.done]
+    if tasks:
+        run_in_processes(tasks, min(workers, len(tasks)), threads, finished)
+    samples = Samples.read(blocks)
+    return ImageSet(
+        images=samples.images,
+        labels=None if samples.labels is None else torch.from_numpy(samples.labels),
+        name=f"{count} images of the model",
+        source=f"the model's own samples: N(0, I) at T, DPM++2M, {steps} evaluations, seeds from {first_seed}",
+    )

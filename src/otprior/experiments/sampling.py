@@ -1,0 +1,239 @@
+"""Blocks of seeds made into files: the pipeline of a row, called on each block."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor
+
+from otprior.data.images import to_pixels, to_uint8
+from otprior.diffusion.grids import timestep_grid
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.experiments.priors import prior_of
+from otprior.experiments.processes import compiles_networks
+from otprior.sampling import OTPriorPipeline, OTPriorPipelineOutput, seeds_to_generators
+from otprior.sampling.schedulers.support import remade, spacing_changes, stock_spacing
+from otprior.sampling.start_spec import OWN_GRID, RowSpec
+from otprior.transport.cells.search import fast_bfloat16
+from otprior.utils.files import output_file
+from otprior.utils.validation import check_finite, require
+
+__all__ = [
+    "BATCH",
+    "Block",
+    "Models",
+    "Samples",
+    "build_pipeline",
+    "compiled_if",
+    "load_pipeline",
+    "network_precision",
+    "sample_block",
+    "sampler_of",
+]
+
+
+# Seeds that go through the network at once.
+BATCH = 125
+
+
+def network_precision(name: str) -> str:
+    """What a network computes in: "float32" or "bfloat16" as named, for "auto" whichever is faster here.
+
+    Autocast to bfloat16 is several times faster than float32 where the processor multiplies such matrices in tiles
+    (AMX), and slower where it does not.
+    """
+    if name != "auto":
+        return name
+    return "bfloat16" if fast_bfloat16(torch.device("cpu")) else "float32"
+
+
+@dataclass(frozen=True)
+class Models:
+    """Where a process finds network and priors, and how it computes.
+
+    Attributes:
+        pipeline: A diffusers folder with `unet` and `scheduler`.
+        priors: A folder with those of the fitted priors; see `generation.starts`.
+        null_class_label: The network's label for "no class", or None.
+        precision: "float32", or "bfloat16" for autocast of the network alone.
+        classes: How many classes conditional rows go through.
+    """
+
+    pipeline: Path
+    priors: Path
+    null_class_label: int | None
+    precision: str = "float32"
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive seeds of one row, and the file that their images go to."""
+
+    row: RowSpec
+    first_seed: int
+    count: int
+    path: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether the file is there; it is written whole or not at all."""
+        return self.path.is_file()
+
+    @property
+    def cost(self) -> int:
+        """Network evaluations, the unit of progress."""
+        return self.count * self.row.evaluations
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Images of consecutive seeds.
+
+    Attributes:
+        pixels: Shape (n, C, H, W), uint8: what a PNG file would hold.
+        sources: Index of the atom behind each start, (n,), or None.
+        labels: Class that each was asked for, (n,), or None.
+        nfe: Network evaluations an image, as counted at the network.
+        seconds_per_image: In one process; the median over blocks, of which the first may have waited for a compiler.
+    """
+
+    pixels: np.ndarray
+    sources: np.ndarray | None
+    labels: np.ndarray | None
+    nfe: int
+    seconds_per_image: float
+
+    @property
+    def images(self) -> Tensor:
+        """The pixels as float32 in [-1, 1]."""
+        return to_pixels(self.pixels)
+
+    @classmethod
+    def read(cls, blocks: Sequence[Block]) -> Samples:
+        """Joins the files of blocks, in their order."""
+        parts = []
+        for block in blocks:
+            with np.load(block.path, allow_pickle=False) as file:
+                parts.append({name: file[name] for name in file.files})
+
+        def joined(name: str) -> np.ndarray | None:
+            found = [part[name] for part in parts if name in part]
+            return np.concatenate(found) if found else None
+
+        return cls(
+            pixels=np.concatenate([part["pixels"] for part in parts]),
+            sources=joined("sources"),
+            labels=joined("labels"),
+            nfe=int(parts[0]["nfe"]),
+            seconds_per_image=float(np.median([part["seconds"] / len(part["pixels"]) for part in parts])),
+        )
+
+
+def sampler_of(scheduler: Any, row: RowSpec) -> tuple[Any, list[float] | None]:
+    """The scheduler of a row, made from the network's own, and the row's grid if its spacing is one of ours."""
+    changed = getattr(diffusers, row.scheduler).from_config(scheduler.config, **dict(row.sampler))
+    if not row.spacing.startswith(OWN_GRID):
+        return remade(changed, **spacing_changes(stock_spacing(changed, row.spacing, row.steps))), None
+    schedule = NoiseSchedule.from_scheduler(scheduler)
+    spacing = row.spacing.removeprefix(OWN_GRID)
+    return changed, list(timestep_grid(schedule, row.start_timestep, row.steps, spacing))
+
+
+def build_pipeline(models: Models, row: RowSpec) -> tuple[OTPriorPipeline, list[float] | None]:
+    """The pipeline of a row, and its own grid of timesteps if it is not a stock spacing."""
+    base = load_pipeline(models)
+    scheduler, grid = sampler_of(base.scheduler, row)
+    pipe = OTPriorPipeline.from_pipe(
+        base,
+        prior=prior_of(models.priors, row),
+        scheduler=scheduler,
+        null_class_label=models.null_class_label,
+    )
+    pipe.set_progress_bar_config(disable=True)  # type: ignore[attr-defined]
+    return pipe, grid
+
+
+def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block:
+    """Samples a block and writes its file."""
+    row = block.row
+    pipe, grid = build_pipeline(models, row)
+    started = time.perf_counter()
+    pixels, sources, labels, nfe = [], [], [], 0
+    for first in range(block.first_seed, block.first_seed + block.count, batch_size):
+        seeds = range(first, min(first + batch_size, block.first_seed + block.count))
+        asked = None
+        if row.conditional:
+            assert models.classes is not None
+            asked = [seed % models.classes for seed in seeds]
+            labels += asked
+        # (Priors leave autocast by themselves.)
+        with (
+            compiled_if(len(seeds) == batch_size),
+            torch.autocast(pipe.device.type, dtype=torch.bfloat16, enabled=models.precision == "bfloat16"),
+        ):
+            out = pipe(
+                batch_size=len(seeds),
+                class_labels=asked,
+                num_inference_steps=row.steps,
+                timesteps=grid,
+                guidance_scale=row.guidance,
+                generator=seeds_to_generators(seeds),
+                output_type="latent",
+            )
+        assert isinstance(out, OTPriorPipelineOutput)
+        images = out.images.float()
+        check_finite(f"images of seeds from {seeds[0]} on", images)
+        pixels.append(to_uint8(images))
+        nfe = out.nfe
+        if out.sources is not None:
+            sources.append(out.sources.cpu().numpy())
+    arrays: dict[str, Any] = {
+        "pixels": np.concatenate(pixels),
+        "nfe": np.int64(nfe),
+        "seconds": np.float64(time.perf_counter() - started),
+    }
+    if sources:
+        arrays["sources"] = np.concatenate(sources)
+    if labels:
+        arrays["labels"] = np.array(labels)
+    with output_file(block.path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays)
+    return block
+
+
+def compiled_if(whole: bool) -> AbstractContextManager[Any]:
+    """Lets a compiled network be used as such for whole batches only.
+
+    Compiling again for a shorter batch, of another shape, takes longer than it saves.
+    """
+    return torch.compiler.set_stance("default" if whole else "force_eager")
+
+
+def load_pipeline(models: Models) -> OTPriorPipeline:
+    """The network's pipeline, without a prior; read (and compiled) once a process, whatever else `models` says."""
+    return _load_pipeline(models.pipeline, models.null_class_label)
+
+
+@cache
+def _load_pipeline(folder: Path, label: int | None) -> OTPriorPipeline:
+    # (None would overrule what the folder says.)
+    given = {} if label is None else {"null_class_label": label}
+    pipe: OTPriorPipeline = OTPriorPipeline.from_pretrained(folder, **given)
+    rule = "of pixels, which is what a study measures"
+    require(pipe.vae is None, f"model {folder.name}", rule, "one of latents, with an autoencoder")
+    if compiles_networks():
+        # (For exact shapes: code for any shape is slower. It warns of what diffusers' own code does.)
+        warnings.filterwarnings("ignore", module="torch._dynamo")
+        pipe.unet.compile(dynamic=False)
+    return pipe

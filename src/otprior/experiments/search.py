@@ -1,0 +1,391 @@
+"""Choosing t*, noise, smoothing, scheduler and grid on validation images: the best quality that does not copy.
+
+Successive halving: every candidate is sampled on a few seeds, the better part of them on more, and so on; images that
+a candidate has already are taken over, since the seeds of a rung begin with those of the rung before. What is looked
+for is the lowest FID among candidates of which it can be said, at 95 %, that they copy no more than the limit allows
+(`CopyLimit`; by default the validation images' own rate). On few images that cannot be said of any. So half of the
+places on the next rung go to the candidates of lowest FID that will probably pass, the other half to those of lowest
+FID that still may. A second search follows in the neighbourhood of the winner. Last, whoever was left behind for others
+that then failed, and may be better than who passed, is tried on all of the seeds.
+
+References:
+    Jamieson & Talwalkar, Non-stochastic best arm identification and hyperparameter optimization (2016),
+    arXiv:1502.07943.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.experiments.comparison import Study
+from otprior.experiments.gates import CopyLimit
+from otprior.experiments.inputs import check_not_atoms, images_of, schedule_of
+from otprior.experiments.measuring import real_figures
+from otprior.experiments.run import claim_work, run_study
+from otprior.experiments.sampling import BATCH
+from otprior.sampling.start_spec import OWN_GRID, RowSpec
+from otprior.utils.validation import check_choice, check_integer, require
+
+__all__ = [
+    "FIRST_SEED",
+    "Search",
+    "Trial",
+    "best_of",
+    "candidates",
+    "challenger",
+    "halving",
+    "labelled",
+    "neighbours",
+    "other_turns",
+    "own_limit",
+    "rungs",
+    "runner_up",
+    "survivors",
+    "tune",
+]
+
+logger = logging.getLogger(__name__)
+
+# Far from the seeds of any report.
+FIRST_SEED = 1_300_000_000
+UNIPC, DPM = "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"
+# What a search begins with, by the kind of process: of those that can start at t*, the best known.
+SCHEDULERS = {"vp": UNIPC, "ve": "EDMEulerScheduler", "flow": "FlowMatchEulerDiscreteScheduler"}
+# Where starts are looked for: log-SNR from "half signal" to "little left of it".
+LEVELS = (-1.0, -1.5, -2.0, -2.5, -3.0, -3.5, -4.0)
+# A mixture copies so little that it can start later in the process.
+MIXTURE_LEVELS = (0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -2.5)
+CORRELATIONS = (0.6, 0.85, 1.0)
+FINER = 0.25  # in log-SNR
+# Candidates on the second rung of the two searches.
+FIRST_KEPT, FINER_KEPT = 8, 4
+# How many more are tried on all of the seeds if none of the last rung passes; and how many once one has.
+MOST_TURNS = 6
+CLEARLY_LESS = 0.85
+# Chances of passing the copying rule in the end: probably, and not yet ruled out.
+PROBABLY, POSSIBLY = 0.5, 0.05
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate on so many seeds, with its row of the report."""
+
+    row: RowSpec
+    samples: int
+    figures: dict[str, Any] = field(repr=False)
+
+    @property
+    def fid(self) -> float:
+        """FID against the validation images."""
+        return float(self.figures["fid"])
+
+    @property
+    def copy_rate(self) -> float:
+        """Share of samples that count as copies."""
+        return float(self.figures["copy_rate"])
+
+    @property
+    def source_rate(self) -> float:
+        """Share of samples whose nearest atom is their own; 0 for starts that are built on none."""
+        return float(self.figures["source_rate"] or 0)
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search found.
+
+    Attributes:
+        best: The chosen candidate on the most seeds, or None if none passed.
+        trials: Everything that was tried, in order.
+        limit: The copying rule.
+        evaluations: Network evaluations that the trials rest on.
+    """
+
+    best: Trial | None
+    trials: tuple[Trial, ...]
+    limit: CopyLimit
+    evaluations: int
+
+
+def rungs(samples: int, shares: Sequence[float] = (1 / 8, 1 / 4, 1 / 2, 1)) -> tuple[int, list[int]]:
+    """Block size, and the numbers of seeds of each rung, which are multiples of it but for the last."""
+    check_integer("samples", samples, 12)
+    # (Whole batches of `sample_block`, wherever there are enough.)
+    block = BATCH if samples >= 4 * BATCH else max(12, samples // 8)
+    sizes = [max(1, round(samples * share / block)) * block for share in shares if share < 1]
+    return block, [*sorted({size for size in sizes if size < samples}), samples]
+
+
+def candidates(
+    schedule: NoiseSchedule, steps: int, prior: str = "semidiscrete", scheduler: str = UNIPC
+) -> list[RowSpec]:
+    """The first rung: starts over the usual range of log-SNR, and for coupled ones how much noise is drawn anew."""
+    check_choice("prior", prior, ("semidiscrete", "mixture", "gaussian", "random_atom", "identity"))
+    coupled = prior == "semidiscrete"
+    rows = []
+    levels = MIXTURE_LEVELS if prior == "mixture" else LEVELS
+    for timestep in sorted({_timestep(schedule, level) for level in levels}):
+        plain = RowSpec(prior, timestep, steps, scheduler, OWN_GRID + "log_snr")
+        if coupled:
+            rows += [replace(plain, noise="coupled", correlation=rho) for rho in CORRELATIONS]
+        else:
+            rows.append(plain)
+    return [labelled(row) for row in rows if _fits(schedule, row)]
+
+
+def neighbours(schedule: NoiseSchedule, row: RowSpec) -> list[RowSpec]:
+    """Candidates that differ from one in a single respect (and one that smooths, and starts closer for it)."""
+    level = schedule.log_snr(float(row.start_timestep))
+    near = [
+        replace(row, start_timestep=_timestep(schedule, level + shift))
+        for shift in (-2 * FINER, -FINER, FINER, 2 * FINER)
+    ]
+    near.append(replace(row, spacing=OWN_GRID + "karras"))
+    if row.scheduler in (UNIPC, DPM):
+        near.append(replace(row, scheduler=DPM if row.scheduler == UNIPC else UNIPC))
+    if row.noise == "coupled":
+        near += [replace(row, correlation=round(row.correlation + shift, 3)) for shift in (-0.1, 0.1)]
+        closer = _timestep(schedule, level + FINER)
+        near += [replace(row, smoothing=0.15), replace(row, smoothing=0.15, start_timestep=closer)]
+    different = {each.key: each for each in near if _fits(schedule, each) and each.key != row.key}
+    return [labelled(each) for each in different.values()]
+
+
+def labelled(row: RowSpec) -> RowSpec:
+    """The row with a label that tells all that a search varies."""
+    parts = [f"t* = {row.start_timestep:g}"]
+    parts += [f"ρ = {row.correlation:g}"] if row.correlation != 1 else []
+    parts += [f"ε = {row.smoothing:g} τ"] if row.smoothing else []
+    name = row.scheduler.removesuffix("Scheduler").removesuffix("Multistep")
+    what = row.noise or row.prior.replace("_", " ")
+    return replace(row, label=f"{what}, {', '.join(parts)}, {name}, {row.spacing}, {row.steps}")
+
+
+def survivors(trials: Sequence[Trial], keep: int, limit: CopyLimit, final: int) -> list[RowSpec]:
+    """The candidates of the next rung, as the module says; at least one.
+
+    Arguments:
+        trials: The rung's.
+        keep: How many go on.
+        limit: The copying rule.
+        final: Seeds of the last rung, on which the rule will be applied.
+    """
+    by_fid = sorted(trials, key=lambda trial: trial.fid)
+    chances = {id(t): limit.chance(t.copy_rate, t.samples, final) for t in by_fid}
+    probable = [t for t in by_fid if chances[id(t)] >= PROBABLY][: -(-keep // 2)]
+    chosen = {id(t) for t in probable}
+    possible = [t for t in by_fid if id(t) not in chosen and chances[id(t)] >= POSSIBLY]
+    going = [*probable, *possible[: keep - len(probable)]]
+    if not going:
+        going = sorted(trials, key=lambda trial: trial.copy_rate)[:1]
+    return [trial.row for trial in going]
+
+
+def best_of(trials: Sequence[Trial], limit: CopyLimit) -> Trial | None:
+    """The lowest FID among the trials on most seeds that are allowed; None if none of those is."""
+    most = max((trial.samples for trial in trials), default=0)
+    last = [trial for trial in trials if trial.samples == most]
+    allowed = [trial for trial in last if limit.allows(trial.copy_rate, most)]
+    return min(allowed, key=lambda trial: trial.fid, default=None)
+
+
+def runner_up(trials: Sequence[Trial], limit: CopyLimit, final: int) -> RowSpec | None:
+    """Whom to try next on `final` seeds: of those left behind latest, the best that may pass.
+
+    None if nobody may, or somebody has passed.
+
+    Copying and the share of samples that keep their own atom rise and fall together. So who keeps it nearly as often
+    as one that has failed is not tried.
+    """
+    if best_of(trials, limit) is not None:
+        return None
+    latest = _latest(trials)
+    failed = [trial.source_rate for trial in latest.values() if trial.samples == final]
+    waiting = [
+        trial
+        for trial in latest.values()
+        if trial.samples < final and trial.source_rate < CLEARLY_LESS * min(failed, default=1.5)
+    ]
+    possible = [t for t in waiting if limit.chance(t.copy_rate, t.samples, final) >= POSSIBLY]
+    if not possible:
+        return None
+    # (FIDs on different numbers of seeds do not compare.)
+    most = max(trial.samples for trial in possible)
+    return survivors([trial for trial in possible if trial.samples == most], 1, limit, final)[0]
+
+
+def challenger(trials: Sequence[Trial], limit: CopyLimit, final: int) -> RowSpec | None:
+    """Who has not been tried on `final` seeds, will probably pass, and may be better than the best of those who did.
+
+    Its FID is compared with the best's on as many seeds; None if nobody's is lower, or nobody has passed.
+    """
+    best = best_of([trial for trial in trials if trial.samples == final], limit)
+    if best is None:
+        return None
+    known = {trial.samples: trial.fid for trial in trials if trial.row == best.row}
+    ahead = {
+        trial.row: trial.fid - known[trial.samples]
+        for trial in _latest(trials).values()
+        if trial.samples < final
+        and trial.samples in known
+        and limit.chance(trial.copy_rate, trial.samples, final) >= PROBABLY
+    }
+    row = min(ahead, key=ahead.__getitem__, default=None)
+    return row if row is not None and ahead[row] < 0 else None
+
+
+def _latest(trials: Sequence[Trial]) -> dict[RowSpec, Trial]:
+    """Each candidate's trial on the most seeds."""
+    return {trial.row: trial for trial in sorted(trials, key=lambda trial: trial.samples)}
+
+
+def own_limit(study: Study, work: Path, margin: float = 0.01) -> CopyLimit:
+    """The default rule: as often as the study's real images, which nobody saw.
+
+    Raises:
+        ValueError: If some of these are among the atoms, so that the rule would allow copies; or if `work` holds pieces
+            of another study.
+    """
+    claim_work(work, study, growing=True)
+    real = real_figures(study, work / "figures")
+    check_not_atoms(study, study.real_split)
+    return CopyLimit(real["copy_rate"], len(images_of(study, study.real_split)), margin)
+
+
+def halving(
+    study: Study,
+    rows: Sequence[RowSpec],
+    work: Path,
+    limit: CopyLimit,
+    sizes: Sequence[int],
+    keep: int,
+    deadline: float = math.inf,
+    **options: Any,
+) -> list[Trial]:
+    """Successive halving of `rows`; every trial, the last rung's at the end.
+
+    Arguments:
+        study: Says all but rows and numbers of seeds.
+        rows: The candidates.
+        work: Folder of pieces, which searches of one study share.
+        limit: The copying rule.
+        sizes: Seeds of each rung.
+        keep: Candidates on the second rung; half of them on the third, and so on.
+        deadline: By `time.monotonic`: no rung but the first is begun later.
+        options: As for `run_study`.
+    """
+    trials: list[Trial] = []
+    going = list(rows)
+    for number, size in enumerate(sizes):
+        if number and time.monotonic() > deadline:
+            logger.warning(
+                "the time is up; %d candidates are judged on %d seeds", len(going), sizes[number - 1]
+            )
+            break
+        rung = replace(study, rows=tuple(going), samples=size)
+        result = run_study(rung, work, growing=True, **options)
+        found = [Trial(row, size, figures) for row, figures in zip(going, result.report["rows"])]
+        trials += found
+        going = survivors(found, max(1, keep >> number), limit, sizes[-1])
+    return trials
+
+
+def other_turns(
+    study: Study,
+    trials: Sequence[Trial],
+    work: Path,
+    limit: CopyLimit,
+    size: int,
+    deadline: float = math.inf,
+    choose: Callable[[Sequence[Trial], CopyLimit, int], RowSpec | None] = runner_up,
+    **options: Any,
+) -> list[Trial]:
+    """Further trials on all of the `size` seeds, one at a time, until there is nobody to try.
+
+    Arguments:
+        choose: Says who is next: `runner_up` or `challenger`.
+        trials, deadline, options: Those so far; as for `halving`.
+    """
+    every = list(trials)
+    for _ in range(MOST_TURNS):
+        row = choose(every, limit, size)
+        if row is None or time.monotonic() > deadline:
+            break
+        every += halving(study, [row], work, limit, [size], 1, **options)
+    return every[len(trials) :]
+
+
+def tune(
+    study: Study,
+    work: str | Path,
+    *,
+    steps: int,
+    prior: str = "semidiscrete",
+    limit: CopyLimit | None = None,
+    margin: float = 0.01,
+    minutes: float = math.inf,
+    **options: Any,
+) -> Search:
+    """The best start in `steps` steps under a copying limit.
+
+    Arguments:
+        study: Network, images, and the number of seeds of the last rung (`samples`). Its rows and its first seed are
+            ignored: a search has seeds of its own.
+        work: Folder of pieces; an interrupted search goes on from it.
+        steps: Steps of the sampler.
+        prior: "semidiscrete", "mixture", "gaussian", "identity" or "random_atom".
+        limit: By default the rate of the study's real images.
+        margin: Of that default.
+        minutes: No further rung is begun after so long; what is chosen then rests on fewer seeds.
+        options: As for `run_study`: `workers`, `threads`, `listen`, `priors`.
+
+    Returns:
+        The search; its `best` is None if no candidate passed.
+    """
+    require(minutes > 0, "minutes", "positive", minutes)
+    deadline = time.monotonic() + 60 * minutes
+    block, sizes = rungs(study.samples)
+    schedule = schedule_of(study)
+    first = candidates(schedule, steps, prior, SCHEDULERS[schedule.kind])
+    require(bool(first), "steps", "at most the timesteps below every t* that is tried", steps)
+    study = replace(study, rows=tuple(first), block=block, first_seed=FIRST_SEED)
+    folder = Path(work)
+    check_not_atoms(study, study.split)
+    rule = limit or own_limit(replace(study, samples=sizes[0]), folder, margin)
+    trials = halving(study, first, folder, rule, sizes[:-1] or sizes, FIRST_KEPT, deadline, **options)
+    # The winner's neighbourhood, with the winner, and with whoever else is still in.
+    last = [trial for trial in trials if trial.samples == trials[-1].samples]
+    ahead = survivors(last, 2, rule, sizes[-1])
+    near = {row.key: row for row in [*ahead, *neighbours(schedule, ahead[0])]}
+    if time.monotonic() < deadline:
+        second = sizes[1:] or sizes
+        trials += halving(study, list(near.values()), folder, rule, second, FINER_KEPT, deadline, **options)
+    # Those that came through may fail the rule on all of the seeds; and who passes may not be the best.
+    for choose in (runner_up, challenger):
+        trials += other_turns(study, trials, folder, rule, sizes[-1], deadline, choose, **options)
+    seeds: dict[RowSpec, int] = {}
+    for trial in trials:
+        seeds[trial.row] = max(trial.samples, seeds.get(trial.row, 0))
+    evaluations = sum(row.evaluations * count for row, count in seeds.items())
+    # (The second search meets candidates of the first again.)
+    different = {(trial.row, trial.samples): trial for trial in trials}
+    return Search(best_of(trials, rule), tuple(different.values()), rule, evaluations)
+
+
+def _timestep(schedule: NoiseSchedule, level: float) -> int | float:
+    """The timestep of a log-SNR, kept inside the schedule; a whole one if it is discrete."""
+    cleanest, noisiest = (schedule.log_snr(t) for t in schedule.timestep_range)
+    exact = schedule.timestep(min(max(level, noisiest), cleanest))
+    return round(exact) if schedule.discrete else exact
+
+
+def _fits(schedule: NoiseSchedule, row: RowSpec) -> bool:
+    """Whether a candidate is one: its correlation in range, and enough timesteps below t*."""
+    return 0 < row.correlation <= 1 and (not schedule.discrete or row.steps <= row.start_timestep)

@@ -1,6 +1,0 @@
-"""The diffusers pipeline that starts at t* from a prior; `pipeline` says what it does."""
-
-from otprior.pipelines.inputs import seeds_to_generators
-from otprior.pipelines.pipeline import OTPriorPipeline, OTPriorPipelineOutput
-
-__all__ = ["OTPriorPipeline", "OTPriorPipelineOutput", "seeds_to_generators"]

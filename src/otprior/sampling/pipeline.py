@@ -1,0 +1,400 @@
+r"""A diffusers pipeline that starts at t* from a prior.
+
+Each image has a seed noise z ~ N(0, I). A prior takes it to latents T(z), meant for α x_0 + σ ε at its timestep; the
+sampler's timestep of the same log-SNR is where the scheduler is started, and the latents are brought to its scale.
+Without a prior, sampling starts at T from s_T z, s_t = √(α_t² + σ_t²) (1 for VP): the usual start.
+
+An image depends on its own generator (or seed noise, or label) alone, not on what else is in the batch.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import BaseOutput
+from torch import Tensor, nn
+
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.priors import Prior
+from otprior.sampling.folders import (
+    AUTOENCODERS,
+    check_complete,
+    check_components,
+    check_readable,
+    component_folder,
+    is_local,
+)
+from otprior.sampling.inputs import (
+    Generators,
+    Labels,
+    check_arguments,
+    check_generators,
+    draw,
+    latent_shape,
+    num_classes,
+    read_labels,
+    seed_noise,
+    takes_labels,
+    tensors,
+)
+from otprior.sampling.schedulers import Start, matching_timestep, start_scheduler
+from otprior.utils.hub import HUB_OPTIONS, upload
+from otprior.utils.validation import check_choice, check_integer, require
+
+__all__ = ["OTPriorPipeline", "OTPriorPipelineOutput"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class OTPriorPipelineOutput(BaseOutput):
+    """What a call returns.
+
+    Arguments:
+        images: A list of B PIL images, an array (B, H, W, C) in [0, 1] ("np"), a tensor (B, C, H, W) in [0, 1]
+            ("pt"), or the tensor that the sampler ended with ("latent").
+        nfe: Network evaluations an image, as counted at the network.
+        sources: Index of the atom behind each image's start, int64 (B,); None if there is none.
+    """
+
+    images: Any
+    nfe: int
+    sources: Tensor | None = None
+
+
+class OTPriorPipeline(DiffusionPipeline):
+    """Samples a pixel- or latent-space model from a prior at t*, in few network evaluations.
+
+    Arguments:
+        unet: A denoiser with the call of diffusers' `UNet2DModel`.
+        scheduler: A scheduler that can start at t* (`otprior.sampling.schedulers.supported_schedulers`).
+        prior: Where to start; None starts from white noise at T.
+        null_class_label: The label that stands for "no class" in a class-conditional network. Unconditional
+            calls use it, and so does guidance.
+        vae: The autoencoder (diffusers' AutoencoderKL, VQModel or the like) of a network of latents: images are decoded
+            by it, unless latents are asked for. Latents are those times `scaling_factor` of its config.
+
+    Raises:
+        ValueError: If the network has to be told more than latents, timestep and labels, the prior's latents are
+            not the network's, or the null label is none of its classes.
+    """
+
+    unet: nn.Module
+    scheduler: Any
+    prior: Any
+    vae: Any
+    # What the base class brings, for type checkers, which do not see through diffusers' lazy modules.
+    config: Any
+    _execution_device: torch.device
+    register_modules: Callable[..., None]
+    register_to_config: Callable[..., None]
+    progress_bar: Callable[..., Any]
+    maybe_free_model_hooks: Callable[[], None]
+
+    model_cpu_offload_seq = "prior->unet->vae"
+    _optional_components = ["prior", "vae"]  # noqa: RUF012 (diffusers' own convention)
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        scheduler: SchedulerMixin,
+        prior: Prior | None = None,
+        null_class_label: int | None = None,
+        vae: Any = None,
+    ) -> None:
+        super().__init__()
+        require(isinstance(unet, nn.Module), "unet", "a torch module", type(unet).__name__)
+        check_arguments(unet)
+        if null_class_label is not None:
+            require(
+                takes_labels(unet), "null_class_label", "None for a network without classes", null_class_label
+            )
+            count = num_classes(unet)
+            check_integer("null_class_label", null_class_label, 0, None if count is None else count - 1)
+        self.register_modules(unet=unet, scheduler=scheduler, prior=prior, vae=vae)
+        self.register_to_config(null_class_label=null_class_label)
+        self.image_processor = VaeImageProcessor(vae_scale_factor=1)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "prior" and value is not None:
+            shape = latent_shape(self.unet)
+            fits = shape is None or tuple(value.shape) == shape
+            require(fits, "prior", f"for the network's latents, of shape {shape}", tuple(value.shape))
+        super().__setattr__(name, value)
+        if name == "prior" and value is not None:
+            # Assigned to a pipeline that was made without one, it would not be saved. `Prior` loads any kind.
+            self.register_to_config(prior=("otprior", "Prior"))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next((tensor.device for tensor in tensors(self.unet)), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's floating-point type. (Priors compute in float32 whatever it is.)"""
+        floats = (tensor.dtype for tensor in tensors(self.unet) if tensor.is_floating_point())
+        return next(floats, torch.float32)
+
+    @classmethod
+    def from_pipe(
+        cls,
+        pipeline: Any,
+        prior: Prior | None = None,
+        scheduler: Any = None,
+        null_class_label: int | None = None,
+    ) -> Self:
+        """Takes over the network of another pipeline (the same object, in the user's dtype) and its scheduler.
+
+        Arguments:
+            pipeline: A pipeline with components `unet` and `scheduler`, and perhaps `vae` or `vqvae`.
+            prior: Where to start.
+            scheduler: By default the pipeline's own; but ancestral DDPM, which needs hundreds of steps, is
+                replaced by `DPMSolverMultistepScheduler` on the same betas.
+            null_class_label: The label that stands for "no class"; by default the pipeline's, if it has one.
+        """
+        parts = pipeline.components
+        for name in ("unet", "scheduler"):
+            require(parts.get(name) is not None, "pipeline", f"one with a component {name!r}", sorted(parts))
+        if null_class_label is None:
+            null_class_label = pipeline.config.get("null_class_label")
+        if scheduler is None:
+            scheduler = _few_step(parts["scheduler"])
+        vae = next((parts[name] for name in AUTOENCODERS if parts.get(name) is not None), None)
+        return cls(parts["unet"], scheduler, prior, null_class_label, vae)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
+        """Loads a pipeline folder of this class, or any with `unet` and `scheduler` as `from_pipe` would take it.
+
+        Weights are read from safetensors only. A path that exists is loaded without network access; only a
+        name of the form "owner/name" that is no path is asked of the Hugging Face hub.
+
+        Arguments:
+            pretrained_model_name_or_path: The folder.
+            **kwargs: As diffusers takes them; components to use instead (`prior=`, `scheduler=`), and
+                `null_class_label=`.
+
+        Raises:
+            FileNotFoundError: If the path does not exist or is no pipeline folder.
+            ValueError: If there is no `unet` among the components, or its tensors are damaged or not all that its
+                config calls for.
+        """
+        path = str(pretrained_model_name_or_path)
+        check = is_local(path) and "unet" not in kwargs
+        if is_local(path):
+            kwargs["local_files_only"] = True
+        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
+        index = cls.load_config(path, **hub)
+        check_components(path, index, given=kwargs)
+        if check:
+            check_readable(component_folder(Path(path), "unet"))
+        kwargs.setdefault("use_safetensors", True)
+        if "vqvae" in index and "vae" not in kwargs:
+            # (Under that name diffusers would not hand it over.)
+            kind = getattr(diffusers, index["vqvae"][1])
+            kwargs["vae"] = kind.from_pretrained(path, subfolder="vqvae", use_safetensors=True, **hub)
+        pipe = super().from_pretrained(path, **kwargs)
+        if check:
+            check_complete(component_folder(Path(path), "unet"), pipe.unet)
+        if "scheduler" not in kwargs and index.get("_class_name") != cls.__name__:
+            pipe.scheduler = _few_step(pipe.scheduler)
+        return pipe
+
+    def save_pretrained(
+        self, save_directory: str | Path, *args: Any, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Writes the pipeline's folder as diffusers does: component by component.
+
+        Arguments:
+            save_directory: The folder.
+            *args: As diffusers takes them.
+            push_to_hub: Refused: publishing has a method of its own, which asks under what licence.
+            **kwargs: As diffusers takes them.
+        """
+        require(not push_to_hub, "push_to_hub", "False here", push_to_hub, "Call pipe.push_to_hub(...).")
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        data_license: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        commit_message: str = "Upload pipeline",
+    ) -> str:
+        """Publishes the pipeline's folder on the Hugging Face hub; returns its address.
+
+        Arguments:
+            repo_id: "owner/name".
+            data_license: The licence under which the training images that the prior holds may be shared; required if
+                it holds any.
+            private, token, commit_message: As in `huggingface_hub`.
+
+        Raises:
+            ValueError: If the prior holds training images and no licence is named.
+        """
+        if self.prior is not None:
+            self.prior.check_publishable(data_license)
+        return upload(
+            self.save_pretrained,
+            repo_id,
+            card="prior/README.md",
+            data_license=data_license if self.prior is not None else None,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        class_labels: int | Sequence[int] | Tensor | None = None,
+        num_inference_steps: int = 5,
+        timesteps: Sequence[float] | None = None,
+        guidance_scale: float = 1.0,
+        generator: Generators = None,
+        latents: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
+        | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> OTPriorPipelineOutput | tuple[Any]:
+        """Samples `batch_size` images.
+
+        Arguments:
+            batch_size: Number of images B.
+            class_labels: One label, or B of them; None for unconditional images.
+            num_inference_steps: K, at the spacing of the scheduler's config, begun at t*.
+            timesteps: A grid of own timesteps from t*, instead; see `otprior.timestep_grid`.
+            guidance_scale: w of classifier-free guidance, ε_null + w (ε_label − ε_null); 1 is none. With w ≠ 1
+                a step costs two network evaluations, and the sampler does not target p_t*(x | c).
+            generator: A CPU generator for each image (`seeds_to_generators`), or one that all draw from in
+                turn. It gives the seed noise, then what a "fresh" prior draws, then a stochastic scheduler's.
+            latents: The seed noise z ~ N(0, I) itself, shape (B, C, H, W): what enters the prior, never
+                scaled by `init_noise_sigma`. A generator then gives what comes after z, from where it stands: one that
+                is seeded anew would give the noise again that z may be.
+            output_type: "pil", "np", "pt" or "latent".
+            return_dict: Whether to return an `OTPriorPipelineOutput` rather than (images,).
+            callback_on_step_end: Called with (pipeline, step, timestep, {"latents": x}) after each step; may
+                return {"latents": x} to go on from.
+            callback_on_step_end_tensor_inputs: What of it the callback is given: "latents", or nothing.
+
+        Raises:
+            ValueError: On any of these out of range or not fitting network, prior and scheduler.
+        """
+        check_integer("batch_size", batch_size, 1)
+        check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
+        for name in callback_on_step_end_tensor_inputs:
+            check_choice("callback_on_step_end_tensor_inputs", name, tuple(self._callback_tensor_inputs))
+        generators = check_generators(generator, batch_size)
+        null = self.config.null_class_label
+        labels = read_labels(class_labels, batch_size, guidance_scale, self.unet, self.prior, null)
+        shape = latent_shape(self.unet) if self.prior is None else tuple(self.prior.shape)
+        start, alpha, sigma = self._start(num_inference_steps, timesteps)
+        z = seed_noise(latents, generators, batch_size, shape)
+        x, sources = self._first_latents(z, labels.prior, generators)
+        x = (x * start.scale(alpha, sigma)).to(self._execution_device, self.dtype)
+
+        rows = 0
+
+        def count(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            nonlocal rows
+            rows += len(inputs[0] if inputs else kwargs["sample"])
+
+        hook = self.unet.register_forward_pre_hook(count, with_kwargs=True)
+        try:
+            with self.progress_bar(total=start.nfe) as bar:
+                for i, t in enumerate(start.timesteps):
+                    out = self._denoise(start.model_input(x, i), t, labels, guidance_scale)
+                    # Under autocast the network answers in half precision, and schedulers return what it answers in.
+                    x = start.step(out.to(x.dtype), i, x, generators)
+                    if callback_on_step_end is not None:
+                        told = {"latents": x} if callback_on_step_end_tensor_inputs else {}
+                        x = (callback_on_step_end(self, i, t, told) or {}).get("latents", x)
+                    bar.update()
+        finally:
+            hook.remove()
+        self.maybe_free_model_hooks()
+
+        if output_type == "latent":
+            images = x
+        else:
+            images = self.image_processor.postprocess(self.decode(x), output_type=output_type)
+        return OTPriorPipelineOutput(images, rows // batch_size, sources) if return_dict else (images,)
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images, about in [-1, 1], of latents (B, C, H, W), by the autoencoder; without one these are images."""
+        if self.vae is None:
+            return latents
+        config = self.vae.config
+        unscaled = latents / getattr(config, "scaling_factor", 1.0) + (
+            getattr(config, "shift_factor", None) or 0.0
+        )
+        decoded: Tensor = self.vae.decode(unscaled.to(self.vae.dtype), return_dict=False)[0]
+        return decoded
+
+    def _start(self, num_steps: int, timesteps: Sequence[float] | None) -> tuple[Start, float, float]:
+        """The scheduler at t*, and the scales of the latents that will be handed to it."""
+        schedule = NoiseSchedule.from_scheduler(self.scheduler)
+        if self.prior is None:
+            t = schedule.timestep_range[1]
+            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        else:
+            alpha, sigma = self.prior.alpha, self.prior.sigma
+            t = matching_timestep(schedule, alpha, sigma)
+        given: dict[str, Any] = (
+            {"num_inference_steps": num_steps} if timesteps is None else {"timesteps": timesteps}
+        )
+        return start_scheduler(self.scheduler, t, device=self._execution_device, **given), alpha, sigma
+
+    def _first_latents(
+        self, z: Tensor, labels: Tensor | None, generators: Generators
+    ) -> tuple[Tensor, Tensor | None]:
+        """T(z) in the prior's scale, float32, and the atoms behind it."""
+        if self.prior is None:
+            schedule = NoiseSchedule.from_scheduler(self.scheduler)
+            return z * schedule.prior_scale(schedule.timestep_range[1]), None
+        home = self.prior.device
+        fresh = draw(z.shape, generators).to(home) if self.prior.needs_fresh else None
+        z, labels = z.to(home), None if labels is None else labels.to(home)
+        return self.prior.start_and_source(z, labels=labels, fresh=fresh)
+
+    def _denoise(self, x: Tensor, t: Tensor, labels: Labels, guidance_scale: float) -> Tensor:
+        """The network's output at timestep `t`, guided if there are null labels."""
+        if labels.network is None:
+            return self._trimmed(self.unet(x, t, return_dict=False)[0], x)
+        if labels.null is None:
+            out = self.unet(x, t, class_labels=labels.network.to(x.device), return_dict=False)[0]
+            return self._trimmed(out, x)
+        both = torch.cat([labels.null, labels.network]).to(x.device)
+        out = self.unet(torch.cat([x, x]), t, class_labels=both, return_dict=False)[0]
+        null, label = self._trimmed(out, x).chunk(2)
+        return null + guidance_scale * (label - null)
+
+    def _trimmed(self, out: Tensor, x: Tensor) -> Tensor:
+        # A network that predicts variances too gives twice the channels; only ancestral DDPM takes those.
+        learned = str(self.scheduler.config.get("variance_type")).startswith("learned")
+        ancestral = type(self.scheduler).__name__.startswith("DDPM") and learned
+        return out if ancestral or out.shape[1] != 2 * x.shape[1] else out[:, : x.shape[1]]
+
+
+def _few_step(scheduler: Any) -> Any:
+    """The scheduler, or DPM-Solver++ on the same betas in the place of ancestral DDPM."""
+    if type(scheduler).__name__ not in ("DDPMScheduler", "DDPMParallelScheduler"):
+        return scheduler
+    logger.info("sampling with DPMSolverMultistepScheduler instead of %s", type(scheduler).__name__)
+    return DPMSolverMultistepScheduler.from_config(scheduler.config)

@@ -1,0 +1,56 @@
+r"""Flow-matching schedulers from t*.
+
+The class passes whatever σ it is given through its shift, σ -> s σ/(1 + (s − 1) σ). So it is given those that
+the shift takes to the wanted ones, and tells the network t = T σ of the latter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.sampling.schedulers.support import remade, spacing_changes
+from otprior.utils.validation import require
+
+__all__ = ["start_flow"]
+
+
+def start_flow(
+    scheduler: Any,
+    schedule: NoiseSchedule,
+    start: float,
+    num_steps: int | None,
+    timesteps: Sequence[float] | None,
+    device: torch.device | str | None,
+) -> Any:
+    """A fresh scheduler on given timesteps, or on K σ that before the shift are equally spaced, as in stock."""
+    shift = float(scheduler.shift)
+
+    def unshifted(sigma: float) -> float:
+        return sigma / (shift - (shift - 1) * sigma)
+
+    if timesteps is not None:
+        fresh = remade(scheduler, **spacing_changes("trailing"))
+        wanted = [unshifted(schedule.sigma(float(t))) for t in timesteps]
+    else:
+        fresh = remade(scheduler)
+        # The stock grid ends, before the shift, at the already shifted σ of the first training timestep.
+        first, last = unshifted(schedule.sigma(start)), float(fresh.sigma_min)
+        require(
+            first > last or num_steps == 1,
+            "start_timestep",
+            f"above {schedule.timestep_range[1] * last:g}",
+            start,
+        )
+        wanted = torch.linspace(first, last, num_steps or 1, dtype=torch.float64).tolist()
+    fresh.set_shift(shift)
+    fresh.set_timesteps(sigmas=wanted, device=device)
+    got, goal = float(fresh.sigmas[0]), schedule.sigma(start)
+    same = math.isclose(got, goal, rel_tol=1e-4)
+    hint = "Its config moves the first timestep (shift_terminal?)."
+    require(same, f"first sigma of {type(scheduler).__name__}", f"{goal:g}", got, hint)
+    return fresh

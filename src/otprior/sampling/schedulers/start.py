@@ -1,0 +1,222 @@
+r"""The door: a scheduler, t*, and a number of steps or a grid in; a scheduler ready to step from t* out.
+
+*Scale.* Euler, Heun, LMS and KDPM2 run a VP network on x/α, where the noise is σ/α. So a `Start` says what (α, σ)
+its sampler expects, and by what to multiply latents that come in another scale.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.sampling.schedulers.edm import start_edm
+from otprior.sampling.schedulers.flow import start_flow
+from otprior.sampling.schedulers.support import (
+    FLAGS,
+    Support,
+    find_support,
+    stock_spacing,
+)
+from otprior.sampling.schedulers.vp import on_grid, truncated, uniform_grid
+from otprior.utils.validation import (
+    check_choice,
+    check_integer,
+    invalid,
+    require,
+)
+
+__all__ = ["Start", "matching_timestep", "start_scheduler"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A scheduler that is ready to step from t*.
+
+    Arguments:
+        scheduler: Fresh, with its timesteps set; the one it was made from is as it was.
+        timesteps: What the network is told at each call, shape (NFE,). It need not be `scheduler.timesteps`,
+            which number a respaced schedule's own steps.
+        alpha: Signal scale α of the latents that the scheduler expects at its first step.
+        sigma: Their noise scale σ.
+    """
+
+    scheduler: Any
+    timesteps: Tensor
+    alpha: float
+    sigma: float
+
+    @property
+    def nfe(self) -> int:
+        """Number of network evaluations an image (Heun makes 2K − 1 in K steps)."""
+        return len(self.timesteps)
+
+    def scale(self, alpha: float, sigma: float) -> float:
+        """The factor that takes latents α x_0 + σ ε of the given scales to the scheduler's."""
+        return self.alpha / alpha if alpha > 0 else self.sigma / sigma
+
+    def model_input(self, latents: Tensor, index: int) -> Tensor:
+        """What the network is given at call `index`, 0 <= index < nfe."""
+        if not hasattr(self.scheduler, "scale_model_input"):
+            return latents
+        return self.scheduler.scale_model_input(latents, self.scheduler.timesteps[index])
+
+    def step(
+        self,
+        output: Tensor,
+        index: int,
+        latents: Tensor,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> Tensor:
+        """The latents after call `index`, from the network's output; `generator` is for stochastic classes."""
+        takes = "generator" in inspect.signature(self.scheduler.step).parameters
+        extra = {"generator": generator} if takes else {}
+        return self.scheduler.step(output, self.scheduler.timesteps[index], latents, **extra).prev_sample
+
+
+def matching_timestep(schedule: NoiseSchedule, alpha: float, sigma: float) -> float:
+    """The timestep of `schedule` at the log-SNR of (α, σ), rounded where the schedule is discrete.
+
+    A rounding that moves the log-SNR by more than 0.01 is logged: latents and network then disagree by that.
+
+    Raises:
+        ValueError: If `schedule` never has that log-SNR.
+    """
+    level = 2 * math.log(alpha / sigma) if alpha > 0 else -math.inf
+    exact = schedule.timestep(level)
+    if not schedule.discrete:
+        return exact
+    found = round(exact)
+    moved = abs(schedule.log_snr(found) - level) if math.isfinite(level) else 0.0
+    if moved > 0.01:
+        logger.warning(
+            "no timestep has log-SNR %.3f; starting at %d, which is off by %.3f", level, found, moved
+        )
+    return found
+
+
+def start_scheduler(
+    scheduler: Any,
+    start_timestep: float,
+    num_inference_steps: int | None = None,
+    timesteps: Sequence[float] | None = None,
+    spacing: str | None = None,
+    device: torch.device | str | None = None,
+) -> Start:
+    """A fresh scheduler like `scheduler` that begins at t*.
+
+    Arguments:
+        scheduler: A diffusers scheduler; it is not changed.
+        start_timestep: t*, in the scheduler's own units.
+        num_inference_steps: K, for a stock spacing from t*. (Exactly one of this and `timesteps`.)
+        timesteps: A grid of own timesteps, strictly decreasing from t*; see `otprior.diffusion.grids`.
+        spacing: One of `STOCK_SPACINGS`, for VP schedulers. By default what the scheduler's config says,
+            except that "leading", which never begins at the first timestep, becomes "trailing".
+        device: Where `timesteps` go.
+
+    Raises:
+        ValueError: If the scheduler cannot begin at t* (another that can is named), if t* or a timestep is
+            out of range or out of order, or if K steps do not fit below t*.
+    """
+    support = find_support(scheduler)
+    schedule = NoiseSchedule.from_scheduler(scheduler)
+    schedule.check_timestep(start_timestep, "start_timestep")
+    one = (num_inference_steps is None) != (timesteps is None)
+    given = (num_inference_steps, timesteps)
+    require(one, "num_inference_steps, timesteps", "one given, the other None", given)
+    if timesteps is not None:
+        _check_grid(scheduler, support, schedule, start_timestep, timesteps)
+    else:
+        check_integer("num_inference_steps", num_inference_steps, 1)
+    if timesteps is not None or schedule.kind != "vp":
+        check_choice("spacing (with timesteps, or a scheduler that is not VP)", spacing, (None,))
+
+    if schedule.kind == "vp":
+        start = int(start_timestep)
+        fresh, told = _start_vp(
+            scheduler, support, schedule, start, num_inference_steps, timesteps, spacing, device
+        )
+    else:
+        make = start_flow if schedule.kind == "flow" else start_edm
+        fresh = make(scheduler, schedule, start_timestep, num_inference_steps, timesteps, device)
+        told = fresh.timesteps
+    if hasattr(fresh, "set_begin_index"):
+        # Where rounding repeats the first timestep, schedulers look it up and begin at its second occurrence.
+        fresh.set_begin_index(0)
+    if support.ve_scale:
+        return Start(fresh, told, 1.0, float(fresh.sigmas[0]))
+    return Start(fresh, told, schedule.alpha(start_timestep), schedule.sigma(start_timestep))
+
+
+def _check_grid(
+    scheduler: Any, support: Support, schedule: NoiseSchedule, start: float, timesteps: Sequence[float]
+) -> None:
+    if not support.own:
+        other = "HeunDiscreteScheduler" if support.ve_scale else "DPMSolverMultistepScheduler"
+        hint = f"Use {other}.from_config(scheduler.config)."
+        raise invalid(
+            "scheduler", "one that can run on a grid of own timesteps", type(scheduler).__name__, hint
+        )
+    require(len(timesteps) > 0, "timesteps", "at least one", list(timesteps))
+    for t in timesteps:
+        schedule.check_timestep(float(t), "timesteps")
+    require(all(a > b for a, b in pairwise(timesteps)), "timesteps", "strictly decreasing", list(timesteps))
+    first = float(timesteps[0])
+    same = math.isclose(first, start, rel_tol=1e-9)
+    require(same, "timesteps", f"a grid from start_timestep = {start:g}", first)
+
+
+def _start_vp(
+    scheduler: Any,
+    support: Support,
+    schedule: NoiseSchedule,
+    start: int,
+    num_steps: int | None,
+    timesteps: Sequence[float] | None,
+    spacing: str | None,
+    device: torch.device | str | None,
+) -> tuple[Any, Tensor]:
+    if timesteps is not None:
+        fresh, told = on_grid(scheduler, support, [int(t) for t in timesteps], device)
+    else:
+        assert num_steps is not None
+        rule = f"at most {start + 1}, the timesteps from start_timestep on"
+        require(num_steps <= start + 1, "num_inference_steps", rule, num_steps)
+        spacing = stock_spacing(scheduler, spacing, num_steps)
+        # diffusers' own "trailing" counts with a float stride, and for some (t*, K) yields K + 1 timesteps.
+        if support.grid and (spacing == "trailing" or not support.truncated):
+            fresh, told = on_grid(scheduler, support, uniform_grid(start, num_steps, spacing), device)
+        else:
+            fresh = truncated(scheduler, start, num_steps, spacing, device)
+            told = fresh.timesteps
+    _check_start(scheduler, fresh, told, schedule, start, spacing)
+    return fresh, told
+
+
+def _check_start(
+    scheduler: Any, fresh: Any, told: Tensor, schedule: NoiseSchedule, start: int, spacing: str | None
+) -> None:
+    """That diffusers did as asked: spacings in σ may cut t* off to the integer below, no more."""
+    name, slack = type(scheduler).__name__, 1 if spacing in FLAGS else 0
+    hint = (
+        f"Its config (spacing {spacing!r}) prevents it; pass timesteps= or use DPMSolverMultistepScheduler."
+    )
+    first = float(told[0])
+    require(abs(first - start) <= slack, f"first timestep of {name}", f"{start}", first, hint)
+    require(float(told[-1]) >= 0, f"last timestep of {name}", "at least 0", float(told[-1]), hint)
+    sigmas = getattr(fresh, "sigmas", None)
+    if sigmas is not None and schedule.alpha(start) > 0:
+        ratio, got = schedule.sigma(start) / schedule.alpha(start), float(sigmas[0])
+        # σ/α from a float32 table is good to three digits at the clean end.
+        near = math.isclose(got, ratio, rel_tol=2e-3)
+        require(near, f"first sigma of {name}", f"{ratio:.5g}, that of timestep {start}", got, hint)

@@ -1,0 +1,68 @@
+"""Settings files: where to start, with which scheduler and grid, as chosen by a search on validation images.
+
+    {"format_version": 1, "chosen_on": "validation", "command": "...", "rows": {"coupled_5": {...}, ...}}
+
+Each of "rows" is a `RowSpec`. `otprior tune` writes such files; `otprior fit` and `otprior sample` take them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from otprior.sampling.start_spec import RowSpec
+from otprior.utils.files import read_json, write_json
+from otprior.utils.validation import require
+
+__all__ = ["FORMAT_VERSION", "read_settings", "row_of_steps", "write_settings"]
+
+FORMAT_VERSION = 1
+
+
+def write_settings(
+    path: str | Path, rows: dict[str, RowSpec], chosen_on: str, command: str, **facts: Any
+) -> None:
+    """Writes a settings file; `facts` are kept beside the rows and never read back."""
+    content = {
+        "format_version": FORMAT_VERSION,
+        "chosen_on": chosen_on,
+        "command": command,
+        "rows": {name: row.to_json() for name, row in rows.items()},
+        **facts,
+    }
+    write_json(path, content)
+
+
+def read_settings(path: str | Path) -> dict[str, RowSpec]:
+    """The rows of a settings file, by name.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is damaged, of another format version, or holds no rows.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"settings {path}: there is no such file; `otprior tune` writes one")
+    content = read_json(path)
+    require(isinstance(content, dict), f"settings {path}", "a JSON object", type(content).__name__)
+    version = content.get("format_version")
+    require(version == FORMAT_VERSION, f"format_version of {path}", str(FORMAT_VERSION), version)
+    rows = content.get("rows")
+    require(isinstance(rows, dict) and bool(rows), f"rows of {path}", "an object with a row or more", rows)
+    try:
+        return {name: RowSpec.from_json(values) for name, values in rows.items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"settings {path} do not describe rows: {error}") from error
+
+
+def row_of_steps(rows: dict[str, RowSpec], steps: int | None) -> RowSpec:
+    """The row of so many steps that starts from a prior; without `steps` the only one.
+
+    Raises:
+        ValueError: If there is none, or more than one.
+    """
+    starts = [row for row in rows.values() if row.prior != "none"]
+    found = [row for row in starts if steps is None or row.steps == steps]
+    known = ", ".join(str(row.steps) for row in starts)
+    rule = "a number of steps for which the settings have one row" if steps is not None else "given"
+    require(len(found) == 1, "steps", rule, steps, f"The settings are for {known}")
+    return found[0]

@@ -1,0 +1,1 @@
+"""Finding the Laguerre cell of many draws."""

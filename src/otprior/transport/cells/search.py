@@ -1,0 +1,235 @@
+"""Many standard normal draws from few products with the atoms.
+
+If z_1, …, z_m are independent N(0, I_d) and q is a unit vector of R^m independent of them, then Σ q_j z_j is N(0, I_d)
+too, exactly, and its scores Σ q_j ⟨z_j, y_i⟩ come from those of the z_j by m multiplications an atom instead of d. So
+a set of m = 32 base draws is mixed by the rows of eight random orthogonal matrices into 256 draws of the same law.
+
+Draws of one orthogonal matrix are independent. Two of different matrices have correlation q · q', about ±1/√m, and
+yet they tell nearly as much as independent ones: each cell is a rare event, and two standard normal scores of
+correlation ρ are both the highest of N with a probability near N^(−2/(1 + ρ)), which at N = 10,000 and ρ = 1/√32 is
+some N^(−1.7), not N^(−1). (Measured with the solver: docs/solver.md.) Different sets are independent.
+
+In fewer than 128 dimensions the products cost little, and a set is 256 independent draws. So it is for a source other
+than N(0, I): its mixtures would be of another law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from otprior.transport.cells.cuda import FusedSearch, can_fuse
+from otprior.transport.measure import DiscreteMeasure
+from otprior.transport.near_maximum import Leaders
+from otprior.transport.potential import BrenierPotential, largest_norm, matmul_roundoff
+from otprior.transport.source import NORMAL, Source
+from otprior.utils.random import normal_block
+
+__all__ = ["DRAWS_PER_SET", "CellFinder", "DrawSets", "fast_bfloat16"]
+
+DRAWS_PER_SET = 256
+BASE_DRAWS = 32
+MIXED_FROM_DIM = 128
+
+# Atoms whose scores are computed, mixed and searched at a time, so that they are still in cache when used again.
+ATOMS_PER_BLOCK = 4096
+SETS_AT_A_TIME = 16
+# Screening in bfloat16: candidates lie within this many times radius of the maximum. A factor or a base score rounded
+# to bfloat16 is off by 0.85 · 2^-9 of itself, root mean square, a score of an atom of norm r by about 1.5 · 2^-9 r, and
+# the difference of two by √2 as much: 2.7 times that. (A draw in some ten thousand gets another cell, next to its own,
+# than in float32.)
+BFLOAT16_WIDTH = 4 * 2**0.5 * 2.0**-9
+
+
+@dataclass(frozen=True)
+class DrawSets:
+    """K sets of 256 draws each from N(0, I_d), or from another source.
+
+    Attributes:
+        base: Independent draws, shape (K, m, d), float32; m = 256 where nothing is mixed.
+        mixers: Unit rows, shape (K, 256, m), float32; None where nothing is mixed.
+    """
+
+    base: Tensor
+    mixers: Tensor | None
+
+    @classmethod
+    def draw(
+        cls,
+        seed: int,
+        stream: str,
+        numbers: Sequence[int],
+        dim: int,
+        mixed: bool,
+        source: Source = NORMAL,
+    ) -> DrawSets:
+        """The sets of these numbers; a set depends on (seed, stream, number, dim, mixed, source) alone."""
+        if not mixed:
+            block = normal_block if source.mixes else source.block
+            return cls(torch.stack([block(seed, stream, k, DRAWS_PER_SET, dim) for k in numbers]), None)
+        base = torch.stack([normal_block(seed, stream, k, BASE_DRAWS, dim) for k in numbers])
+        square = [normal_block(seed, f"{stream}, mixers", k, DRAWS_PER_SET, BASE_DRAWS) for k in numbers]
+        q, r = torch.linalg.qr(torch.stack(square).unflatten(1, (-1, BASE_DRAWS)))
+        # With the signs of the diagonal of R, and only then, Q is uniform on the orthogonal group (Mezzadri, 2007).
+        q = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+        return cls(base, q.flatten(1, 2))
+
+    def __len__(self) -> int:
+        return len(self.base)
+
+    def to(self, device: torch.device) -> DrawSets:
+        """The same draws on another device."""
+        return DrawSets(self.base.to(device), None if self.mixers is None else self.mixers.to(device))
+
+    def rows(self, number: int, index: Tensor) -> Tensor:
+        """Draws `index` (n,) of set `number` (in order), shape (n, d), float64 up to its rounding."""
+        if self.mixers is None:
+            return self.base[number, index].double()
+        return self.mixers[number, index].double() @ self.base[number].double()
+
+
+@dataclass(frozen=True)
+class CellFinder:
+    """Finds the cells of numbered sets of draws, for any offsets over the same atoms.
+
+    The matrix of scores never exists: a block of atoms is scored, mixed and searched for candidates before the next.
+    Candidates within the rounding error of the maximum are scored again in float64.
+
+    Attributes:
+        atoms: y less their mean, shape (N, d). (The mean moves all scores of a draw alike, and so no cell.)
+        screen: The same in bfloat16, for faster products; the width within which candidates are looked for is then
+            no strict bound, but 2.7 standard deviations of the error. Or None.
+        radius: max_i |y_i − mean|.
+        seed: Of the draws.
+        mixed: Whether a set is mixed from few draws.
+        source: Their law.
+        fused: Whether candidates are found by one kernel (see `fused`).
+    """
+
+    atoms: Tensor
+    screen: Tensor | None
+    radius: float
+    seed: int
+    mixed: bool
+    source: Source = NORMAL
+    fused: bool = False
+
+    # What `hits` adds up to for each draw, and ε: here a draw has one cell.
+    per_draw = 1
+    entropy = 0.0
+
+    @classmethod
+    def build(
+        cls,
+        measure: DiscreteMeasure,
+        seed: int,
+        bfloat16: bool = False,
+        mixed: bool | None = None,
+        source: Source = NORMAL,
+    ) -> CellFinder:
+        """Over the atoms of `measure`; normal draws are mixed from 128 dimensions on unless `mixed` says otherwise,
+        and `bfloat16` has an effect only then."""
+        mixed = source.mixes and (measure.dim >= MIXED_FROM_DIM if mixed is None else mixed)
+        atoms = measure.centred()
+        single = atoms.dtype == torch.float32
+        screen = atoms.to(torch.bfloat16) if bfloat16 and mixed and single else None
+        fused = single and can_fuse(atoms.device)
+        return cls(atoms, screen, largest_norm(atoms), seed, mixed, source, fused)
+
+    def hits(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
+        """How many draws fall in each cell, in the sets of these numbers; int64 (N,)."""
+        return torch.bincount(self.cells(offsets, stream, numbers).reshape(-1), minlength=len(self.atoms))
+
+    def cells(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
+        """The cell of each draw in the sets of these numbers.
+
+        Arguments:
+            offsets: h, shape (N,), float64.
+            stream: What the draws are for; draws of streams of different names are independent.
+            numbers: Which sets, K of them.
+
+        Returns:
+            Shape (K, 256), int64.
+        """
+        parts = [
+            self._cells_of_few(offsets, stream, numbers[k : k + SETS_AT_A_TIME])
+            for k in range(0, len(numbers), SETS_AT_A_TIME)
+        ]
+        none = torch.zeros(0, DRAWS_PER_SET, dtype=torch.int64, device=self.atoms.device)
+        return torch.cat([none, *parts])
+
+    def _cells_of_few(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
+        draws = DrawSets.draw(self.seed, stream, numbers, self.atoms.shape[1], self.mixed, self.source).to(
+            self.atoms.device
+        )
+        potential = BrenierPotential(self.atoms, offsets, self.radius)
+        width = _screen_width(potential, draws, self.screen is not None).to(self.atoms.dtype)
+        search = self._search_fused if self.fused else self._search_by_blocks
+        pairs = search(draws, offsets.to(self.atoms.dtype), width)
+        return torch.stack([_settle(potential, draws, k, *found) for k, found in enumerate(pairs)])
+
+    def _search_by_blocks(
+        self, draws: DrawSets, offsets: Tensor, width: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Draw and atom of each candidate, for each set."""
+        factors = self.atoms if self.screen is None else self.screen
+        base = draws.base.flatten(0, 1).to(factors.dtype)
+        mixers = [None] * len(draws) if draws.mixers is None else list(draws.mixers.to(self.atoms.dtype))
+        leaders = [Leaders(width[k].expand(DRAWS_PER_SET)) for k in range(len(draws))]
+        for first in range(0, len(self.atoms), ATOMS_PER_BLOCK):
+            block = slice(first, first + ATOMS_PER_BLOCK)
+            offset = offsets[block]
+            products = (base @ factors[block].T).to(self.atoms.dtype).unflatten(0, (len(draws), -1))
+            for mixer, leader, scores in zip(mixers, leaders, products):
+                leader.add(scores + offset if mixer is None else torch.addmm(offset, mixer, scores), first)
+        return [leader.pairs() for leader in leaders]
+
+    def _search_fused(self, draws: DrawSets, offsets: Tensor, width: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The same by one kernel."""
+        factors = self.atoms if self.screen is None else self.screen
+        search = FusedSearch(factors, offsets)
+        widths = width.repeat_interleave(DRAWS_PER_SET)
+        row, atom = search.pairs(draws.base.to(factors.dtype), draws.mixers, widths)
+        number, row = row // DRAWS_PER_SET, row % DRAWS_PER_SET
+        return [(row[number == k], atom[number == k]) for k in range(len(draws))]
+
+
+def fast_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 matrices are much faster than those of float32 matrices, and sum in float32.
+
+    (On CUDA `fused` sums them so; a product by torch may sum them in bfloat16, for which no useful bound holds.)
+    """
+    if device.type == "cuda":
+        return can_fuse(device) and torch.cuda.get_device_capability(device) >= (8, 0)
+    # Private in torch, hence the guard: without an answer the slower product is right everywhere.
+    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return device.type == "cpu" and has_tiles is not None and bool(has_tiles())
+
+
+def _screen_width(potential: BrenierPotential, draws: DrawSets, bfloat16: bool) -> Tensor:
+    """Twice how far a screened score may lie from the true one, for each set; shape (K,), float64."""
+    longest = torch.linalg.vector_norm(draws.base, dim=2, dtype=torch.float64).amax(dim=1)
+    if bfloat16:
+        return torch.full_like(longest, BFLOAT16_WIDTH * potential.radius)
+    terms = draws.base.shape[2] + 2.0
+    if draws.mixers is not None:
+        # Errors of base scores are added up with weights |q_j|, whose sum is at most √m.
+        terms = (terms + draws.base.shape[1]) * draws.base.shape[1] ** 0.5
+    size = longest * potential.radius + float(potential.offsets.abs().max())
+    return 2 * terms * matmul_roundoff(potential.atoms.dtype) * size
+
+
+def _settle(potential: BrenierPotential, draws: DrawSets, number: int, row: Tensor, atom: Tensor) -> Tensor:
+    """The cells (256,) of one set from its candidates."""
+    cell = torch.zeros(DRAWS_PER_SET, dtype=torch.int64, device=row.device)
+    cell[row] = atom
+    contested = torch.bincount(row, minlength=DRAWS_PER_SET) > 1
+    index = torch.nonzero(contested).reshape(-1)
+    if len(index):
+        place = contested.cumsum(0) - 1
+        chosen = contested[row]
+        cell[index] = potential.settle(draws.rows(number, index), place[row[chosen]], atom[chosen])
+    return cell

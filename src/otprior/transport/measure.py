@@ -1,0 +1,146 @@
+"""Discrete measures ν = Σ ν_i δ_{y_i}: the targets of the semi-discrete transport problem.
+
+A user's atoms may repeat and may weigh nothing. Both leave the transport problem ill-posed (the cell of a
+repeated atom is not determined, that of a weightless one is empty), so equal atoms are merged into the first of
+them and weightless ones are set aside; `DiscreteMeasure` remembers where each given atom went.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otprior.utils.validation import check_finite, require
+
+__all__ = ["DiscreteMeasure"]
+
+# User weights come as float32 or as decimal text; beyond this their sum is a mistake, below it is rounding.
+WEIGHT_SUM_TOLERANCE = 1e-4
+
+# Rows that are taken to float64 at a time: of a million atoms a whole copy would be felt.
+ROWS_PER_BLOCK = 1 << 14
+
+
+@dataclass(frozen=True)
+class DiscreteMeasure:
+    """Distinct atoms of positive weight, and the way back to the atoms that were given.
+
+    Attributes:
+        atoms: Distinct atoms, shape (N, d), float32 (or float64 if given so).
+        weights: Their masses, shape (N,), float64, positive, sum 1.
+        index: For each atom the lowest index, among those given, of the atoms merged into it; shape (N,).
+        merged_into: For each given atom its row in `atoms`, or −1 if its weight is zero; shape (M,).
+    """
+
+    atoms: Tensor
+    weights: Tensor
+    index: Tensor
+    merged_into: Tensor
+
+    @classmethod
+    def build(cls, atoms: Tensor, weights: Tensor | None = None) -> DiscreteMeasure:
+        """Checks, merges and normalises.
+
+        Arguments:
+            atoms: Shape (M, d), floating point, finite; half precision is taken as float32.
+            weights: Shape (M,), nonnegative, sum 1 up to rounding; uniform by default.
+
+        Raises:
+            ValueError: If the atoms are not a non-empty finite matrix, or the weights are negative, are not
+                finite, do not sum to 1, or have another length.
+        """
+        require(isinstance(atoms, Tensor), "atoms", "a torch.Tensor", type(atoms).__name__)
+        require(
+            atoms.ndim == 2 and atoms.numel() > 0, "atoms", "of shape (N, d), not empty", tuple(atoms.shape)
+        )
+        require(atoms.is_floating_point(), "atoms", "floating point", atoms.dtype)
+        check_finite("atoms", atoms)
+        atoms = atoms.detach() if atoms.dtype == torch.float64 else atoms.detach().float()
+        count = len(atoms)
+        if weights is None:
+            weights = torch.full((count,), 1.0 / count, dtype=torch.float64)
+        weights = torch.as_tensor(weights).detach().to("cpu", torch.float64)
+        require(
+            weights.shape == (count,), "weights", f"of shape ({count},), one an atom", tuple(weights.shape)
+        )
+        check_finite("weights", weights)
+        require(
+            bool((weights >= 0).all()), "weights", "nonnegative", f"a minimum of {float(weights.min()):.3g}"
+        )
+        total = float(weights.sum())
+        require(abs(total - 1) <= WEIGHT_SUM_TOLERANCE, "weights", "of sum 1", f"a sum of {total:.6g}")
+
+        active = torch.nonzero(weights > 0).reshape(-1)
+        first, group = _group_equal_rows(atoms[active])
+        merged_into = torch.full((count,), -1, dtype=torch.int64)
+        merged_into[active] = group
+        mass = torch.zeros(len(first), dtype=torch.float64).index_add_(0, group, weights[active])
+        index = active[first]
+        distinct = atoms if len(index) == count else atoms[index.to(atoms.device)]
+        return cls(distinct, mass / mass.sum(), index, merged_into)
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    @property
+    def dim(self) -> int:
+        """The dimension d of the space."""
+        return self.atoms.shape[1]
+
+    @property
+    def removed(self) -> Tensor:
+        """Indices, among the atoms given, of those that weigh nothing; shape (R,)."""
+        return torch.nonzero(self.merged_into < 0).reshape(-1)
+
+    def given_weights(self) -> Tensor:
+        """Masses of the atoms as they were given, a merged one's all on the first of its kind; (M,), float64."""
+        masses = torch.zeros(len(self.merged_into), dtype=torch.float64)
+        masses[self.index] = self.weights
+        return masses
+
+    def mean(self) -> Tensor:
+        """The mean Σ ν_i y_i, shape (d,), float64."""
+        weights = self.weights.to(self.atoms.device)
+        parts = zip(weights.split(ROWS_PER_BLOCK), self.atoms.split(ROWS_PER_BLOCK))
+        return torch.stack([w @ part.double() for w, part in parts]).sum(dim=0)
+
+    def centred(self) -> Tensor:
+        """The atoms less their mean, shape (N, d), in their dtype."""
+        mean = self.mean()
+        return torch.cat([(part.double() - mean).to(part.dtype) for part in self.atoms.split(ROWS_PER_BLOCK)])
+
+    def spread_out(self, values: Tensor, fill: float) -> Tensor:
+        """Values of the distinct atoms, shape (N,), on the atoms given, shape (M,); `fill` on removed ones."""
+        padded = torch.cat([values, values.new_full((1,), fill)])
+        return padded[self.merged_into.to(values.device)]
+
+
+def _group_equal_rows(atoms: Tensor) -> tuple[Tensor, Tensor]:
+    """The first row of each group of equal rows (in order of appearance), and each row's group."""
+    # Rows are compared by a 64-bit hash: sorting whole rows takes long, and twice the memory.
+    hashes = torch.cat([_hash_rows(part) for part in atoms.cpu().split(ROWS_PER_BLOCK)]).numpy()
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    same = torch.from_numpy(first[group.reshape(-1)])
+    repeated = torch.nonzero(same != torch.arange(len(atoms))).reshape(-1)
+    if not bool((atoms[repeated.to(atoms.device)] == atoms[same[repeated].to(atoms.device)]).all()):
+        # Two different rows share a hash, which no one will live to see; but they must not be merged.
+        _, first, group = np.unique(atoms.cpu().numpy() + 0.0, axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return torch.from_numpy(first[order]), torch.from_numpy(rank[group.reshape(-1)])
+
+
+def _hash_rows(rows: Tensor) -> Tensor:
+    """A 64-bit hash of each row, equal for equal rows; int64 (N,)."""
+    # Adding zero turns -0.0 into 0.0, so that equal numbers have equal bits.
+    words = (rows + 0.0).view(torch.int32 if rows.dtype == torch.float32 else torch.int64).long()
+    random = torch.Generator().manual_seed(0)
+    factors = torch.randint(-(2**63), 2**63 - 1, (words.shape[1],), generator=random) | 1
+    # (Multiplication wraps around; the shift brings high bits, which a product leaves where they are, down.)
+    words *= factors
+    words ^= words >> 29
+    return (words * factors.flip(0)).sum(dim=1)

@@ -1,0 +1,1 @@
+"""Methods that compute a potential, one a file; `solve` chooses."""

@@ -1,0 +1,131 @@
+"""Mean and covariance of a stream, in float64, full or as low rank plus isotropic.
+
+Up to `FULL_COVARIANCE_LIMIT` dimensions the covariance is accumulated whole, blocks merged pairwise-exactly (Chan,
+Golub & LeVeque, 1983). Beyond, the leading axes are followed by merging each block into a thin factorisation
+(incremental SVD), while the total variance is tracked exactly, and what the axes leave is spread evenly:
+
+    Σ ≈ U Λ Uᵀ + s² (I − U Uᵀ),   s² = (tr Σ − tr Λ)/(d − r).
+
+Rows are regrouped into blocks of fixed size, so the result does not depend on how the stream was cut.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from otprior.utils.validation import require
+
+__all__ = ["FULL_COVARIANCE_LIMIT", "Spectrum", "StreamingMoments", "streaming_spectrum", "thin_spectrum"]
+
+FULL_COVARIANCE_LIMIT = 4096
+BLOCK_ROWS = 1024
+# Axes followed beyond those asked for, so that the last ones kept are not the ones that truncation hurts.
+OVERSAMPLING = 64
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """A mean and a covariance U Λ Uᵀ + s² (I − U Uᵀ).
+
+    Attributes:
+        mean: μ, shape (d,).
+        basis: U, orthonormal columns, shape (d, r).
+        variances: Λ, descending, shape (r,).
+        residual: s².
+    """
+
+    mean: Tensor
+    basis: Tensor
+    variances: Tensor
+    residual: float
+
+
+class StreamingMoments:
+    """Accumulates rows, and gives their spectrum once at the end.
+
+    Arguments:
+        dim: d.
+        rank: Axes to follow where the covariance is not kept whole.
+    """
+
+    def __init__(self, dim: int, rank: int) -> None:
+        self._full = dim <= FULL_COVARIANCE_LIMIT
+        self._kept = min(dim, rank + OVERSAMPLING)
+        self._count = 0
+        self._mean = torch.zeros(dim, dtype=torch.float64)
+        self._total = 0.0  # Σ |x − mean|², all directions
+        self._pending = torch.zeros(0, dim, dtype=torch.float64)
+        # Scatter Σ (x − mean)(x − mean)ᵀ: whole, or as FᵀF with at most `_kept` rows.
+        self._scatter = torch.zeros(dim if self._full else 0, dim, dtype=torch.float64)
+
+    def update(self, rows: Tensor) -> None:
+        """Adds rows (B, d) of any floating dtype."""
+        require(rows.ndim == 2 and rows.shape[1] == len(self._mean), "rows", "of shape (B, d)", rows.shape)
+        self._pending = torch.cat([self._pending, rows.detach().to("cpu", torch.float64)])
+        while len(self._pending) >= BLOCK_ROWS:
+            block, self._pending = self._pending[:BLOCK_ROWS], self._pending[BLOCK_ROWS:]
+            self._merge(block)
+
+    def spectrum(self, rank: int) -> Spectrum:
+        """Mean and leading `rank` axes of the population covariance (divided by n), float64."""
+        if len(self._pending):
+            self._merge(self._pending)
+            self._pending = self._pending[:0]
+        require(self._count > 0, "rows", "at least one", self._count)
+        if self._full:
+            variances, basis = torch.linalg.eigh(self._scatter / self._count)
+            variances, basis = variances.flip(0).clamp(min=0), basis.flip(1)
+        else:
+            _, singular, axes = torch.linalg.svd(self._scatter, full_matrices=False)
+            variances, basis = singular**2 / self._count, axes.T
+        dim, found = len(self._mean), min(rank, len(variances))
+        variances, basis = variances[:found], basis[:, :found]
+        left = max(self._total / self._count - float(variances.sum()), 0.0)
+        residual = left / (dim - found) if found < dim else 0.0
+        if found < rank:
+            # Fewer rows than axes: complete the basis, at the residual's variance.
+            extra = torch.linalg.qr(torch.cat([basis, torch.eye(dim, dtype=basis.dtype)[:, :rank]], dim=1))[0]
+            basis = torch.cat([basis, extra[:, found:rank]], dim=1)
+            variances = torch.cat([variances, variances.new_full((rank - found,), residual)])
+        return Spectrum(self._mean.clone(), basis.contiguous(), variances, residual)
+
+    def _merge(self, block: Tensor) -> None:
+        mean = block.mean(dim=0)
+        centred = block - mean
+        count = self._count + len(block)
+        shift = mean - self._mean
+        weight = self._count * len(block) / count
+        self._total += float((centred**2).sum() + weight * (shift**2).sum())
+        if self._full:
+            self._scatter += centred.T @ centred + weight * torch.outer(shift, shift)
+        else:
+            stacked = torch.cat([self._scatter, centred, weight**0.5 * shift[None]])
+            _, singular, axes = torch.linalg.svd(stacked, full_matrices=False)
+            self._scatter = singular[: self._kept, None] * axes[: self._kept]
+        self._mean += shift * (len(block) / count)
+        self._count = count
+
+
+def streaming_spectrum(rows: Tensor, rank: int) -> Spectrum:
+    """The spectrum of all `rows` (N, d) at once, read block by block."""
+    moments = StreamingMoments(rows.shape[1], rank)
+    for block in rows.split(BLOCK_ROWS):
+        moments.update(block)
+    return moments.spectrum(rank)
+
+
+def thin_spectrum(rows: Tensor, rank: int) -> Spectrum:
+    """The same for few rows of many dimensions, at the cost of their own singular values; float64.
+
+    There are at most as many axes as rows, whatever `rank`.
+    """
+    values = rows.detach().double()
+    mean = values.mean(dim=0)
+    _, singular, axes = torch.linalg.svd((values - mean) / len(values) ** 0.5, full_matrices=False)
+    variances, kept = singular.square(), min(rank, len(singular))
+    left = values.shape[1] - kept
+    residual = float(variances[kept:].sum()) / left if left else 0.0
+    return Spectrum(mean, axes[:kept].T.contiguous(), variances[:kept], residual)

@@ -1,0 +1,99 @@
+"""The claims that there are: every module of this package that has a `CLAIMS`.
+
+To add one, write a module with `CLAIMS = (Claim(...), ...)`; nothing else needs to know.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from otprior.utils.validation import invalid
+from otprior_studies import claims as package
+from otprior_studies.claims.claim import Claim, Effort, Finding
+
+__all__ = ["Result", "all_claims", "find_claims", "run_claims"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A claim, what was found, and how long it took."""
+
+    claim: Claim
+    finding: Finding
+    seconds: float
+
+    def row(self) -> dict[str, Any]:
+        """The claim's entry among the claims of report.json."""
+        found = self.finding
+        return {
+            "id": self.claim.id,
+            "paper": self.claim.paper,
+            "statement": self.claim.statement,
+            "statistic": found.statistic,
+            "interval": list(found.interval),
+            "power": found.power,
+            "threshold": found.threshold,
+            "verdict": found.verdict.value,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """And among its details."""
+        found = self.finding
+        return {
+            "why": found.why,
+            "seconds": round(self.seconds, 2),
+            "figures": found.details,
+            "curves": [asdict(curves) for curves in found.curves],
+        }
+
+
+@cache
+def all_claims() -> tuple[Claim, ...]:
+    """Every claim, by module and then in the module's order."""
+    found: list[Claim] = []
+    for module in sorted(info.name for info in iter_modules(package.__path__)):
+        found += getattr(import_module(f"{package.__name__}.{module}"), "CLAIMS", ())
+    names = [claim.id for claim in found]
+    assert len(set(names)) == len(names), names
+    return tuple(found)
+
+
+def find_claims(ids: Sequence[str]) -> tuple[Claim, ...]:
+    """The claims of these names, in this order; a name may be the beginning of several.
+
+    Raises:
+        ValueError: If a name is that of none.
+    """
+    chosen: dict[str, Claim] = {}
+    for name in ids:
+        fitting = [claim for claim in all_claims() if claim.id == name]
+        fitting = fitting or [claim for claim in all_claims() if claim.id.startswith(name)]
+        if not fitting:
+            raise invalid("claim", "one of " + ", ".join(claim.id for claim in all_claims()), name)
+        chosen |= {claim.id: claim for claim in fitting}
+    return tuple(chosen.values())
+
+
+def run_claims(
+    claims: Sequence[Claim], effort: Effort, listen: Callable[[int, Claim], None] = lambda done, claim: None
+) -> list[Result]:
+    """Runs claims one after another.
+
+    Arguments:
+        claims: Which.
+        effort: How much work, and which random numbers; a claim's result does not depend on the others.
+        listen: Called before each, with the number done.
+    """
+    results = []
+    for done, claim in enumerate(claims):
+        listen(done, claim)
+        started = time.perf_counter()
+        finding = claim.run(effort)
+        results.append(Result(claim, finding, time.perf_counter() - started))
+    return results

@@ -1,0 +1,1 @@
+"""The commands of the studies; the entry-point group `otprior.commands` names them."""

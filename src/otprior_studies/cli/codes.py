@@ -1,0 +1,378 @@
+"""`otprior codes`: is the map from images to codes optimal transport, and what do codes carry?"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from otprior.cli.encode import Method
+from otprior.cli.loading import (
+    BUNDLED,
+    check_data,
+    check_model,
+    load_data,
+    load_model,
+    set_up_torch,
+)
+from otprior.cli.options import (
+    ModelArgument,
+    Overwrite,
+    Threads,
+    ValueRangeText,
+)
+from otprior.cli.parsing import parse_labels, parse_value_range
+from otprior.cli.progress import progress_bar
+from otprior.cli.session import (
+    Debug,
+    Verbose,
+    session,
+    stdout,
+)
+from otprior.cli.studies import Workers, default_workers, follow
+from otprior.utils.files import check_output_dir, output_dir
+from otprior.utils.validation import invalid, require
+
+if TYPE_CHECKING:
+    from otprior.data.images import ImageSet
+    from otprior_studies.codes import (
+        CodeResult,
+        CodeStudy,
+        CodeSubject,
+        Network,
+    )
+
+__all__ = ["EXAMPLES", "codes"]
+
+EXAMPLES = (
+    "otprior codes bundled --out codes-study",
+    "otprior codes bundled --fast --out rehearsal",
+    "otprior codes path/to/ddpm path/to/images --images 1000 --swaps 0 --out codes-study",
+    "otprior codes path/to/ddpm path/to/images --other path/to/other --other-data path/to/others --out swapped",
+)
+
+# What --fast measures; its figures are a rehearsal.
+FAST = {"images": 200, "subset": 50, "refined": 40, "probed": 8, "probes": 1, "swaps": 2, "block": 20}
+FAST_ENCODER = {"method": "heun", "steps": 10}
+FAST_ATOMS = 2000
+SHOWN_MISSING = 5
+# Between two networks there is one kind of swap, between ten classes there are ninety: so many times the images.
+BETWEEN_NETWORKS = 10
+
+_SWAPS = "Swapping codes"
+
+
+def codes(
+    model: ModelArgument,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DATA]",
+            help="Images: a folder, .npz, .npy, .safetensors, or 'bundled', which a bundled model may leave out.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")] = Path("codes-study"),
+    fast: Annotated[bool, typer.Option("--fast", help="A rehearsal in under three minutes.")] = False,
+    images: Annotated[
+        int | None,
+        typer.Option(
+            min=8, help="Images to encode, and seeds to decode; 2,000 by default.", show_default=False
+        ),
+    ] = None,
+    subset: Annotated[
+        int | None,
+        typer.Option(
+            min=4,
+            help="Points of a set; intervals are over disjoint sets. 500 by default.",
+            show_default=False,
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS", help="Of the images, those of these classes: 3, or 0-4.", show_default=False
+        ),
+    ] = None,
+    conditional: Annotated[
+        bool, typer.Option("--conditional", help="Tell the network each image's class, instead of none.")
+    ] = False,
+    method: Annotated[
+        Method | None,
+        typer.Option(help="Of encoding; rk4 by default. See `otprior encode`.", show_default=False),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Of it; 12 by default: 48 evaluations.", show_default=False)
+    ] = None,
+    probed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="Images at which the Jacobian is probed; 96 by default.", show_default=False
+        ),
+    ] = None,
+    atoms: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Images that the fast priors are fitted to; by default DATA, or the bundled atoms for bundled data.",
+            show_default=False,
+        ),
+    ] = None,
+    timestep: Annotated[float, typer.Option(help="t* of the fast priors.")] = 500,
+    swaps: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Images of a class that are decoded as every class, 20 by default where images and network know "
+            "classes; with --other the images that are decoded by it, 200 by default. 0 leaves it out.",
+            rich_help_panel=_SWAPS,
+            show_default=False,
+        ),
+    ] = None,
+    other: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="A second network, to decode the first one's codes, instead of swapping classes.",
+            rich_help_panel=_SWAPS,
+            show_default=False,
+        ),
+    ] = None,
+    other_data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Images like its own; DATA by default.",
+            rich_help_panel=_SWAPS,
+            show_default=False,
+        ),
+    ] = None,
+    other_null_label: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Its label for no class; by default the model's own.",
+            rich_help_panel=_SWAPS,
+            show_default=False,
+        ),
+    ] = None,
+    other_classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS", help="Of those, these classes.", rich_help_panel=_SWAPS, show_default=False
+        ),
+    ] = None,
+    null_label: Annotated[
+        int | None,
+        typer.Option(min=0, help="The label for no class; by default the model's.", show_default=False),
+    ] = None,
+    value_range: ValueRangeText = "auto",
+    workers: Workers = None,
+    threads: Threads = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Study a model's codes: each map between images and noise beside exact optimal transport, and swapped codes.
+
+    DIR gets report.json, a page, plots, pictures and the codes. Pieces are kept in DIR.work: a run that was interrupted
+    goes on from there when it is started again. Delete that folder when you are done.
+    """
+    work = out.with_name(out.name + ".work")
+    # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
+    with session(verbose, debug):
+        check_output_dir(out, overwrite)
+        check_model(model)
+        name = _data_name(model, data)
+        check_data(name)
+        if atoms is not None:
+            check_data(atoms, "--atoms")
+        if other is not None:
+            check_model(other)
+        others = {
+            "--other-data": other_data,
+            "--other-classes": other_classes,
+            "--other-null-label": other_null_label,
+        }
+        for option, value in others.items():
+            require(value is None or other is not None, option, "left out without --other", value)
+        if other_data is not None:
+            check_data(other_data, "--other-data")
+        pixels = parse_value_range(value_range)
+        started = time.perf_counter()
+        with progress_bar("loading") as bar:
+            from otprior_studies.codes import CodeSubject, check_subject, run_code_study
+
+            # The work's threads are those of each process; this one takes what it is left.
+            set_up_torch(threads, "cpu")
+            network, shape = _network(model, null_label)
+            chosen = _images(name, shape, pixels, seed, classes)
+            subject = CodeSubject(
+                Path(model).name,
+                network,
+                chosen,
+                _atoms(name, atoms, shape, pixels, seed, classes, fast, chosen),
+                None if other is None else _network(other, other_null_label, shape, "--other-null-label")[0],
+                None
+                if other is None
+                else _images(other_data or name, shape, pixels, seed, other_classes, "--other-classes"),
+            )
+            study = _study(
+                subject, fast, images=images, subset=subset, probed=probed, swaps=swaps, method=method, steps=steps,
+                conditional=conditional, timestep=timestep, seed=seed,
+            )  # fmt: skip
+            check_subject(study, subject)
+            result = run_code_study(
+                study, subject, work, workers=workers or default_workers(), threads=1, listen=follow(bar)
+            )
+            report = _report(result, study, model, name, time.perf_counter() - started)
+            _write(out, overwrite, report, result)
+        _print(report, out)
+
+
+def _data_name(model: str, data: str | None) -> str:
+    if data is not None:
+        return data
+    require(model == BUNDLED, "DATA", f"given, unless the model is '{BUNDLED}'", "nothing")
+    return BUNDLED
+
+
+def _network(
+    name: str,
+    null_label: int | None,
+    shape: tuple[int, int, int] | None = None,
+    option: str = "--null-label",
+) -> tuple[Network, Any]:
+    """A network and the shape of its images; it is loaded here to find out whether it can be."""
+    from otprior.data import bundled
+    from otprior.diffusion.coder import ImageCoder
+    from otprior.sampling.inputs import latent_shape, num_classes, takes_labels
+    from otprior_studies.codes import Network
+
+    pipe: Any = load_model(name, null_label=null_label)
+    # (That refuses a process which has no codes.)
+    ImageCoder(pipe.unet, pipe.scheduler)
+    found = latent_shape(pipe.unet)
+    require(shape is None or found in (None, shape), f"images of {name}", f"of shape {shape}", found)
+    folder = bundled.pipeline_path() if name == BUNDLED else Path(name)
+    if not takes_labels(pipe.unet):
+        return Network(folder.resolve()), found
+    label = pipe.config.null_class_label
+    if label is None:
+        rule = f"given: {name} takes class labels, and does not say which means none"
+        raise invalid(option, rule, None)
+    count = num_classes(pipe.unet)
+    # The label for no class is the last one, or it is not known how many classes there are.
+    return Network(folder.resolve(), label, label if count == label + 1 else 0), found
+
+
+def _images(
+    name: str,
+    shape: Any,
+    pixels: Any,
+    seed: int,
+    classes: str | None,
+    option: str = "--classes",
+    split: str = "held_out",
+) -> ImageSet:
+    """Images in random order, of some classes if these are named; `split` is what "bundled" stands for."""
+    import torch
+
+    images = load_data(name, shape, pixels, bundled_split=split)
+    # (Folders come sorted by class; the first so many are to be of all.)
+    images = images.select(torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)))
+    if classes is None:
+        return images
+    if images.labels is None:
+        raise invalid(option, "left out: the images have no labels", classes)
+    wanted = torch.tensor(parse_labels(classes, option))
+    missing = wanted[~torch.isin(wanted, images.labels)].tolist()
+    few = ", ".join(map(str, missing[:SHOWN_MISSING])) + (", …" if len(missing) > SHOWN_MISSING else "")
+    got = f"{classes}, of which no image has {few}"
+    require(not missing, option, "labels that some image has", got)
+    return images.select(torch.nonzero(torch.isin(images.labels, wanted)).reshape(-1))
+
+
+def _atoms(
+    data: str,
+    atoms: str | None,
+    shape: Any,
+    pixels: Any,
+    seed: int,
+    classes: str | None,
+    fast: bool,
+    images: ImageSet,
+) -> ImageSet:
+    """What the fast priors are fitted to."""
+    found = images
+    if atoms is not None:
+        found = load_data(atoms, shape, pixels)
+    elif data == BUNDLED:
+        found = _images(BUNDLED, shape, pixels, seed, classes, split="atoms")
+    return found.select(slice(0, FAST_ATOMS)) if fast else found
+
+
+def _study(subject: CodeSubject, fast: bool, **given: Any) -> CodeStudy:
+    from otprior.cli.encode_images import check_heeded
+    from otprior.diffusion.codes import Encoder
+    from otprior_studies.codes import CodeStudy
+
+    own: dict[str, Any] = dict(FAST) if fast else {}
+    encoder: dict[str, Any] = dict(FAST_ENCODER) if fast else {"method": "rk4", "steps": 12}
+    method, steps = given.pop("method"), given.pop("steps")
+    encoder |= {} if method is None else {"method": method.value}
+    if steps is not None:
+        check_heeded(encoder["method"], {"steps": steps})
+        encoder["steps"] = steps
+    count = given["images"] or own.get("images", CodeStudy.images)
+    wished = own.get("swaps", CodeStudy.swaps) * (1 if subject.other is None else BETWEEN_NETWORKS)
+    most = min(wished, _possible_swaps(subject, count))
+    own["swaps"] = most if given["swaps"] is None else given["swaps"]
+    t = given["timestep"]
+    given["timestep"] = int(t) if t.is_integer() else t
+    own |= {name: value for name, value in given.items() if value is not None}
+    return CodeStudy(encoder=Encoder(**encoder), **own)
+
+
+def _possible_swaps(subject: CodeSubject, count: int) -> int:
+    """The most images of each kind that can be swapped, among the first `count`."""
+    import torch
+
+    if subject.other is not None:
+        assert subject.other_images is not None
+        return min(count, len(subject.other_images))
+    labels, classes = subject.images.labels, subject.network.classes
+    if labels is None or classes < 2:
+        return 0
+    return int(torch.bincount(labels[:count], minlength=classes)[:classes].min())
+
+
+def _report(result: CodeResult, study: CodeStudy, model: str, data: str, seconds: float) -> dict[str, Any]:
+    from otprior.cli.report_parts import empty_report
+
+    whole = empty_report({"model": model, "data": data} | asdict(study))
+    report = {key: whole[key] for key in ("format_version", "settings", "environment", "command")}
+    return report | {"codes": result.part, "timings": {"seconds_of_the_last_run": seconds}}
+
+
+def _write(out: Path, overwrite: bool, report: dict[str, Any], result: CodeResult) -> None:
+    from otprior_studies.codes.page import write_codes_report
+
+    with output_dir(out, overwrite) as folder:
+        result.codes.save(folder / "codes.safetensors")
+        write_codes_report(folder, report, result.swaps, result.beside)
+
+
+def _print(report: dict[str, Any], out: Path) -> None:
+    from otprior_studies.codes.text import codes_summary, codes_tables
+
+    console = stdout()
+    for table in codes_tables(report):
+        console.print(table)
+    for sentence in codes_summary(report):
+        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+    console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)

@@ -1,0 +1,93 @@
+"""`otprior verify`: what the papers claim, and what came out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from otprior.cli.options import Overwrite, Threads
+from otprior.cli.progress import progress_bar
+from otprior.cli.report_parts import empty_report
+from otprior.cli.session import (
+    Debug,
+    Verbose,
+    session,
+    stdout,
+)
+from otprior.utils.files import check_output_dir, output_dir
+
+__all__ = ["EXAMPLES", "verify"]
+
+EXAMPLES = (
+    "otprior verify --fast",
+    "otprior verify --only brenier --only codes-jacobian --out claims",
+    "otprior verify --fast --json",
+)
+
+
+def verify(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="A claim, or the beginning of several; may be given more than once."),
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Fewer draws: all claims within three minutes.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of the table.")] = False,
+    list_only: Annotated[bool, typer.Option("--list", help="List the claims, and run none.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also write report.json, a page and plots there.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
+    threads: Threads = None,
+    overwrite: Overwrite = False,
+    verbose: Verbose = False,
+    debug: Debug = False,
+) -> None:
+    """Test the papers' claims: statistic, interval, power and verdict of each.
+
+    A verdict is one of "holds", "holds within error", "does not hold", "not distinguishable"; docs/claims.md explains
+    each claim. The command succeeds whatever the verdicts are.
+    """
+    with session(verbose, debug, out):
+        if out is not None:
+            check_output_dir(out, overwrite)
+        from otprior.cli.loading import set_up_torch
+        from otprior.report import validate_report
+        from otprior_studies.claims.claim import Effort
+        from otprior_studies.claims.page import claims_table, counts, write_claims_report
+        from otprior_studies.claims.registry import all_claims, find_claims, run_claims
+
+        chosen = find_claims(only) if only else all_claims()
+        if list_only:
+            for claim in chosen:
+                stdout().print(Text(f"{claim.id}: {claim.statement} ({claim.paper})"), soft_wrap=True)
+            return
+        set_up_torch(threads, "cpu")
+        with progress_bar("claims") as bar:
+            results = run_claims(
+                chosen, Effort(fast, seed), lambda done, claim: bar.update(done, len(chosen), claim.id)
+            )
+        common = empty_report({"fast": fast, "seed": seed})
+        report = {key: common[key] for key in ("format_version", "settings", "environment", "command")} | {
+            "claims": [result.row() for result in results],
+            "details": {result.claim.id: result.details() for result in results},
+        }
+        validate_report(report)
+        if out is not None:
+            with output_dir(out, overwrite) as folder:
+                write_claims_report(folder, report)
+        if as_json:
+            typer.echo(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+            return
+        console = stdout()
+        console.print(claims_table(report))
+        for result in results:
+            console.print(Text(f"{result.claim.id}: {result.finding.why}"), soft_wrap=True)
+        console.print(counts(report), markup=False, highlight=False)
+        if out is not None:
+            console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)

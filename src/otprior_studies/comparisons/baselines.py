@@ -1,0 +1,145 @@
+"""The coupled start beside everything that could explain it away, on the same seeds.
+
+1. Solvers from white noise at T, the spacing of each chosen on the validation images.
+2. t* at which a random training image with fresh noise, plain or boosted, copies as often as the coupled start, or has
+   its own image as nearest as often; on seeds that no report uses.
+3. All rows on the reference images: those solvers, long ancestral sampling (the network's own limit), the other
+   priors, both rivals at every t* and at the matched ones, the coupled start with a potential that was not solved for,
+   and with mini-batch transport.
+4. Five sets of twice as many seeds, or of as many as there are held-out images, for the rows that statements are made
+   about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from otprior.data import bundled
+from otprior.experiments.chosen import settings_rows
+from otprior.experiments.comparison import StudyResult
+from otprior.experiments.gates import copy_gate, difference_gate, ratio_gate
+from otprior.sampling.start_spec import RowSpec
+from otprior_studies.comparisons.equal_copying import Matching
+from otprior_studies.comparisons.spacings import LAST, SOLVERS, best_spacings
+from otprior_studies.comparisons.stages import Scale, Stages
+
+__all__ = ["run"]
+
+EVALUATIONS = (5, 10, 20)
+# Ancestral steps of the network's own limit; the last takes as long as all else, and is left to a full run.
+ANCESTRAL = (250, 500)
+FULL_ANCESTRAL = (250, 500, 1000)
+REHEARSED_ANCESTRAL = (10, 20)
+# The share of the excess of the best N(0, I) at 20 evaluations that the coupled start at 5 is to reach.
+WANTED_RATIO = 0.4
+PAIRED_SETS = 5
+RIVALS = (("random_atom", ""), ("boosted_atom", "atom"), ("boosted_atom", "mean"))
+
+
+def run(stages: Stages) -> dict[str, StudyResult]:
+    """The study; its reports are "" (all rows), "pairs" (the statements), "matching" and "target" (rates by t*, and
+    those of the coupled start, by which t* was matched)."""
+    chosen = settings_rows()
+    coupled = chosen["coupled_5"]
+    stages.check_samples(stages.scale.samples)
+    held_out = int(bundled.manifest()["splits"]["held_out"]["n"])
+    solvers = best_spacings(stages, SOLVERS, EVALUATIONS, stages.scale.share(0.25))
+    best = _best_at(stages, solvers, max(EVALUATIONS))
+
+    rivals = [_rival(coupled, kind, direction) for kind, direction in RIVALS]
+    matching = Matching.measure(stages, coupled, rivals)
+    matched = [matching.row(rival, by) for rival in rivals for by in ("copying", "source")]
+
+    main = stages.run(
+        "baselines",
+        _distinct(
+            [
+                coupled,
+                chosen["coupled_3"],
+                *_same_start(coupled),
+                *matched,
+                *matching.measured,
+                *solvers.values(),
+                *_ancestral(stages.scale),
+            ]
+        ),
+    )
+    pairs = stages.run(
+        "pairs",
+        _distinct([coupled, best, *matched]),
+        min(2 * stages.scale.samples, held_out),
+        seed_sets=max(PAIRED_SETS, stages.scale.seed_sets),
+        block=500,
+    )
+    pairs.report["gates"] = _gates(pairs, coupled, best, matched, held_out)
+    main.report["gates"] = pairs.report["gates"]
+    return {"": main, "pairs": pairs, "matching": matching.rivals, "target": matching.coupled}
+
+
+def _best_at(stages: Stages, solvers: dict[tuple[str, int], RowSpec], nfe: int) -> RowSpec:
+    """The best of the solvers at `nfe`, on more validation images than the spacings were screened on."""
+    finalists = [row for (_, count), row in solvers.items() if count == nfe]
+    result = stages.choose("finalists", finalists, stages.scale.samples)
+    return min(finalists, key=lambda row: result.row(row)["fid"])
+
+
+def _rival(coupled: RowSpec, prior: str, direction: str) -> RowSpec:
+    """A random training image with fresh noise, and all else as the coupled start has it."""
+    options = (("direction", direction),) if direction else ()
+    # What is left of the coupling's mean where part of the noise is drawn anew.
+    correlation = coupled.correlation if direction else 1.0
+    return replace(coupled, prior=prior, noise=None, smoothing=0.0, correlation=correlation, options=options)
+
+
+def _same_start(coupled: RowSpec) -> list[RowSpec]:
+    """The other priors at the coupled start's t*, and couplings that no solver made."""
+    t = coupled.start_timestep
+    same = replace(coupled, smoothing=0.0, correlation=1.0)
+
+    def row(label: str, **changes: Any) -> RowSpec:
+        return replace(same, label=f"{label}, t* = {t:g}, {coupled.steps}", **changes)
+
+    return [
+        row("coupled, all of the seed's noise, no smoothing"),
+        row("gaussian", prior="gaussian", noise=None),
+        row("identity", prior="identity", noise=None),
+        row("frozen (DPM-OT's map)", noise="frozen"),
+        row("potential of independent scores", prior="unsolved", options=(("potential", "independent"),)),
+        row("potential zero", prior="unsolved", options=(("potential", "zero"),)),
+        row("mini-batch transport, 125", prior="mini_batch", noise=None),
+    ]
+
+
+def _ancestral(scale: Scale) -> list[RowSpec]:
+    counts = FULL_ANCESTRAL if scale.full else REHEARSED_ANCESTRAL if scale.rehearsal else ANCESTRAL
+    return [
+        RowSpec(
+            "none", LAST, steps, "DDPMScheduler", "trailing", label=f"N(0, I) at T, ancestral DDPM, {steps}"
+        )
+        for steps in counts
+    ]
+
+
+def _distinct(rows: list[RowSpec]) -> list[RowSpec]:
+    """Each row once, under the label that it has first: a matched t* may be one that was measured."""
+    first: dict[str, RowSpec] = {}
+    for row in rows:
+        first.setdefault(row.key, row)
+    return list(first.values())
+
+
+def _gates(
+    pairs: StudyResult, coupled: RowSpec, best: RowSpec, matched: list[RowSpec], held_out: int
+) -> list[dict[str, Any]]:
+    few, many = coupled.evaluations, best.evaluations
+    ratio = f"Excess FID of the coupled start at {few} evaluations over that of the best N(0, I) at {many}"
+    copying = f"Copy rate of the coupled start at {few} evaluations less that of held-out real images"
+    gates = [
+        ratio_gate(pairs, coupled, best, WANTED_RATIO, f"{ratio} ({best.label})"),
+        copy_gate(pairs, coupled, copying, held_out),
+    ]
+    for row in matched:
+        statement = f"FID of the coupled start less that of “{row.label}”"
+        gates.append(difference_gate(pairs, coupled, row, statement))
+    return gates

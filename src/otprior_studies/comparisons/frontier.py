@@ -1,0 +1,130 @@
+"""The frontier: each prior at each number of evaluations; how many atoms, which atoms, and none from data.
+
+t* of each prior, and how much of a coupled start's noise is drawn anew, are chosen on validation images under the
+copying rule, for each number of evaluations and set of atoms apart; the sampler from t* is UniPC, evenly in log-SNR.
+For N(0, I) at T, solver and spacing are chosen.
+
+- "": each prior at 1 to 20 evaluations, with the images after which its fitting has paid for itself.
+- "atoms", "unseen", "model": the coupled start on other sets of atoms; see `presets.atom_sets`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from otprior.experiments.comparison import StudyResult
+from otprior.report.rows import family
+from otprior.sampling.start_spec import OWN_GRID, RowSpec
+from otprior_studies.comparisons.atom_sets import (
+    check_training,
+    model_atoms,
+    numbers_of_atoms,
+    unseen,
+)
+from otprior_studies.comparisons.candidates import (
+    FULL_SAMPLER,
+    MIXTURE_STARTS,
+    RANDOM_STARTS,
+    UNIPC,
+    at_each,
+    best_coupled,
+)
+from otprior_studies.comparisons.spacings import LAST, Solver, best_spacings
+from otprior_studies.comparisons.stages import Stages
+
+__all__ = ["break_even", "run"]
+
+EVALUATIONS = (1, 2, 3, 4, 5, 8, 10, 20)
+# A start with as many evaluations as N(0, I) needs would be put first by its FID alone.
+HEADLINE = 5
+SPACINGS = ("trailing", "karras", OWN_GRID + "time", OWN_GRID + "log_snr")
+WHITE = (Solver("DPM++2M", "DPMSolverMultistepScheduler", SPACINGS), Solver("UniPC", UNIPC, SPACINGS))
+# The other priors, with their noise, and where each is looked for: up to where it is worse again, or to the end.
+STARTS = {
+    "frozen (DPM-OT's map)": ("semidiscrete", "frozen", (250, 350, 425, 500, 600)),
+    "gaussian": ("gaussian", None, (400, 500, 600, 700, 800, 900)),
+    "mixture": ("mixture", None, MIXTURE_STARTS),
+    "identity": ("identity", None, (600, 700, 800, 900, 950)),
+    "random image + fresh noise": ("random_atom", None, RANDOM_STARTS),
+}
+
+
+def run(stages: Stages) -> dict[str, StudyResult]:
+    """The four studies.
+
+    Raises:
+        ValueError: If the file of training images does not hold enough, or others than the network's.
+    """
+    if stages.scale.training:
+        check_training(stages)
+    return {
+        "": _evaluations(stages),
+        "atoms": numbers_of_atoms(stages),
+        "unseen": unseen(stages),
+        "model": model_atoms(stages),
+    }
+
+
+def _evaluations(stages: Stages) -> StudyResult:
+    white = best_spacings(stages, WHITE, EVALUATIONS, stages.scale.share(0.25))
+    rows: list[RowSpec] = []
+    for nfe in EVALUATIONS:
+        plain = RowSpec("none", LAST, nfe, UNIPC, OWN_GRID + "log_snr")
+        rows += [white[solver.name, nfe] for solver in WHITE]
+        rows.append(best_coupled(stages, nfe))
+        for name, (prior, noise, starts) in STARTS.items():
+            candidates = at_each(replace(plain, prior=prior, noise=noise), name, starts)
+            rows.append(stages.best(f"choosing {nfe} {noise or prior}", candidates))
+    result = stages.run("evaluations", [*rows, FULL_SAMPLER], flow=FULL_SAMPLER)
+    report = result.report
+    for row in report["rows"]:
+        row["break_even"] = break_even(row, report["rows"], stages.scale.workers)
+    report["headline_nfe"] = HEADLINE
+    report["curves"] = _curves([row for row in report["rows"] if row["nfe"] <= max(EVALUATIONS)])
+    return result
+
+
+def break_even(row: dict[str, Any], rows: Sequence[dict[str, Any]], workers: int = 1) -> float | None:
+    """Images after which the time that the prior took ("fit_seconds") is saved, or None if none is ever saved.
+
+    Against the N(0, I) row that takes least time among those of FID no higher than the row's; if there is none, among
+    those that cannot be told from the best of them (whose intervals overlap), which are all worse than the row.
+
+    Arguments:
+        row: Of the prior.
+        rows: All of the report.
+        workers: Processes that sampled beside each other: as many images came in the seconds that each took.
+    """
+    white = [other for other in rows if other["prior"] == "none"]
+    if row["fit_seconds"] is None or not white:
+        return None
+    best = min(white, key=lambda other: other["fid"])
+    rivals = [other for other in white if other["fid"] <= row["fid"]] or [
+        other for other in white if other["fid_interval"][0] <= best["fid_interval"][1]
+    ]
+    saved = min(other["seconds_per_image"] for other in rivals) - row["seconds_per_image"]
+    return row["fit_seconds"] * workers / saved if saved > 0 else None
+
+
+def _curves(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What the plots of quality leave out, by kind of start."""
+    families = list(dict.fromkeys(map(family, rows)))
+
+    def curves(name: str, title: str, y: str, value: Callable[[dict[str, Any]], float]) -> dict[str, Any]:
+        def points(kind: str) -> list[tuple[float, float]]:
+            of_kind = [row for row in rows if family(row) == kind]
+            best = {row["nfe"]: row for row in sorted(of_kind, key=lambda row: -row["fid"])}
+            return [(nfe, value(best[nfe])) for nfe in sorted(best)]
+
+        series = {kind: points(kind) for kind in families}
+        x = "network evaluations an image (NFE)"
+        return {"name": name, "title": title, "x": x, "y": y, "series": series, "log": "x", "points": False}
+
+    full = "share of seeds with the full flow's class"
+    return [
+        curves("agreement", "The seed's own image", full, lambda row: row["seed_agreement"]),
+        curves("recall", "Recall", "share of real images", lambda row: row["recall"]),
+        curves("coverage", "Coverage", "share of real images", lambda row: row["coverage"]),
+    ]

@@ -1,0 +1,317 @@
+"""The run: maps, then rows of the paper's description, then rows of the authors' code, then tables of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from otprior.diffusion.network import NetworkDenoiser
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.experiments.comparison import (
+    Listener,
+    Study,
+    StudyProgress,
+    StudyResult,
+)
+from otprior.experiments.gates import gate
+from otprior.experiments.inputs import (
+    atoms_of,
+    check_floor,
+    check_unseen,
+    extractor_of,
+    fingerprint,
+    images_of,
+    models_of,
+    schedule_of,
+)
+from otprior.experiments.run import run_study
+from otprior.experiments.sampling import load_pipeline
+from otprior.metrics import mixture_mask, paired_share_difference
+from otprior.metrics.features import class_logits
+from otprior.sampling.inputs import latent_shape, takes_labels
+from otprior.sampling.start_spec import RowSpec
+from otprior.utils.validation import require
+from otprior.utils.work_folder import mark_work
+from otprior_studies.papers.dpm_ot.filters import (
+    FilterLaw,
+    batch_table,
+    check_keeps,
+    filter_curves,
+    filter_table,
+    law_of,
+)
+from otprior_studies.papers.dpm_ot.maps import (
+    LatentMap,
+    noised,
+    published_map,
+    solved_map,
+)
+from otprior_studies.papers.dpm_ot.published import BATCH
+from otprior_studies.papers.dpm_ot.rows import Rows
+from otprior_studies.papers.dpm_ot.sampling import sample_row
+from otprior_studies.papers.dpm_ot.settings import OWN, Settings
+from otprior_studies.papers.dpm_ot.singular import AngleFilter, smallest_angle
+from otprior_studies.papers.material import settled
+from otprior_studies.papers.reproduction import Part, Request
+
+__all__ = ["run"]
+
+MIXTURE_LIMITS = (0.1, 0.2, 0.3, 0.4)
+# Names of real images beside rows.
+REAL, ATOMS = "held-out real images", "the training images behind the latents"
+
+
+def run(request: Request) -> dict[str, Part]:
+    """Reports: "" on what the paper describes, "code" on what its code does."""
+    request = settled(request)
+    settings: Settings = request.settings
+    maps = request.work / "maps"
+    everything = _study("dpm-ot", [RowSpec("none", 0, 1)], request, settings.atoms)
+    rows = Rows(settings, schedule_of(everything))
+    pools = rows.pools()
+    _check(settings, rows, everything)
+    # What else is set stands in the names of the pieces: a run whose filter was refused keeps its maps.
+    carried = {"sampling": settings.sampling, "null_label": settings.null_label}
+    mark_work(request.work / "settings.json", carried | fingerprint(everything), "of these settings")
+
+    _fit(rows, everything, maps, request.listen)
+    laws = [_law(row, settings, maps, request.listen) for row in pools]
+    filters = _filters(settings, laws)
+    main = replace(everything, rows=tuple(rows.main([each.threshold for each in filters])))
+    code = _study("dpm-ot code", rows.code(), request, settings.code_atoms)
+    _fit(rows, everything, maps, request.listen)
+    results = []
+    for study in (main, code):
+        results.append(
+            run_study(
+                study,
+                request.work / study.name.replace(" ", "-"),
+                workers=request.workers,
+                listen=request.listen,
+                sample=partial(sample_row, maps),
+            )
+        )
+    first, second = results
+    mixed, other = (_logits(result) for result in results)
+    first.report["gates"] = _gates(first, mixed)
+    first.report["curves"] = filter_curves({row.label: law for row, law in zip(pools, laws)})
+    first.report["tables"] = [
+        *(_filter(first, mixed, row, law, each, maps) for row, law, each in zip(pools, laws, filters)),
+        _limits(first, mixed),
+        _different_latents(first),
+        _solves(rows, maps),
+    ]
+    theirs = LatentMap.load(maps / dict(rows.code()[1].options)["map"])
+    batches = batch_table(theirs, settings.topk, settings.batch_threshold, settings.filter_draws)
+    second.report["tables"] = [batches, _limits(second, other), _different_latents(second)]
+    first.report["ot"] = LatentMap.load(maps / dict(rows.published().options)["map"]).facts
+    second.report["ot"] = theirs.facts
+    # (Where files lie is nobody's business: their names are among the study's settings.)
+    own = {key: value for key, value in asdict(settings).items() if key not in OWN}
+    for result in results:
+        result.report["settings"] |= {"reproduction": own}
+    return {"": Part(first.report, first.images), "code": Part(second.report, second.images)}
+
+
+def _study(name: str, rows: Sequence[RowSpec], request: Request, atoms: int) -> Study:
+    settings: Settings = request.settings
+    study = Study(
+        name,
+        tuple(rows),
+        request.samples,
+        atoms=atoms,
+        tol=settings.tol,
+        precision=settings.sampling,
+        block=BATCH,  # the authors' filter takes a block at a time
+        mixture=settings.mixture,
+    )
+    if not settings.model:
+        return study
+    return replace(
+        study,
+        model=settings.model,
+        atoms_from=settings.images,
+        split=settings.reference,
+        real_split=settings.held_out,
+        extractor=settings.extractor,
+        null_class_label=settings.null_label if settings.null_label >= 0 else None,
+    )
+
+
+def _check(settings: Settings, rows: Rows, main: Study) -> None:
+    """Everything that can be found wrong before anything long."""
+    if settings.model:
+        _check_own(main)
+    check_floor(main.samples, len(images_of(main, main.real_split)))
+    there = len(images_of(main, main.atoms_from))
+    require(settings.atoms <= there, "atoms", f"at most {there:,}, the number of images", settings.atoms)
+    (spec, *_) = rows.maps.values()
+    least = smallest_angle(noised(atoms_of(main).images, spec.sigma).flatten(1))
+    rule = f"above {least:.3g} radians, the least angle between two of the published latents"
+    require(settings.threshold >= least, "threshold", rule, settings.threshold, "It rejects every draw")
+
+
+def _check_own(main: Study) -> None:
+    """That the network fits images and samplers, and that nothing is evaluated on what the starts are made of."""
+    pipe = load_pipeline(models_of(main, Path()))
+    schedule = NoiseSchedule.from_scheduler(pipe.scheduler)
+    require(schedule.kind == "vp", "model", "of a variance-preserving process", schedule.kind)
+    told = not takes_labels(pipe.unet) or pipe.config.get("null_class_label") is not None
+    require(told, "null_label", "given: the network takes labels, and samples here are of no class", "none")
+    NetworkDenoiser(pipe.unet, pipe.scheduler)  # refuses predictions that it does not know
+    shape = latent_shape(pipe.unet)
+    for name in (main.atoms_from, main.split, main.real_split):
+        found = tuple(images_of(main, name).images.shape[1:])
+        require(shape in (None, found), f"images {name}", f"of the network's shape {shape}", found)
+    everything = images_of(main, main.atoms_from)
+    for name in (main.split, main.real_split):
+        check_unseen(f"images {name}", images_of(main, name), everything)
+
+
+def _fit(rows: Rows, study: Study, maps: Path, listen: Listener) -> None:
+    """Solves for the maps of the rows so far, unless they are there."""
+    for spec in rows.maps.values():
+        folder = maps / spec.name
+        if folder.is_dir():
+            continue
+        how = "as published" if spec.published else "by our solver"
+        stage = f"map onto {spec.atoms:,} latents, σ = {spec.sigma:.3g}, {how}"
+
+        def progress(done: float, total: float, note: str, stage: str = stage) -> None:
+            listen(StudyProgress(stage, done, total, note))
+
+        latents = noised(atoms_of(replace(study, atoms=spec.atoms)).images, spec.sigma)
+        if spec.published:
+            published_map(latents, int(spec.effort), progress).save(folder)
+        else:
+            solved_map(latents, spec.effort, progress).save(folder)
+
+
+def _law(row: RowSpec, settings: Settings, maps: Path, listen: Listener) -> FilterLaw:
+    """How the draws of a row's map lie to its jumps."""
+    listen(StudyProgress("angles of draws", 0, 1))
+    name = dict(row.options)["map"]
+    file = maps / f"{name}-law-{settings.filter_draws}-{settings.topk}.npz"
+    return law_of(LatentMap.load(maps / name), settings.filter_draws, settings.topk, file)
+
+
+def _filters(settings: Settings, laws: Sequence[FilterLaw]) -> list[AngleFilter]:
+    """The filter of each law: the threshold asked for, and at larger levels what keeps the same share of the draws."""
+    first = AngleFilter(settings.topk, settings.threshold)
+    check_keeps(laws[0], first)
+    share = laws[0].acceptance(first)
+    others = [AngleFilter(settings.topk, law.threshold(settings.topk, share)) for law in laws[1:]]
+    return [first, *others]
+
+
+def _logits(result: StudyResult) -> dict[str, Tensor]:
+    """The classifier's logits of each row's samples, by the row's key; of real images as `REAL` and `ATOMS`."""
+    assert result.study is not None
+    study, extractor = result.study, extractor_of(result.study)
+    found = {row.key: result.samples(row).images for row in study.rows}
+    found[REAL] = images_of(study, study.real_split).images
+    found[ATOMS] = atoms_of(study).images
+    return {key: class_logits(extractor, images) for key, images in found.items()}
+
+
+def _filter(
+    result: StudyResult,
+    logits: dict[str, Tensor],
+    row: RowSpec,
+    law: FilterLaw,
+    chosen: AngleFilter,
+    maps: Path,
+) -> dict[str, Any]:
+    assert result.study is not None
+    found = LatentMap.load(maps / dict(row.options)["map"])
+    mixed = mixture_mask(logits[row.key], result.study.mixture)
+    return filter_table(row.label, found, law, chosen, mixed, result.study.first_seed)
+
+
+def _limits(result: StudyResult, logits: dict[str, Tensor]) -> dict[str, Any]:
+    """Mode mixture of every row by the probability that two classes have to reach."""
+    assert result.study is not None
+    shares = {
+        key: [float(mixture_mask(each, limit).double().mean()) for limit in MIXTURE_LIMITS]
+        for key, each in logits.items()
+    }
+    lines: list[list[Any]] = [[REAL, *shares[REAL]]]
+    for name, key in [(ATOMS, ATOMS), *((row.label, row.key) for row in result.study.rows)]:
+        above = (f"{share - real:+.4f}" for share, real in zip(shares[key], shares[REAL]))
+        lines.append([name, *above])
+    return {
+        "title": "Mode mixture by the classifier's limit",
+        "note": (
+            "An image is mixed if two classes have at least this probability. Held-out real images: the share; others: "
+            "their share less that. A classifier is surer of images that it was trained on: what training images have "
+            "below the held-out ones, copies of them have too."
+        ),
+        "columns": ["start", *(f"{limit:g}" for limit in MIXTURE_LIMITS)],
+        "lines": lines,
+    }
+
+
+def _different_latents(result: StudyResult) -> dict[str, Any]:
+    """How many latents a row's samples come from: `duplicate_rate` does not see repeats to which a chain adds noise."""
+    assert result.study is not None
+    lines: list[list[Any]] = []
+    for row in result.study.rows:
+        sources = result.samples(row).sources
+        if sources is not None:
+            lines.append([row.label, len(sources), len(set(sources.tolist()))])
+    return {
+        "title": "Different latents behind the samples",
+        "note": "Of equal chances for N latents, n draws meet about N (1 − exp(−n/N)) of them.",
+        "columns": ["start", "samples", "different latents"],
+        "lines": lines,
+    }
+
+
+def _solves(rows: Rows, maps: Path) -> dict[str, Any]:
+    """How well each map was solved for."""
+    lines = []
+    for spec in rows.maps.values():
+        facts = LatentMap.load(maps / spec.name).facts
+        how = "as published" if spec.published else "our solver"
+        lines.append(
+            [how, spec.sigma, *(facts[key] for key in ("atoms", "chi2", "chi2_upper", "draws", "seconds"))]
+        )
+    return {
+        "title": "Maps",
+        "note": "χ² of the cell masses on fresh draws, and its upper 95 % limit, before any filter.",
+        "columns": ["solver", "σ of the latents", "atoms", "χ²", "upper", "draws", "seconds"],
+        "lines": lines,
+    }
+
+
+def _gates(result: StudyResult, logits: dict[str, Tensor]) -> list[dict[str, Any]]:
+    """That frozen starts are less mixed than white noise at the same number of evaluations, seed by seed.
+
+    White noise by the same sampler, and by the stock ones. Copies of images that the classifier was trained on are
+    little mixed for that alone, so every statement says how many there are.
+    """
+    assert result.study is not None
+    rows, limit = result.study.rows, result.study.mixture
+    mixed = {row.key: mixture_mask(logits[row.key], limit) for row in rows}
+    real = result.report["reference"]["copy_rate"]
+    gates = []
+    for rival in (row for row in rows if row.prior == "none"):
+        for row in rows:
+            frozen = row.prior == "latents" and dict(row.options)["rule"] == "map"
+            if not frozen or row.steps != rival.steps:
+                continue
+            mine, theirs = mixed[row.key], mixed[rival.key]
+            upper = paired_share_difference(mine, theirs, side="upper").hi
+            both = paired_share_difference(mine, theirs)
+            copies, others = (result.row(each)["copy_rate"] for each in (row, rival))
+            statement = (
+                f"Mode mixture of “{row.label}” ({copies:.3f} are copies) less that of “{rival.label}” "
+                f"({others:.3f}; of held-out images {real:.3f})"
+            )
+            gates.append(gate(statement, both.estimate, upper, 0.0, both))
+    return gates

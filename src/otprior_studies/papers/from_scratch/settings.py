@@ -1,0 +1,74 @@
+"""What can be changed, checked before anything long."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from otprior.utils.validation import (
+    check_choice,
+    check_integer,
+    invalid,
+    require,
+)
+
+__all__ = ["BUNDLED", "MNIST", "Settings"]
+
+MNIST, BUNDLED = "mnist", "bundled"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of one run.
+
+    Attributes:
+        data: "mnist", "bundled", or the path of labelled images (see `data.load_images`).
+        training: Images that the network is trained on, as a path; by default the atoms.
+        networks: A folder of networks that an earlier run trained (its OUT.work/network), in place of training.
+        steps: Of its training.
+        batch_size: Images a step.
+        layers: Residual blocks a level; channels are the bundled network's.
+        precision: Of its training: "float32", "bfloat16", or "auto" for the faster one here.
+        checkpoints: When the headline is done, in percent of the training, ascending, the last 100.
+        epochs: Of the classifier's training.
+        seed_sets: Sets of seeds of the headline, two or more.
+        sampling: Precision of the network when it samples, likewise.
+    """
+
+    data: str = MNIST
+    training: str = ""
+    networks: str = ""
+    steps: int = 5000
+    batch_size: int = 64
+    layers: int = 1
+    precision: str = "auto"
+    checkpoints: str = "25,50,100"
+    epochs: int = 20
+    seed_sets: int = 5
+    sampling: str = "auto"
+
+    def __post_init__(self) -> None:
+        for path in (self.data, self.training):
+            if path not in (MNIST, BUNDLED, "") and not Path(path).exists():
+                raise FileNotFoundError(
+                    f"data {path}: there is no such file or folder; '{MNIST}' and '{BUNDLED}' need none"
+                )
+        for name in ("steps", "batch_size", "layers", "epochs"):
+            check_integer(name, getattr(self, name), 1)
+        for name in ("precision", "sampling"):
+            check_choice(name, getattr(self, name), ("auto", "float32", "bfloat16"))
+        require(self.seed_sets > 1, "seed_sets", "two or more: intervals are over them", self.seed_sets)
+        if self.networks:
+            require(not self.training, "training", "left out with networks", self.training)
+            require(Path(self.networks).is_dir(), "networks", "a folder that is there", self.networks)
+        ascending = list(self.percents) == sorted({each for each in self.percents if each > 0})
+        rule = "percentages such as 25,50,100, ascending, the last of them 100"
+        require(ascending and self.percents[-1] == 100, "checkpoints", rule, self.checkpoints)
+
+    @property
+    def percents(self) -> tuple[int, ...]:
+        """The checkpoints as numbers."""
+        try:
+            return tuple(int(part) for part in self.checkpoints.split(","))
+        except ValueError:
+            raise invalid("checkpoints", "whole numbers such as 25,50,100", self.checkpoints) from None

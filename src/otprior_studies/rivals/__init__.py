@@ -1,0 +1,1 @@
+"""Starts that a study compares with a prior."""

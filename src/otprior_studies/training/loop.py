@@ -1,0 +1,243 @@
+r"""Training a denoiser, resumable bit for bit.
+
+A step draws B images, their noise ε ~ N(0, I) and timesteps t, uniform on 0..T−1, and moves the weights against the
+gradient of the mean squared error of the network's answer to x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, which is to be
+
+    ε (epsilon),    √ᾱ_t ε − √(1 − ᾱ_t) x_0 (v_prediction),    x_0 (sample).
+
+What a step draws depends on the seed and the step's number alone: the order of the images on (seed, epoch), all else on
+(seed, step). So the state is weights, moving average, the optimiser's moments and a number, and a run that was killed
+at any time gives the same weights, bit for bit, as one that was not (on the same machine, with the same threads).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otprior.data.images import ImageSet
+from otprior.transport.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from otprior.utils.random import stream_generator
+from otprior.utils.validation import require
+from otprior_studies.training.export import save_network
+from otprior_studies.training.network import NetworkPlan, build_network
+
+__all__ = ["TrainingProgress", "checkpoint_path", "train_network"]
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "state.safetensors"
+# Of the loss that is reported, over about so many steps.
+REMEMBERED = 100
+LARGEST_GRADIENT = 1.0
+SAVED_EVERY_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class TrainingProgress:
+    """How far a training is.
+
+    Attributes:
+        step: Steps done.
+        steps: Of all.
+        loss: Mean squared error, averaged over about the last hundred.
+    """
+
+    step: int
+    steps: int
+    loss: float
+
+
+def checkpoint_path(folder: str | Path, percent: int) -> Path:
+    """Where `train_network` writes the network after so much of the training."""
+    return Path(folder) / f"{percent}-percent"
+
+
+def train_network(
+    images: ImageSet,
+    scheduler: Any,
+    plan: NetworkPlan,
+    folder: str | Path,
+    *,
+    until: int | None = None,
+    listen: Callable[[TrainingProgress], None] = lambda at: None,
+) -> list[Path]:
+    """Trains, or goes on where an earlier call stopped.
+
+    Arguments:
+        images: In [-1, 1]; labelled 0 … classes − 1 for a plan with classes.
+        scheduler: A `DDPMScheduler`: the forward process and what is predicted; see `training_scheduler`.
+        plan: Network and training.
+        folder: Gets `state.safetensors`, which is where the training stands, and a pipeline folder of the averaged
+            weights for each of the plan's checkpoints (`checkpoint_path`).
+        until: The step at which to stop this time; by default the last.
+        listen: Called after each step.
+
+    Returns:
+        The checkpoints that are there now.
+
+    Raises:
+        ValueError: If images and plan do not fit, the folder holds another training, or the loss is no number any more.
+    """
+    folder = Path(folder)
+    if plan.classes is not None:
+        require(images.labels is not None, f"images {images.name}", "labelled", "without labels")
+        assert images.labels is not None
+        low, high = int(images.labels.min()), int(images.labels.max())
+        fits = low >= 0 and high < plan.classes
+        require(fits, "labels", f"in [0, {plan.classes - 1}]", f"[{low}, {high}]")
+    training = _Training(images, scheduler, plan)
+    if (folder / STATE_FILE).exists():
+        training.load(folder / STATE_FILE)
+    facts = _facts(images, scheduler, plan)
+    ends = {plan.step_of(percent): percent for percent in plan.checkpoints}
+    last = plan.steps if until is None else min(until, plan.steps)
+    saved = time.monotonic()
+    while training.step < last:
+        training.advance()
+        listen(TrainingProgress(training.step, plan.steps, training.loss))
+        percent = ends.get(training.step)
+        if percent is not None:
+            path = checkpoint_path(folder, percent)
+            with training.averaged():
+                reached = facts | {"steps_done": training.step, "loss": training.loss}
+                # (A run that was killed right here comes by again.)
+                save_network(training.network, scheduler, path, reached, plan.null_label, overwrite=True)
+        if percent is not None or training.step == last or time.monotonic() - saved > SAVED_EVERY_SECONDS:
+            training.save(folder / STATE_FILE)
+            saved = time.monotonic()
+    paths = [checkpoint_path(folder, percent) for percent in plan.checkpoints]
+    return [path for path in paths if path.is_dir()]
+
+
+def _facts(images: ImageSet, scheduler: Any, plan: NetworkPlan) -> dict[str, Any]:
+    return {
+        "images": len(images),
+        "images_name": images.name,
+        "images_sha256": images.sha256,
+        "images_source": None if images.source is None else Path(images.source).name,
+        "images_license": images.license,
+        "class_names": images.class_names,
+        "prediction": scheduler.config.prediction_type,
+        "plan": asdict(plan),
+        "torch": torch.__version__,
+    }
+
+
+class _Training:
+    """Network, moving average and optimiser after some number of steps."""
+
+    def __init__(self, images: ImageSet, scheduler: Any, plan: NetworkPlan) -> None:
+        from diffusers.training_utils import EMAModel
+
+        channels, height, width = images.images.shape[1:]
+        self.images, self.scheduler, self.plan = images, scheduler, plan
+        self.network = build_network(plan, (int(channels), int(height), int(width))).train()
+        self.parameters = dict(self.network.named_parameters())
+        self.average = EMAModel(self.parameters.values(), decay=plan.decay)
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=plan.rate)
+        self.step, self.loss = 0, math.nan
+        labels = torch.zeros(0) if images.labels is None else images.labels
+        # (Of the scheduler what a step uses; its config says more, and not the same in every process.)
+        process, told = scheduler.alphas_cumprod, scheduler.config.prediction_type
+        self.problem = fingerprint("training", images.images, labels, repr(plan), process, told)
+
+    def advance(self) -> None:
+        """One step."""
+        plan = self.plan
+        rows = batch_rows(plan.seed, self.step, plan.batch_size, len(self.images))
+        clean = self.images.images[rows]
+        generator = stream_generator(plan.seed, "training", self.step)
+        noise = torch.randn(clean.shape, generator=generator)
+        times = torch.randint(len(self.scheduler.betas), (len(clean),), generator=generator)
+        dropped = torch.rand(len(clean), generator=generator) < plan.label_drop
+        told = {}
+        if plan.classes is not None:
+            assert self.images.labels is not None
+            told["class_labels"] = torch.where(dropped, plan.classes, self.images.labels[rows])
+        noisy = self.scheduler.add_noise(clean, noise, times)
+        with torch.autocast("cpu", torch.bfloat16, enabled=plan.precision == "bfloat16"):
+            answer = self.network(noisy, times, **told, return_dict=False)[0]
+        loss = torch.nn.functional.mse_loss(answer.float(), self._wanted(clean, noise, times))
+        value = float(loss.detach())
+        hint = f"This was step {self.step}; lower the rate"
+        require(math.isfinite(value), "the loss", "a number", value, hint)
+        for group in self.optimizer.param_groups:
+            group["lr"] = plan.rate_at(self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), LARGEST_GRADIENT)
+        self.optimizer.step()
+        self.average.step(self.parameters.values())
+        self.step += 1
+        weight = 1 / min(self.step, REMEMBERED)
+        self.loss = value if self.step == 1 else (1 - weight) * self.loss + weight * value
+
+    def _wanted(self, clean: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        match self.scheduler.config.prediction_type:
+            case "epsilon":
+                return noise
+            case "v_prediction":
+                return self.scheduler.get_velocity(clean, noise, times)
+            case _:
+                return clean
+
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Lends the network its averaged weights."""
+        self.average.store(self.parameters.values())
+        self.average.copy_to(self.parameters.values())
+        try:
+            yield
+        finally:
+            self.average.restore(self.parameters.values())
+
+    def save(self, path: Path) -> None:
+        """Writes where the training stands."""
+        tensors: dict[str, Tensor] = {}
+        for (name, weight), mean in zip(self.parameters.items(), self.average.shadow_params, strict=True):
+            moments = self.optimizer.state[weight]
+            tensors |= {
+                f"weight.{name}": weight,
+                f"average.{name}": mean,
+                f"first.{name}": moments["exp_avg"],
+                f"second.{name}": moments["exp_avg_sq"],
+            }
+        save_checkpoint(path, self.problem, tensors, {"step": self.step, "loss": self.loss})
+
+    def load(self, path: Path) -> None:
+        """Takes up what `save` wrote."""
+        tensors, numbers = load_checkpoint(path, self.problem, "images, schedule and plan")
+        self.step, self.loss = int(numbers["step"]), float(numbers["loss"])
+        logger.info("going on from step %d of %s", self.step, path)
+        with torch.no_grad():
+            for (name, weight), mean in zip(self.parameters.items(), self.average.shadow_params, strict=True):
+                weight.copy_(tensors[f"weight.{name}"])
+                mean.copy_(tensors[f"average.{name}"])
+                self.optimizer.state[weight] = {
+                    "step": torch.tensor(float(self.step)),
+                    "exp_avg": tensors[f"first.{name}"],
+                    "exp_avg_sq": tensors[f"second.{name}"],
+                }
+        self.average.optimization_step = self.step
+
+
+def batch_rows(seed: int, step: int, size: int, count: int) -> Tensor:
+    """Rows of the images of a step: the next `size` of a sequence of permutations, one an epoch."""
+    places = range(step * size, (step + 1) * size)
+    return torch.stack([_order(seed, place // count, count)[place % count] for place in places])
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> Tensor:
+    return torch.randperm(count, generator=stream_generator(seed, "order", epoch))
