@@ -11,7 +11,7 @@ demo: $(VENV)/.core                     ## the main job on bundled data; writes 
 	$(BIN)/otprior demo --out demo-report --overwrite
 
 test: lint                              ## what CI runs
-	HF_HUB_OFFLINE=1 $(BIN)/pytest
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile
 	HF_HUB_OFFLINE=1 $(BIN)/otprior demo --quick --out $(VENV)/quick-report --overwrite
 
 slow: $(VENV)/.test                     ## the longer tests

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from otprior.data import bundled
+from otprior.diffusion.code_paths import interpolate, nearest_codes, transport_partners
 from otprior.diffusion.coder import ImageCoder, swap
 from otprior.diffusion.codes import Encoder
 from otprior.metrics.neighbours import nearest
 from otprior.report import ReportImages, image_grid
-from otprior_studies.codes.code_paths import interpolate, nearest_codes, transport_partners
 
 FROM, TO, COUNT, STEPS = 7, 9, 8, 8
 OTHERS = 40

@@ -1,4 +1,4 @@
-"""Builds the bundled default, src/otprior/assets/fashion-mnist, and its manifest.
+"""Builds the bundled default, src/otprior/data/assets/fashion-mnist, and its manifest.
 
     python scripts/build_assets.py --checkpoint DIR   # a diffusers pipeline folder, stored in half precision
     python scripts/build_assets.py                    # keeps the bundled network; images and manifest anew

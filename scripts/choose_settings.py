@@ -19,9 +19,9 @@ from typing import Any
 
 from otprior.data import bundled
 from otprior.diffusion.grids import SPACINGS
-from otprior.experiments.comparison import Study, StudyProgress
-from otprior.experiments.run import run_study
-from otprior.sampling.start_spec import OWN_GRID, RowSpec
+from otprior.experiments.comparison import Comparison, StageProgress
+from otprior.experiments.run import run_comparison
+from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.utils.files import write_json
 from otprior_studies.comparisons import SHORT_NAMES, short_name
 
@@ -41,18 +41,18 @@ COUPLED_3 = {
 }
 
 
-def white(steps: int, scheduler: str, spacing: str) -> RowSpec:
+def white(steps: int, scheduler: str, spacing: str) -> StartSpec:
     label = f"N(0, I) at T, {short_name(scheduler)}, {steps}"
-    return RowSpec("none", 999, steps, scheduler, spacing, label=label)
+    return StartSpec("none", 999, steps, scheduler, spacing, label=label)
 
 
-def coupled(steps: int, timestep: int, correlation: float, **options: Any) -> RowSpec:
+def coupled(steps: int, timestep: int, correlation: float, **options: Any) -> StartSpec:
     return relabelled(
-        RowSpec("semidiscrete", timestep, steps, noise="coupled", correlation=correlation, **options)
+        StartSpec("semidiscrete", timestep, steps, noise="coupled", correlation=correlation, **options)
     )
 
 
-def relabelled(row: RowSpec, **changes: Any) -> RowSpec:
+def relabelled(row: StartSpec, **changes: Any) -> StartSpec:
     """A coupled row with changes, and a label that tells them."""
     row = replace(row, **changes)
     kept = "" if row.correlation == 1 else f", ρ = {row.correlation:g}"
@@ -68,8 +68,8 @@ class Chooser:
         self.args = args
         self.figures: dict[str, dict[str, Any]] = {}
 
-    def run(self, name: str, rows: list[RowSpec], samples: int) -> None:
-        study = Study(
+    def run(self, name: str, rows: list[StartSpec], samples: int) -> None:
+        study = Comparison(
             name,
             tuple(rows),
             samples,
@@ -79,7 +79,7 @@ class Chooser:
             precision=self.args.precision,
             block=250,
         )
-        result = run_study(
+        result = run_comparison(
             study, self.args.work / f"{name}-{samples}", workers=self.args.workers, listen=show
         )
         self.copy_rate = result.report["reference"]["copy_rate"]
@@ -91,20 +91,20 @@ class Chooser:
             )
         write_json(self.args.results / "candidates.json", list(self.figures.values()))
 
-    def _copies_more(self, row: RowSpec) -> float:
+    def _copies_more(self, row: StartSpec) -> float:
         """Upper 95 % limit of its copy rate less that of the validation images."""
         figures, real = self.figures[row.key], self.copy_rate
         rate, images = figures["copy_rate"], len(bundled.split("validation"))
         error = (rate * (1 - rate) / figures["samples"] + real * (1 - real) / images) ** 0.5
         return rate - real + 1.645 * error
 
-    def best(self, rows: list[RowSpec], count: int = 1) -> list[RowSpec]:
+    def best(self, rows: list[StartSpec], count: int = 1) -> list[StartSpec]:
         """Lowest FID first, among those that copy little enough."""
         fit = [row for row in rows if self._copies_more(row) <= self.args.copy_margin]
         return sorted(fit, key=lambda row: self.figures[row.key]["fid"])[:count]
 
 
-def show(at: StudyProgress) -> None:
+def show(at: StageProgress) -> None:
     if at.done == at.total:
         print(f"  {at.stage}: {at.total:g} done", flush=True)
 
@@ -117,7 +117,7 @@ def spacings(scheduler: str, steps: int) -> tuple[str, ...]:
     return (*stock, *GRIDS)
 
 
-def choose_white(chooser: Chooser, steps: int) -> dict[str, RowSpec]:
+def choose_white(chooser: Chooser, steps: int) -> dict[str, StartSpec]:
     """The best spacing of each scheduler at 5, the best of all at more."""
     by_scheduler = {
         scheduler: [white(steps, scheduler, spacing) for spacing in spacings(scheduler, steps)]
@@ -135,7 +135,7 @@ def choose_white(chooser: Chooser, steps: int) -> dict[str, RowSpec]:
 
 def choose_coupled(
     chooser: Chooser, steps: int, starts: dict[str, list[tuple[int, float]]]
-) -> dict[str, RowSpec]:
+) -> dict[str, StartSpec]:
     rows = [coupled(steps, t, rho, scheduler=name) for name, pairs in starts.items() for t, rho in pairs]
     chooser.run("coupled", rows, chooser.args.samples)
     best = chooser.best(rows)[0]

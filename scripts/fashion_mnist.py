@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 DEFAULT_SOURCE = Path("/usr/share/datasets/fashion-mnist")
-ASSETS = Path(__file__).resolve().parents[1] / "src" / "otprior" / "assets" / "fashion-mnist"
+ASSETS = Path(__file__).resolve().parents[1] / "src" / "otprior" / "data" / "assets" / "fashion-mnist"
 CLASS_NAMES = (
     "T-shirt/top",
     "Trouser",

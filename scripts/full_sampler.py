@@ -15,10 +15,10 @@ from pathlib import Path
 from otprior.cli.progress import progress_bar
 from otprior.cli.studies import follow
 from otprior.data import bundled
-from otprior.experiments.comparison import AGREEMENT_SEEDS, Study
-from otprior.experiments.run import run_study
+from otprior.experiments.comparison import AGREEMENT_SEEDS, Comparison
+from otprior.experiments.run import run_comparison
 from otprior.metrics.features import classify
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import write_json
 
 STEPS = 100
@@ -34,10 +34,10 @@ def main() -> None:
         "--work", type=Path, default=Path("full-sampler-work"), help="pieces; a run goes on from them"
     )
     args = parser.parse_args()
-    row = RowSpec("none", 999, STEPS, spacing="trailing", label=f"full sampler, DPM++2M, {STEPS}")
-    study = Study("full sampler", (row,), args.samples)
+    row = StartSpec("none", 999, STEPS, spacing="trailing", label=f"full sampler, DPM++2M, {STEPS}")
+    study = Comparison("full sampler", (row,), args.samples)
     with progress_bar("loading") as bar:
-        result = run_study(study, args.work, workers=args.workers, listen=follow(bar))
+        result = run_comparison(study, args.work, workers=args.workers, listen=follow(bar))
     classes = classify(bundled.extractor(), result.samples(row).images[:AGREEMENT_SEEDS])
     figures = {**result.report["rows"][0], "seed_agreement": None}
     write_json(bundled.ROOT / "full_sampler.json", {"row": figures, "classes": classes.tolist()})

@@ -21,9 +21,9 @@ import torch
 from otprior import SemiDiscretePrior
 from otprior.cli.progress import progress_bar
 from otprior.cli.studies import follow
-from otprior.experiments.comparison import Study
+from otprior.experiments.comparison import Comparison
 from otprior.experiments.inputs import atoms_of, schedule_of
-from otprior.experiments.run import run_study
+from otprior.experiments.run import run_comparison
 from otprior.transport.cells.search import CellFinder
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.methods.sgd import AveragedSgd
@@ -38,7 +38,7 @@ SEED = 0
 FIGURES = ("fid", "fid_interval", "copy_rate", "copy_rate_interval", "seed_agreement")
 
 
-def save_priors(study: Study, levels: list[float], work: Path) -> None:
+def save_priors(study: Comparison, levels: list[float], work: Path) -> None:
     """A prior for the start, and one for each level, below `work`: those that are not there."""
     folders = [work / name / "priors" / "semidiscrete" for name in names(levels)]
     if all(folder.exists() for folder in folders):
@@ -112,14 +112,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("results/solver"))
     args = parser.parse_args()
     row = settings_rows()["coupled_5"]
-    study = Study("quality by χ²", (row,), args.samples, split="validation", atoms=args.atoms)
+    study = Comparison("quality by χ²", (row,), args.samples, split="validation", atoms=args.atoms)
     save_priors(study, args.levels, args.work)
     points: list[dict[str, Any]] = []
     for name in names(args.levels):
         folder = args.work / name
         named = replace(study, name=f"χ² {name}")
         with progress_bar("loading") as bar:
-            result = run_study(named, folder, workers=args.workers, listen=follow(bar))
+            result = run_comparison(named, folder, workers=args.workers, listen=follow(bar))
         facts = read_json(folder / "priors" / "semidiscrete" / "config.json")["facts"]
         figures = {key: result.report["rows"][0].get(key) for key in FIGURES}
         solve = {key: facts[key] for key in ("chi2", "chi2_error", "draws")}

@@ -18,10 +18,10 @@ from pathlib import Path
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import stdout
 from otprior.cli.studies import follow, print_report
-from otprior.experiments.comparison import Study
+from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import difference_gate
 from otprior.experiments.processes import kept_processes
-from otprior.experiments.run import run_study
+from otprior.experiments.run import run_comparison
 from otprior.report import write_report
 from otprior.sampling.settings import read_settings, row_of_steps
 from otprior.utils.files import check_output_dir, output_dir
@@ -45,9 +45,9 @@ def main() -> None:
     rows = (replace(tuned, label=f"tuned: {tuned.label}"), replace(chosen, label="chosen by hand"))
     if tuned.key == chosen.key:
         sys.exit("the settings are those chosen by hand: there is nothing to compare")
-    study = Study("tuned beside chosen", rows, args.samples, args.seed_sets, precision="bfloat16")
+    study = Comparison("tuned beside chosen", rows, args.samples, args.seed_sets, precision="bfloat16")
     with progress_bar("loading") as bar, kept_processes(args.workers):
-        result = run_study(study, args.work, workers=args.workers, listen=follow(bar))
+        result = run_comparison(study, args.work, workers=args.workers, listen=follow(bar))
     statement = "FID of the settings that were tuned less that of those chosen by hand"
     result.report["gates"] = [difference_gate(result, *rows, statement)]
     result.report["command"] = ["python", *sys.argv]

@@ -128,7 +128,7 @@ def test_manifest_lists_every_file_and_the_whole_is_small():
 
 def test_licence_notice_is_inside_the_package():
     package = Path(otprior.__file__).parent
-    notice = (package / "assets" / "fashion-mnist" / "LICENSE.fashion-mnist").read_text()
+    notice = (package / "data" / "assets" / "fashion-mnist" / "LICENSE.fashion-mnist").read_text()
     assert "Copyright (c) 2017 Zalando SE" in notice
     assert "The above copyright notice and this permission notice shall be included" in notice
 

@@ -18,7 +18,7 @@ from otprior.experiments.search import FIRST_SEED
 from otprior.metrics.features import FeatureExtractor, save_extractor
 from otprior.priors import Prior
 from otprior.sampling.settings import read_settings, write_settings
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     extractor = FeatureExtractor("tiny", (1, SIZE, SIZE), (4, 4, 4), dim=6, classes=3)
     save_extractor(extractor, folder / "extractor", torch.float32)
-    row = RowSpec("semidiscrete", 450, 3, spacing="grid:karras", noise="coupled", correlation=0.7)
+    row = StartSpec("semidiscrete", 450, 3, spacing="grid:karras", noise="coupled", correlation=0.7)
     write_settings(folder / "settings.json", {"semidiscrete_3": row}, "validation", "by hand")
     return folder
 
@@ -158,7 +158,7 @@ def test_a_search_chooses_and_its_settings_are_taken(material: Path, tmp_path: P
     last = [trial for trial in trials if trial["samples"] == 24]
     # (On seeds that no report uses.)
     assert all(int(path.stem) >= FIRST_SEED for path in (tmp_path / "tuned.work" / "images").rglob("*.npz"))
-    assert RowSpec.from_json(min(last, key=lambda trial: trial["fid"])["row"]) == row
+    assert StartSpec.from_json(min(last, key=lambda trial: trial["fid"])["row"]) == row
     assert (tmp_path / "tuned" / "tuning.png").is_file()
     prior = Prior.from_pretrained(tmp_path / "tuned" / "prior")
     assert prior.timestep == row.start_timestep

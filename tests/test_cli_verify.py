@@ -10,7 +10,8 @@ import pytest
 from cli_helpers import assert_refused, run, tree
 
 from otprior.report import validate_report
-from otprior_studies.claims.page import claim_plot, claims_page, counts
+from otprior.report.curves import curve_plot
+from otprior_studies.claims.page import claims_page, counts
 
 QUICK = ("verify", "--fast", "--only", "vp-rate", "--only", "ve-contraction", "--threads", "1")
 
@@ -98,7 +99,7 @@ def test_plots_leave_out_what_a_logarithm_cannot_show(log: str) -> None:
         "name": "n", "title": "t", "x": "x", "y": "y", "log": log, "points": log == "",
         "series": {"a": [[0.0, 0.0], [1.0, 2.0]], "b": [[1.0, -1.0], [2.0, 3.0]]},
     }  # fmt: skip
-    assert claim_plot(curves).startswith(b"\x89PNG")
+    assert curve_plot(curves).startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from torch import Tensor
 from otprior.data.images import ImageSet, load_images
 from otprior.diffusion.codes import Codes, Encoder
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.experiments.comparison import StudyProgress
+from otprior.experiments.comparison import StageProgress
 from otprior.report import validate_report
 from otprior_studies.claims.power import TurnedMap
 from otprior_studies.claims.rotation import rotate
@@ -152,7 +152,7 @@ def test_an_interrupted_study_ends_as_one_that_was_not(place: Path, tmp_path: Pa
     assert [row.label for row in expected.swaps] == ["image", *(f"its code as class {k}" for k in range(3))]
     assert [row.label for row in expected.beside][-2:] == ["optimal partner", "random pair"]
 
-    def stop(at: StudyProgress) -> None:
+    def stop(at: StageProgress) -> None:
         if at.stage == "swapping codes" and at.done > 0:
             raise KeyboardInterrupt
 

@@ -7,30 +7,30 @@ from pathlib import Path
 import pytest
 
 from otprior.data import bundled
-from otprior.experiments.comparison import Study, StudyResult
+from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.gates import headline_gates
 from otprior.experiments.measuring import over_sets
-from otprior.experiments.run import run_study
+from otprior.experiments.run import run_comparison
 from otprior.experiments.sampling import Block, Samples
 from otprior.report import validate_report
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 
-COUPLED = RowSpec("semidiscrete", 500, 2, noise="coupled", correlation=0.7, label="coupled")
+COUPLED = StartSpec("semidiscrete", 500, 2, noise="coupled", correlation=0.7, label="coupled")
 ROWS = (
     COUPLED,
     replace(COUPLED, prior="random_atom", noise=None, correlation=1.0, label="random"),
-    RowSpec("none", 999, 2, spacing="trailing", label="white"),
+    StartSpec("none", 999, 2, spacing="trailing", label="white"),
 )
-STUDY = Study("test", ROWS, samples=12, atoms=60, tol=0.5, block=6)
+STUDY = Comparison("test", ROWS, samples=12, atoms=60, tol=0.5, block=6)
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, StudyResult]:
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ComparisonResult]:
     work = tmp_path_factory.mktemp("study")
-    return work, run_study(STUDY, work, workers=2)
+    return work, run_comparison(STUDY, work, workers=2)
 
 
-def test_report_is_valid_and_every_row_is_measured(done: tuple[Path, StudyResult]) -> None:
+def test_report_is_valid_and_every_row_is_measured(done: tuple[Path, ComparisonResult]) -> None:
     _, result = done
     validate_report(result.report)
     for row in result.report["rows"]:
@@ -44,7 +44,7 @@ def test_report_is_valid_and_every_row_is_measured(done: tuple[Path, StudyResult
     assert [row["fit_seconds"] is not None for row in result.report["rows"]] == [True, False, False]
 
 
-def test_an_interrupted_study_goes_on_and_ends_the_same(done: tuple[Path, StudyResult]) -> None:
+def test_an_interrupted_study_goes_on_and_ends_the_same(done: tuple[Path, ComparisonResult]) -> None:
     work, result = done
     blocks = sorted((work / "images").rglob("*.npz"))
     assert len(blocks) == 2 * len(ROWS)
@@ -52,7 +52,7 @@ def test_an_interrupted_study_goes_on_and_ends_the_same(done: tuple[Path, StudyR
     blocks[0].unlink()
     for path in (work / "figures").glob("*.json"):
         path.unlink()
-    again = run_study(STUDY, work, workers=1)
+    again = run_comparison(STUDY, work, workers=1)
     assert again.report["rows"] == [
         {**row, "seconds_per_image": other["seconds_per_image"]}
         for row, other in zip(result.report["rows"], again.report["rows"])
@@ -60,12 +60,14 @@ def test_an_interrupted_study_goes_on_and_ends_the_same(done: tuple[Path, StudyR
     assert all(path.stat().st_mtime_ns == before[path] for path in blocks[1:])
 
 
-def test_images_do_not_depend_on_the_cut_into_blocks(done: tuple[Path, StudyResult], tmp_path: Path) -> None:
+def test_images_do_not_depend_on_the_cut_into_blocks(
+    done: tuple[Path, ComparisonResult], tmp_path: Path
+) -> None:
     work, _ = done
     other = tmp_path / "other"
     other.mkdir()
     (other / "priors").symlink_to(work / "priors")
-    run_study(replace(STUDY, rows=(COUPLED,), block=5), other, workers=1)
+    run_comparison(replace(STUDY, rows=(COUPLED,), block=5), other, workers=1)
 
     def images(folder: Path, size: int) -> Samples:
         paths = sorted((folder / "images" / COUPLED.key).glob("*.npz"))
@@ -77,20 +79,20 @@ def test_images_do_not_depend_on_the_cut_into_blocks(done: tuple[Path, StudyResu
     assert (one.sources == two.sources).all()
 
 
-def test_a_folder_of_another_study_is_refused(done: tuple[Path, StudyResult]) -> None:
+def test_a_folder_of_another_study_is_refused(done: tuple[Path, ComparisonResult]) -> None:
     work, _ = done
     with pytest.raises(ValueError, match="this very study"):
-        run_study(replace(STUDY, samples=24), work)
+        run_comparison(replace(STUDY, samples=24), work)
 
 
-def result_with(fids: dict[str, list[float]], copies: list[float], real_copy: float) -> StudyResult:
+def result_with(fids: dict[str, list[float]], copies: list[float], real_copy: float) -> ComparisonResult:
     rows = {name: replace(COUPLED, steps=index + 1) for index, name in enumerate(fids)}
     sets = {
         rows[name].key: [{"fid": fid, "copy_rate": copy} for fid, copy in zip(values, copies)]
         for name, values in fids.items()
     }
     report = {"reference": {"fid_floor": 2.0, "copy_rate": real_copy}, "rows": []}
-    return StudyResult(report, [], sets)
+    return ComparisonResult(report, [], sets)
 
 
 def test_gates_follow_the_upper_limits() -> None:

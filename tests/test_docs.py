@@ -151,12 +151,3 @@ def test_how_to_lists_the_schedulers_that_can_start_at_t() -> None:
 def test_public_names_have_docstrings() -> None:
     for name in set(otprior.__all__) - {"__version__"}:
         assert inspect.getdoc(getattr(otprior, name)), name
-
-
-def test_layout_names_the_layers_of_the_contract_in_their_order() -> None:
-    contract = (ROOT / "pyproject.toml").read_text(encoding="utf-8").split("layers = [")[1].split("]")[0]
-    layers = re.findall(r"otprior\.(\w+)", contract)
-    text = (ROOT / "docs" / "layout.md").read_text(encoding="utf-8").split("## Larger parts")[0]
-    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
-    named = [re.sub(r"(/|\.py)$", "", name) for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
-    assert named == layers

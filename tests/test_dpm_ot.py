@@ -17,14 +17,14 @@ from PIL import Image
 from scipy.stats import norm
 
 from otprior.data import bundled
-from otprior.experiments.comparison import Study
+from otprior.experiments.comparison import Comparison
 from otprior.experiments.inputs import models_of, schedule_of
 from otprior.experiments.sampling import Block, Samples
 from otprior.metrics import mixture_mask
 from otprior.metrics.features import FeatureExtractor, save_extractor
 from otprior.report import validate_report
 from otprior.sampling import seeds_to_generators
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import read_json
 from otprior_studies.papers import find, names, read_settings
 from otprior_studies.papers.dpm_ot import Settings
@@ -223,7 +223,7 @@ def _report(**parts: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def rows() -> Rows:
-    return Rows(SMALL, schedule_of(Study("", (RowSpec("none", 0, 1),), 12)))
+    return Rows(SMALL, schedule_of(Comparison("", (StartSpec("none", 0, 1),), 12)))
 
 
 @pytest.fixture(scope="module")
@@ -259,8 +259,8 @@ def test_rows_take_the_same_number_of_evaluations_but_for_those_of_many_levels(r
     assert rows.schedule.sigma(t) / rows.schedule.alpha(t) == pytest.approx(1.0, rel=1e-9)
 
 
-def sampled(rows: Rows, maps: Path, folder: Path, row: RowSpec, first: int, count: int) -> Samples:
-    models = models_of(Study("", (row,), 12), folder / "priors")
+def sampled(rows: Rows, maps: Path, folder: Path, row: StartSpec, first: int, count: int) -> Samples:
+    models = models_of(Comparison("", (row,), 12), folder / "priors")
     block = Block(row, first, count, folder / f"{row.key}-{first}-{count}.npz")
     return Samples.read([sample_row(maps, models, block)])
 
@@ -298,7 +298,7 @@ def test_white_noise_has_no_source(rows: Rows, maps: Path, tmp_path: Path) -> No
     assert found.nfe == 3
 
 
-def _shorter(row: RowSpec) -> tuple[tuple[str, Any], ...]:
+def _shorter(row: StartSpec) -> tuple[tuple[str, Any], ...]:
     return tuple((name, {"count": 2, "steps": 1}.get(name, value)) for name, value in row.options)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from otprior.experiments.comparison import StudyProgress
+from otprior.experiments.comparison import StageProgress
 from otprior.report import validate_report
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons import equal_copying as matching
 from otprior_studies.papers import find
 from otprior_studies.papers.from_scratch import REPRODUCTION, Settings
@@ -40,8 +40,8 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
         for function, arguments in tasks:
             finished(function(*arguments))
 
-    for module in ("running", "measuring"):
-        monkeypatch.setattr(f"otprior.compare.{module}.run_in_processes", run)
+    for module in ("run", "measuring"):
+        monkeypatch.setattr(f"otprior.experiments.{module}.run_in_processes", run)
     monkeypatch.setattr(anew, "SCREENED", ("UniPC",))
     monkeypatch.setattr(anew, "USUAL", ("trailing",))
     monkeypatch.setattr(matching, "STARTS", (300, 500))
@@ -50,14 +50,14 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anew, "candidates", lambda schedule, steps: [coupled(steps)])
 
 
-def coupled(steps: int) -> RowSpec:
-    return RowSpec("semidiscrete", 500, steps, noise="coupled", label=f"coupled, {steps}")
+def coupled(steps: int) -> StartSpec:
+    return StartSpec("semidiscrete", 500, steps, noise="coupled", label=f"coupled, {steps}")
 
 
 @pytest.mark.usefixtures("_small")
 def test_everything_from_an_empty_folder_and_nothing_twice(toys: Path, tmp_path: Path) -> None:
     given = [f"data={toys}", "steps=4", "batch_size=4", "checkpoints=100", "seed_sets=2", "epochs=1"]
-    seen: list[StudyProgress] = []
+    seen: list[StageProgress] = []
 
     def run() -> dict[str, Any]:
         seen.clear()
@@ -111,7 +111,7 @@ def test_everything_from_an_empty_folder_and_nothing_twice(toys: Path, tmp_path:
 def test_what_cannot_be_done_is_refused_before_anything_is_trained(
     toys: Path, tmp_path: Path, samples: int, given: list[str], message: str
 ) -> None:
-    seen: list[StudyProgress] = []
+    seen: list[StageProgress] = []
     request = REPRODUCTION.request(tmp_path, samples, True, [f"data={toys}", *given], listen=seen.append)
     with pytest.raises(ValueError, match=message):
         REPRODUCTION.run(request)

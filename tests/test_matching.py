@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons.equal_copying import STARTS, matching_timestep_of, moved
 
-RIVAL = RowSpec("random_atom", 525, 5)
+RIVAL = StartSpec("random_atom", 525, 5)
 
 
 def logistic(timestep: float) -> float:

@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from otprior.diffusion.code_paths import interpolate, nearest_codes, transport_partners
 from otprior.diffusion.denoisers import GaussianDenoiser
 from otprior.diffusion.flow import Scales, probability_flow
 from otprior.error.spectrum import low_passed, radial_coherence
@@ -19,7 +20,6 @@ from otprior.transport.moments import Spectrum
 from otprior_studies.claims.power import NOT_CAUGHT, TurnedMap
 from otprior_studies.claims.rotation import rotate
 from otprior_studies.claims.skew import light, own_skew, probed_skew
-from otprior_studies.codes.code_paths import interpolate, nearest_codes, transport_partners
 
 
 def _normal(*shape: int, seed: int = 0) -> Tensor:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from otprior.data import bundled
-from otprior.experiments.comparison import Study, StudyResult
+from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.gates import CopyLimit
 from otprior.metrics import Interval
 from otprior.report import report_row, validate_report
@@ -40,7 +40,7 @@ PARTS = {
 CHOSEN_FROM = {"matching", "target", "candidates"}
 
 
-def invented(study: Study) -> StudyResult:
+def invented(study: Comparison) -> ComparisonResult:
     """A result whose figures follow from the rows' keys."""
     rows, sets = [], {}
     for row in study.rows:
@@ -80,15 +80,15 @@ def invented(study: Study) -> StudyResult:
         "reference": {"n": 2000, "fid_floor": 2.7, "copy_rate": 0.0085},
         "rows": rows,
     }
-    return StudyResult(report, [], sets, study, Path("nowhere"))
+    return ComparisonResult(report, [], sets, study, Path("nowhere"))
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[Study]:
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[Comparison]:
     """The studies that were run."""
-    studies: list[Study] = []
+    studies: list[Comparison] = []
 
-    def run_study(study: Study, *_: Any, **__: Any) -> StudyResult:
+    def run_comparison(study: Comparison, *_: Any, **__: Any) -> ComparisonResult:
         studies.append(study)
         return invented(study)
 
@@ -96,7 +96,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Study]:
         return Interval(-1.0, 1.0, 0.0)
 
     for module in ("otprior_studies.comparisons.stages", "otprior.experiments.search"):
-        monkeypatch.setattr(f"{module}.run_study", run_study)
+        monkeypatch.setattr(f"{module}.run_comparison", run_comparison)
     for module in ("otprior.experiments.gates", "otprior_studies.comparisons.atom_sets"):
         monkeypatch.setattr(f"{module}.paired_fid_difference", difference)
     monkeypatch.setattr(preset, "own_limit", lambda *_: CopyLimit(0.006, 2000))
@@ -110,7 +110,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Study]:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_what_is_chosen_is_chosen_on_other_images_and_seeds_than_it_is_reported_on(
-    name: str, seen: list[Study], tmp_path: Path
+    name: str, seen: list[Comparison], tmp_path: Path
 ) -> None:
     found = PRESETS[name]
     parts = found.run(Stages(Scale(2000, found.seed_sets), tmp_path))

@@ -10,12 +10,12 @@ import pytest
 
 from otprior.data import bundled
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.experiments.comparison import Study
+from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import CopyLimit
 from otprior.experiments.sampling import network_precision, sampler_of
 from otprior.experiments.search import Trial
 from otprior.sampling.schedulers import start_scheduler
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons import (
     PRESETS,
     Stages,
@@ -33,7 +33,7 @@ from otprior_studies.comparisons.stages import Scale
 SCHEDULER = bundled.load_scheduler()
 
 
-def evaluations_made(row: RowSpec) -> int:
+def evaluations_made(row: StartSpec) -> int:
     """Calls of the network that the row's sampler would make from T or t*, without guidance."""
     scheduler, grid = sampler_of(SCHEDULER, row)
     given = {"num_inference_steps": row.steps} if grid is None else {"timesteps": grid}
@@ -74,7 +74,7 @@ def test_what_copies_too_much_is_told_by_the_validation_images(tmp_path: Path) -
 
 def test_guided_rows_are_compared_at_equal_calls() -> None:
     made = [
-        RowSpec("none", 999, steps, guidance=w).evaluations
+        StartSpec("none", 999, steps, guidance=w).evaluations
         for w in conditional.GUIDANCES
         for steps in conditional.STEPS.get(w, conditional.GUIDED_STEPS)
     ]
@@ -97,7 +97,7 @@ def test_sizes() -> None:
 
 
 def test_a_rehearsal_solves_for_fewer_atoms(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    row = RowSpec("none", 999, 5)
+    row = StartSpec("none", 999, 5)
     small, usual = (Stages(Scale(n), tmp_path).study("a", [row]) for n in (48, 2000))
     assert (small.atoms, usual.atoms) == (1000, 10_000)
     assert Stages(Scale(48), tmp_path).priors(small).name == "atoms-1000"
@@ -106,12 +106,12 @@ def test_a_rehearsal_solves_for_fewer_atoms(tmp_path) -> None:  # type: ignore[n
 def test_a_start_that_cannot_be_shown_not_to_copy_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [RowSpec("random_atom", t, 5, label=f"t* = {t}") for t in (300, 400)]
+    rows = [StartSpec("random_atom", t, 5, label=f"t* = {t}") for t in (300, 400)]
     rates = {"t* = 300": 0.2, "t* = 400": 0.1}
     monkeypatch.setattr(preset, "own_limit", lambda *_: CopyLimit(0.0, 2000))
     monkeypatch.setattr(preset, "other_turns", lambda *_, **__: [])
 
-    def tried(study: Study, rows: Sequence[RowSpec], *_: Any, **__: Any) -> list[Trial]:
+    def tried(study: Comparison, rows: Sequence[StartSpec], *_: Any, **__: Any) -> list[Trial]:
         return [
             Trial(row, 1000, {"fid": 1.0, "copy_rate": rates[row.label], "source_rate": 0.5}) for row in rows
         ]

@@ -14,9 +14,9 @@ import torch
 from otprior.data import bundled
 from otprior.experiments.processes import compiles_networks, kept_processes, run_in_processes
 from otprior.experiments.sampling import Block, Models, sample_block
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 
-WHITE = RowSpec("none", 999, 2, spacing="trailing")
+WHITE = StartSpec("none", 999, 2, spacing="trailing")
 
 
 def test_a_machine_that_cannot_compile_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:

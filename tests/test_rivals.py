@@ -13,13 +13,12 @@ from torch import Tensor
 
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import (
-    BoostedAtomPrior,
-    MiniBatchPrior,
     Prior,
     RandomAtomPrior,
     SemiDiscretePrior,
 )
-from otprior_studies.rivals.boosted_atom import DIRECTIONS, cell_means
+from otprior_studies.rivals.boosted_atom import DIRECTIONS, BoostedAtomPrior, cell_means
+from otprior_studies.rivals.mini_batch import MiniBatchPrior
 from otprior_studies.rivals.unsolved import unsolved
 
 SCHEDULE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())

@@ -12,9 +12,9 @@ import pytest
 
 from otprior.data import bundled
 from otprior.sampling.settings import read_settings, row_of_steps, write_settings
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 
-ROW = RowSpec("semidiscrete", 525, 5, noise="coupled", smoothing=0.15, correlation=0.85, label="a")
+ROW = StartSpec("semidiscrete", 525, 5, noise="coupled", smoothing=0.15, correlation=0.85, label="a")
 
 
 def test_the_key_is_that_of_the_first_work_folders() -> None:
@@ -48,7 +48,7 @@ def test_the_key_is_that_of_the_first_work_folders() -> None:
 def test_whatever_decides_the_images_is_in_the_key(change: dict[str, Any]) -> None:
     changed = replace(ROW, **change)
     assert changed.key != ROW.key
-    assert RowSpec.from_json(json.loads(json.dumps(changed.to_json()))) == changed
+    assert StartSpec.from_json(json.loads(json.dumps(changed.to_json()))) == changed
 
 
 def test_evaluations() -> None:
@@ -62,7 +62,7 @@ def test_evaluations() -> None:
 
 def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
     path = tmp_path / "settings.json"
-    rows = {"coupled_5": ROW, "coupled_3": replace(ROW, steps=3), "none": RowSpec("none", 999, 5)}
+    rows = {"coupled_5": ROW, "coupled_3": replace(ROW, steps=3), "none": StartSpec("none", 999, 5)}
     write_settings(path, rows, "validation", "otprior tune", figures={"fid": 1.0})
     assert read_settings(path) == rows
     assert row_of_steps(rows, 3) == rows["coupled_3"]

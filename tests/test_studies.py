@@ -14,22 +14,22 @@ import torch
 from otprior.data import bundled
 from otprior.data.images import to_uint8
 from otprior.experiments import inputs as material
-from otprior.experiments.comparison import Study, StudyResult
+from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.gates import difference_gate, paired_fid_difference
-from otprior.experiments.run import claim_work, run_study
+from otprior.experiments.run import claim_work, run_comparison
 from otprior.experiments.search_plot import search_curve
 from otprior.metrics.features import classify
 from otprior.report import validate_report
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons.frontier import break_even
 
-WHITE = RowSpec("none", 999, 1, spacing="trailing", label="white")
-RANDOM = RowSpec("random_atom", 500, 1, label="random")
-COUPLED = RowSpec("semidiscrete", 500, 1, noise="coupled", label="coupled")
+WHITE = StartSpec("none", 999, 1, spacing="trailing", label="white")
+RANDOM = StartSpec("random_atom", 500, 1, label="random")
+COUPLED = StartSpec("semidiscrete", 500, 1, noise="coupled", label="coupled")
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def small(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     """A study of 20 images on 60 atoms, against 120 real images, beside another 120."""
     folder = tmp_path_factory.mktemp("images")
     for name in ("reference", "held_out"):
@@ -37,7 +37,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Study:
         assert images.labels is not None
         np.savez(folder / f"{name}.npz", images=to_uint8(images.images), labels=images.labels.numpy())
     paths = {"split": str(folder / "reference.npz"), "real_split": str(folder / "held_out.npz")}
-    return Study("small", (WHITE,), samples=20, atoms=60, tol=0.5, block=10, **paths)
+    return Comparison("small", (WHITE,), samples=20, atoms=60, tol=0.5, block=10, **paths)
 
 
 @pytest.fixture(autouse=True)
@@ -48,12 +48,12 @@ def _here(monkeypatch: pytest.MonkeyPatch) -> None:
         for function, arguments in tasks:
             finished(function(*arguments))
 
-    for module in ("running", "measuring"):
-        monkeypatch.setattr(f"otprior.compare.{module}.run_in_processes", run)
+    for module in ("run", "measuring"):
+        monkeypatch.setattr(f"otprior.experiments.{module}.run_in_processes", run)
 
 
 def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
-    small: Study, tmp_path: Path
+    small: Comparison, tmp_path: Path
 ) -> None:
     rows = [
         replace(WHITE, conditional=True),
@@ -62,7 +62,7 @@ def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
         replace(RANDOM, conditional=True),
     ]
     # (Among 60 atoms not every class has one.)
-    result = run_study(replace(small, rows=tuple(rows), atoms=150), tmp_path)
+    result = run_comparison(replace(small, rows=tuple(rows), atoms=150), tmp_path)
     validate_report(result.report)
     figures = result.report["rows"]
     assert [row["nfe"] for row in figures] == [1, 2, 1, 1]
@@ -86,42 +86,42 @@ def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
         assert np.array_equal(labels[torch.from_numpy(samples.sources)], samples.labels)
 
 
-def test_agreement_is_taken_to_the_flow_that_a_study_names(small: Study, tmp_path: Path) -> None:
+def test_agreement_is_taken_to_the_flow_that_a_study_names(small: Comparison, tmp_path: Path) -> None:
     flow = replace(WHITE, steps=2, label="flow")
-    result = run_study(replace(small, rows=(WHITE, flow), flow=flow), tmp_path)
+    result = run_comparison(replace(small, rows=(WHITE, flow), flow=flow), tmp_path)
     white, full = result.report["rows"]
     assert full["seed_agreement"] == 1.0
     assert 0 <= white["seed_agreement"] <= 1
     assert white["seed_agreement_interval"][0] <= white["seed_agreement"]
     # A flow that is no row is sampled too, and not reported.
-    other = run_study(replace(small, flow=flow), tmp_path / "other")
+    other = run_comparison(replace(small, flow=flow), tmp_path / "other")
     assert len(other.report["rows"]) == 1
     assert other.report["rows"][0]["seed_agreement"] == white["seed_agreement"]
 
 
-def test_a_growing_study_takes_over_what_it_has(small: Study, tmp_path: Path) -> None:
+def test_a_growing_study_takes_over_what_it_has(small: Comparison, tmp_path: Path) -> None:
     study = replace(small, rows=(WHITE,))
-    run_study(study, tmp_path, growing=True)
+    run_comparison(study, tmp_path, growing=True)
     images = sorted((tmp_path / "images").rglob("*.npz"))
     before = {path: path.stat().st_mtime_ns for path in images}
-    grown = run_study(replace(study, samples=35), tmp_path, growing=True)
+    grown = run_comparison(replace(study, samples=35), tmp_path, growing=True)
     assert all(path.stat().st_mtime_ns == before[path] for path in images)
     assert grown.report["rows"][0]["samples"] == 35
-    fresh = run_study(replace(study, samples=35), tmp_path / "fresh")
+    fresh = run_comparison(replace(study, samples=35), tmp_path / "fresh")
     assert fresh.report["rows"][0]["fid"] == grown.report["rows"][0]["fid"]
     # Its last block, which was cut off, is not taken for a whole one, nor a whole one for that.
-    further = run_study(replace(study, samples=45), tmp_path, growing=True)
+    further = run_comparison(replace(study, samples=45), tmp_path, growing=True)
     assert len(further.samples(WHITE).pixels) == 45
-    again = run_study(replace(study, samples=35), tmp_path, growing=True)
+    again = run_comparison(replace(study, samples=35), tmp_path, growing=True)
     assert (
         again.report["rows"][0]["fid"] == grown.report["rows"][0]["fid"] != further.report["rows"][0]["fid"]
     )
     with pytest.raises(ValueError, match="this very study"):
-        run_study(replace(study, atoms=50, samples=35), tmp_path, growing=True)
+        run_comparison(replace(study, atoms=50, samples=35), tmp_path, growing=True)
 
 
 def test_a_work_folder_knows_its_network_and_images_by_what_is_in_them(tmp_path: Path) -> None:
-    def written(where: str, weights: bytes, seed: int) -> Study:
+    def written(where: str, weights: bytes, seed: int) -> Comparison:
         folder = tmp_path / where
         (folder / "model" / "unet").mkdir(parents=True)
         (folder / "model" / "unet" / "weights.safetensors").write_bytes(weights)
@@ -129,7 +129,7 @@ def test_a_work_folder_knows_its_network_and_images_by_what_is_in_them(tmp_path:
         np.savez(folder / "images.npz", images=pixels)
         return replace(study, model=str(folder / "model"), split=str(folder / "images.npz"))
 
-    study = Study("small", (WHITE,), samples=20, atoms=60)
+    study = Comparison("small", (WHITE,), samples=20, atoms=60)
     one = written("one", b"weights", 0)
     claim_work(tmp_path / "work", one, growing=False)
     claim_work(tmp_path / "work", written("same", b"weights", 0), growing=False)
@@ -138,7 +138,7 @@ def test_a_work_folder_knows_its_network_and_images_by_what_is_in_them(tmp_path:
             claim_work(tmp_path / "work", written(name, weights, seed), growing=False)
 
 
-def test_rivals_are_rows_like_others(small: Study, tmp_path: Path) -> None:
+def test_rivals_are_rows_like_others(small: Comparison, tmp_path: Path) -> None:
     rows = (
         COUPLED,
         replace(COUPLED, prior="unsolved", options=(("potential", "zero"),), label="unsolved"),
@@ -147,7 +147,7 @@ def test_rivals_are_rows_like_others(small: Study, tmp_path: Path) -> None:
         replace(RANDOM, prior="mixture", options=(("components", 5), ("rank", 3)), label="mixture"),
         replace(RANDOM, prior="mixture", label="mixture of the default size"),
     )
-    result = run_study(replace(small, rows=rows), tmp_path)
+    result = run_comparison(replace(small, rows=rows), tmp_path)
     validate_report(result.report)
     kinds = [row["prior"] for row in result.report["rows"]]
     assert kinds == ["semidiscrete", "unsolved", "boosted_atom", "mini_batch", "mixture", "mixture"]
@@ -155,15 +155,15 @@ def test_rivals_are_rows_like_others(small: Study, tmp_path: Path) -> None:
     assert one["fid"] != other["fid"]
 
 
-def test_atoms_from_a_file_and_copies_of_others(small: Study, tmp_path: Path) -> None:
+def test_atoms_from_a_file_and_copies_of_others(small: Comparison, tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
     np.savez(path, images=to_uint8(bundled.split("validation").images[:60]))
     study = replace(small, rows=(RANDOM,), atoms_from=str(path))
-    own = run_study(study, tmp_path / "own")
+    own = run_comparison(study, tmp_path / "own")
     assert own.report["settings"]["atoms_from"] == "mine.npz"  # no folder of this machine
     assert own.report["ot"]["atoms"] == 60
     assert own.report["rows"][0]["source_rate"] is not None
-    other = run_study(replace(study, copies_of=small.real_split), tmp_path / "other")
+    other = run_comparison(replace(study, copies_of=small.real_split), tmp_path / "other")
     assert other.report["rows"][0]["source_rate"] is None
     assert other.report["rows"][0]["fid"] == own.report["rows"][0]["fid"]
     # The real images are then at no distance from what could be copied, which is themselves.
@@ -172,17 +172,17 @@ def test_atoms_from_a_file_and_copies_of_others(small: Study, tmp_path: Path) ->
     np.savez(path, images=np.zeros((60, 28, 28), dtype=np.uint8))
     material._images.cache_clear()
     with pytest.raises(ValueError, match="this very study"):
-        run_study(study, tmp_path / "own")
+        run_comparison(study, tmp_path / "own")
 
 
 # Statements ------------------------------------------------------------------------------------------------
 
 
-def test_differences_are_paired_by_seed(small: Study, tmp_path: Path) -> None:
-    result = run_study(replace(small, rows=(WHITE, COUPLED)), tmp_path)
+def test_differences_are_paired_by_seed(small: Comparison, tmp_path: Path) -> None:
+    result = run_comparison(replace(small, rows=(WHITE, COUPLED)), tmp_path)
     same = paired_fid_difference(result, WHITE, WHITE)
     # A study of its own for the rival makes no difference.
-    alone = run_study(replace(small, rows=(COUPLED,)), tmp_path / "alone")
+    alone = run_comparison(replace(small, rows=(COUPLED,)), tmp_path / "alone")
     apart = paired_fid_difference(result, WHITE, COUPLED, rival_in=alone)
     assert apart == paired_fid_difference(result, WHITE, COUPLED)
     assert (same.lo, same.estimate, same.hi) == (0.0, 0.0, 0.0)
@@ -197,7 +197,7 @@ def test_differences_are_paired_by_seed(small: Study, tmp_path: Path) -> None:
 
 def test_differences_over_sets_are_students() -> None:
     sets = {WHITE.key: [{"fid": 5.0}, {"fid": 7.0}], COUPLED.key: [{"fid": 4.0}, {"fid": 5.0}]}
-    found = paired_fid_difference(StudyResult({}, [], sets), WHITE, COUPLED)
+    found = paired_fid_difference(ComparisonResult({}, [], sets), WHITE, COUPLED)
     # Differences 1 and 2: a mean of 1.5 and a standard error of 0.5, times 12.706.
     assert found.estimate == pytest.approx(1.5)
     assert found.hi == pytest.approx(1.5 + 0.5 * 12.706, rel=1e-4)

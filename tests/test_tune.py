@@ -25,7 +25,7 @@ from otprior.experiments.search import (
     runner_up,
     survivors,
 )
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 
 VP = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 EDM = NoiseSchedule.edm(0.002, 80)
@@ -34,11 +34,11 @@ LIMIT = CopyLimit(0.0065, 2000)
 
 
 def trial(name: str, fid: float, copies: float, samples: int = 2000) -> Trial:
-    row = RowSpec("semidiscrete", 500, 5, noise="coupled", label=name)
+    row = StartSpec("semidiscrete", 500, 5, noise="coupled", label=name)
     return Trial(row, samples, {"fid": fid, "copy_rate": copies, "source_rate": 0.4})
 
 
-def names(rows: list[RowSpec]) -> list[str]:
+def names(rows: list[StartSpec]) -> list[str]:
     return [row.label for row in rows]
 
 
@@ -138,14 +138,14 @@ def test_if_none_passes_the_best_of_those_left_behind_has_a_turn() -> None:
 def test_others_have_a_turn_until_one_passes_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [replace(trial("", 0, 0).row, start_timestep=t, label=str(t)) for t in (400, 450, 500, 550)]
 
-    def tried(row: RowSpec, samples: int, copies: float) -> Trial:
+    def tried(row: StartSpec, samples: int, copies: float) -> Trial:
         return Trial(
             row, samples, {"fid": 1.0, "copy_rate": copies, "source_rate": 1 - row.start_timestep / 1000}
         )
 
     copying = {"450": 0.04, "500": 0.0, "550": 0.0}
 
-    def run(study: Any, going: list[RowSpec], *_: Any, **__: Any) -> list[Trial]:
+    def run(study: Any, going: list[StartSpec], *_: Any, **__: Any) -> list[Trial]:
         return [tried(row, 2000, copying[row.label]) for row in going]
 
     monkeypatch.setattr(tune_module, "halving", run)
@@ -160,7 +160,7 @@ def test_others_have_a_turn_until_one_passes_and_no_longer(monkeypatch: pytest.M
 def test_who_was_left_behind_may_challenge_the_winner() -> None:
     rows = [replace(trial("", 0, 0).row, start_timestep=t, label=str(t)) for t in (500, 525, 550, 575, 600)]
 
-    def tried(row: RowSpec, samples: int, fid: float, copies: float) -> Trial:
+    def tried(row: StartSpec, samples: int, fid: float, copies: float) -> Trial:
         return Trial(row, samples, {"fid": fid, "copy_rate": copies, "source_rate": 0.4})
 
     trials = [

@@ -25,6 +25,9 @@ _HOMES = {
     "SemiDiscretePrior": "otprior.priors",
     "RandomAtomPrior": "otprior.priors",
     "OTPriorPipeline": "otprior.sampling",
+    "seeds_to_generators": "otprior.sampling",
+    "load_images": "otprior.data.images",
+    "bundled": "otprior.data.bundled",
     # diffusers reloads a pipeline's component only from a module that shows this base class.
     "ModelMixin": "diffusers",
 }
@@ -35,7 +38,8 @@ __all__ = ["__version__", *(name for name in _HOMES if name != "ModelMixin")]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'otprior' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    home = import_module(_HOMES[name])
+    value = home if name == "bundled" else getattr(home, name)
     globals()[name] = value
     return value
 

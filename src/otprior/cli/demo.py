@@ -55,14 +55,14 @@ def demo(
         with progress_bar("loading") as bar:
             from otprior.data import bundled
             from otprior.experiments.chosen import demo as demo_study
-            from otprior.experiments.run import run_study
+            from otprior.experiments.run import run_comparison
             from otprior.report import write_report
 
             started = time.perf_counter()
             study = demo_study(quick, samples)
             with output_dir(out, overwrite) as folder:
                 work = folder / "work"
-                result = run_study(study, work, workers=workers or default_workers(), listen=follow(bar))
+                result = run_comparison(study, work, workers=workers or default_workers(), listen=follow(bar))
                 report = result.report
                 full = bundled.full_sampler()
                 if full is not None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from otprior.sampling import OTPriorPipeline
-    from otprior.sampling.start_spec import RowSpec
+    from otprior.sampling.start_spec import StartSpec
 
 __all__ = ["EXAMPLES", "sample"]
 
@@ -236,7 +236,7 @@ def sample(
         )
 
 
-def _chosen(path: Path, steps: int | None) -> RowSpec:
+def _chosen(path: Path, steps: int | None) -> StartSpec:
     """The settings for so many steps, or the only ones."""
     from otprior.sampling.settings import read_settings, row_of_steps
 
@@ -249,7 +249,7 @@ def _chosen(path: Path, steps: int | None) -> RowSpec:
     return row
 
 
-def _set_noise(pipe: Any, chosen: RowSpec) -> None:
+def _set_noise(pipe: Any, chosen: StartSpec) -> None:
     """Gives the prior the noise and smoothing of the settings, which must be for its kind."""
     kind = start_part(pipe.prior, 0)["prior"]
     require(kind == chosen.prior, "--settings", f"for the prior at hand, {kind}", chosen.prior)

@@ -17,7 +17,7 @@ from otprior.cli.session import stdout
 from otprior.utils.files import output_dir
 
 if TYPE_CHECKING:
-    from otprior.experiments.comparison import StudyProgress
+    from otprior.experiments.comparison import StageProgress
     from otprior.report import ReportImages
 
 __all__ = [
@@ -74,10 +74,10 @@ def default_workers() -> int:
     )
 
 
-def follow(bar: Bar) -> Callable[[StudyProgress], None]:
+def follow(bar: Bar) -> Callable[[StageProgress], None]:
     """Shows a study's progress on a bar."""
 
-    def listen(at: StudyProgress) -> None:
+    def listen(at: StageProgress) -> None:
         bar.update(at.done, at.total, at.note, at.stage)
 
     return listen

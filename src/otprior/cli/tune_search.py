@@ -19,7 +19,7 @@ from otprior.utils.files import output_file, write_json
 from otprior.utils.validation import require
 
 if TYPE_CHECKING:
-    from otprior.experiments.comparison import Listener, Study
+    from otprior.experiments.comparison import Comparison, Listener
     from otprior.experiments.search import Search
     from otprior.priors import Prior
 
@@ -144,18 +144,18 @@ def take_settings(
     return float(row.start_timestep) if timestep is None else timestep
 
 
-def _study(material: Material, samples: int, precision: str) -> Study:
-    from otprior.experiments.comparison import Study
-    from otprior.sampling.start_spec import RowSpec
+def _study(material: Material, samples: int, precision: str) -> Comparison:
+    from otprior.experiments.comparison import Comparison
+    from otprior.sampling.start_spec import StartSpec
 
     null, rule = material.null_label, f"left out for the model '{BUNDLED}', whose label is known"
     require(material.model != BUNDLED or null is None, "--null-label", rule, null)
     own = material.data != BUNDLED
     split = "validation" if material.validation in (None, BUNDLED) else str(material.validation)
-    return Study(
+    return Comparison(
         "tune",
         # (The search has rows of its own.)
-        (RowSpec("none", 0, 1),),
+        (StartSpec("none", 0, 1),),
         samples,
         split=split,
         real_split=split,

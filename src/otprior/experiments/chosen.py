@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from otprior.data import bundled
-from otprior.experiments.comparison import Study
-from otprior.sampling.start_spec import RowSpec
+from otprior.experiments.comparison import Comparison
+from otprior.sampling.start_spec import StartSpec
 
 __all__ = ["SHORT_NAMES", "demo", "headline", "settings_rows", "short_name"]
 
@@ -20,12 +20,12 @@ SHORT_NAMES = {
 }
 
 
-def settings_rows() -> dict[str, RowSpec]:
+def settings_rows() -> dict[str, StartSpec]:
     """The chosen rows by name: "coupled_5", "coupled_3", "none_5_dpm", …, "none_10", "none_20"."""
-    return {name: RowSpec.from_json(values) for name, values in bundled.settings()["rows"].items()}
+    return {name: StartSpec.from_json(values) for name, values in bundled.settings()["rows"].items()}
 
 
-def demo(quick: bool = False, samples: int | None = None) -> Study:
+def demo(quick: bool = False, samples: int | None = None) -> Comparison:
     """The main job on bundled data: the coupled start in 3 and 5 evaluations beside every rival at hand.
 
     `quick` is a rehearsal on a tenth of everything (but for `samples`, if they are given): its figures mean nothing.
@@ -44,17 +44,19 @@ def demo(quick: bool = False, samples: int | None = None) -> Study:
         replace(same, prior="random_atom", noise=None, label=f"random image + fresh noise, {start}"),
     ]
     white = [rows[name] for name in ("none_5_dpm", "none_5_unipc", "none_5_deis", "none_10", "none_20")]
-    study = Study("demo", (rows["coupled_3"], coupled, *others, *white), samples or (50 if quick else 500))
+    study = Comparison(
+        "demo", (rows["coupled_3"], coupled, *others, *white), samples or (50 if quick else 500)
+    )
     if quick:
         study = replace(study, name="demo --quick", atoms=1000, tol=0.2, block=50)
     return study
 
 
-def headline(samples: int = 4000, seed_sets: int = 5, precision: str = "float32") -> Study:
+def headline(samples: int = 4000, seed_sets: int = 5, precision: str = "float32") -> Comparison:
     """The claim at full size: paired sets of seeds of the coupled start and of the best of N(0, I)."""
     rows = settings_rows()
     names = ("coupled_5", "coupled_3", "none_10", "none_20")
-    return Study(
+    return Comparison(
         "headline",
         tuple(rows[name] for name in names),
         samples,

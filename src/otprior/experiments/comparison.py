@@ -10,10 +10,10 @@ from typing import Any
 
 from otprior.experiments.sampling import Block, Samples
 from otprior.report import ReportImages
-from otprior.sampling.start_spec import RowSpec, differing
+from otprior.sampling.start_spec import StartSpec, differing
 from otprior.utils.validation import check_choice, check_integer, require
 
-__all__ = ["AGREEMENT_SEEDS", "USUAL_ATOMS", "Listener", "Study", "StudyProgress", "StudyResult"]
+__all__ = ["AGREEMENT_SEEDS", "USUAL_ATOMS", "Comparison", "ComparisonResult", "Listener", "StageProgress"]
 
 # Seeds on which a start's image is compared with the stored full flow's from the same seed.
 AGREEMENT_SEEDS = 200
@@ -22,7 +22,7 @@ USUAL_ATOMS = 10_000
 
 
 @dataclass(frozen=True)
-class Study:
+class Comparison:
     """What to compare, on how much.
 
     Images are named: "atoms" (the bundled training images), one of `bundled.SPLITS`, or a path.
@@ -52,7 +52,7 @@ class Study:
     """
 
     name: str
-    rows: tuple[RowSpec, ...]
+    rows: tuple[StartSpec, ...]
     samples: int
     seed_sets: int = 1
     first_seed: int = 0
@@ -62,7 +62,7 @@ class Study:
     tol: float = 0.05
     precision: str = "float32"
     block: int = 125
-    flow: RowSpec | None = None
+    flow: StartSpec | None = None
     atoms_from: str = "atoms"
     copies_of: str = ""
     model: str = ""
@@ -80,7 +80,7 @@ class Study:
         require(self.value_range is not None, "value_range", rule, None)
 
     @property
-    def sampled_rows(self) -> tuple[RowSpec, ...]:
+    def sampled_rows(self) -> tuple[StartSpec, ...]:
         """The rows, and the full flow where there is one and it is not a row itself."""
         known = {row.key for row in self.rows}
         return self.rows if self.flow is None or self.flow.key in known else (*self.rows, self.flow)
@@ -89,7 +89,7 @@ class Study:
         """The first seed of a set."""
         return self.first_seed + seed_set * self.samples
 
-    def blocks(self, row: RowSpec, folder: Path, seed_set: int) -> list[Block]:
+    def blocks(self, row: StartSpec, folder: Path, seed_set: int) -> list[Block]:
         """A row's blocks of a set of seeds, below the folder of images."""
         first, end = self.first_of(seed_set), self.first_of(seed_set + 1)
 
@@ -122,7 +122,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class StudyProgress:
+class StageProgress:
     """How far a study is: the stage, what is done of what, in the unit named."""
 
     stage: str
@@ -131,11 +131,11 @@ class StudyProgress:
     note: str = ""
 
 
-Listener = Callable[[StudyProgress], None]
+Listener = Callable[[StageProgress], None]
 
 
 @dataclass(frozen=True)
-class StudyResult:
+class ComparisonResult:
     """A report, the images that go with it, and the figures of each row and set of seeds.
 
     Attributes:
@@ -149,16 +149,16 @@ class StudyResult:
     report: dict[str, Any]
     images: list[ReportImages]
     sets: dict[str, list[dict[str, Any]]] = field(repr=False)
-    study: Study | None = field(default=None, repr=False)
+    study: Comparison | None = field(default=None, repr=False)
     work: Path | None = field(default=None, repr=False)
 
-    def row(self, spec: RowSpec) -> dict[str, Any]:
+    def row(self, spec: StartSpec) -> dict[str, Any]:
         """The report's row of a spec."""
         assert self.study is not None
         keys = [row.key for row in self.study.rows]
         return self.report["rows"][keys.index(spec.key)]
 
-    def samples(self, spec: RowSpec, seed_set: int = 0) -> Samples:
+    def samples(self, spec: StartSpec, seed_set: int = 0) -> Samples:
         """The samples of a row's set of seeds, read from the work folder."""
         assert self.study is not None
         assert self.work is not None

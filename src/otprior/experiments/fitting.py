@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otprior.experiments.comparison import Listener, Study, StudyProgress
+from otprior.experiments.comparison import Comparison, Listener, StageProgress
 from otprior.experiments.inputs import atoms_of, schedule_of
 from otprior.experiments.priors import fitted_name
 from otprior.priors import GaussianPrior, MixturePrior, SemiDiscretePrior
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.transport.solve import Progress
 from otprior.utils.files import read_json, write_json
 from otprior.utils.validation import require
@@ -35,13 +35,13 @@ class Fitted:
     ot: dict[str, Any] | None
     seconds: dict[str, float]
 
-    def seconds_of(self, row: RowSpec) -> float | None:
+    def seconds_of(self, row: StartSpec) -> float | None:
         """That fitting a row's prior took; None where there was nothing to fit, or nobody took the time."""
         name = fitted_name(row)
         return self.seconds.get(name) if name is not None and row.prior in _OWN else None
 
 
-def fit_priors(study: Study, folder: Path, listen: Listener) -> Fitted:
+def fit_priors(study: Comparison, folder: Path, listen: Listener) -> Fitted:
     """Fits the priors that the rows need, unless they are there."""
     needed = {name: row for row in study.sampled_rows if (name := fitted_name(row)) is not None}
     for name in sorted(needed):
@@ -72,7 +72,7 @@ def _ot(folder: Path, needed: Container[str]) -> dict[str, Any] | None:
     }
 
 
-def _fit(study: Study, folder: Path, name: str, row: RowSpec, listen: Listener) -> None:
+def _fit(study: Comparison, folder: Path, name: str, row: StartSpec, listen: Listener) -> None:
     atoms, schedule = atoms_of(study), schedule_of(study)
     labels = None
     if row.conditional:
@@ -80,14 +80,14 @@ def _fit(study: Study, folder: Path, name: str, row: RowSpec, listen: Listener) 
         require(atoms.labels is not None, f"images {study.atoms_from}", rule, "without labels")
         labels = atoms.labels
     if row.prior == "gaussian":
-        listen(StudyProgress(f"fitting the {name} prior", 0, 1))
+        listen(StageProgress(f"fitting the {name} prior", 0, 1))
         GaussianPrior.fit(atoms, schedule, row.start_timestep, labels).save_pretrained(folder / name)
-        listen(StudyProgress(f"fitting the {name} prior", 1, 1))
+        listen(StageProgress(f"fitting the {name} prior", 1, 1))
         return
 
     def progress(at: Progress) -> None:
         note = "" if at.chi2 is None else f"χ² {at.chi2.value:.3f}"
-        listen(StudyProgress("solving semi-discrete transport", at.draws, at.expected_draws, note))
+        listen(StageProgress("solving semi-discrete transport", at.draws, at.expected_draws, note))
 
     given = {"timestep": row.start_timestep, "labels": labels, "tol": study.tol, "progress": progress}
     prior: MixturePrior | SemiDiscretePrior

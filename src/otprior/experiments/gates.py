@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from otprior.data import bundled
-from otprior.experiments.comparison import StudyResult
+from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.inputs import extractor_of, reference_of
 from otprior.metrics import (
     Interval,
@@ -24,7 +24,7 @@ from otprior.metrics import (
     seed_set_interval,
 )
 from otprior.metrics.features import extract_features
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import require
 
 __all__ = [
@@ -93,7 +93,7 @@ def gate(
 
 
 def ratio_gate(
-    result: StudyResult, row: RowSpec, rival: RowSpec, threshold: float, statement: str
+    result: ComparisonResult, row: StartSpec, rival: StartSpec, threshold: float, statement: str
 ) -> dict[str, Any]:
     """That a row's excess FID is at most `threshold` times a rival's, over two or more sets of seeds."""
     floor = result.report["reference"]["fid_floor"]
@@ -103,7 +103,7 @@ def ratio_gate(
 
 
 def copy_gate(
-    result: StudyResult, row: RowSpec, statement: str, held_out: int, threshold: float = 0.01
+    result: ComparisonResult, row: StartSpec, statement: str, held_out: int, threshold: float = 0.01
 ) -> dict[str, Any]:
     """That a row copies at most `threshold` more often than real images, of which there were `held_out`."""
     real = result.report["reference"]["copy_rate"]
@@ -115,7 +115,9 @@ def copy_gate(
     return gate(statement, more, upper, threshold)
 
 
-def difference_gate(result: StudyResult, row: RowSpec, rival: RowSpec, statement: str) -> dict[str, Any]:
+def difference_gate(
+    result: ComparisonResult, row: StartSpec, rival: StartSpec, statement: str
+) -> dict[str, Any]:
     """That a row's FID is below a rival's on the same seeds."""
     both = paired_fid_difference(result, row, rival)
     upper = paired_fid_difference(result, row, rival, level=0.9).hi
@@ -123,11 +125,11 @@ def difference_gate(result: StudyResult, row: RowSpec, rival: RowSpec, statement
 
 
 def paired_fid_difference(
-    result: StudyResult,
-    row: RowSpec,
-    rival: RowSpec,
+    result: ComparisonResult,
+    row: StartSpec,
+    rival: StartSpec,
     level: float = 0.95,
-    rival_in: StudyResult | None = None,
+    rival_in: ComparisonResult | None = None,
 ) -> Interval:
     """FID of a row less that of a rival on the same seeds, which is also the difference of excesses.
 
@@ -153,7 +155,7 @@ def paired_fid_difference(
 
 
 def headline_gates(
-    result: StudyResult, rows: dict[str, RowSpec], held_out: int | None = None
+    result: ComparisonResult, rows: dict[str, StartSpec], held_out: int | None = None
 ) -> list[dict[str, Any]]:
     """The statements about quality and about copying that the headline is judged by.
 

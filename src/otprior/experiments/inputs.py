@@ -14,7 +14,7 @@ from torch import Tensor
 from otprior.data import bundled
 from otprior.data.images import ImageSet, load_images
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.experiments.comparison import USUAL_ATOMS, Study
+from otprior.experiments.comparison import USUAL_ATOMS, Comparison
 from otprior.experiments.sampling import Models
 from otprior.metrics import FeatureMoments, Reference
 from otprior.metrics.classes import class_moments
@@ -62,38 +62,38 @@ def check_floor(samples: int, held_out: int, otherwise: str = "") -> None:
     require(samples <= held_out, "samples", rule, samples)
 
 
-def images_of(study: Study, name: str) -> ImageSet:
+def images_of(study: Comparison, name: str) -> ImageSet:
     """The images that a study calls `name`."""
     return _images(name, study.value_range)
 
 
-def atoms_of(study: Study) -> ImageSet:
+def atoms_of(study: Comparison) -> ImageSet:
     """The images that the study's priors are fitted to."""
     return _atoms(study.atoms_from, study.value_range, study.atoms)
 
 
-def copied_of(study: Study) -> ImageSet:
+def copied_of(study: Comparison) -> ImageSet:
     """The images that the study's samples could be copies of."""
     return images_of(study, study.copies_of) if study.copies_of else atoms_of(study)
 
 
-def extractor_of(study: Study) -> FeatureExtractor:
+def extractor_of(study: Comparison) -> FeatureExtractor:
     """The study's feature extractor."""
     return _extractor(study.extractor)
 
 
-def features_of(study: Study, name: str) -> Tensor:
+def features_of(study: Comparison, name: str) -> Tensor:
     """Features of the images that a study calls `name`, shape (n, D)."""
     return _features(name, study.value_range, 0, study.extractor)
 
 
-def reference_of(study: Study) -> Reference:
+def reference_of(study: Comparison) -> Reference:
     """What the study's samples are compared with."""
     named, count = _copied_from(study)
     return _reference(study.split, study.real_split, named, count, study.extractor, study.value_range)
 
 
-def check_not_atoms(study: Study, name: str) -> None:
+def check_not_atoms(study: Comparison, name: str) -> None:
     """That images are not the atoms (or those of `copies_of`): what is judged by them would be copies.
 
     Raises:
@@ -122,12 +122,12 @@ def check_unseen(name: str, images: ImageSet, seen: ImageSet) -> None:
     require(float(same.double().mean()) <= MOST_SAME, name, rule, came)
 
 
-def moments_by_class(study: Study) -> list[FeatureMoments]:
+def moments_by_class(study: Comparison) -> list[FeatureMoments]:
     """Of the features of the images that quality is measured against; they must be labelled."""
     return _class_moments(study.split, study.extractor, study.value_range)
 
 
-def models_of(study: Study, priors: Path) -> Models:
+def models_of(study: Comparison, priors: Path) -> Models:
     """The study's network, and where its fitted priors are."""
     if not study.model:
         return Models(
@@ -152,15 +152,15 @@ def _classes(folder: Path, null: int | None) -> int | None:
     return real_classes(count, null)
 
 
-def schedule_of(study: Study) -> NoiseSchedule:
+def schedule_of(study: Comparison) -> NoiseSchedule:
     """The forward process of the study's network."""
     if not study.model:
         return NoiseSchedule.from_scheduler(bundled.load_scheduler())
     return NoiseSchedule.from_scheduler(own_scheduler(Path(study.model)))
 
 
-def fingerprint(study: Study) -> dict[str, str]:
-    """SHA-256 of all that the study works with and that is not bundled, by the field of `Study`."""
+def fingerprint(study: Comparison) -> dict[str, str]:
+    """SHA-256 of all that the study works with and that is not bundled, by the field of `Comparison`."""
     images = {name: getattr(study, name) for name in ("split", "real_split", "atoms_from", "copies_of")}
     found = {
         field: images_of(study, name).sha256
@@ -177,7 +177,7 @@ def fingerprint(study: Study) -> dict[str, str]:
 _digest, _network_digest = cache(folder_sha256), cache(network_sha256)
 
 
-def _copied_from(study: Study) -> tuple[str, int]:
+def _copied_from(study: Comparison) -> tuple[str, int]:
     """What `copied_of` gives: its name and how many of them, 0 for all."""
     return (study.copies_of, 0) if study.copies_of else (study.atoms_from, study.atoms)
 
@@ -195,7 +195,7 @@ def _images(name: str, value_range: Any) -> ImageSet:
 
 @cache
 def _atoms(name: str, value_range: Any, count: int) -> ImageSet:
-    """`count` of the images, or all of them for 0; see `Study.atoms`."""
+    """`count` of the images, or all of them for 0; see `Comparison.atoms`."""
     images = _images(name, value_range)
     # (10,000 is what a study takes if nobody says how many.)
     rule = f"at most the {len(images):,} images that there are ({Path(name).name})"

@@ -13,9 +13,9 @@ from torch import Tensor
 from otprior.data import bundled
 from otprior.experiments.comparison import (
     AGREEMENT_SEEDS,
+    Comparison,
     Listener,
-    Study,
-    StudyProgress,
+    StageProgress,
 )
 from otprior.experiments.inputs import (
     extractor_of,
@@ -37,7 +37,7 @@ from otprior.metrics.classes import class_figures
 from otprior.metrics.features import class_logits, classify, extract_features
 from otprior.metrics.intervals import FEW_EVENTS, binomial_interval
 from otprior.report import report_reference
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import read_json, write_json
 
 __all__ = ["measure", "over_sets", "real_figures", "seed_agreement"]
@@ -50,7 +50,7 @@ NO_SHARES = ("fid", "class_fid", "kid", "density", "nearest_pixel_distance", "ne
 
 
 def measure(
-    study: Study,
+    study: Comparison,
     folder: Path,
     blocks: dict[str, list[list[Block]]],
     workers: int,
@@ -65,12 +65,12 @@ def measure(
     }
     missing = [place for place, path in paths.items() if not path.exists()]
     done = len(paths) - len(missing)
-    listen(StudyProgress("measuring", done, len(paths)))
+    listen(StageProgress("measuring", done, len(paths)))
 
     def finished(_: Any) -> None:
         nonlocal done
         done += 1
-        listen(StudyProgress("measuring", done, len(paths)))
+        listen(StageProgress("measuring", done, len(paths)))
 
     tasks = [(_measure_set, (study, blocks[key][k], paths[key, k])) for key, k in missing]
     if tasks:
@@ -78,7 +78,7 @@ def measure(
     return {key: [read_json(paths[key, k]) for k in range(study.seed_sets)] for key in blocks}
 
 
-def _measure_set(study: Study, blocks: list[Block], path: Path) -> None:
+def _measure_set(study: Comparison, blocks: list[Block], path: Path) -> None:
     samples = Samples.read(blocks)
     features = extract_features(extractor_of(study), samples.images)
     generator = torch.Generator().manual_seed(blocks[0].first_seed)
@@ -98,19 +98,19 @@ def _measure_set(study: Study, blocks: list[Block], path: Path) -> None:
 
 
 def _by_class(
-    study: Study, features: Tensor, images: Tensor, labels: Tensor, generator: torch.Generator
+    study: Comparison, features: Tensor, images: Tensor, labels: Tensor, generator: torch.Generator
 ) -> dict[str, Any]:
     predicted = classify(extractor_of(study), images)
     return class_figures(features, predicted, labels, moments_by_class(study), generator)
 
 
-def _mixture(study: Study, images: Tensor, generator: torch.Generator) -> dict[str, Any]:
+def _mixture(study: Comparison, images: Tensor, generator: torch.Generator) -> dict[str, Any]:
     mixed = mixture_mask(class_logits(extractor_of(study), images), study.mixture)
     share = bootstrap_mean(mixed, generator)
     return {"mode_mixture": share.estimate, "mode_mixture_interval": share.limits()}
 
 
-def real_figures(study: Study, folder: Path) -> dict[str, Any]:
+def real_figures(study: Comparison, folder: Path) -> dict[str, Any]:
     """The floor: the same figures of real images, over disjoint sets of `samples`, up to `FLOOR_SETS`."""
     by_class = any(row.conditional for row in study.rows)
     name = Path(study.real_split).name + ("-by-class" if by_class else "")
@@ -118,7 +118,7 @@ def real_figures(study: Study, folder: Path) -> dict[str, Any]:
     path = folder / f"{name}-{study.samples}.json"
     if not path.exists():
         # Nothing of the samples: searches on the same images ask for the same figures.
-        rows = (RowSpec("none", 0, 1),)
+        rows = (StartSpec("none", 0, 1),)
         images = replace(study, name="", rows=rows, first_seed=0, seed_sets=1, flow=None)
         images = replace(images, model="", null_class_label=None)
         write_json(path, _real_figures(images, by_class))
@@ -126,7 +126,7 @@ def real_figures(study: Study, folder: Path) -> dict[str, Any]:
 
 
 @cache
-def _real_figures(study: Study, by_class: bool) -> dict[str, Any]:
+def _real_figures(study: Comparison, by_class: bool) -> dict[str, Any]:
     real = images_of(study, study.real_split)
     size = min(study.samples, len(real))
     features = features_of(study, study.real_split)
@@ -180,7 +180,7 @@ def over_sets(sets: list[dict[str, Any]], samples: int) -> dict[str, Any]:
     return figures
 
 
-def flow_classes(study: Study, flow: list[Block] | None) -> Tensor | None:
+def flow_classes(study: Comparison, flow: list[Block] | None) -> Tensor | None:
     """The class of the image that the full flow makes of each of the first seeds, shape (n,), int64.
 
     Arguments:
@@ -197,7 +197,7 @@ def flow_classes(study: Study, flow: list[Block] | None) -> Tensor | None:
 
 
 def seed_agreement(
-    study: Study, blocks: list[Block], classes: Tensor | None
+    study: Comparison, blocks: list[Block], classes: Tensor | None
 ) -> tuple[float | None, Interval | None]:
     """Share of seeds whose image has the class that the full flow's image of the same seed has.
 

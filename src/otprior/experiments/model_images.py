@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from otprior.data.images import ImageSet
-from otprior.experiments.comparison import Listener, StudyProgress
+from otprior.experiments.comparison import Listener, StageProgress
 from otprior.experiments.processes import run_in_processes
 from otprior.experiments.sampling import (
     Block,
@@ -19,7 +19,7 @@ from otprior.experiments.sampling import (
     Samples,
     sample_block,
 )
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import check_integer, require
 
 __all__ = ["FIRST_SEED", "draw_model_images", "full_sampler"]
@@ -29,10 +29,10 @@ FIRST_SEED = 2_000_000_000
 BLOCK = 250
 
 
-def full_sampler(steps: int, conditional: bool = False) -> RowSpec:
+def full_sampler(steps: int, conditional: bool = False) -> StartSpec:
     """White noise at T and `steps` evaluations of DPM-Solver++ 2M; with a class each, if conditional."""
     # (A row from T takes its start from the network; the timestep here only names it.)
-    return RowSpec("none", 0, steps, spacing="trailing", conditional=conditional, label="full sampler")
+    return StartSpec("none", 0, steps, spacing="trailing", conditional=conditional, label="full sampler")
 
 
 def draw_model_images(
@@ -78,7 +78,7 @@ def draw_model_images(
 
     def tell() -> None:
         if listen is not None:
-            listen(StudyProgress("drawing the model's images", done, count, f"{done:,} of {count:,}"))
+            listen(StageProgress("drawing the model's images", done, count, f"{done:,} of {count:,}"))
 
     def finished(block: Block) -> None:
         nonlocal done

@@ -20,13 +20,13 @@ from otprior.priors import (
     RandomAtomPrior,
     SemiDiscretePrior,
 )
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import invalid
 
 __all__ = ["fitted_name", "prior_of"]
 
 
-def fitted_name(row: RowSpec) -> str | None:
+def fitted_name(row: StartSpec) -> str | None:
     """Name of the fitted prior that a row's is made from; None if it needs none."""
     if row.prior in ("none", "latents"):
         return None
@@ -36,7 +36,7 @@ def fitted_name(row: RowSpec) -> str | None:
     return name + "-by-class" * row.conditional
 
 
-def prior_of(folder: Path, row: RowSpec) -> Prior | None:
+def prior_of(folder: Path, row: StartSpec) -> Prior | None:
     """The prior of a row from the folder of fitted ones; None for white noise at T."""
     name = fitted_name(row)
     if name is None:
@@ -64,7 +64,7 @@ def prior_of(folder: Path, row: RowSpec) -> Prior | None:
         case "semidiscrete":
             pass
         case _:
-            raise invalid("prior of a row", "one that RowSpec names", repr(row.prior))
+            raise invalid("prior of a row", "one that StartSpec names", repr(row.prior))
     options = {"noise": row.noise, "smoothing": row.smoothing, "correlation": row.correlation}
     return fitted.with_options(**options).at(row.start_timestep)
 

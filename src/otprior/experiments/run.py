@@ -13,10 +13,10 @@ import torch
 from otprior import __version__
 from otprior.data import bundled
 from otprior.experiments.comparison import (
+    Comparison,
+    ComparisonResult,
     Listener,
-    Study,
-    StudyProgress,
-    StudyResult,
+    StageProgress,
 )
 from otprior.experiments.fitting import fit_priors
 from otprior.experiments.inputs import (
@@ -42,15 +42,15 @@ from otprior.experiments.sampling import (
 )
 from otprior.metrics.copying import copy_mask
 from otprior.report import FORMAT_VERSION, ReportImages, report_row
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import sha256
 from otprior.utils.work_folder import mark_work
 
-__all__ = ["claim_work", "run_study"]
+__all__ = ["claim_work", "run_comparison"]
 
 
-def run_study(
-    study: Study,
+def run_comparison(
+    study: Comparison,
     work: str | Path,
     *,
     workers: int = 1,
@@ -59,7 +59,7 @@ def run_study(
     priors: Path | None = None,
     growing: bool = False,
     sample: Callable[[Models, Block], Block] = sample_block,
-) -> StudyResult:
+) -> ComparisonResult:
     """Fits what the rows need, samples, measures.
 
     Arguments:
@@ -113,10 +113,10 @@ def run_study(
             "compiled": compiles_networks(),
         },
     }
-    return StudyResult(report, images, sets, study, work)
+    return ComparisonResult(report, images, sets, study, work)
 
 
-def claim_work(work: Path, study: Study, growing: bool) -> None:
+def claim_work(work: Path, study: Comparison, growing: bool) -> None:
     """Marks a work folder with all that its pieces depend on, or refuses one that is marked otherwise."""
     settings = study.settings()
     if growing:
@@ -138,12 +138,12 @@ def _sample(
     total = sum(block.cost for block in blocks)
     missing = [block for block in blocks if not block.done]
     done = total - sum(block.cost for block in missing)
-    listen(StudyProgress("sampling", done, total, "network evaluations"))
+    listen(StageProgress("sampling", done, total, "network evaluations"))
 
     def finished(block: Block) -> None:
         nonlocal done
         done += block.cost
-        listen(StudyProgress("sampling", done, total, block.row.label))
+        listen(StageProgress("sampling", done, total, block.row.label))
 
     # Rows take turns, so that a busy hour slows none more than the others; of each turn the long ones come first.
     missing.sort(key=lambda block: (block.first_seed, -block.cost))
@@ -153,8 +153,8 @@ def _sample(
 
 
 def _report_row(
-    study: Study,
-    row: RowSpec,
+    study: Comparison,
+    row: StartSpec,
     blocks: list[list[Block]],
     sets: list[dict[str, Any]],
     reference: dict[str, Any],
@@ -194,7 +194,7 @@ def _report_row(
     )
 
 
-def _report_images(study: Study, row: RowSpec, blocks: list[Block], count: int = 10) -> ReportImages:
+def _report_images(study: Comparison, row: StartSpec, blocks: list[Block], count: int = 10) -> ReportImages:
     """The first seeds' images of a row, with the nearest atom of each."""
     images = Samples.read(blocks[:1]).images[:count]
     distances, index = reference_of(study).atoms.nearest(images, 2)

@@ -23,7 +23,7 @@ from otprior.experiments.priors import prior_of
 from otprior.experiments.processes import compiles_networks
 from otprior.sampling import OTPriorPipeline, OTPriorPipelineOutput, seeds_to_generators
 from otprior.sampling.schedulers.support import remade, spacing_changes, stock_spacing
-from otprior.sampling.start_spec import OWN_GRID, RowSpec
+from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.transport.cells.search import fast_bfloat16
 from otprior.utils.files import output_file
 from otprior.utils.validation import check_finite, require
@@ -80,7 +80,7 @@ class Models:
 class Block:
     """Consecutive seeds of one row, and the file that their images go to."""
 
-    row: RowSpec
+    row: StartSpec
     first_seed: int
     count: int
     path: Path
@@ -140,7 +140,7 @@ class Samples:
         )
 
 
-def sampler_of(scheduler: Any, row: RowSpec) -> tuple[Any, list[float] | None]:
+def sampler_of(scheduler: Any, row: StartSpec) -> tuple[Any, list[float] | None]:
     """The scheduler of a row, made from the network's own, and the row's grid if its spacing is one of ours."""
     changed = getattr(diffusers, row.scheduler).from_config(scheduler.config, **dict(row.sampler))
     if not row.spacing.startswith(OWN_GRID):
@@ -150,7 +150,7 @@ def sampler_of(scheduler: Any, row: RowSpec) -> tuple[Any, list[float] | None]:
     return changed, list(timestep_grid(schedule, row.start_timestep, row.steps, spacing))
 
 
-def build_pipeline(models: Models, row: RowSpec) -> tuple[OTPriorPipeline, list[float] | None]:
+def build_pipeline(models: Models, row: StartSpec) -> tuple[OTPriorPipeline, list[float] | None]:
     """The pipeline of a row, and its own grid of timesteps if it is not a stock spacing."""
     base = load_pipeline(models)
     scheduler, grid = sampler_of(base.scheduler, row)

@@ -24,13 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.experiments.comparison import Study
+from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import CopyLimit
 from otprior.experiments.inputs import check_not_atoms, images_of, schedule_of
 from otprior.experiments.measuring import real_figures
-from otprior.experiments.run import claim_work, run_study
+from otprior.experiments.run import claim_work, run_comparison
 from otprior.experiments.sampling import BATCH
-from otprior.sampling.start_spec import OWN_GRID, RowSpec
+from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.utils.validation import check_choice, check_integer, require
 
 __all__ = [
@@ -77,7 +77,7 @@ PROBABLY, POSSIBLY = 0.5, 0.05
 class Trial:
     """A candidate on so many seeds, with its row of the report."""
 
-    row: RowSpec
+    row: StartSpec
     samples: int
     figures: dict[str, Any] = field(repr=False)
 
@@ -125,14 +125,14 @@ def rungs(samples: int, shares: Sequence[float] = (1 / 8, 1 / 4, 1 / 2, 1)) -> t
 
 def candidates(
     schedule: NoiseSchedule, steps: int, prior: str = "semidiscrete", scheduler: str = UNIPC
-) -> list[RowSpec]:
+) -> list[StartSpec]:
     """The first rung: starts over the usual range of log-SNR, and for coupled ones how much noise is drawn anew."""
     check_choice("prior", prior, ("semidiscrete", "mixture", "gaussian", "random_atom", "identity"))
     coupled = prior == "semidiscrete"
     rows = []
     levels = MIXTURE_LEVELS if prior == "mixture" else LEVELS
     for timestep in sorted({_timestep(schedule, level) for level in levels}):
-        plain = RowSpec(prior, timestep, steps, scheduler, OWN_GRID + "log_snr")
+        plain = StartSpec(prior, timestep, steps, scheduler, OWN_GRID + "log_snr")
         if coupled:
             rows += [replace(plain, noise="coupled", correlation=rho) for rho in CORRELATIONS]
         else:
@@ -140,7 +140,7 @@ def candidates(
     return [labelled(row) for row in rows if _fits(schedule, row)]
 
 
-def neighbours(schedule: NoiseSchedule, row: RowSpec) -> list[RowSpec]:
+def neighbours(schedule: NoiseSchedule, row: StartSpec) -> list[StartSpec]:
     """Candidates that differ from one in a single respect (and one that smooths, and starts closer for it)."""
     level = schedule.log_snr(float(row.start_timestep))
     near = [
@@ -158,7 +158,7 @@ def neighbours(schedule: NoiseSchedule, row: RowSpec) -> list[RowSpec]:
     return [labelled(each) for each in different.values()]
 
 
-def labelled(row: RowSpec) -> RowSpec:
+def labelled(row: StartSpec) -> StartSpec:
     """The row with a label that tells all that a search varies."""
     parts = [f"t* = {row.start_timestep:g}"]
     parts += [f"ρ = {row.correlation:g}"] if row.correlation != 1 else []
@@ -168,7 +168,7 @@ def labelled(row: RowSpec) -> RowSpec:
     return replace(row, label=f"{what}, {', '.join(parts)}, {name}, {row.spacing}, {row.steps}")
 
 
-def survivors(trials: Sequence[Trial], keep: int, limit: CopyLimit, final: int) -> list[RowSpec]:
+def survivors(trials: Sequence[Trial], keep: int, limit: CopyLimit, final: int) -> list[StartSpec]:
     """The candidates of the next rung, as the module says; at least one.
 
     Arguments:
@@ -196,7 +196,7 @@ def best_of(trials: Sequence[Trial], limit: CopyLimit) -> Trial | None:
     return min(allowed, key=lambda trial: trial.fid, default=None)
 
 
-def runner_up(trials: Sequence[Trial], limit: CopyLimit, final: int) -> RowSpec | None:
+def runner_up(trials: Sequence[Trial], limit: CopyLimit, final: int) -> StartSpec | None:
     """Whom to try next on `final` seeds: of those left behind latest, the best that may pass.
 
     None if nobody may, or somebody has passed.
@@ -221,7 +221,7 @@ def runner_up(trials: Sequence[Trial], limit: CopyLimit, final: int) -> RowSpec 
     return survivors([trial for trial in possible if trial.samples == most], 1, limit, final)[0]
 
 
-def challenger(trials: Sequence[Trial], limit: CopyLimit, final: int) -> RowSpec | None:
+def challenger(trials: Sequence[Trial], limit: CopyLimit, final: int) -> StartSpec | None:
     """Who has not been tried on `final` seeds, will probably pass, and may be better than the best of those who did.
 
     Its FID is compared with the best's on as many seeds; None if nobody's is lower, or nobody has passed.
@@ -241,12 +241,12 @@ def challenger(trials: Sequence[Trial], limit: CopyLimit, final: int) -> RowSpec
     return row if row is not None and ahead[row] < 0 else None
 
 
-def _latest(trials: Sequence[Trial]) -> dict[RowSpec, Trial]:
+def _latest(trials: Sequence[Trial]) -> dict[StartSpec, Trial]:
     """Each candidate's trial on the most seeds."""
     return {trial.row: trial for trial in sorted(trials, key=lambda trial: trial.samples)}
 
 
-def own_limit(study: Study, work: Path, margin: float = 0.01) -> CopyLimit:
+def own_limit(study: Comparison, work: Path, margin: float = 0.01) -> CopyLimit:
     """The default rule: as often as the study's real images, which nobody saw.
 
     Raises:
@@ -260,8 +260,8 @@ def own_limit(study: Study, work: Path, margin: float = 0.01) -> CopyLimit:
 
 
 def halving(
-    study: Study,
-    rows: Sequence[RowSpec],
+    study: Comparison,
+    rows: Sequence[StartSpec],
     work: Path,
     limit: CopyLimit,
     sizes: Sequence[int],
@@ -279,7 +279,7 @@ def halving(
         sizes: Seeds of each rung.
         keep: Candidates on the second rung; half of them on the third, and so on.
         deadline: By `time.monotonic`: no rung but the first is begun later.
-        options: As for `run_study`.
+        options: As for `run_comparison`.
     """
     trials: list[Trial] = []
     going = list(rows)
@@ -290,7 +290,7 @@ def halving(
             )
             break
         rung = replace(study, rows=tuple(going), samples=size)
-        result = run_study(rung, work, growing=True, **options)
+        result = run_comparison(rung, work, growing=True, **options)
         found = [Trial(row, size, figures) for row, figures in zip(going, result.report["rows"])]
         trials += found
         going = survivors(found, max(1, keep >> number), limit, sizes[-1])
@@ -298,13 +298,13 @@ def halving(
 
 
 def other_turns(
-    study: Study,
+    study: Comparison,
     trials: Sequence[Trial],
     work: Path,
     limit: CopyLimit,
     size: int,
     deadline: float = math.inf,
-    choose: Callable[[Sequence[Trial], CopyLimit, int], RowSpec | None] = runner_up,
+    choose: Callable[[Sequence[Trial], CopyLimit, int], StartSpec | None] = runner_up,
     **options: Any,
 ) -> list[Trial]:
     """Further trials on all of the `size` seeds, one at a time, until there is nobody to try.
@@ -323,7 +323,7 @@ def other_turns(
 
 
 def tune(
-    study: Study,
+    study: Comparison,
     work: str | Path,
     *,
     steps: int,
@@ -344,7 +344,7 @@ def tune(
         limit: By default the rate of the study's real images.
         margin: Of that default.
         minutes: No further rung is begun after so long; what is chosen then rests on fewer seeds.
-        options: As for `run_study`: `workers`, `threads`, `listen`, `priors`.
+        options: As for `run_comparison`: `workers`, `threads`, `listen`, `priors`.
 
     Returns:
         The search; its `best` is None if no candidate passed.
@@ -370,7 +370,7 @@ def tune(
     # Those that came through may fail the rule on all of the seeds; and who passes may not be the best.
     for choose in (runner_up, challenger):
         trials += other_turns(study, trials, folder, rule, sizes[-1], deadline, choose, **options)
-    seeds: dict[RowSpec, int] = {}
+    seeds: dict[StartSpec, int] = {}
     for trial in trials:
         seeds[trial.row] = max(trial.samples, seeds.get(trial.row, 0))
     evaluations = sum(row.evaluations * count for row, count in seeds.items())
@@ -386,6 +386,6 @@ def _timestep(schedule: NoiseSchedule, level: float) -> int | float:
     return round(exact) if schedule.discrete else exact
 
 
-def _fits(schedule: NoiseSchedule, row: RowSpec) -> bool:
+def _fits(schedule: NoiseSchedule, row: StartSpec) -> bool:
     """Whether a candidate is one: its correlation in range, and enough timesteps below t*."""
     return 0 < row.correlation <= 1 and (not schedule.discrete or row.steps <= row.start_timestep)

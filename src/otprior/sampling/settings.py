@@ -2,7 +2,7 @@
 
     {"format_version": 1, "chosen_on": "validation", "command": "...", "rows": {"coupled_5": {...}, ...}}
 
-Each of "rows" is a `RowSpec`. `otprior tune` writes such files; `otprior fit` and `otprior sample` take them.
+Each of "rows" is a `StartSpec`. `otprior tune` writes such files; `otprior fit` and `otprior sample` take them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import read_json, write_json
 from otprior.utils.validation import require
 
@@ -20,7 +20,7 @@ FORMAT_VERSION = 1
 
 
 def write_settings(
-    path: str | Path, rows: dict[str, RowSpec], chosen_on: str, command: str, **facts: Any
+    path: str | Path, rows: dict[str, StartSpec], chosen_on: str, command: str, **facts: Any
 ) -> None:
     """Writes a settings file; `facts` are kept beside the rows and never read back."""
     content = {
@@ -33,7 +33,7 @@ def write_settings(
     write_json(path, content)
 
 
-def read_settings(path: str | Path) -> dict[str, RowSpec]:
+def read_settings(path: str | Path) -> dict[str, StartSpec]:
     """The rows of a settings file, by name.
 
     Raises:
@@ -49,12 +49,12 @@ def read_settings(path: str | Path) -> dict[str, RowSpec]:
     rows = content.get("rows")
     require(isinstance(rows, dict) and bool(rows), f"rows of {path}", "an object with a row or more", rows)
     try:
-        return {name: RowSpec.from_json(values) for name, values in rows.items()}
+        return {name: StartSpec.from_json(values) for name, values in rows.items()}
     except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"settings {path} do not describe rows: {error}") from error
 
 
-def row_of_steps(rows: dict[str, RowSpec], steps: int | None) -> RowSpec:
+def row_of_steps(rows: dict[str, StartSpec], steps: int | None) -> StartSpec:
     """The row of so many steps that starts from a prior; without `steps` the only one.
 
     Raises:

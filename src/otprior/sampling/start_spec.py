@@ -9,14 +9,14 @@ from typing import Any, Self
 
 from otprior.diffusion.grids import SPACINGS
 
-__all__ = ["OWN_GRID", "RowSpec", "differing"]
+__all__ = ["OWN_GRID", "StartSpec", "differing"]
 
 # Our own grids are named "grid:log_snr" and so on, to tell them from a scheduler's spacing of that name.
 OWN_GRID = "grid:"
 
 
 @dataclass(frozen=True)
-class RowSpec:
+class StartSpec:
     """One row of a comparison.
 
     Attributes:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from otprior.diffusion.flow import Scales
-from otprior.experiments.comparison import Listener, StudyProgress
+from otprior.experiments.comparison import Listener, StageProgress
 from otprior.priors import GaussianPrior, SemiDiscretePrior
 from otprior.priors.gaussian import gaussian_code, gaussian_map
 from otprior.utils.files import read_json, write_json
@@ -88,13 +88,13 @@ class Groups:
         at_subset = turned.restricted(study.subset)
         stage, total, rows = f"exact transport, {name}", len(maps) + 1, []
         for done, each in enumerate(maps):
-            self._listen(StudyProgress(stage, done, total, each.name))
+            self._listen(StageProgress(stage, done, total, each.name))
             path = folder / f"{each.name.replace(' ', '-')}.json"
             if not path.exists():
                 write_json(path, map_figures(each.images, each.noise, study.subset, at_subset, study.seed))
             facts = {"name": each.name, "note": each.note, "optimal_by_construction": each.optimal}
             rows.append(facts | read_json(path))
-        self._listen(StudyProgress(stage, len(maps), total, "power"))
+        self._listen(StageProgress(stage, len(maps), total, "power"))
         path = folder / "power.json"
         if not path.exists():
             sizes = sorted({max(4, study.subset // 4), study.subset, study.images})

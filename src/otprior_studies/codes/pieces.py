@@ -20,7 +20,7 @@ from otprior.diffusion.coder import ImageCoder
 from otprior.diffusion.codes import Encoder
 from otprior.diffusion.flow import flow_grid
 from otprior.diffusion.grids import timestep_grid
-from otprior.experiments.comparison import Listener, StudyProgress
+from otprior.experiments.comparison import Listener, StageProgress
 from otprior.experiments.processes import run_in_processes
 from otprior.priors import Prior
 from otprior.sampling import OTPriorPipeline, OTPriorPipelineOutput
@@ -68,12 +68,12 @@ def run_pieces(pieces: Sequence[Piece], stage: str, workers: int, threads: int, 
     total = sum(piece.cost for piece in pieces)
     missing = [piece for piece in pieces if not piece.path.is_file()]
     done = total - sum(piece.cost for piece in missing)
-    listen(StudyProgress(stage, done, total))
+    listen(StageProgress(stage, done, total))
 
     def finished(cost: float) -> None:
         nonlocal done
         done += cost
-        listen(StudyProgress(stage, done, total, "network evaluations"))
+        listen(StageProgress(stage, done, total, "network evaluations"))
 
     if not workers:
         for piece in missing:

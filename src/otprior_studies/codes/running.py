@@ -16,7 +16,7 @@ from otprior import __version__
 from otprior.diffusion.codes import Codes, code_moments
 from otprior.diffusion.flow import flow_grid
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.experiments.comparison import Listener, StudyProgress
+from otprior.experiments.comparison import Listener, StageProgress
 from otprior.experiments.processes import kept_processes
 from otprior.metrics.intervals import bootstrap_mean
 from otprior.priors import GaussianPrior, SemiDiscretePrior
@@ -203,7 +203,7 @@ class _Run:
         }
         for name, fit in fits.items():
             if not (folder / name).is_dir():
-                self.listen(StudyProgress(f"fitting the {name} prior", 0, 0))
+                self.listen(StageProgress(f"fitting the {name} prior", 0, 0))
                 fit().save_pretrained(folder / name)
 
     def _seeds(self, dim: int) -> Tensor:

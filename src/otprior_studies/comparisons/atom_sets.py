@@ -20,11 +20,11 @@ import numpy as np
 
 from otprior.data import bundled
 from otprior.data.images import to_uint8
-from otprior.experiments.comparison import StudyResult
+from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import paired_fid_difference
 from otprior.experiments.inputs import atoms_of, images_of, models_of
 from otprior.experiments.model_images import draw_model_images
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import output_file
 from otprior.utils.validation import require
 from otprior_studies.comparisons.candidates import FULL_SAMPLER, best_coupled
@@ -52,7 +52,7 @@ def check_training(stages: Stages) -> None:
     require(shape == own, f"images {Path(name).name}", f"of shape {own}", shape)
 
 
-def numbers_of_atoms(stages: Stages) -> StudyResult:
+def numbers_of_atoms(stages: Stages) -> ComparisonResult:
     """From very few atoms to all of the training images."""
     scale = stages.scale
     counts = [(count, "atoms") for count in ATOMS if not scale.rehearsal or count <= 1000]
@@ -64,7 +64,7 @@ def numbers_of_atoms(stages: Stages) -> StudyResult:
     return result
 
 
-def unseen(stages: Stages) -> StudyResult:
+def unseen(stages: Stages) -> ComparisonResult:
     """Atoms that no network saw, beside as many that it was trained on."""
     validation = stages.subject.validation
     given: dict[str, Any] = {"atoms": 1000 if stages.scale.rehearsal else UNSEEN, "real_split": validation}
@@ -80,7 +80,7 @@ def unseen(stages: Stages) -> StudyResult:
     return _joined([own, other, same], [(what, own, same)])
 
 
-def model_atoms(stages: Stages) -> StudyResult:
+def model_atoms(stages: Stages) -> ComparisonResult:
     """Atoms that the full sampler drew."""
     scale = stages.scale
     count = 1000 if scale.rehearsal else 10_000
@@ -91,7 +91,7 @@ def model_atoms(stages: Stages) -> StudyResult:
     # Its copying measured against the training images; which atom a sample has is then no matter.
     row = replace(start, label=f"{_only_row(own).label}, copies of training images")
     study = stages.study("model against training images", [row])
-    against = stages.run_study(replace(study, **drawn, copies_of=scale.training or "atoms"))
+    against = stages.run_comparison(replace(study, **drawn, copies_of=scale.training or "atoms"))
     same = _on(stages, _plainly(start), **data)
     other = _on(stages, best_coupled(stages, STEPS, **data), **data)
     what = (
@@ -114,7 +114,7 @@ def _model_images(stages: Stages, count: int) -> Path:
     return path
 
 
-def _on(stages: Stages, start: RowSpec, samples: int | None = None, **changes: Any) -> StudyResult:
+def _on(stages: Stages, start: StartSpec, samples: int | None = None, **changes: Any) -> ComparisonResult:
     """A start on the set of atoms that `changes` (fields of a `Study`) say."""
     source = Path(changes["atoms_from"]).stem
     label = f"{changes['atoms']:,} {source.replace('_', '-')}: {start.label}"
@@ -122,20 +122,20 @@ def _on(stages: Stages, start: RowSpec, samples: int | None = None, **changes: A
     return stages.run(name, [replace(start, label=label)], samples, **changes)
 
 
-def _plainly(start: RowSpec) -> RowSpec:
+def _plainly(start: StartSpec) -> StartSpec:
     """A start that was chosen for other atoms: whether it copies these is another question."""
     return replace(start, label=start.label.removesuffix(OVER_LIMIT))
 
 
-def _only_row(result: StudyResult) -> RowSpec:
+def _only_row(result: ComparisonResult) -> StartSpec:
     assert result.study is not None
     (row,) = result.study.rows
     return row
 
 
 def _joined(
-    results: Sequence[StudyResult], pairs: Sequence[tuple[str, StudyResult, StudyResult]] = ()
-) -> StudyResult:
+    results: Sequence[ComparisonResult], pairs: Sequence[tuple[str, ComparisonResult, ComparisonResult]] = ()
+) -> ComparisonResult:
     """One report of several studies, each once, the first one's reference and solve; rows say what their own atoms are.
 
     Arguments:
@@ -143,7 +143,7 @@ def _joined(
         pairs: Studies of the same row, whose FIDs are compared seed by seed; and what for.
     """
     # (A start that is chosen for two sets is the same study in both places.)
-    different: dict[Any, StudyResult] = {}
+    different: dict[Any, ComparisonResult] = {}
     for result in results:
         different.setdefault((result.work, _only_row(result).key), result)
     rows = [_row_on_its_atoms(result) for result in different.values()]
@@ -164,10 +164,10 @@ def _joined(
             }
         ]
     # (Figures by row are those of a start, whatever its atoms: not to be joined.)
-    return StudyResult(report, images, {})
+    return ComparisonResult(report, images, {})
 
 
-def _row_on_its_atoms(result: StudyResult) -> dict[str, Any]:
+def _row_on_its_atoms(result: ComparisonResult) -> dict[str, Any]:
     study, report = result.study, result.report
     assert study is not None
     (row,) = report["rows"]

@@ -17,9 +17,9 @@ from typing import Any
 
 from otprior.data import bundled
 from otprior.experiments.chosen import settings_rows
-from otprior.experiments.comparison import StudyResult
+from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import copy_gate, difference_gate, ratio_gate
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons.equal_copying import Matching
 from otprior_studies.comparisons.spacings import LAST, SOLVERS, best_spacings
 from otprior_studies.comparisons.stages import Scale, Stages
@@ -37,7 +37,7 @@ PAIRED_SETS = 5
 RIVALS = (("random_atom", ""), ("boosted_atom", "atom"), ("boosted_atom", "mean"))
 
 
-def run(stages: Stages) -> dict[str, StudyResult]:
+def run(stages: Stages) -> dict[str, ComparisonResult]:
     """The study; its reports are "" (all rows), "pairs" (the statements), "matching" and "target" (rates by t*, and
     those of the coupled start, by which t* was matched)."""
     chosen = settings_rows()
@@ -77,14 +77,14 @@ def run(stages: Stages) -> dict[str, StudyResult]:
     return {"": main, "pairs": pairs, "matching": matching.rivals, "target": matching.coupled}
 
 
-def _best_at(stages: Stages, solvers: dict[tuple[str, int], RowSpec], nfe: int) -> RowSpec:
+def _best_at(stages: Stages, solvers: dict[tuple[str, int], StartSpec], nfe: int) -> StartSpec:
     """The best of the solvers at `nfe`, on more validation images than the spacings were screened on."""
     finalists = [row for (_, count), row in solvers.items() if count == nfe]
     result = stages.choose("finalists", finalists, stages.scale.samples)
     return min(finalists, key=lambda row: result.row(row)["fid"])
 
 
-def _rival(coupled: RowSpec, prior: str, direction: str) -> RowSpec:
+def _rival(coupled: StartSpec, prior: str, direction: str) -> StartSpec:
     """A random training image with fresh noise, and all else as the coupled start has it."""
     options = (("direction", direction),) if direction else ()
     # What is left of the coupling's mean where part of the noise is drawn anew.
@@ -92,12 +92,12 @@ def _rival(coupled: RowSpec, prior: str, direction: str) -> RowSpec:
     return replace(coupled, prior=prior, noise=None, smoothing=0.0, correlation=correlation, options=options)
 
 
-def _same_start(coupled: RowSpec) -> list[RowSpec]:
+def _same_start(coupled: StartSpec) -> list[StartSpec]:
     """The other priors at the coupled start's t*, and couplings that no solver made."""
     t = coupled.start_timestep
     same = replace(coupled, smoothing=0.0, correlation=1.0)
 
-    def row(label: str, **changes: Any) -> RowSpec:
+    def row(label: str, **changes: Any) -> StartSpec:
         return replace(same, label=f"{label}, t* = {t:g}, {coupled.steps}", **changes)
 
     return [
@@ -111,26 +111,26 @@ def _same_start(coupled: RowSpec) -> list[RowSpec]:
     ]
 
 
-def _ancestral(scale: Scale) -> list[RowSpec]:
+def _ancestral(scale: Scale) -> list[StartSpec]:
     counts = FULL_ANCESTRAL if scale.full else REHEARSED_ANCESTRAL if scale.rehearsal else ANCESTRAL
     return [
-        RowSpec(
+        StartSpec(
             "none", LAST, steps, "DDPMScheduler", "trailing", label=f"N(0, I) at T, ancestral DDPM, {steps}"
         )
         for steps in counts
     ]
 
 
-def _distinct(rows: list[RowSpec]) -> list[RowSpec]:
+def _distinct(rows: list[StartSpec]) -> list[StartSpec]:
     """Each row once, under the label that it has first: a matched t* may be one that was measured."""
-    first: dict[str, RowSpec] = {}
+    first: dict[str, StartSpec] = {}
     for row in rows:
         first.setdefault(row.key, row)
     return list(first.values())
 
 
 def _gates(
-    pairs: StudyResult, coupled: RowSpec, best: RowSpec, matched: list[RowSpec], held_out: int
+    pairs: ComparisonResult, coupled: StartSpec, best: StartSpec, matched: list[StartSpec], held_out: int
 ) -> list[dict[str, Any]]:
     few, many = coupled.evaluations, best.evaluations
     ratio = f"Excess FID of the coupled start at {few} evaluations over that of the best N(0, I) at {many}"

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from otprior.experiments.chosen import settings_rows
-from otprior.experiments.comparison import StudyResult
+from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import CopyLimit, difference_gate
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons.spacings import LAST
 from otprior_studies.comparisons.stages import Stages
 
@@ -22,12 +22,12 @@ __all__ = ["candidates", "run"]
 
 # The seed agreement that a start is to have beside its quality.
 KEEPS = 0.8
-FULL = RowSpec("none", LAST, 100, spacing="trailing", label="full sampler, DPM++2M, 100")
+FULL = StartSpec("none", LAST, 100, spacing="trailing", label="full sampler, DPM++2M, 100")
 # Images of a cluster on average, and axes kept of it.
 MIXTURES = ((100, 20), (32, 10), (10, 10), (5, 10))
 
 
-def run(stages: Stages) -> dict[str, StudyResult]:
+def run(stages: Stages) -> dict[str, ComparisonResult]:
     """The study; its reports are "" (the winners, on the reference images) and "candidates" (all, on validation)."""
     coupled = settings_rows()["coupled_5"]
     kinds = candidates(coupled, stages.study("any", [coupled]).atoms)
@@ -47,18 +47,18 @@ def run(stages: Stages) -> dict[str, StudyResult]:
     return {"": result, "candidates": tried}
 
 
-def candidates(coupled: RowSpec, atoms: int) -> dict[str, list[RowSpec]]:
+def candidates(coupled: StartSpec, atoms: int) -> dict[str, list[StartSpec]]:
     """The settings at which each kind of start is tried on so many atoms, by its name."""
     same = replace(coupled, noise=None, smoothing=0.0, correlation=1.0)
 
-    def gaussian(timestep: int) -> RowSpec:
+    def gaussian(timestep: int) -> StartSpec:
         return replace(same, prior="gaussian", start_timestep=timestep, label=f"gaussian, t* = {timestep}")
 
-    def smoothed(timestep: int, smoothing: float) -> RowSpec:
+    def smoothed(timestep: int, smoothing: float) -> StartSpec:
         row = replace(coupled, start_timestep=timestep, smoothing=smoothing, correlation=0.85)
         return replace(row, label=f"smoothed, t* = {timestep}, ε = {smoothing:g} τ, ρ = 0.85")
 
-    def mixture(timestep: int, images: int, rank: int, noise: str | None = None) -> RowSpec:
+    def mixture(timestep: int, images: int, rank: int, noise: str | None = None) -> StartSpec:
         options = (("components", atoms // images), ("rank", rank))
         row = replace(same, prior="mixture", noise=noise, start_timestep=timestep, options=options)
         name = "mixture" if noise is None else f"mixture with {noise} noise"
@@ -73,11 +73,11 @@ def candidates(coupled: RowSpec, atoms: int) -> dict[str, list[RowSpec]]:
 
 
 def _best(
-    tried: StudyResult, rows: Sequence[RowSpec], limit: CopyLimit, keeps: float = 0.0
-) -> RowSpec | None:
+    tried: ComparisonResult, rows: Sequence[StartSpec], limit: CopyLimit, keeps: float = 0.0
+) -> StartSpec | None:
     """Lowest FID among the rows that do not copy, and keep the class of so many seeds; None if there is none."""
 
-    def fits(row: RowSpec) -> bool:
+    def fits(row: StartSpec) -> bool:
         figures = tried.row(row)
         allowed = limit.allows(figures["copy_rate"], figures["samples"])
         return allowed and figures["seed_agreement"] >= keeps

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprior.experiments.comparison import StudyResult
+from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import difference_gate, gate
 from otprior.experiments.inputs import extractor_of
 from otprior.metrics import paired_difference
 from otprior.metrics.features import classify
-from otprior.sampling.start_spec import OWN_GRID, RowSpec
+from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior_studies.comparisons.candidates import RANDOM_STARTS
 from otprior_studies.comparisons.spacings import LAST
 from otprior_studies.comparisons.stages import Stages
@@ -41,13 +41,13 @@ CORRELATIONS = (0.7, 1.0)
 ACCURACY_MARGIN = 0.02
 
 
-def run(stages: Stages) -> dict[str, StudyResult]:
+def run(stages: Stages) -> dict[str, ComparisonResult]:
     """The study: one report."""
-    rows: list[RowSpec] = []
-    pairs: list[tuple[RowSpec, RowSpec]] = []
+    rows: list[StartSpec] = []
+    pairs: list[tuple[StartSpec, StartSpec]] = []
     for guidance in GUIDANCES:
         for steps in STEPS.get(guidance, GUIDED_STEPS):
-            plain = RowSpec(
+            plain = StartSpec(
                 "none", LAST, steps, UNIPC, OWN_GRID + "log_snr", conditional=True, guidance=guidance
             )
             fresh = "random image of the class + fresh noise"
@@ -72,7 +72,7 @@ def run(stages: Stages) -> dict[str, StudyResult]:
     return {"": result}
 
 
-def _coupled(plain: RowSpec) -> list[RowSpec]:
+def _coupled(plain: StartSpec) -> list[StartSpec]:
     rows = [
         replace(plain, prior="semidiscrete", noise="coupled", start_timestep=t, correlation=rho)
         for t in STARTS
@@ -81,24 +81,24 @@ def _coupled(plain: RowSpec) -> list[RowSpec]:
     return [replace(row, label=_label(f"coupled, ρ = {row.correlation:g}", row)) for row in rows]
 
 
-def _each(plain: RowSpec, prior: str, name: str, starts: tuple[int, ...]) -> list[RowSpec]:
+def _each(plain: StartSpec, prior: str, name: str, starts: tuple[int, ...]) -> list[StartSpec]:
     rows = [replace(plain, prior=prior, start_timestep=t) for t in starts]
     return [replace(row, label=_label(name, row)) for row in rows]
 
 
-def _label(name: str, row: RowSpec) -> str:
+def _label(name: str, row: StartSpec) -> str:
     where = "" if row.prior == "none" else f", t* = {row.start_timestep:g}"
     return f"{name}{where}, w = {row.guidance:g}, {row.evaluations}"
 
 
-def _full(guidance: float) -> RowSpec:
+def _full(guidance: float) -> StartSpec:
     """The full sampler at a guidance, in equal network calls for all."""
     steps = FULL_EVALUATIONS if guidance == 1.0 else FULL_EVALUATIONS // 2
-    row = RowSpec("none", LAST, steps, spacing="trailing", conditional=True, guidance=guidance)
+    row = StartSpec("none", LAST, steps, spacing="trailing", conditional=True, guidance=guidance)
     return replace(row, label=_label("full sampler", row))
 
 
-def _hits(result: StudyResult, row: RowSpec) -> Tensor:
+def _hits(result: ComparisonResult, row: StartSpec) -> Tensor:
     """Whether each sample of a row, over all sets of seeds, is of the class it was asked to be; shape (n,), float64."""
     assert result.study is not None
     hits = []
@@ -110,7 +110,7 @@ def _hits(result: StudyResult, row: RowSpec) -> Tensor:
     return torch.cat(hits)
 
 
-def _accuracy_gate(result: StudyResult, row: RowSpec, full: RowSpec) -> dict[str, Any]:
+def _accuracy_gate(result: ComparisonResult, row: StartSpec, full: StartSpec) -> dict[str, Any]:
     """That a start's class accuracy is at most `ACCURACY_MARGIN` below the full sampler's, on the same seeds."""
     most, mine = (_hits(result, each) for each in (full, row))
     less = paired_difference(most, mine, side="upper")

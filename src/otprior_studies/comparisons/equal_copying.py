@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from otprior.experiments.comparison import StudyResult
-from otprior.sampling.start_spec import RowSpec
+from otprior.experiments.comparison import ComparisonResult
+from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons.stages import CHOOSING, Stages
 
 __all__ = ["STARTS", "Matching", "equal", "matching_timestep_of", "moved"]
@@ -38,17 +38,17 @@ class Matching:
         coupled: The coupled start's row.
     """
 
-    rivals: StudyResult
-    coupled: StudyResult
+    rivals: ComparisonResult
+    coupled: ComparisonResult
 
     @property
-    def measured(self) -> tuple[RowSpec, ...]:
+    def measured(self) -> tuple[StartSpec, ...]:
         """The rows of all rivals."""
         assert self.rivals.study is not None
         return self.rivals.study.rows
 
     @classmethod
-    def measure(cls, stages: Stages, coupled: RowSpec, rivals: Sequence[RowSpec]) -> Matching:
+    def measure(cls, stages: Stages, coupled: StartSpec, rivals: Sequence[StartSpec]) -> Matching:
         """Measures them, in stages "matching" and "matching target"."""
         samples = stages.scale.samples
         measured = [moved(rival, t) for rival in rivals for t in STARTS]
@@ -57,7 +57,7 @@ class Matching:
             stages.choose("matching target", [coupled], TARGET_SEEDS * samples, first_seed=TARGET_FIRST),
         )
 
-    def row(self, rival: RowSpec, by: str) -> RowSpec:
+    def row(self, rival: StartSpec, by: str) -> StartSpec:
         """The rival at the t* where it copies ("copying") or keeps its atom ("source") as the coupled start does."""
         key = _FIGURES[by]
         assert self.rivals.study is not None
@@ -94,7 +94,7 @@ def equal(what: str, rates: Sequence[float], target: float) -> str:
     return f"{'equal' if min(rates) <= target <= max(rates) else 'nearest'} {what}"
 
 
-def moved(row: RowSpec, timestep: int, why: str = "") -> RowSpec:
+def moved(row: StartSpec, timestep: int, why: str = "") -> StartSpec:
     """A row at another t*, and a label that says so."""
     name = {"random_atom": "random image + fresh noise", "boosted_atom": "the same, boosted"}[row.prior]
     direction = dict(row.options).get("direction")

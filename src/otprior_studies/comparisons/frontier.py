@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from otprior.experiments.comparison import StudyResult
+from otprior.experiments.comparison import ComparisonResult
 from otprior.report.rows import family
-from otprior.sampling.start_spec import OWN_GRID, RowSpec
+from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior_studies.comparisons.atom_sets import (
     check_training,
     model_atoms,
@@ -51,7 +51,7 @@ STARTS = {
 }
 
 
-def run(stages: Stages) -> dict[str, StudyResult]:
+def run(stages: Stages) -> dict[str, ComparisonResult]:
     """The four studies.
 
     Raises:
@@ -67,11 +67,11 @@ def run(stages: Stages) -> dict[str, StudyResult]:
     }
 
 
-def _evaluations(stages: Stages) -> StudyResult:
+def _evaluations(stages: Stages) -> ComparisonResult:
     white = best_spacings(stages, WHITE, EVALUATIONS, stages.scale.share(0.25))
-    rows: list[RowSpec] = []
+    rows: list[StartSpec] = []
     for nfe in EVALUATIONS:
-        plain = RowSpec("none", LAST, nfe, UNIPC, OWN_GRID + "log_snr")
+        plain = StartSpec("none", LAST, nfe, UNIPC, OWN_GRID + "log_snr")
         rows += [white[solver.name, nfe] for solver in WHITE]
         rows.append(best_coupled(stages, nfe))
         for name, (prior, noise, starts) in STARTS.items():

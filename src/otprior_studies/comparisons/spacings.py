@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from otprior.diffusion.grids import SPACINGS
-from otprior.sampling.start_spec import OWN_GRID, RowSpec
+from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior_studies.comparisons.stages import Stages
 
 __all__ = ["LAST", "SOLVERS", "Solver", "best_spacings", "white"]
@@ -51,16 +51,16 @@ SOLVERS = (
 )
 
 
-def white(solver: Solver, nfe: int, spacing: str) -> RowSpec:
+def white(solver: Solver, nfe: int, spacing: str) -> StartSpec:
     """N(0, I) at T with a solver."""
-    row = RowSpec("none", LAST, solver.steps(nfe), solver.scheduler, spacing, sampler=solver.sampler)
+    row = StartSpec("none", LAST, solver.steps(nfe), solver.scheduler, spacing, sampler=solver.sampler)
     label = f"N(0, I) at T, {solver.name}, {spacing}, {row.evaluations}"
     return replace(row, label=label)
 
 
 def best_spacings(
     stages: Stages, solvers: Sequence[Solver], evaluations: Sequence[int], samples: int
-) -> dict[tuple[str, int], RowSpec]:
+) -> dict[tuple[str, int], StartSpec]:
     """The row of lowest validation FID for each solver and number of evaluations."""
     best = {}
     for nfe in evaluations:

@@ -1,8 +1,7 @@
 """What a bundled study of several stages is made of.
 
-A stage is a `Study` in a folder of its own below the work folder; stages on the same atoms share the fitted priors. A
-preset is a function from stages to reports, the main one under the name "", which go into the output folder and below
-it.
+A stage is a `Comparison` in a folder of its own below the work folder. Stages on the same atoms share the fitted priors.
+A preset is a function from stages to reports; the main report has the name "".
 """
 
 from __future__ import annotations
@@ -14,14 +13,14 @@ from typing import Any
 
 from otprior.experiments.chosen import headline, settings_rows
 from otprior.experiments.comparison import (
+    Comparison,
+    ComparisonResult,
     Listener,
-    Study,
-    StudyProgress,
-    StudyResult,
+    StageProgress,
 )
 from otprior.experiments.gates import CopyLimit, headline_gates
 from otprior.experiments.inputs import check_floor, images_of
-from otprior.experiments.run import run_study
+from otprior.experiments.run import run_comparison
 from otprior.experiments.sampling import network_precision
 from otprior.experiments.search import (
     best_of,
@@ -30,7 +29,7 @@ from otprior.experiments.search import (
     own_limit,
     rungs,
 )
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import require
 from otprior_studies.comparisons.subject import Subject
 
@@ -43,7 +42,7 @@ OVER_LIMIT = ", copying limit not shown"
 # Fewer images of a row than this are a rehearsal.
 REHEARSAL = 250
 
-Parts = dict[str, StudyResult]
+Parts = dict[str, ComparisonResult]
 
 
 @dataclass(frozen=True)
@@ -120,20 +119,20 @@ class Stages:
     subject: Subject = field(default_factory=Subject)
 
     def run(
-        self, name: str, rows: Sequence[RowSpec], samples: int | None = None, **changes: Any
-    ) -> StudyResult:
-        """A stage on the reference images with the size's seed sets; `changes` are other fields of its `Study`."""
+        self, name: str, rows: Sequence[StartSpec], samples: int | None = None, **changes: Any
+    ) -> ComparisonResult:
+        """A stage on the reference images with the size's seed sets; `changes` are other fields of its `Comparison`."""
         study = replace(self.study(name, rows, samples), **changes)
-        return self.run_study(study)
+        return self.run_comparison(study)
 
-    def choose(self, name: str, rows: Sequence[RowSpec], samples: int, **changes: Any) -> StudyResult:
+    def choose(self, name: str, rows: Sequence[StartSpec], samples: int, **changes: Any) -> ComparisonResult:
         """A stage on the validation images, with seeds that no report uses."""
         given = {"split": self.subject.validation, "seed_sets": 1, "first_seed": CHOOSING}
         return self.run(name, rows, samples, **{**given, **changes})
 
     def best(
-        self, name: str, rows: Sequence[RowSpec], part: float = 0.5, margin: float = 0.01, **changes: Any
-    ) -> RowSpec:
+        self, name: str, rows: Sequence[StartSpec], part: float = 0.5, margin: float = 0.01, **changes: Any
+    ) -> StartSpec:
         """The best of the candidates on validation images, by halving, under the copying rule of `tune`.
 
         Where none passes, the one that copies least, and its label says so.
@@ -143,7 +142,7 @@ class Stages:
             rows: The candidates.
             part: Of the size's samples, on which the last ones are judged.
             margin: Of the copying rule.
-            changes: Other fields of the stage's `Study`.
+            changes: Other fields of the stage's `Comparison`.
         """
         block, sizes = rungs(self.scale.share(part), (1 / 4, 1 / 2, 1))
         own = self.subject.validation
@@ -163,17 +162,17 @@ class Stages:
     def copy_limit(self) -> CopyLimit:
         """The copying rule of `tune`: as often as the validation images."""
         own = self.subject.validation
-        study = replace(self.study("copy limit", [RowSpec("none", 0, 1)]), split=own, real_split=own)
+        study = replace(self.study("copy limit", [StartSpec("none", 0, 1)]), split=own, real_split=own)
         return own_limit(study, self.folder(study))
 
     def check_samples(self, samples: int) -> None:
         """Requires as many held-out images as a row has samples; see `check_floor`."""
-        count = len(images_of(self.study("floor", [RowSpec("none", 0, 1)]), self.subject.held_out))
+        count = len(images_of(self.study("floor", [StartSpec("none", 0, 1)]), self.subject.held_out))
         check_floor(samples, count, "; take more seed sets instead")
 
-    def study(self, name: str, rows: Sequence[RowSpec], samples: int | None = None) -> Study:
+    def study(self, name: str, rows: Sequence[StartSpec], samples: int | None = None) -> Comparison:
         """What `run` runs."""
-        study = Study(
+        study = Comparison(
             name,
             tuple(rows),
             samples or self.scale.samples,
@@ -184,23 +183,23 @@ class Stages:
         )
         return replace(study, atoms=1000, tol=0.2) if self.scale.rehearsal else study
 
-    def run_study(self, study: Study) -> StudyResult:
+    def run_comparison(self, study: Comparison) -> ComparisonResult:
         """Runs a stage."""
         options = self.options(study.name)
-        return run_study(study, self.folder(study), priors=self.priors(study), **options)
+        return run_comparison(study, self.folder(study), priors=self.priors(study), **options)
 
-    def folder(self, study: Study) -> Path:
+    def folder(self, study: Comparison) -> Path:
         """Where the pieces of a stage are: it has the stage's name."""
         return self.work / study.name.replace(" ", "-")
 
-    def priors(self, study: Study) -> Path:
+    def priors(self, study: Comparison) -> Path:
         """Where the priors on a study's atoms are."""
         return self.work / "priors" / f"{Path(study.atoms_from).stem}-{study.atoms}"
 
     def options(self, name: str) -> dict[str, Any]:
         """What runs of studies are given; the listener names the stage."""
 
-        def listen(at: StudyProgress) -> None:
+        def listen(at: StageProgress) -> None:
             self.listen(replace(at, stage=f"{name}: {at.stage}"))
 
         return {"workers": self.scale.workers, "threads": self.scale.threads, "listen": listen}
@@ -213,6 +212,8 @@ def run_headline(stages: Stages) -> Parts:
     stages.check_samples(scale.samples)
     study = headline(scale.samples, scale.seed_sets, scale.precision)
     # (In the work folder itself: its only stage.)
-    result = run_study(study, stages.work, workers=scale.workers, threads=scale.threads, listen=stages.listen)
+    result = run_comparison(
+        study, stages.work, workers=scale.workers, threads=scale.threads, listen=stages.listen
+    )
     result.report["gates"] = headline_gates(result, settings_rows())
     return {"": result}

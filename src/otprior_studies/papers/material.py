@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from otprior.data.images import ImageSet, to_uint8
-from otprior.experiments.comparison import Listener, StudyProgress
+from otprior.experiments.comparison import Listener, StageProgress
 from otprior.experiments.sampling import network_precision
 from otprior.metrics.features import classify, save_extractor
 from otprior.utils.files import output_file
@@ -60,7 +60,7 @@ def train_features(
     assert validation.labels is not None
 
     def told(epoch: int, loss: float) -> None:
-        listen(StudyProgress("training the classifier", epoch, epochs, f"loss {loss:.3f}"))
+        listen(StageProgress("training the classifier", epoch, epochs, f"loss {loss:.3f}"))
 
     extractor = train_classifier(
         images.images,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import invalid, require
 from otprior_studies.papers.dpm_ot.langevin import geometric_levels, settled_step
 from otprior_studies.papers.dpm_ot.sampling import SAMPLER
@@ -93,13 +93,13 @@ class Rows:
             rule = f"at most {most}: the network has no more timesteps from σ = {sigma:g} on"
             require(settings.calls <= most, "calls", rule, settings.calls)
 
-    def main(self, thresholds: Sequence[float]) -> list[RowSpec]:
+    def main(self, thresholds: Sequence[float]) -> list[StartSpec]:
         """White noise, latents at every level, with the filter and without the map, and this library's own starts.
 
         Arguments:
             thresholds: In radians, one for each of `pools`.
         """
-        rows: list[RowSpec] = [self._stock(DPM, "DPM++2M"), self._stock(DDIM, "DDIM"), self._white()]
+        rows: list[StartSpec] = [self._stock(DPM, "DPM++2M"), self._stock(DDIM, "DDIM"), self._white()]
         rows += [self.published(), self.short(), self.described()]
         rows += [self.coarse(sigma) for sigma in self.larger]
         rows += [self.fine(sigma) for sigma in self.larger if sigma in ALL_LEVELS]
@@ -112,7 +112,7 @@ class Rows:
             rows += self._library(sigma)
         return rows
 
-    def code(self) -> list[RowSpec]:
+    def code(self) -> list[StartSpec]:
         """The authors' code, without the filter (its default) and with it, beside what is described on as few atoms."""
         chosen = self.settings
         few = MapSpec(self.level, chosen.code_atoms, chosen.tol)
@@ -125,11 +125,11 @@ class Rows:
         label = f"as the code: topk = {chosen.topk}, rescaled angle ≤ {chosen.batch_threshold:g}"
         return [described, plain, replace(kept, label=label)]
 
-    def pools(self) -> list[RowSpec]:
+    def pools(self) -> list[StartSpec]:
         """The rows of `main` without a filter that have a twin with one: filters are judged on their samples."""
         return [self.published(), *([self.coarse(MIDDLE)] if MIDDLE in self.larger else [])]
 
-    def published(self) -> RowSpec:
+    def published(self) -> StartSpec:
         """Latents of the published level, through the chain as published."""
         chosen, per_level = self.settings, self.settings.steps_per_level
         count = chosen.calls // per_level
@@ -138,19 +138,19 @@ class Rows:
         label = f"{FROZEN}, σ = {self.level:.3g}, as published: {count} levels of {per_level} steps"
         return self._latents(self.level, chain, label)
 
-    def described(self) -> RowSpec:
+    def described(self) -> StartSpec:
         """The same latents, through all levels from their own on."""
         return self._from_own_level(self.settings.steps_per_level, "as described: ")
 
-    def short(self) -> RowSpec:
+    def short(self) -> StartSpec:
         """The same with one step a level, in about as many evaluations as the others."""
         return self._from_own_level(1)
 
-    def coarse(self, sigma: float) -> RowSpec:
+    def coarse(self, sigma: float) -> StartSpec:
         """Latents of a larger noise, through as few levels as there are calls."""
         return self._latents(sigma, self._coarse_chain(sigma), f"{FROZEN}, σ = {sigma:g}, coarse")
 
-    def fine(self, sigma: float) -> RowSpec:
+    def fine(self, sigma: float) -> StartSpec:
         """Latents of a larger noise, through every level that is not above it."""
         chosen = self.settings
         levels = geometric_levels(chosen.sigma_begin, chosen.sigma_end, chosen.levels)
@@ -159,7 +159,7 @@ class Rows:
         chain = {"begin": below[0], "count": len(below), "steps": 1, "step": step}
         return self._latents(sigma, chain, f"{FROZEN}, σ = {sigma:g}, all {len(below)} levels")
 
-    def filtered(self, row: RowSpec, threshold: float) -> RowSpec:
+    def filtered(self, row: StartSpec, threshold: float) -> StartSpec:
         """A row whose draws pass the filter."""
         kept = _with(row, rule="angle", topk=self.settings.topk, threshold=threshold)
         return replace(kept, label=f"{row.label}, angle ≤ {threshold:g}")
@@ -172,7 +172,7 @@ class Rows:
         """
         return self.schedule.timestep(_log_snr(sigma))
 
-    def _from_own_level(self, steps: int, name: str = "") -> RowSpec:
+    def _from_own_level(self, steps: int, name: str = "") -> StartSpec:
         chosen = self.settings
         count = chosen.levels - chosen.level
         chain = {"begin": self.level, "count": count, "steps": steps, "step": chosen.step}
@@ -184,34 +184,34 @@ class Rows:
         ratio = (sigma / self.settings.sigma_end) ** (1 / (count - 1))
         return {"begin": sigma, "count": count, "steps": 1, "step": settled_step(ratio, 1)}
 
-    def _latents(self, sigma: float, chain: dict[str, Any], label: str) -> RowSpec:
+    def _latents(self, sigma: float, chain: dict[str, Any], label: str) -> StartSpec:
         time, steps = round(self.timestep(sigma), 1), chain["count"] * chain["steps"] + 1
-        row = RowSpec("latents", time, steps, SAMPLER, "", noise="frozen", label=label)
+        row = StartSpec("latents", time, steps, SAMPLER, "", noise="frozen", label=label)
         row = _with(row, rule="map", end=self.settings.sigma_end, **chain)
         return self._mapped(row, MapSpec(sigma, self.settings.atoms, self.settings.tol))
 
-    def _mapped(self, row: RowSpec, spec: MapSpec) -> RowSpec:
+    def _mapped(self, row: StartSpec, spec: MapSpec) -> StartSpec:
         self.maps[spec.name] = spec
         return _with(row, map=spec.name)
 
-    def _white(self) -> RowSpec:
+    def _white(self) -> StartSpec:
         begin = self.settings.sigma_begin
         options = self._coarse_chain(begin) | {"end": self.settings.sigma_end}
         label = f"N(0, I) at σ = {begin:g}, coarse Langevin"
         time = round(self.timestep(begin), 1)
-        return _with(RowSpec("none", time, self.evaluations, SAMPLER, "", label=label), **options)
+        return _with(StartSpec("none", time, self.evaluations, SAMPLER, "", label=label), **options)
 
-    def _stock(self, scheduler: str, name: str) -> RowSpec:
+    def _stock(self, scheduler: str, name: str) -> StartSpec:
         last = int(self.schedule.timestep_range[1])
         # (DDIM alone clips, unless told otherwise: the clean image that it foresees, at every step.)
         sampler = (("clip_sample", False),) if scheduler == DDIM else ()
-        row = RowSpec("none", last, self.evaluations, scheduler, "trailing", sampler=sampler)
+        row = StartSpec("none", last, self.evaluations, scheduler, "trailing", sampler=sampler)
         return replace(row, label=f"N(0, I) at T, {name}")
 
-    def _library(self, sigma: float) -> list[RowSpec]:
+    def _library(self, sigma: float) -> list[StartSpec]:
         """Starts of this library at the noise of a level, by a solver without noise of its own."""
         start = round(self.timestep(sigma))
-        row = RowSpec("semidiscrete", start, self.evaluations, DPM, noise="frozen")
+        row = StartSpec("semidiscrete", start, self.evaluations, DPM, noise="frozen")
         rows = [replace(row, label=f"frozen, t* = {start} (σ = {sigma:g}), DPM++2M")]
         if sigma == MIDDLE:
             rows += [
@@ -228,6 +228,6 @@ def _log_snr(sigma: float) -> float:
     return -2 * math.log(2 * sigma)
 
 
-def _with(row: RowSpec, **options: Any) -> RowSpec:
+def _with(row: StartSpec, **options: Any) -> StartSpec:
     """The row with further options, or others."""
     return replace(row, options=tuple(sorted((dict(row.options) | options).items())))

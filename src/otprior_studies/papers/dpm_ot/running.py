@@ -13,10 +13,10 @@ from torch import Tensor
 from otprior.diffusion.network import NetworkDenoiser
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.comparison import (
+    Comparison,
+    ComparisonResult,
     Listener,
-    Study,
-    StudyProgress,
-    StudyResult,
+    StageProgress,
 )
 from otprior.experiments.gates import gate
 from otprior.experiments.inputs import (
@@ -29,12 +29,12 @@ from otprior.experiments.inputs import (
     models_of,
     schedule_of,
 )
-from otprior.experiments.run import run_study
+from otprior.experiments.run import run_comparison
 from otprior.experiments.sampling import load_pipeline
 from otprior.metrics import mixture_mask, paired_share_difference
 from otprior.metrics.features import class_logits
 from otprior.sampling.inputs import latent_shape, takes_labels
-from otprior.sampling.start_spec import RowSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import require
 from otprior.utils.work_folder import mark_work
 from otprior_studies.papers.dpm_ot.filters import (
@@ -71,7 +71,7 @@ def run(request: Request) -> dict[str, Part]:
     request = settled(request)
     settings: Settings = request.settings
     maps = request.work / "maps"
-    everything = _study("dpm-ot", [RowSpec("none", 0, 1)], request, settings.atoms)
+    everything = _study("dpm-ot", [StartSpec("none", 0, 1)], request, settings.atoms)
     rows = Rows(settings, schedule_of(everything))
     pools = rows.pools()
     _check(settings, rows, everything)
@@ -88,7 +88,7 @@ def run(request: Request) -> dict[str, Part]:
     results = []
     for study in (main, code):
         results.append(
-            run_study(
+            run_comparison(
                 study,
                 request.work / study.name.replace(" ", "-"),
                 workers=request.workers,
@@ -118,9 +118,9 @@ def run(request: Request) -> dict[str, Part]:
     return {"": Part(first.report, first.images), "code": Part(second.report, second.images)}
 
 
-def _study(name: str, rows: Sequence[RowSpec], request: Request, atoms: int) -> Study:
+def _study(name: str, rows: Sequence[StartSpec], request: Request, atoms: int) -> Comparison:
     settings: Settings = request.settings
-    study = Study(
+    study = Comparison(
         name,
         tuple(rows),
         request.samples,
@@ -143,7 +143,7 @@ def _study(name: str, rows: Sequence[RowSpec], request: Request, atoms: int) -> 
     )
 
 
-def _check(settings: Settings, rows: Rows, main: Study) -> None:
+def _check(settings: Settings, rows: Rows, main: Comparison) -> None:
     """Everything that can be found wrong before anything long."""
     if settings.model:
         _check_own(main)
@@ -156,7 +156,7 @@ def _check(settings: Settings, rows: Rows, main: Study) -> None:
     require(settings.threshold >= least, "threshold", rule, settings.threshold, "It rejects every draw")
 
 
-def _check_own(main: Study) -> None:
+def _check_own(main: Comparison) -> None:
     """That the network fits images and samplers, and that nothing is evaluated on what the starts are made of."""
     pipe = load_pipeline(models_of(main, Path()))
     schedule = NoiseSchedule.from_scheduler(pipe.scheduler)
@@ -173,7 +173,7 @@ def _check_own(main: Study) -> None:
         check_unseen(f"images {name}", images_of(main, name), everything)
 
 
-def _fit(rows: Rows, study: Study, maps: Path, listen: Listener) -> None:
+def _fit(rows: Rows, study: Comparison, maps: Path, listen: Listener) -> None:
     """Solves for the maps of the rows so far, unless they are there."""
     for spec in rows.maps.values():
         folder = maps / spec.name
@@ -183,7 +183,7 @@ def _fit(rows: Rows, study: Study, maps: Path, listen: Listener) -> None:
         stage = f"map onto {spec.atoms:,} latents, σ = {spec.sigma:.3g}, {how}"
 
         def progress(done: float, total: float, note: str, stage: str = stage) -> None:
-            listen(StudyProgress(stage, done, total, note))
+            listen(StageProgress(stage, done, total, note))
 
         latents = noised(atoms_of(replace(study, atoms=spec.atoms)).images, spec.sigma)
         if spec.published:
@@ -192,9 +192,9 @@ def _fit(rows: Rows, study: Study, maps: Path, listen: Listener) -> None:
             solved_map(latents, spec.effort, progress).save(folder)
 
 
-def _law(row: RowSpec, settings: Settings, maps: Path, listen: Listener) -> FilterLaw:
+def _law(row: StartSpec, settings: Settings, maps: Path, listen: Listener) -> FilterLaw:
     """How the draws of a row's map lie to its jumps."""
-    listen(StudyProgress("angles of draws", 0, 1))
+    listen(StageProgress("angles of draws", 0, 1))
     name = dict(row.options)["map"]
     file = maps / f"{name}-law-{settings.filter_draws}-{settings.topk}.npz"
     return law_of(LatentMap.load(maps / name), settings.filter_draws, settings.topk, file)
@@ -209,7 +209,7 @@ def _filters(settings: Settings, laws: Sequence[FilterLaw]) -> list[AngleFilter]
     return [first, *others]
 
 
-def _logits(result: StudyResult) -> dict[str, Tensor]:
+def _logits(result: ComparisonResult) -> dict[str, Tensor]:
     """The classifier's logits of each row's samples, by the row's key; of real images as `REAL` and `ATOMS`."""
     assert result.study is not None
     study, extractor = result.study, extractor_of(result.study)
@@ -220,9 +220,9 @@ def _logits(result: StudyResult) -> dict[str, Tensor]:
 
 
 def _filter(
-    result: StudyResult,
+    result: ComparisonResult,
     logits: dict[str, Tensor],
-    row: RowSpec,
+    row: StartSpec,
     law: FilterLaw,
     chosen: AngleFilter,
     maps: Path,
@@ -233,7 +233,7 @@ def _filter(
     return filter_table(row.label, found, law, chosen, mixed, result.study.first_seed)
 
 
-def _limits(result: StudyResult, logits: dict[str, Tensor]) -> dict[str, Any]:
+def _limits(result: ComparisonResult, logits: dict[str, Tensor]) -> dict[str, Any]:
     """Mode mixture of every row by the probability that two classes have to reach."""
     assert result.study is not None
     shares = {
@@ -256,7 +256,7 @@ def _limits(result: StudyResult, logits: dict[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def _different_latents(result: StudyResult) -> dict[str, Any]:
+def _different_latents(result: ComparisonResult) -> dict[str, Any]:
     """How many latents a row's samples come from: `duplicate_rate` does not see repeats to which a chain adds noise."""
     assert result.study is not None
     lines: list[list[Any]] = []
@@ -289,7 +289,7 @@ def _solves(rows: Rows, maps: Path) -> dict[str, Any]:
     }
 
 
-def _gates(result: StudyResult, logits: dict[str, Tensor]) -> list[dict[str, Any]]:
+def _gates(result: ComparisonResult, logits: dict[str, Tensor]) -> list[dict[str, Any]]:
     """That frozen starts are less mixed than white noise at the same number of evaluations, seed by seed.
 
     White noise by the same sampler, and by the stock ones. Copies of images that the classifier was trained on are

@@ -12,7 +12,7 @@ import torch
 
 from otprior.data import bundled
 from otprior.data.images import ImageSet, load_images
-from otprior.experiments.comparison import Listener, StudyProgress, StudyResult
+from otprior.experiments.comparison import ComparisonResult, Listener, StageProgress
 from otprior.experiments.inputs import check_floor, check_unseen
 from otprior.utils.files import folder_sha256, read_json
 from otprior.utils.validation import require
@@ -69,11 +69,11 @@ def run(request: Request) -> dict[str, Part]:
                 training, training_scheduler("linear"), plan, folder, listen=_follow(request.listen)
             )
     scale = Scale(request.samples, settings.seed_sets, settings.sampling, request.workers)
-    results: dict[int, StudyResult] = {}
+    results: dict[int, ComparisonResult] = {}
     for percent in settings.percents:
         work = request.work / f"headline-{percent}"
 
-        def listen(at: StudyProgress, percent: int = percent) -> None:
+        def listen(at: StageProgress, percent: int = percent) -> None:
             request.listen(replace(at, stage=f"{percent} %: {at.stage}"))
 
         trained = replace(subject, model=str(checkpoint_path(folder, percent)))
@@ -93,7 +93,7 @@ def _subject(settings: Settings, request: Request) -> tuple[Subject, ImageSet]:
         ValueError: If a row has more samples than there are held-out images, or images that a start or a network is
             judged by are among those that it is made of.
     """
-    request.listen(StudyProgress("sharing images out", 0, 1))
+    request.listen(StageProgress("sharing images out", 0, 1))
     if settings.data == BUNDLED:
         subject, atoms = Subject(), bundled.atoms()
         judged_by = {name: bundled.split(name) for name in JUDGED_BY}
@@ -150,7 +150,7 @@ def _plan(settings: Settings, training: ImageSet | None) -> NetworkPlan:
 
 def _follow(listen: Listener) -> Any:
     def told(at: TrainingProgress) -> None:
-        listen(StudyProgress("training the network", at.step, at.steps, f"loss {at.loss:.4f}"))
+        listen(StageProgress("training the network", at.step, at.steps, f"loss {at.loss:.4f}"))
 
     return told
 
@@ -166,7 +166,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _by_training(results: dict[int, StudyResult], plan: NetworkPlan) -> dict[str, Any]:
+def _by_training(results: dict[int, ComparisonResult], plan: NetworkPlan) -> dict[str, Any]:
     """The headline's rows at every checkpoint, each beside the real images' figures."""
     lines: list[list[Any]] = []
     for percent, result in results.items():

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from otprior.diffusion.grids import SPACINGS
-from otprior.experiments.comparison import StudyResult
+from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import difference_gate, headline_gates
 from otprior.experiments.inputs import images_of, schedule_of
 from otprior.experiments.search import candidates
-from otprior.sampling.start_spec import OWN_GRID, RowSpec
+from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.utils.validation import require
 from otprior_studies.comparisons.candidates import MIXTURE_STARTS, RANDOM_STARTS, at_each
 from otprior_studies.comparisons.equal_copying import Matching
@@ -37,7 +37,7 @@ FINALISTS = 4
 MARGIN, MARGIN_OF_FEW, FEW = 0.01, 0.02, 1000
 
 
-def run(stages: Stages) -> dict[str, StudyResult]:
+def run(stages: Stages) -> dict[str, ComparisonResult]:
     """The study; its only report is "" (several sets of seeds, so that the statements have intervals)."""
     scale = stages.scale
     rule = "two or more: the headline's intervals are over them"
@@ -70,9 +70,9 @@ def run(stages: Stages) -> dict[str, StudyResult]:
     return {"": result}
 
 
-def _white(stages: Stages, nfe: int) -> RowSpec:
+def _white(stages: Stages, nfe: int) -> StartSpec:
     """The best of N(0, I) at T."""
-    last = schedule_of(stages.study("any", [RowSpec("none", 0, 1)])).timestep_range[1]
+    last = schedule_of(stages.study("any", [StartSpec("none", 0, 1)])).timestep_range[1]
     rows = [
         replace(white(solver, nfe, spacing), start_timestep=round(last))
         for solver in SOLVERS
@@ -85,18 +85,18 @@ def _white(stages: Stages, nfe: int) -> RowSpec:
     return min(finalists, key=lambda row: result.row(row)["fid"])
 
 
-def _coupled(stages: Stages, steps: int) -> RowSpec:
+def _coupled(stages: Stages, steps: int) -> StartSpec:
     """The best coupled start that does not copy."""
-    schedule = schedule_of(stages.study("any", [RowSpec("none", 0, 1)]))
+    schedule = schedule_of(stages.study("any", [StartSpec("none", 0, 1)]))
     return stages.best(f"coupled {steps}", candidates(schedule, steps), part=1.0, margin=_margin(stages))
 
 
 def _margin(stages: Stages) -> float:
-    validation = images_of(stages.study("any", [RowSpec("none", 0, 1)]), stages.subject.validation)
+    validation = images_of(stages.study("any", [StartSpec("none", 0, 1)]), stages.subject.validation)
     return MARGIN if len(validation) >= FEW else MARGIN_OF_FEW
 
 
-def _best_of(stages: Stages, row: RowSpec, name: str, starts: Sequence[int]) -> RowSpec:
+def _best_of(stages: Stages, row: StartSpec, name: str, starts: Sequence[int]) -> StartSpec:
     """The row at the best t* of those at which it does not copy, by the coupled start's own rule."""
     rows = at_each(row, name, starts)
     return stages.best(f"{name} {row.steps}", rows, part=1.0, margin=_margin(stages))

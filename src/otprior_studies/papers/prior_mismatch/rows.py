@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.sampling.start_spec import OWN_GRID, RowSpec
+from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.utils.validation import invalid, require
 from otprior_studies.papers.prior_mismatch.settings import Settings
 from otprior_studies.training import training_scheduler
@@ -41,7 +41,7 @@ class Start:
     name: str
     prior: str
     noise: str | None
-    rows: tuple[RowSpec, ...]
+    rows: tuple[StartSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _place(
     told = ", by class" if conditional else ""
     made = []
     for name, prior, noise in starts:
-        row = RowSpec(prior, timestep, 1, DPM, spacing, noise=noise, conditional=conditional)
+        row = StartSpec(prior, timestep, 1, DPM, spacing, noise=noise, conditional=conditional)
         rows = tuple(
             replace(row, steps=count, label=f"{schedule}: {name} at {where}{told}, {count}")
             for count in counts

@@ -13,14 +13,14 @@ from otprior.data.images import ImageSet, load_images
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.error.terminal import data_at_the_end, terminal_audit
 from otprior.experiments.comparison import (
+    Comparison,
+    ComparisonResult,
     Listener,
-    Study,
-    StudyProgress,
-    StudyResult,
+    StageProgress,
 )
 from otprior.experiments.inputs import check_floor
 from otprior.experiments.processes import run_in_processes
-from otprior.experiments.run import run_study
+from otprior.experiments.run import run_comparison
 from otprior.transport.moments import streaming_spectrum
 from otprior.utils.files import folder_sha256, read_json
 from otprior.utils.validation import require
@@ -108,7 +108,7 @@ def _train(request: Request, atoms: Path) -> None:
         if not checkpoint_path(_folder(request, name) / "network", 100).is_dir()
     ]
     for number in range(1, ROUNDS + 1) if missing else ():
-        request.listen(StudyProgress("training networks", number - 1, ROUNDS, f"{len(missing)} of them"))
+        request.listen(StageProgress("training networks", number - 1, ROUNDS, f"{len(missing)} of them"))
         until = math.ceil(settings.steps * number / ROUNDS)
         tasks = [
             (_train_part, (str(atoms), name, plan, _folder(request, name) / "network", until))
@@ -126,14 +126,16 @@ def _images(path: str) -> ImageSet:
     return load_images(path)
 
 
-def _sample(request: Request, name: str, planned: tuple[Place, ...], images: dict[str, Path]) -> StudyResult:
+def _sample(
+    request: Request, name: str, planned: tuple[Place, ...], images: dict[str, Path]
+) -> ComparisonResult:
     settings: Settings = request.settings
     folder = _folder(request, name)
 
-    def listen(at: StudyProgress) -> None:
+    def listen(at: StageProgress) -> None:
         request.listen(replace(at, stage=f"{name}: {at.stage}"))
 
-    study = Study(
+    study = Comparison(
         name,
         tuple(row for place in planned for start in place.starts for row in start.rows),
         request.samples,
@@ -147,7 +149,7 @@ def _sample(request: Request, name: str, planned: tuple[Place, ...], images: dic
         model=str(checkpoint_path(folder / "network", 100)),
         extractor=str(request.work / "classifier"),
     )
-    return run_study(study, folder, workers=request.workers, listen=listen)
+    return run_comparison(study, folder, workers=request.workers, listen=listen)
 
 
 def _errors(
@@ -182,7 +184,7 @@ def _errors(
 
 
 def _tell(listen: Listener, done: int, total: int) -> None:
-    listen(StudyProgress("prior errors", done, total, "schedules"))
+    listen(StageProgress("prior errors", done, total, "schedules"))
 
 
 def _finding(
@@ -190,7 +192,7 @@ def _finding(
     name: str,
     scheduler: Any,
     planned: tuple[Place, ...],
-    result: StudyResult,
+    result: ComparisonResult,
     images: dict[str, Path],
 ) -> Finding:
     data = _images(str(images["atoms"]))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from otprior.error.terminal import DataAtTheEnd, TerminalAudit
-from otprior.experiments.comparison import StudyResult
+from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import difference_gate, paired_fid_difference
 from otprior_studies.papers.prior_mismatch.rows import Place, Start
 
@@ -36,7 +36,7 @@ class Finding:
     terminal: TerminalAudit
     at_end: DataAtTheEnd
     places: tuple[Place, ...]
-    result: StudyResult
+    result: ComparisonResult
     errors: tuple[dict[str, Any], ...]
 
     def error(self, place: Place, start: Start, target: str) -> dict[str, Any] | None:
