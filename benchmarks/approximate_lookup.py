@@ -34,8 +34,6 @@ from otprior.transport.potential import (
 )
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["CellIndex", "LookupQuality", "lookup_quality"]
-
 LINKS = 32
 SEED = 0
 

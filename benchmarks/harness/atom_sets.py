@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 from peers import Problem
 
-__all__ = ["SETS", "AtomSet", "make", "read"]
-
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 
 

@@ -23,8 +23,6 @@ from peers import load
 
 from harness import atom_sets
 
-__all__ = ["CHECKPOINT_RATIO", "TimeIsUp", "Timer", "memory_mib"]
-
 # Checkpoints are this far apart in time: a target is noticed 9 % late at most.
 CHECKPOINT_RATIO = 2**0.125
 

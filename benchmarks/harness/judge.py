@@ -16,8 +16,6 @@ from peers import Problem
 from otprior.transport.potential import BrenierPotential, ChiSquared, chi_squared
 from otprior.utils.random import normal_block
 
-__all__ = ["Judge"]
-
 BLOCK = 2048
 FIRST_BLOCKS = 8
 # Standard deviation of the second look, at masses equal to ν, in units of the target.

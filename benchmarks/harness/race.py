@@ -21,8 +21,6 @@ from harness.results import Entry, SetResult
 from harness.running import Job, Runner
 from harness.tuning import Trial, describe, tune
 
-__all__ = ["HEADLINE", "Race"]
-
 # Only here runs are repeated.
 HEADLINE = "fashion-10k"
 # Settings are looked for only near those that were best on a smaller set of the same kind.

@@ -18,8 +18,6 @@ from typing import Any
 from harness.tuning import describe
 from otprior.utils.files import output_dir, write_json
 
-__all__ = ["Entry", "SetResult", "rows_of", "write"]
-
 VARIANTS = {
     "door": "",
     "auto": ", bfloat16 screen",

@@ -24,8 +24,6 @@ from peers import Settings
 from harness.judge import Judge
 from otprior.utils.files import read_json, write_json
 
-__all__ = ["Job", "Runner"]
-
 BENCHMARKS = Path(__file__).resolve().parents[1]
 JUDGE_EVERY = 4
 # The first checkpoint comes this many octaves before the first limit.

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 
 from peers import Peer, Settings
 
-__all__ = ["Trial", "describe", "tune"]
-
 FACTOR = math.sqrt(10)
 LONGEST_WALK = 5
 

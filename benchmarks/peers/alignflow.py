@@ -19,8 +19,6 @@ import torch
 
 from peers import Clock, Peer, Problem, Settings
 
-__all__ = ["PEER", "offsets"]
-
 
 def offsets(problem: Problem, v: torch.Tensor) -> torch.Tensor:
     """h (N,), float64, of the dual vector v (N,)."""

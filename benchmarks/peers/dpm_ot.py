@@ -16,8 +16,6 @@ import torch
 from otprior_studies.papers.dpm_ot.published import adam
 from peers import Clock, Peer, Problem, Settings
 
-__all__ = ["PEER"]
-
 
 def run(problem: Problem, settings: Settings, seed: int, clock: Clock) -> None:
     """Settings: `step` is Adam's rate, `draws` a step in units of N."""

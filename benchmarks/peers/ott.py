@@ -18,8 +18,6 @@ import numpy as np
 
 from peers import Clock, Peer, Problem, Settings
 
-__all__ = ["PEER", "offsets", "problem_and_solver"]
-
 # Seconds of compiled steps between two looks at the clock.
 STRIDE = 0.03
 # Steps after which the decreasing schedule has come down to 1/√2.

@@ -19,8 +19,6 @@ from otprior.transport.methods.sgd import AveragedSgd
 from otprior.transport.methods.warm_start import coarse_start
 from peers import Clock, Peer, Problem, Settings
 
-__all__ = ["PEER"]
-
 
 def run(problem: Problem, settings: Settings, seed: int, clock: Clock) -> dict[str, Any]:
     """With `tol` (and `precision`), to the end in one call; else step by step until the clock stops it."""

@@ -26,8 +26,6 @@ import torch
 
 from peers import Clock, Peer, Problem, Settings
 
-__all__ = ["PEER", "arguments", "normal_sampler", "offsets"]
-
 # The function wants to know when to end; the clock ends it.
 FOREVER = 10**12
 

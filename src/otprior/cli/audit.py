@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from otprior.error.audit import AuditRequest
     from otprior.sampling import OTPriorPipeline
 
-__all__ = ["EXAMPLES", "audit"]
-
 EXAMPLES = (
     "otprior audit sdxl",
     "otprior audit bundled bundled --held-out bundled --out audit",

@@ -24,8 +24,6 @@ from otprior.cli.studies import (
 from otprior.utils.files import check_output_dir
 from otprior.utils.validation import require
 
-__all__ = ["EXAMPLES", "compare"]
-
 EXAMPLES = (
     "otprior compare --preset headline --out headline",
     "otprior compare --preset headline --samples 500 --seed-sets 3 --out rehearsal",

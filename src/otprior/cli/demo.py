@@ -26,8 +26,6 @@ from otprior.cli.studies import (
 )
 from otprior.utils.files import check_output_dir, output_dir
 
-__all__ = ["EXAMPLES", "demo"]
-
 EXAMPLES = ("otprior demo --out demo-report", "otprior demo --quick --out rehearsal")
 
 

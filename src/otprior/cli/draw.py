@@ -15,8 +15,6 @@ from otprior.utils.work_folder import mark_work
 if TYPE_CHECKING:
     from otprior.data.images import ImageSet
 
-__all__ = ["draw_images"]
-
 
 def draw_images(model: str, pipe: Any, count: int, steps: int, conditional: bool, work: Path) -> ImageSet:
     """Images of the model's full sampler, from the blocks in `work` and those still missing.

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from otprior.data.images import ImageSet
     from otprior.sampling import OTPriorPipeline
 
-__all__ = ["EXAMPLES", "encode"]
-
 EXAMPLES = (
     "otprior encode bundled bundled --limit 16 --grid --out codes",
     "otprior encode path/to/ddpm path/to/images --conditional --bits --out codes",

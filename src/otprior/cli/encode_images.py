@@ -25,8 +25,6 @@ from otprior.utils.files import write_json
 from otprior.utils.random import stream_generator
 from otprior.utils.validation import require
 
-__all__ = ["Bits", "Coder", "check_heeded"]
-
 # Images of the contact sheet; more would be too small to see.
 GRID_IMAGES = 20
 

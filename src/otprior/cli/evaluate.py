@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from otprior.metrics import Reference
     from otprior.report import ReportImages
 
-__all__ = ["EXAMPLES", "evaluate", "find_sources"]
-
 EXAMPLES = (
     "otprior evaluate samples --out evaluation",
     "otprior evaluate samples --reference test.npz --atoms train.npz --held-out val.npz "

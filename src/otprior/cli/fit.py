@@ -57,8 +57,6 @@ from otprior.cli.tune_search import (
 from otprior.utils.files import check_output_dir
 from otprior.utils.validation import require
 
-__all__ = ["EXAMPLES", "fit"]
-
 EXAMPLES = (
     "otprior fit bundled bundled --out prior",
     "otprior fit path/to/ddpm path/to/images --timestep 400 --conditional --out prior",

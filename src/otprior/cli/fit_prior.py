@@ -28,18 +28,6 @@ if TYPE_CHECKING:
     from otprior.transport.distributed import Ranks
     from otprior.transport.solve import Progress
 
-__all__ = [
-    "Kind",
-    "check_source",
-    "fit_prior",
-    "given_options",
-    "read_images",
-    "read_weights",
-    "save",
-    "start_timestep",
-    "summary",
-]
-
 
 class Kind(StrEnum):
     """Priors that can be fitted."""

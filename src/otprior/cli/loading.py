@@ -18,19 +18,6 @@ if TYPE_CHECKING:
     from otprior.priors import Prior
     from otprior.sampling import OTPriorPipeline
 
-__all__ = [
-    "BUNDLED",
-    "check_data",
-    "check_model",
-    "check_prior",
-    "load_data",
-    "load_model",
-    "load_prior",
-    "load_schedule",
-    "names_schedule",
-    "set_up_torch",
-]
-
 # Stands for the model and the images that come with the package.
 BUNDLED = "bundled"
 

@@ -6,8 +6,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Device", "ModelArgument", "Overwrite", "Threads", "ValueRangeText"]
-
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A diffusers folder with unet and scheduler, or 'bundled'.")
 ]

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from otprior.utils.validation import invalid, require
 
-__all__ = ["format_seeds", "parse_labels", "parse_rank", "parse_seeds", "parse_value_range", "require_path"]
-
 MOST_SEEDS = 1_000_000
 LARGEST_SEED = 2**63 - 1
 

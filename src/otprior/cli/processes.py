@@ -14,8 +14,6 @@ from otprior.utils.validation import require
 if TYPE_CHECKING:
     from otprior.transport.distributed import Ranks
 
-__all__ = ["check_alone", "check_work_dir", "drop_states", "several_processes"]
-
 STATES = "map-*.safetensors"
 
 

@@ -18,8 +18,6 @@ from rich.progress import (
 
 from otprior.cli.session import stderr
 
-__all__ = ["Bar", "progress_bar"]
-
 # Seconds between lines in a log file.
 LINE_INTERVAL = 10.0
 

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from otprior.priors import Prior
 
-__all__ = ["empty_report", "ot_part", "start_part"]
-
 
 def empty_report(settings: dict[str, Any]) -> dict[str, Any]:
     """A report in which nothing was measured yet."""

@@ -46,8 +46,6 @@ if TYPE_CHECKING:
     from otprior.sampling import OTPriorPipeline
     from otprior.sampling.start_spec import StartSpec
 
-__all__ = ["EXAMPLES", "sample"]
-
 EXAMPLES = (
     "otprior sample bundled --prior prior --seeds 0-99 --steps 5 --out samples --grid",
     "otprior sample bundled --prior tuned/prior --settings tuned/settings.json --seeds 0-99 --out samples",

@@ -26,8 +26,6 @@ from otprior.data.images import ImageSet, load_images, to_uint8
 from otprior.utils.files import read_json
 from otprior.utils.validation import check_finite, require
 
-__all__ = ["SampleSet", "SampleWriter", "read_samples"]
-
 STARTS_FILE = "starts.npz"
 REPORT_FILE = "report.json"
 

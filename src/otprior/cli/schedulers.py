@@ -14,8 +14,6 @@ from otprior.sampling.schedulers.support import (
 )
 from otprior.utils.validation import invalid
 
-__all__ = ["GRID_SPACINGS", "named_scheduler", "with_spacing"]
-
 # Spacings of `otprior.timestep_grid`: grids of our own, which begin at t* and end where noise still matters.
 GRID_SPACINGS = {"grid:log_snr": "log_snr", "grid:time": "time", "grid:karras": "karras"}
 

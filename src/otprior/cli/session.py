@@ -21,8 +21,6 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-__all__ = ["Debug", "Verbose", "fail", "session", "stderr", "stdout"]
-
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is done.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
 

@@ -20,16 +20,6 @@ if TYPE_CHECKING:
     from otprior.experiments.comparison import StageProgress
     from otprior.report import ReportImages
 
-__all__ = [
-    "Compile",
-    "Precision",
-    "Workers",
-    "default_workers",
-    "follow",
-    "print_report",
-    "write_parts",
-]
-
 Workers = Annotated[
     int | None,
     typer.Option(

@@ -35,8 +35,6 @@ from otprior.cli.tune_search import (
 )
 from otprior.utils.files import check_output_dir, output_dir
 
-__all__ = ["EXAMPLES", "tune"]
-
 EXAMPLES = (
     "otprior tune bundled bundled --steps 5 --out tuned",
     "otprior tune path/to/ddpm path/to/train.npz --validation path/to/val.npz --extractor path/to/classifier "

@@ -23,18 +23,6 @@ if TYPE_CHECKING:
     from otprior.experiments.search import Search
     from otprior.priors import Prior
 
-__all__ = [
-    "Material",
-    "Tuned",
-    "check_material",
-    "refuse_empty",
-    "search_by_default",
-    "search_table",
-    "search_with",
-    "take_settings",
-    "write_search",
-]
-
 
 @dataclass(frozen=True)
 class Material:

@@ -33,24 +33,6 @@ from otprior.utils.validation import check_choice
 if TYPE_CHECKING:
     from diffusers import DDPMPipeline, DDPMScheduler
 
-__all__ = [
-    "ROOT",
-    "SPLITS",
-    "FullSampler",
-    "atoms",
-    "class_names",
-    "extractor",
-    "full_sampler",
-    "load_pipeline",
-    "load_scheduler",
-    "manifest",
-    "null_class_label",
-    "pipeline_path",
-    "settings",
-    "split",
-    "verify",
-]
-
 ROOT = Path(__file__).parent / "assets" / "fashion-mnist"
 SPLITS = ("validation", "held_out", "reference")
 FORMAT_VERSION = 1

@@ -28,16 +28,6 @@ from torch import Tensor
 
 from otprior.utils.validation import check_finite, invalid, require
 
-__all__ = [
-    "ImageSet",
-    "ValueRange",
-    "check_images",
-    "check_labels",
-    "load_images",
-    "to_pixels",
-    "to_uint8",
-]
-
 ValueRange = tuple[float, float] | Literal["auto"] | None
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}

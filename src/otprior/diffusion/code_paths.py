@@ -33,8 +33,6 @@ from otprior.utils.validation import (
     require,
 )
 
-__all__ = ["PATHS", "interpolate", "nearest_codes", "transport_partners"]
-
 PATHS = ("spherical", "straight")
 # Below this sine of the angle the great circle is a line, or (opposite codes) not determined.
 _SMALLEST_SINE = 1e-6

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from otprior.diffusion.codes import Encoder, Encoding, code_moments
 from otprior.diffusion.network import NetworkDenoiser
 
-__all__ = ["ImageCoder", "swap"]
-
 
 class ImageCoder:
     """A network, told labels, with a method of encoding.

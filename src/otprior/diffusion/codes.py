@@ -42,8 +42,6 @@ from otprior.utils.validation import (
     require,
 )
 
-__all__ = ["ENCODERS", "Codes", "Encoder", "code_moments", "settings_of"]
-
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1

@@ -35,8 +35,6 @@ from otprior.diffusion.denoisers import Denoiser
 from otprior.diffusion.flow import FlowSolution, Scales
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["Inversion", "ddim_decode", "ddim_encode"]
-
 
 @dataclass(frozen=True)
 class Inversion:

@@ -28,8 +28,6 @@ from torch import Tensor
 
 from otprior.utils.validation import check_finite, require
 
-__all__ = ["Denoiser", "ExactDenoiser", "FiniteDenoiser", "GaussianDenoiser", "MixtureDenoiser"]
-
 
 class Denoiser(Protocol):
     """Anything that estimates clean data: D(x, α, σ) for x of any shape (B, ...), of the same shape."""

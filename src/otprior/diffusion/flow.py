@@ -47,17 +47,6 @@ from otprior.utils.validation import (
     require,
 )
 
-__all__ = [
-    "FIXED_STEP_METHODS",
-    "METHODS",
-    "NOISE",
-    "FlowSolution",
-    "Scales",
-    "flow_grid",
-    "flow_jacobian",
-    "probability_flow",
-]
-
 Velocity = Callable[[float, Tensor], Tensor]
 
 FIXED_STEP_METHODS = ("euler", "heun", "rk4")

@@ -29,8 +29,6 @@ from torch import Tensor
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.utils.validation import check_choice, check_integer, require
 
-__all__ = ["SPACINGS", "timestep_grid"]
-
 SPACINGS = ("log_snr", "time", "karras")
 
 # The dropped point lies where σ/α = 0.3/K: of the ends tried for multistep DPM-Solver++ on a 28x28 pixel

@@ -13,8 +13,6 @@ from typing import Any
 from otprior.utils.files import read_json
 from otprior.utils.validation import invalid, require
 
-__all__ = ["KnownSchedule", "known_names", "known_schedule", "read_scheduler"]
-
 FOLDER = Path(__file__).parents[1] / "data" / "assets" / "schedulers"
 CONFIG_FILE = "scheduler_config.json"
 

@@ -37,8 +37,6 @@ from otprior.diffusion.denoisers import Denoiser
 from otprior.diffusion.flow import Scales, flow_grid, integrate
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["Likelihood", "bits_per_dimension", "dequantised", "log_likelihood"]
-
 GREY_LEVELS = 256
 
 

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.utils.validation import check_choice, require
 
-__all__ = ["NetworkDenoiser"]
-
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 

@@ -32,8 +32,6 @@ from otprior.utils.validation import (
     require,
 )
 
-__all__ = ["NoiseSchedule"]
-
 Number = TypeVar("Number", float, Tensor)
 
 # Schedulers of VE networks after Karras et al.: the network is told c_noise = log(σ)/4.

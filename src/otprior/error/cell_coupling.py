@@ -23,8 +23,6 @@ from torch import Tensor
 
 from otprior.transport.moments import Spectrum
 
-__all__ = ["explained_by_cells"]
-
 # With images, 8 axes explained more than 4 or 16: of what there is to explain, they hold the most.
 MOST_AXES = 8
 

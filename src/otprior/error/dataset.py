@@ -55,8 +55,6 @@ from otprior.transport.moments import Spectrum
 from otprior.utils.random import normal_block, seed_from
 from otprior.utils.validation import require
 
-__all__ = ["data_error", "gaussian_error", "part_level"]
-
 # Draws of p_t whose nearest frozen start is sought.
 NEAREST_DRAWS = 512
 # Draws of the starts of a prior of which nothing is known.

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 
 from otprior.utils.validation import require
 
-__all__ = ["Bound", "ErrorInterval", "best", "combined"]
-
 
 @dataclass(frozen=True)
 class Bound:

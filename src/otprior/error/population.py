@@ -58,8 +58,6 @@ from otprior.utils.validation import (
     require,
 )
 
-__all__ = ["LEAST_HELD_OUT", "HeldOut", "gaussian_population_error", "population_error"]
-
 # Up to this dimension the pair is chosen freely; beyond, diagonal along the start's own axes, which costs no d³.
 FREE_PAIR_LIMIT = 128
 # Rows of a block that are matched with as many draws of starts.

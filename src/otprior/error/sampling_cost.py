@@ -22,8 +22,6 @@ from otprior.error.bounds.dual import MeanEstimate
 from otprior.sampling.schedulers import Start, matching_timestep, start_scheduler
 from otprior.utils.validation import require
 
-__all__ = ["RootMeanSquare", "Sampler", "is_stochastic"]
-
 # Their steps draw noise; a pair of starts would end apart for that reason alone.
 _STOCHASTIC = ("DDPM", "EulerAncestral", "KDPM2Ancestral", "LCM", "TCD", "SASolver")
 

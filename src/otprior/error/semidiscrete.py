@@ -31,15 +31,6 @@ from otprior.priors import SemiDiscretePrior
 from otprior.transport.moments import Spectrum
 from otprior.utils.random import normal_block, seed_from
 
-__all__ = [
-    "chain_bound",
-    "dual_bound",
-    "estimated_links",
-    "frozen_bound",
-    "independent_bound",
-    "seeds_to_starts",
-]
-
 
 def dual_bound(
     chosen: Spectrum, target_mean: Callable[[QuadraticPair], MeanEstimate], starts: Tensor, level: float

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from otprior.utils.validation import check_finite, require
 
-__all__ = ["RadialSpectrum", "low_passed", "radial_coherence", "radial_spectrum"]
-
 BLOCK = 512
 
 

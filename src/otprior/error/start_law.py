@@ -27,8 +27,6 @@ from otprior.transport.moments import Spectrum
 from otprior.utils.random import normal_block, seed_from
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["StartDraws", "any_starts", "draw_starts", "gaussian_start"]
-
 BLOCK = 1024
 # Seeds assigned to cells, to see what masses these have: at least four an atom, and as many as are quickly assigned.
 MASS_DRAWS_AN_ATOM = 4

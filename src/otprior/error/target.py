@@ -24,8 +24,6 @@ from otprior.transport.moments import (
 )
 from otprior.utils.validation import check_finite, require
 
-__all__ = ["Target", "axes_kept"]
-
 # Axes kept beyond FULL_COVARIANCE_LIMIT dimensions, as in the gaussian prior.
 DEFAULT_RANK = 512
 # Marginals along more axes than this are nearly normal once noise is added, and each costs a pass over the data.

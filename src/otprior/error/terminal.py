@@ -36,8 +36,6 @@ from otprior.error.spectrum import RadialSpectrum, radial_spectrum
 from otprior.transport.moments import Spectrum
 from otprior.utils.validation import require
 
-__all__ = ["ClassShift", "DataAtTheEnd", "TerminalAudit", "data_at_the_end", "terminal_audit"]
-
 # Steps at which the scheduler's own first timestep is looked up.
 USUAL_STEPS = 50
 

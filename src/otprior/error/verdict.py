@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from otprior.error.terminal import DataAtTheEnd, TerminalAudit
 
-__all__ = ["GRADES", "Verdict", "verdict"]
-
 # From harmless to harmful.
 GRADES = ("nothing left", "negligible", "small", "large")
 # Shifts of a normal coefficient, in its standard deviations: what nobody sees, and what everybody does.

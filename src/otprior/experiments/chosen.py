@@ -11,8 +11,6 @@ from otprior.data import bundled
 from otprior.experiments.comparison import Comparison
 from otprior.sampling.start_spec import StartSpec
 
-__all__ = ["SHORT_NAMES", "demo", "headline", "settings_rows", "short_name"]
-
 SHORT_NAMES = {
     "DPMSolverMultistepScheduler": "DPM++2M",
     "UniPCMultistepScheduler": "UniPC",

@@ -13,8 +13,6 @@ from otprior.report import ReportImages
 from otprior.sampling.start_spec import StartSpec, differing
 from otprior.utils.validation import check_choice, check_integer, require
 
-__all__ = ["AGREEMENT_SEEDS", "USUAL_ATOMS", "Comparison", "ComparisonResult", "Listener", "StageProgress"]
-
 # Seeds on which a start's image is compared with the stored full flow's from the same seed.
 AGREEMENT_SEEDS = 200
 # As many images as are bundled.

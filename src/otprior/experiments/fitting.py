@@ -17,8 +17,6 @@ from otprior.transport.solve import Progress
 from otprior.utils.files import read_json, write_json
 from otprior.utils.validation import require
 
-__all__ = ["Fitted", "fit_priors"]
-
 # What others take from a fitted semidiscrete prior, its atoms or its shape, costs them no fit.
 _OWN = ("gaussian", "mixture", "semidiscrete")
 

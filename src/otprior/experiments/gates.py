@@ -27,16 +27,6 @@ from otprior.metrics.features import extract_features
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import require
 
-__all__ = [
-    "CopyLimit",
-    "copy_gate",
-    "difference_gate",
-    "gate",
-    "headline_gates",
-    "paired_fid_difference",
-    "ratio_gate",
-]
-
 # Standard normal quantile of a one-sided 95 % interval.
 ONE_SIDED = 1.645
 MOST_BLOCKS = 10

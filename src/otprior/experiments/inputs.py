@@ -25,23 +25,6 @@ from otprior.sampling.inputs import real_classes
 from otprior.utils.files import folder_sha256, read_json
 from otprior.utils.validation import require
 
-__all__ = [
-    "atoms_of",
-    "check_floor",
-    "check_not_atoms",
-    "check_unseen",
-    "copied_of",
-    "extractor_of",
-    "features_of",
-    "fingerprint",
-    "images_of",
-    "models_of",
-    "moments_by_class",
-    "reference_of",
-    "schedule_of",
-]
-
-
 # Pixels nearer than this (pixels in [-1, 1], Euclidean) are the same image; so many real images may be among the atoms:
 # well-known data sets have a few of their test images among the training ones.
 SAME_IMAGE, MOST_SAME = 0.01, 0.01

@@ -40,8 +40,6 @@ from otprior.report import report_reference
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import read_json, write_json
 
-__all__ = ["measure", "over_sets", "real_figures", "seed_agreement"]
-
 FLOOR_SETS = 8
 # Figures that are shares of independent samples.
 RARE = ("copy_rate", "source_rate")

@@ -22,8 +22,6 @@ from otprior.experiments.sampling import (
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["FIRST_SEED", "draw_model_images", "full_sampler"]
-
 # Far from the seeds of any study.
 FIRST_SEED = 2_000_000_000
 BLOCK = 250

@@ -23,8 +23,6 @@ from otprior.priors import (
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import invalid
 
-__all__ = ["fitted_name", "prior_of"]
-
 
 def fitted_name(row: StartSpec) -> str | None:
     """Name of the fitted prior that a row's is made from; None if it needs none."""

@@ -20,8 +20,6 @@ import torch
 
 from otprior.utils.validation import invalid
 
-__all__ = ["compiles_networks", "kept_processes", "run_in_processes"]
-
 
 @dataclass
 class _State:

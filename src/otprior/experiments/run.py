@@ -46,8 +46,6 @@ from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import sha256
 from otprior.utils.work_folder import mark_work
 
-__all__ = ["claim_work", "run_comparison"]
-
 
 def run_comparison(
     study: Comparison,

@@ -28,20 +28,6 @@ from otprior.transport.cells.search import fast_bfloat16
 from otprior.utils.files import output_file
 from otprior.utils.validation import check_finite, require
 
-__all__ = [
-    "BATCH",
-    "Block",
-    "Models",
-    "Samples",
-    "build_pipeline",
-    "compiled_if",
-    "load_pipeline",
-    "network_precision",
-    "sample_block",
-    "sampler_of",
-]
-
-
 # Seeds that go through the network at once.
 BATCH = 125
 

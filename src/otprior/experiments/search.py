@@ -33,24 +33,6 @@ from otprior.experiments.sampling import BATCH
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.utils.validation import check_choice, check_integer, require
 
-__all__ = [
-    "FIRST_SEED",
-    "Search",
-    "Trial",
-    "best_of",
-    "candidates",
-    "challenger",
-    "halving",
-    "labelled",
-    "neighbours",
-    "other_turns",
-    "own_limit",
-    "rungs",
-    "runner_up",
-    "survivors",
-    "tune",
-]
-
 logger = logging.getLogger(__name__)
 
 # Far from the seeds of any report.

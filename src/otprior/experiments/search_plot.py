@@ -16,8 +16,6 @@ from matplotlib.figure import Figure
 from otprior.report.plots import LIGHT, Theme
 from otprior.utils.validation import require
 
-__all__ = ["search_curve"]
-
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 

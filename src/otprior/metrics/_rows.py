@@ -7,8 +7,6 @@ from torch import Tensor
 
 from otprior.utils.validation import check_finite, require
 
-__all__ = ["as_rows", "check_same_width"]
-
 
 def as_rows(name: str, values: Tensor, minimum: int = 1) -> Tensor:
     """`values`, shape (N, ...), as an (N, D) matrix without its graph; no copy unless one is needed.

@@ -18,8 +18,6 @@ from torch import Tensor
 from otprior.metrics.frechet import FeatureMoments, frechet_distance
 from otprior.metrics.intervals import block_interval, bootstrap_mean
 
-__all__ = ["class_figures", "class_moments"]
-
 MOST_BLOCKS = 5
 
 

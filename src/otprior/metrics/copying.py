@@ -21,17 +21,6 @@ from otprior.metrics._rows import as_rows
 from otprior.metrics.neighbours import first_within, nearest
 from otprior.utils.validation import require
 
-__all__ = [
-    "COPY_RATIO",
-    "HALF_GREY_LEVEL",
-    "Atoms",
-    "below_quantile",
-    "copy_mask",
-    "duplicate_rate",
-    "first_equal",
-    "source_mask",
-]
-
 # Half a step of an 8-bit image mapped to [-1, 1].
 HALF_GREY_LEVEL = 1.0 / 255.0
 # A sample is called a copy when its nearest atom is this much nearer than the second nearest.

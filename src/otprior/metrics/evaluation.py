@@ -28,8 +28,6 @@ from otprior.metrics.kernel import KernelSample, kernel_distance
 from otprior.metrics.neighbours import nearest, neighbourhood_terms
 from otprior.utils.validation import require
 
-__all__ = ["Reference", "evaluate"]
-
 logger = logging.getLogger(__name__)
 
 _NEIGHBOURS = 5

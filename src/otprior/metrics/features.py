@@ -20,15 +20,6 @@ from torch import Tensor, nn
 from otprior.utils.files import output_dir, read_json, write_json
 from otprior.utils.validation import check_integer, require
 
-__all__ = [
-    "FeatureExtractor",
-    "class_logits",
-    "classify",
-    "extract_features",
-    "load_extractor",
-    "save_extractor",
-]
-
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 

@@ -27,8 +27,6 @@ from torch import Tensor
 from otprior.metrics._rows import as_rows
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["FeatureMoments", "frechet_distance"]
-
 
 @dataclass(frozen=True, eq=False)
 class FeatureMoments:

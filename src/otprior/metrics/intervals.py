@@ -25,19 +25,6 @@ from torch import Tensor
 
 from otprior.utils.validation import check_choice, check_integer, require
 
-__all__ = [
-    "FEW_EVENTS",
-    "Interval",
-    "binomial_interval",
-    "block_interval",
-    "bootstrap_mean",
-    "disjoint_blocks",
-    "paired_difference",
-    "paired_share_difference",
-    "ratio_interval",
-    "seed_set_interval",
-]
-
 # Below so many events (or non-events) the quantiles of a bootstrapped proportion are too coarse.
 FEW_EVENTS = 10
 # Resampled indices held at once: 32 MB.

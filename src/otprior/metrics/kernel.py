@@ -17,8 +17,6 @@ from torch import Tensor
 
 from otprior.metrics._rows import as_rows, check_same_width
 
-__all__ = ["KernelSample", "kernel_distance"]
-
 # Entries of one float64 block of the kernel matrix: 32 MB.
 _BLOCK_ENTRIES = 2**22
 

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from otprior.utils.validation import require
 
-__all__ = ["mixture_mask"]
-
 
 def mixture_mask(logits: Tensor, limit: float) -> Tensor:
     """Which images are mixed.

@@ -20,8 +20,6 @@ from torch import Tensor
 from otprior.metrics._rows import as_rows, check_same_width
 from otprior.utils.validation import check_integer
 
-__all__ = ["first_within", "nearest", "neighbourhood_terms", "precision_recall_density_coverage"]
-
 # Entries of one block of the distance matrix: 16 MB in float32.
 _BLOCK_ENTRIES = 2**22
 # Entries of one list of differences: 1 MB in float64, which stays in cache.

@@ -35,8 +35,6 @@ from otprior.utils.validation import (
     require,
 )
 
-__all__ = ["FORMAT_VERSION", "Prior"]
-
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1

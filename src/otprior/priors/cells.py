@@ -10,8 +10,6 @@ from torch import Tensor
 from otprior.transport.potential import BrenierPotential
 from otprior.utils.validation import invalid
 
-__all__ = ["CellMaps"]
-
 
 class CellMaps:
     """The potential of each class, kept for as long as the prior keeps its buffers."""

@@ -34,8 +34,6 @@ from otprior.priors.base import (
 from otprior.transport.moments import FULL_COVARIANCE_LIMIT, Spectrum, streaming_spectrum
 from otprior.utils.validation import require
 
-__all__ = ["GaussianPrior", "gaussian_code", "gaussian_map"]
-
 # Rank kept beyond FULL_COVARIANCE_LIMIT dimensions: two thin d x 512 products.
 DEFAULT_RANK = 512
 

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from otprior.priors.base import Prior, as_schedule, read_data
 
-__all__ = ["IdentityPrior"]
-
 
 class IdentityPrior(Prior):
     """T(z) = s_t z.

@@ -40,8 +40,6 @@ from otprior.transport.moments import thin_spectrum
 from otprior.transport.solve import Progress, solve_semidiscrete
 from otprior.utils.validation import check_choice, check_integer, require
 
-__all__ = ["MixturePrior"]
-
 NOISES = ("coupled", "fresh")
 IMAGES_PER_CLUSTER = 10
 IMAGES_PER_AXIS = 3

@@ -18,8 +18,6 @@ from otprior.priors.base import Prior, as_schedule, read_data
 from otprior.priors.semidiscrete import SemiDiscretePrior
 from otprior.utils.validation import require
 
-__all__ = ["RandomAtomPrior"]
-
 
 class RandomAtomPrior(Prior):
     """T(z, ε) = α y_{i(z)} + σ ε, i uniform over the atoms (of the label, if fitted with labels).

@@ -44,8 +44,6 @@ from otprior.transport.solve import Progress, Solution, solve_semidiscrete
 from otprior.utils.random import normal_block, seed_from
 from otprior.utils.validation import check_choice, require
 
-__all__ = ["SemiDiscretePrior", "fit_facts"]
-
 NOISES = ("coupled", "fresh", "frozen")
 FROZEN_BLOCK = 1024
 

@@ -11,8 +11,6 @@ from matplotlib.ticker import LogFormatter
 
 from otprior.report.plots import LIGHT
 
-__all__ = ["curve_plot"]
-
 # With more curves than this the legend would cover them.
 FEW_CURVES = 3
 # More points than this are drawn small, as a cloud.

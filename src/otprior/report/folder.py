@@ -9,8 +9,6 @@ from typing import Any
 
 from otprior.utils.files import output_file, write_json
 
-__all__ = ["write_folder"]
-
 _logger = logging.getLogger(__name__)
 
 

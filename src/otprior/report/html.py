@@ -43,8 +43,6 @@ from otprior.report.rows import (
 )
 from otprior.report.summary import find, headline, summary
 
-__all__ = ["figure", "fill", "page", "prose", "tile"]
-
 # Widths of a plot in inches.
 _PHONE, _DESKTOP = 4.4, 7.6
 _METRIC = {metric.key: metric for metric in METRICS}

@@ -19,8 +19,6 @@ from otprior.report.rows import (
     with_excess,
 )
 
-__all__ = ["all_figures", "further_tables", "gates", "made_with", "number", "reading", "section", "table"]
-
 _GENERAL = (
     (
         "start",

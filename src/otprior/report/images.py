@@ -21,8 +21,6 @@ from torch import Tensor
 from otprior.data.images import to_uint8
 from otprior.utils.validation import check_finite, check_integer, require
 
-__all__ = ["ReportImages", "contact_sheet", "data_uri", "image_grid", "to_pil"]
-
 _PAPER, _INK, _MUTED, _MARK = (255, 255, 255), (32, 33, 36), (110, 112, 118), (200, 60, 0)
 
 

@@ -27,18 +27,6 @@ from otprior.report.rows import (
 )
 from otprior.utils.validation import check_choice, require
 
-__all__ = [
-    "DARK",
-    "LIGHT",
-    "Theme",
-    "frame",
-    "has_copying",
-    "has_quality",
-    "quality_against_copying",
-    "quality_against_nfe",
-    "rendered",
-]
-
 # Marker, line and place in the palette of each kind of start, in the order of appearance.
 _STYLES = (
     ("s", "-"), ("D", "--"), ("^", "-."), ("X", ":"), ("v", (0, (5, 1, 1, 1))),

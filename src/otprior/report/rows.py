@@ -12,23 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "COPY_MARGIN",
-    "METRICS",
-    "Interval",
-    "Metric",
-    "copies_more",
-    "family",
-    "interval",
-    "limits",
-    "quality",
-    "quality_name",
-    "reference_row",
-    "start_detail",
-    "start_label",
-    "with_excess",
-]
-
 Interval = tuple[float, float]
 
 # A share of copies up to one percentage point above that of held-out images counts as their level.

@@ -22,16 +22,6 @@ from jsonschema.exceptions import ValidationError
 
 from otprior.utils.validation import invalid, require
 
-__all__ = [
-    "FORMAT_VERSION",
-    "audit_schema",
-    "codes_schema",
-    "report_reference",
-    "report_row",
-    "report_schema",
-    "validate_report",
-]
-
 FORMAT_VERSION = 1
 
 # A tuple becomes an array in JSON, so it is one here.

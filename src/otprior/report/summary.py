@@ -22,8 +22,6 @@ from otprior.report.rows import (
     start_label,
 )
 
-__all__ = ["Findings", "find", "headline", "summary"]
-
 _SHARE = next(metric for metric in METRICS if metric.key == "copy_rate")
 _FID = next(metric for metric in METRICS if metric.key == "fid")
 

@@ -24,8 +24,6 @@ from otprior.report.rows import (
     with_excess,
 )
 
-__all__ = ["further_tables", "table"]
-
 _METRIC = {metric.key: metric for metric in METRICS}
 _COLUMNS = (
     ("fid", "FID"),

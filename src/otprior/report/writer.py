@@ -18,8 +18,6 @@ from otprior.report.plots import (
 )
 from otprior.report.schema import validate_report
 
-__all__ = ["write_report"]
-
 
 def write_report(
     directory: str | Path, report: dict[str, Any], images: Sequence[ReportImages] = ()

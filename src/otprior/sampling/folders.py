@@ -14,18 +14,6 @@ from otprior.utils.files import folder_sha256
 from otprior.utils.hub import is_hub_name
 from otprior.utils.validation import require
 
-__all__ = [
-    "AUTOENCODERS",
-    "check_complete",
-    "check_components",
-    "check_readable",
-    "component_folder",
-    "is_local",
-    "network_sha256",
-    "own_scheduler",
-]
-
-
 # What pipelines call the component that decodes latents.
 AUTOENCODERS = ("vae", "vqvae")
 

@@ -12,20 +12,6 @@ from torch import Tensor, nn
 from otprior.data.images import check_labels
 from otprior.utils.validation import check_finite, invalid, require
 
-__all__ = [
-    "Generators",
-    "Labels",
-    "check_generators",
-    "draw",
-    "latent_shape",
-    "num_classes",
-    "read_labels",
-    "seed_noise",
-    "seeds_to_generators",
-    "takes_labels",
-    "tensors",
-]
-
 Generators = torch.Generator | list[torch.Generator] | None
 
 

@@ -49,8 +49,6 @@ from otprior.sampling.schedulers import Start, matching_timestep, start_schedule
 from otprior.utils.hub import HUB_OPTIONS, upload
 from otprior.utils.validation import check_choice, check_integer, require
 
-__all__ = ["OTPriorPipeline", "OTPriorPipelineOutput"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -14,8 +14,6 @@ from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import read_json, write_json
 from otprior.utils.validation import require
 
-__all__ = ["FORMAT_VERSION", "read_settings", "row_of_steps", "write_settings"]
-
 FORMAT_VERSION = 1
 
 

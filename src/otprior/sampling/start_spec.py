@@ -9,8 +9,6 @@ from typing import Any, Self
 
 from otprior.diffusion.grids import SPACINGS
 
-__all__ = ["OWN_GRID", "StartSpec", "differing"]
-
 # Our own grids are named "grid:log_snr" and so on, to tell them from a scheduler's spacing of that name.
 OWN_GRID = "grid:"
 

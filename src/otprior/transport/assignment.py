@@ -30,8 +30,6 @@ from torch import Tensor
 
 from otprior.utils.validation import check_finite, require
 
-__all__ = ["Pairing", "best_partners", "pairing"]
-
 # Rounding of the sums, relative to the products that enter them.
 ROUNDING = 1e-10
 # Pivots of the network simplex, far more than a few thousand points take.

@@ -20,8 +20,6 @@ from torch import Tensor
 from otprior.utils.files import output_file
 from otprior.utils.validation import invalid, require
 
-__all__ = ["fingerprint", "load_checkpoint", "save_checkpoint"]
-
 FORMAT_VERSION = 1
 BYTES_PER_BLOCK = 1 << 26
 

@@ -27,8 +27,6 @@ from otprior.transport.source import Sampler, Source
 from otprior.utils.random import seed_from
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["TransportCost", "transport_cost"]
-
 BATCHES = 8
 LEAST_DRAWS = 1 << 16
 DRAWS_PER_ATOM = 16

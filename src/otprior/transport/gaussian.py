@@ -33,22 +33,6 @@ from torch import Tensor
 from otprior.transport.moments import Spectrum
 from otprior.utils.validation import require
 
-__all__ = [
-    "bures_squared",
-    "compressed",
-    "coupled_squared",
-    "gaussian_map",
-    "gelbrich_squared",
-    "isotropic",
-    "joint_axes",
-    "no_covariance",
-    "noised",
-    "shared_axes",
-    "total_variance",
-    "variances_along",
-    "variances_on",
-]
-
 
 def isotropic(mean: Tensor, variance: float) -> Spectrum:
     """Mean (d,) and covariance `variance` · I."""

@@ -15,8 +15,6 @@ from torch import Tensor
 
 from otprior.utils.validation import check_finite, require
 
-__all__ = ["DiscreteMeasure"]
-
 # User weights come as float32 or as decimal text; beyond this their sum is a mistake, below it is rounding.
 WEIGHT_SUM_TOLERANCE = 1e-4
 

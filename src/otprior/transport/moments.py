@@ -18,8 +18,6 @@ from torch import Tensor
 
 from otprior.utils.validation import require
 
-__all__ = ["FULL_COVARIANCE_LIMIT", "Spectrum", "StreamingMoments", "streaming_spectrum", "thin_spectrum"]
-
 FULL_COVARIANCE_LIMIT = 4096
 BLOCK_ROWS = 1024
 # Axes followed beyond those asked for, so that the last ones kept are not the ones that truncation hurts.

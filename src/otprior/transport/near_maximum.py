@@ -10,8 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Leaders", "near_maximum"]
-
 # Rows of a tile. A row of scores is seen as TILE rows of equal length, so that the maximum over a tile is taken
 # across contiguous memory.
 TILE = 16

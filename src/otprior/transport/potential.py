@@ -33,19 +33,6 @@ from torch import Tensor
 from otprior.transport.near_maximum import Leaders
 from otprior.utils.validation import require
 
-__all__ = [
-    "BrenierPotential",
-    "ChiSquared",
-    "chi_squared",
-    "chi_squared_of_frequencies",
-    "chi_squared_of_sets",
-    "dual_value",
-    "largest_norm",
-    "matmul_roundoff",
-    "natural_quantile",
-    "natural_scale",
-]
-
 # Entries of one block of the score matrix: 16 MiB of float32, whatever the batch and the number of atoms.
 SCORES_PER_BLOCK = 1 << 22
 SETS_PER_BLOCK = 4096

@@ -29,8 +29,6 @@ from otprior.transport.potential import BrenierPotential
 from otprior.utils.random import normal_block
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["Projection", "excess_share", "project"]
-
 ROWS_PER_BLOCK = 1 << 14
 EXCESS_BLOCKS, EXCESS_BLOCK = 8, 512
 

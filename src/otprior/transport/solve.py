@@ -37,8 +37,6 @@ from otprior.transport.stopping import Judge
 from otprior.utils.random import seed_from
 from otprior.utils.validation import check_choice, check_integer, require
 
-__all__ = ["ConvergenceError", "Outcome", "Progress", "Solution", "solve_semidiscrete"]
-
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bfloat16")

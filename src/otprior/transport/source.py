@@ -21,8 +21,6 @@ from torch.quasirandom import SobolEngine
 from otprior.utils.random import normal_block, stream_generator
 from otprior.utils.validation import invalid, require
 
-__all__ = ["NORMAL", "Sampler", "Source"]
-
 Sampler = Callable[[int, int, torch.Generator], Tensor]
 
 PILOT_DRAWS = 4096

@@ -15,8 +15,6 @@ from otprior.transport.distributed import Ranks
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.potential import ChiSquared, chi_squared_of_sets
 
-__all__ = ["Judge"]
-
 FEWEST_SETS = 32
 
 

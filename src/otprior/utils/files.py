@@ -15,16 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = [
-    "check_output_dir",
-    "folder_sha256",
-    "output_dir",
-    "output_file",
-    "read_json",
-    "sha256",
-    "write_json",
-]
-
 
 def check_output_dir(path: str | Path, overwrite: bool = False) -> Path:
     """Refuses an output folder that exists and is not empty, before any long work starts.

@@ -11,8 +11,6 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-__all__ = ["HUB_OPTIONS", "is_hub_name", "local_folder", "upload"]
-
 # What says where and as whom a name is looked up.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 

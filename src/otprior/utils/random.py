@@ -11,8 +11,6 @@ import hashlib
 import torch
 from torch import Tensor
 
-__all__ = ["normal_block", "seed_from", "stream_generator"]
-
 
 def seed_from(generator: torch.Generator | None) -> int:
     """A 63-bit seed drawn from `generator`, or from a fresh one seeded 0 when None."""

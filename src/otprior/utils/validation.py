@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["check_choice", "check_finite", "check_integer", "invalid", "require"]
-
 
 def invalid(name: str, rule: str, got: Any, hint: str = "") -> ValueError:
     """A `ValueError` reading "`name` must be `rule`; got `got`. `hint`"."""

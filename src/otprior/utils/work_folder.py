@@ -8,8 +8,6 @@ from typing import Any
 from otprior.utils.files import read_json, write_json
 from otprior.utils.validation import require
 
-__all__ = ["mark_work"]
-
 
 def mark_work(path: Path, mark: dict[str, Any], what: str) -> None:
     """Writes what the pieces beside `path` depend on; where that is written already, it has to be the same.

@@ -25,8 +25,6 @@ from otprior_studies.claims.claim import (
 from otprior_studies.claims.images import image_flow, image_offsets, images
 from otprior_studies.claims.papers import PRIOR_V1
 
-__all__ = ["CLAIMS"]
-
 
 def _run(effort: Effort) -> Finding:
     flow, atoms = image_flow(effort), images().double()

@@ -44,8 +44,6 @@ from otprior_studies.claims.planar import (
     laguerre_offsets,
 )
 
-__all__ = ["CLAIMS"]
-
 # Boundaries on the line are found by bisection of the flow, whose tolerance is 1e-11 a step.
 LINE_TOLERANCE = 1e-8
 # Draws without a mismatch bound its probability by this over their number (95 %: −ln 0.05).

@@ -25,8 +25,6 @@ from otprior_studies.claims.rotation import (
     smallest_caught,
 )
 
-__all__ = ["DIMENSIONS", "cost_finding", "jacobian_finding", "smallest_turn"]
-
 DIMENSIONS = (2, 3, 4, 5, 6, 7)
 
 

@@ -24,8 +24,6 @@ from otprior.diffusion.flow import Scales
 from otprior_studies.claims.claim import Effort
 from otprior_studies.fokker_planck import Cores
 
-__all__ = ["Chain", "random_chain"]
-
 RANK = 2
 
 

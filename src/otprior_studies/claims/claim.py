@@ -27,17 +27,6 @@ from torch import Tensor
 
 from otprior.utils.validation import require
 
-__all__ = [
-    "LARGEST_UNSEEN_ROTATION",
-    "Claim",
-    "Curves",
-    "Effort",
-    "Finding",
-    "Verdict",
-    "judge",
-    "judge_test",
-]
-
 T = TypeVar("T")
 
 # Degrees. A test that would have missed a larger rotation than this does not let a claim hold.

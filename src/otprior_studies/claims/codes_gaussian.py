@@ -24,8 +24,6 @@ from otprior_studies.claims.claim import (
 from otprior_studies.claims.gaussian_laws import random_gaussians
 from otprior_studies.claims.papers import CODES
 
-__all__ = ["CLAIMS"]
-
 START = Scales.vp(0.99)
 TOLERANCE = 1e-9
 

@@ -47,8 +47,6 @@ from otprior_studies.claims.skew import (
     probed_skew,
 )
 
-__all__ = ["CLAIMS"]
-
 # |J − Jᵀ|/|J + Jᵀ| that differences in float32 can make; half a degree.
 SKEW_ROUNDING = 0.01
 BATCH = 25

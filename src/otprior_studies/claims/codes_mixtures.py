@@ -37,8 +37,6 @@ from otprior_studies.claims.flow_jacobian import ODE_TOLERANCE, antisymmetry
 from otprior_studies.claims.papers import CODES
 from otprior_studies.claims.rotation import excess_cost
 
-__all__ = ["CLAIMS", "mixture_law"]
-
 START = Scales.vp(0.98)
 
 

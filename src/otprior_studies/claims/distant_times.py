@@ -33,8 +33,6 @@ from otprior_studies.claims.rotation import (
     smallest_caught,
 )
 
-__all__ = ["CLAIMS"]
-
 ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.999)
 NEIGHBOUR = 0.02
 

@@ -34,8 +34,6 @@ from otprior_studies.claims.claim import (
 )
 from otprior_studies.claims.papers import PRIOR_V1
 
-__all__ = ["CLAIMS", "antisymmetry", "counter_example", "third_cumulant"]
-
 END = Scales.vp(0.9)
 ODE_TOLERANCE = 1e-8
 

@@ -30,8 +30,6 @@ from otprior_studies.claims.claim import (
 from otprior_studies.claims.papers import DERIVED, PRIOR_V1
 from otprior_studies.claims.planar import GENERIC, basins
 
-__all__ = ["CLAIMS"]
-
 ATOMS, WEIGHTS = GENERIC[5]
 SMOOTH_END = Scales.vp(0.6)
 

@@ -50,8 +50,6 @@ from otprior_studies.fokker_planck import (
     solve_by_cross,
 )
 
-__all__ = ["CLAIMS"]
-
 # The authors' solver takes two minutes in seven dimensions; these are the ones that their code names.
 CROSS_DIMENSIONS = (2, 3, 7)
 START = Scales.vp(0.98)

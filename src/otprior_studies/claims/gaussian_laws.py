@@ -17,8 +17,6 @@ from torch import Tensor
 
 from otprior_studies.claims.claim import Effort
 
-__all__ = ["GaussianLaw", "random_gaussians", "w2_to_noise_ve", "w2_to_normal_vp"]
-
 
 @dataclass(frozen=True)
 class GaussianLaw:

@@ -35,8 +35,6 @@ from scipy.integrate import quad
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.utils.validation import require
 
-__all__ = ["Gain", "diameter_gain", "gaussian_gain", "log_growth"]
-
 # κ as a function of the log-SNR.
 Gain = Callable[[float], float]
 

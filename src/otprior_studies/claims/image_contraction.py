@@ -37,8 +37,6 @@ from otprior_studies.claims.images import (
 )
 from otprior_studies.claims.papers import DERIVED, PRIOR_V1
 
-__all__ = ["CLAIMS"]
-
 # Two-sided 95 %.
 NORMAL_QUANTILE = 1.96
 

@@ -20,8 +20,6 @@ from otprior.diffusion.schedule import NoiseSchedule
 from otprior.transport.solve import solve_semidiscrete
 from otprior_studies.claims.claim import Effort
 
-__all__ = ["TIMESTEPS", "ImageFlow", "image_flow", "image_offsets", "images"]
-
 PER_CLASS = 100
 # Of the bundled network's schedule, from noise to data.
 TIMESTEPS = (900, 700, 600, 500, 400, 300, 200, 100)

@@ -23,8 +23,6 @@ from otprior.report.curves import curve_plot
 from otprior.report.folder import write_folder
 from otprior.report.schema import validate_report
 
-__all__ = ["claims_page", "claims_table", "counts", "write_claims_report"]
-
 _COLOURS = {
     "holds": ("green", "good"),
     "holds within error": ("green", "good"),

@@ -4,8 +4,6 @@
 that the abstract does not mention. What is stated without it is a derivation in docs/claims.md.
 """
 
-__all__ = ["CODES", "DERIVED", "PRIOR_V1", "PRIOR_V2"]
-
 # Wang et al., Solving prior distribution mismatch in diffusion models via optimal transport: two versions that differ.
 PRIOR_V1 = "arXiv:2410.13431v1 (abstract)"
 PRIOR_V2 = "arXiv:2410.13431v2 (abstract)"

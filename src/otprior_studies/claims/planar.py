@@ -22,8 +22,6 @@ from torch import Tensor
 from otprior.diffusion.denoisers import FiniteDenoiser
 from otprior.diffusion.flow import NOISE, Scales, probability_flow
 
-__all__ = ["GENERIC", "TRIANGLE", "basins", "cells", "laguerre_masses", "laguerre_offsets"]
-
 ANGLES = 20_000
 # Equal steps of s for atoms of any size, to where each point has settled.
 FLOW_STEPS = 120

@@ -15,8 +15,6 @@ from otprior.utils.random import stream_generator
 from otprior.utils.validation import check_choice
 from otprior_studies.claims.rotation import rotate, smallest_caught
 
-__all__ = ["NOT_CAUGHT", "STATISTICS", "TurnedMap"]
-
 # What is 0 for an optimal map. (Of the same event, a better pairing, the first three are three measures.)
 STATISTICS = ("excess", "lost", "moved", "crossed", "crossed_near")
 # Degrees: the largest angle that is tried, so that "90" reads "90 or more, or never".

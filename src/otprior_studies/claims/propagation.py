@@ -36,8 +36,6 @@ from otprior_studies.claims.claim import (
 )
 from otprior_studies.claims.papers import PRIOR_V2
 
-__all__ = ["CLAIMS", "amplification_bound", "line_mixture", "line_propagation", "quantiles"]
-
 END = Scales.vp(0.995)
 STARTS = (0.05, 0.1, 0.2, 0.4, 0.8)
 # Distance of the two modes in units of their width.

@@ -17,8 +17,6 @@ from otprior.utils.validation import invalid
 from otprior_studies import claims as package
 from otprior_studies.claims.claim import Claim, Effort, Finding
 
-__all__ = ["Result", "all_claims", "find_claims", "run_claims"]
-
 
 @dataclass(frozen=True)
 class Result:

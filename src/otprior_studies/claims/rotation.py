@@ -10,8 +10,6 @@ from torch import Tensor
 
 from otprior.transport.assignment import pairing
 
-__all__ = ["COST_ROUNDING", "excess_cost", "rotate", "smallest_caught"]
-
 # Relative excess that rounding of the sums can make.
 COST_ROUNDING = 1e-10
 

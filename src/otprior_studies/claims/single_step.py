@@ -41,8 +41,6 @@ from otprior_studies.claims.planar import (
     laguerre_offsets,
 )
 
-__all__ = ["CLAIMS"]
-
 BLOCKS = 10
 # Where the library starts by default.
 USUAL_TIMESTEP = 500

@@ -26,8 +26,6 @@ from otprior.diffusion.denoisers import Denoiser
 from otprior.diffusion.flow import Scales
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["SKEW_MOMENTS", "light", "own_skew", "probed_skew"]
-
 # Moments between clean and noisy at which a network is looked at by itself.
 SKEW_MOMENTS = 4
 

@@ -29,8 +29,6 @@ from otprior_studies.claims.claim import (
 from otprior_studies.claims.gaussian_laws import random_gaussians, w2_to_noise_ve, w2_to_normal_vp
 from otprior_studies.claims.papers import DERIVED, PRIOR_V1
 
-__all__ = ["CLAIMS"]
-
 # Closed forms in float64: sums of squares over up to 64 coordinates, then a ratio.
 ROUNDING = 1e-12
 

@@ -45,8 +45,6 @@ if TYPE_CHECKING:
         Network,
     )
 
-__all__ = ["EXAMPLES", "codes"]
-
 EXAMPLES = (
     "otprior codes bundled --out codes-study",
     "otprior codes bundled --fast --out rehearsal",

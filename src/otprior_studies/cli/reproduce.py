@@ -27,8 +27,6 @@ from otprior.cli.studies import (
 )
 from otprior.utils.files import check_output_dir
 
-__all__ = ["EXAMPLES", "reproduce"]
-
 EXAMPLES = (
     "otprior reproduce dpm-ot --out dpm-ot",
     "otprior reproduce dpm-ot --fast --set threshold=0.5 --out rehearsal",

@@ -20,8 +20,6 @@ from otprior.cli.session import (
 )
 from otprior.utils.files import check_output_dir, output_dir
 
-__all__ = ["EXAMPLES", "verify"]
-
 EXAMPLES = (
     "otprior verify --fast",
     "otprior verify --only brenier --only codes-jacobian --out claims",

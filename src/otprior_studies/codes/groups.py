@@ -16,8 +16,6 @@ from otprior_studies.claims.power import TurnedMap
 from otprior_studies.codes.maps import map_figures, power_curve, shuffled
 from otprior_studies.codes.study import CodeStudy
 
-__all__ = ["Groups"]
-
 
 class _Map(NamedTuple):
     """Pairs of a map, (n, ...) each, and what it is called."""

@@ -20,8 +20,6 @@ from otprior.metrics.intervals import bootstrap_mean
 from otprior.transport.assignment import best_partners
 from otprior.utils.random import stream_generator
 
-__all__ = ["CUTOFF", "KINDS", "Leg", "layout_figures"]
-
 # Cycles an image: of 28 pixels, shapes down to a sixth of the width.
 CUTOFF = 3
 # What an image is paired with.

@@ -12,8 +12,6 @@ from otprior.transport.assignment import pairing
 from otprior.utils.random import stream_generator
 from otprior_studies.claims.power import STATISTICS, TurnedMap
 
-__all__ = ["map_figures", "power_curve", "shuffled"]
-
 _SHARES = ("moved", "crossed", "crossed_near")
 
 

@@ -30,8 +30,6 @@ from otprior_studies.codes.text import (
     figure_text,
 )
 
-__all__ = ["codes_page", "write_codes_report"]
-
 Row = dict[str, Any]
 
 _READING = (

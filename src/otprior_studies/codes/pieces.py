@@ -34,8 +34,6 @@ from otprior_studies.claims.skew import (
 )
 from otprior_studies.codes.study import Network
 
-__all__ = ["Piece", "decoded", "encoded", "probed", "run_pieces", "sampled", "swapped"]
-
 
 @dataclass(frozen=True)
 class Piece:

@@ -16,8 +16,6 @@ from otprior.report.plots import (
 from otprior.utils.validation import require
 from otprior_studies.codes.text import STATISTICS
 
-__all__ = ["layout_by_frequency", "maps_on_one_scale", "power_by_points"]
-
 _MARKERS = ("o", "s", "^", "D", "v")
 _LINES = ("-", "--", ":")
 

@@ -43,8 +43,6 @@ from otprior_studies.codes.study import (
 )
 from otprior_studies.codes.swaps import Swaps, swap_pieces
 
-__all__ = ["CodeResult", "run_code_study"]
-
 
 @dataclass(frozen=True)
 class CodeResult:

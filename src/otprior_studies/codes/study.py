@@ -13,8 +13,6 @@ from otprior.data.images import ImageSet
 from otprior.diffusion.codes import Encoder
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["CodeStudy", "CodeSubject", "Network", "check_subject"]
-
 # Of the methods that take as many in every step.
 EVALUATIONS_A_STEP = {"euler": 1, "heun": 2, "rk4": 4}
 

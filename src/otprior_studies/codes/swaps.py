@@ -14,8 +14,6 @@ from otprior_studies.codes.layout import Leg, layout_figures
 from otprior_studies.codes.pieces import Piece, swapped
 from otprior_studies.codes.study import CodeStudy, CodeSubject
 
-__all__ = ["Swaps", "swap_pieces"]
-
 # Images side by side.
 SHOWN = 10
 

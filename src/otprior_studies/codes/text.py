@@ -9,16 +9,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-__all__ = [
-    "STATISTICS",
-    "alike_text",
-    "codes_headline",
-    "codes_summary",
-    "codes_tables",
-    "degrees",
-    "figure_text",
-]
-
 Row = dict[str, Any]
 
 # Statistics of a pairing by key: heading, and what it means.

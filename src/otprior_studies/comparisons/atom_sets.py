@@ -30,8 +30,6 @@ from otprior.utils.validation import require
 from otprior_studies.comparisons.candidates import FULL_SAMPLER, best_coupled
 from otprior_studies.comparisons.stages import OVER_LIMIT, Stages
 
-__all__ = ["check_training", "model_atoms", "numbers_of_atoms", "unseen"]
-
 ATOMS = (100, 300, 1000, 3000, 10_000)
 MORE_ATOMS = (30_000, 60_000)
 STEPS = 5

@@ -24,8 +24,6 @@ from otprior_studies.comparisons.equal_copying import Matching
 from otprior_studies.comparisons.spacings import LAST, SOLVERS, best_spacings
 from otprior_studies.comparisons.stages import Scale, Stages
 
-__all__ = ["run"]
-
 EVALUATIONS = (5, 10, 20)
 # Ancestral steps of the network's own limit; the last takes as long as all else, and is left to a full run.
 ANCESTRAL = (250, 500)

@@ -18,8 +18,6 @@ from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons.spacings import LAST
 from otprior_studies.comparisons.stages import Stages
 
-__all__ = ["candidates", "run"]
-
 # The seed agreement that a start is to have beside its quality.
 KEEPS = 0.8
 FULL = StartSpec("none", LAST, 100, spacing="trailing", label="full sampler, DPM++2M, 100")

@@ -12,8 +12,6 @@ from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior_studies.comparisons.spacings import LAST
 from otprior_studies.comparisons.stages import Stages
 
-__all__ = ["FULL_SAMPLER", "MIXTURE_STARTS", "RANDOM_STARTS", "UNIPC", "at_each", "best_coupled"]
-
 UNIPC = "UniPCMultistepScheduler"
 FULL_SAMPLER = StartSpec("none", LAST, 100, spacing="trailing", label="full sampler, DPM++2M, 100")
 STARTS = (350, 425, 500, 550, 600, 675)

@@ -23,8 +23,6 @@ from otprior_studies.comparisons.candidates import RANDOM_STARTS
 from otprior_studies.comparisons.spacings import LAST
 from otprior_studies.comparisons.stages import Stages
 
-__all__ = ["run"]
-
 UNIPC = "UniPCMultistepScheduler"
 GUIDANCES = (1.0, 2.0, 3.0, 4.0)
 # Steps by guidance, for 5 and 10 evaluations without it, 6 and 10 with it.

@@ -18,8 +18,6 @@ from otprior.experiments.comparison import ComparisonResult
 from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons.stages import CHOOSING, Stages
 
-__all__ = ["STARTS", "Matching", "equal", "matching_timestep_of", "moved"]
-
 # Where a random training image with fresh noise is measured.
 STARTS = (150, 200, 250, 300, 350, 400, 450, 500, 550, 600)
 # Seeds of the coupled start for one of a rival's, and the first of them: on those that the rivals are measured on it

@@ -34,8 +34,6 @@ from otprior_studies.comparisons.candidates import (
 from otprior_studies.comparisons.spacings import LAST, Solver, best_spacings
 from otprior_studies.comparisons.stages import Stages
 
-__all__ = ["break_even", "run"]
-
 EVALUATIONS = (1, 2, 3, 4, 5, 8, 10, 20)
 # A start with as many evaluations as N(0, I) needs would be put first by its FID alone.
 HEADLINE = 5

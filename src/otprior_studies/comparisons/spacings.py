@@ -13,8 +13,6 @@ from otprior.diffusion.grids import SPACINGS
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior_studies.comparisons.stages import Stages
 
-__all__ = ["LAST", "SOLVERS", "Solver", "best_spacings", "white"]
-
 # Timestep T − 1 of the bundled network.
 LAST = 999
 GRIDS = tuple(OWN_GRID + name for name in SPACINGS)

@@ -33,8 +33,6 @@ from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import require
 from otprior_studies.comparisons.subject import Subject
 
-__all__ = ["CHOOSING", "OVER_LIMIT", "Preset", "Scale", "Stages", "run_headline"]
-
 # Seeds that settings are chosen on: far from those of any report.
 CHOOSING = 1_100_000_000
 # Ends the label of a start that, wherever it was looked for, could not be shown to copy little enough.

@@ -7,8 +7,6 @@ from typing import Any
 
 from otprior.experiments.comparison import USUAL_ATOMS
 
-__all__ = ["Subject"]
-
 
 @dataclass(frozen=True)
 class Subject:

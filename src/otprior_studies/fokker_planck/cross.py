@@ -27,8 +27,6 @@ from otprior.utils.validation import check_integer, require
 from otprior_studies.fokker_planck.hermite import Cores
 from otprior_studies.fokker_planck.trains import FunctionTrain, chebyshev
 
-__all__ = ["CrossPath", "solve_by_cross"]
-
 
 @dataclass(frozen=True)
 class CrossPath:

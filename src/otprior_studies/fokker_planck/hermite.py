@@ -27,8 +27,6 @@ from torch import Tensor
 from otprior.utils.validation import check_integer, require
 from otprior_studies.fokker_planck.trains import FunctionTrain, decompose, hermite
 
-__all__ = ["Cores", "HermitePath"]
-
 # A density as a train: points of an axis (q,) to the matrices of each axis there, of shapes (r_{k−1}, q, r_k).
 Cores = Callable[[Tensor], Sequence[Tensor]]
 

@@ -19,8 +19,6 @@ from torch import Tensor
 from otprior.diffusion.flow import integrate
 from otprior.utils.validation import check_finite, require
 
-__all__ = ["DensityPath", "carry", "carry_with_jacobian"]
-
 
 class DensityPath(Protocol):
     """A density p(x, t) for t in some range."""

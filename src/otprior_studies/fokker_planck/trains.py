@@ -25,8 +25,6 @@ from torch import Tensor
 
 from otprior.utils.validation import require
 
-__all__ = ["Basis", "FunctionTrain", "chebyshev", "decompose", "hermite"]
-
 # Points x of any shape and a count n to b_0 … b_{n−1} and their first and second derivatives, each of shape (*x, n).
 Basis = Callable[[Tensor, int], tuple[Tensor, Tensor, Tensor]]
 

@@ -16,8 +16,6 @@ from otprior.utils.files import output_file
 from otprior_studies.papers.reproduction import Request
 from otprior_studies.training import train_classifier
 
-__all__ = ["settled", "train_features", "write_images"]
-
 
 def settled(request: Request) -> Request:
     """The request with every precision that is "auto" as what it means on this machine."""

@@ -10,8 +10,6 @@ from otprior.utils.validation import check_choice
 if TYPE_CHECKING:
     from otprior_studies.papers.reproduction import Reproduction
 
-__all__ = ["MODULES", "find", "names"]
-
 # Imported when they are asked for, so that a command line is checked without waiting for torch.
 MODULES = {
     "dpm-ot": "otprior_studies.papers.dpm_ot",

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from otprior.experiments.comparison import Listener
     from otprior.report import ReportImages
 
-__all__ = ["Part", "Reproduction", "Request", "read_settings"]
-
 
 @dataclass(frozen=True)
 class Part:

@@ -27,8 +27,6 @@ from otprior.priors.semidiscrete import SemiDiscretePrior
 from otprior.utils.random import normal_block
 from otprior.utils.validation import check_choice, require
 
-__all__ = ["DIRECTIONS", "BoostedAtomPrior", "cell_means"]
-
 DIRECTIONS = ("atom", "mean")
 DRAWS_PER_BLOCK, BLOCKS = 2048, 8
 NO_VARIANCE = 1e-9  # relative to the largest

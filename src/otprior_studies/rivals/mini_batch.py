@@ -20,8 +20,6 @@ from torch import Tensor
 
 from otprior.priors.random_atom import RandomAtomPrior
 
-__all__ = ["MiniBatchPrior"]
-
 
 class MiniBatchPrior(RandomAtomPrior):
     """T(z) = α y_{i(z)} + σ z, the atoms of `RandomAtomPrior` paired anew within the rows of one call.

@@ -15,8 +15,6 @@ from otprior.transport.methods.sgd import independent_score_start
 from otprior.transport.potential import natural_scale
 from otprior.utils.validation import check_choice
 
-__all__ = ["POTENTIALS", "unsolved"]
-
 POTENTIALS = ("zero", "independent")
 
 

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 from otprior.metrics.features import FeatureExtractor
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["train_classifier"]
-
 DROPOUT = 0.3
 WEIGHT_DECAY = 0.05
 

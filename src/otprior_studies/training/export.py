@@ -9,8 +9,6 @@ from torch import Tensor
 
 from otprior.utils.files import output_dir, write_json
 
-__all__ = ["save_network", "stored"]
-
 # Tensors of up to this many values (norms, biases, first and last layer, embeddings) stay in float32: that
 # adds 9 % to the bundled network's file and brings samples twenty times nearer to those of full precision.
 KEPT_WHOLE = 5_000

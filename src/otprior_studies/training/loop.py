@@ -32,8 +32,6 @@ from otprior.utils.validation import require
 from otprior_studies.training.export import save_network
 from otprior_studies.training.network import NetworkPlan, build_network
 
-__all__ = ["TrainingProgress", "checkpoint_path", "train_network"]
-
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.safetensors"

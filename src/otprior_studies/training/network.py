@@ -10,8 +10,6 @@ import torch
 
 from otprior.utils.validation import check_choice, check_integer, require
 
-__all__ = ["NetworkPlan", "build_network"]
-
 MOST_GROUPS = 16
 HEAD = 32
 # Steps over which the rate rises, unless the training is so short that a twentieth of it is less.

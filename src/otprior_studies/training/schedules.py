@@ -35,8 +35,6 @@ from otprior.diffusion.known_schedules import read_scheduler
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.utils.validation import check_choice, invalid, require
 
-__all__ = ["SCHEDULES", "training_scheduler"]
-
 SCHEDULES = ("linear", "scaled-linear", "shifted:W", "ve:S", "cosine", "zero-snr")
 STEPS = 1000
 SCALED_LINEAR: dict[str, Any] = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}

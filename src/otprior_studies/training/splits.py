@@ -15,8 +15,6 @@ import torch
 from otprior.data.images import ImageSet
 from otprior.utils.validation import require
 
-__all__ = ["in_hash_order", "select_classes", "split_images"]
-
 
 def in_hash_order(key: str, indices: np.ndarray) -> np.ndarray:
     """`indices` in ascending order of SHA-256 of "<key>/<index>"."""

@@ -25,8 +25,6 @@ from otprior.priors import SemiDiscretePrior
 from otprior.transport.gaussian import gaussian_map
 from otprior.utils.random import normal_block, seed_from
 
-__all__ = ["bound_row", "check_row", "cost_rows", "stability_rows"]
-
 CHECK_DRAWS = 256
 
 

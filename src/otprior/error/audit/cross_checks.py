@@ -27,8 +27,6 @@ from torch import Tensor
 from otprior.error.interval import ErrorInterval
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["CrossChecks", "cross_checks"]
-
 # How many floors two samples are from their laws together, with some room; and that of the discrete distance, relative.
 FLOORS = 1.6
 ROOM = 0.05

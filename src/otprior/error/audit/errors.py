@@ -37,8 +37,6 @@ from otprior.priors import (
 from otprior.transport.gaussian import bures_squared, noised
 from otprior.transport.moments import Spectrum
 
-__all__ = ["Audited", "Part", "audited_priors", "error_rows", "parts_of"]
-
 
 @dataclass(frozen=True, eq=False)
 class Part:

@@ -32,8 +32,6 @@ from otprior.error.bounds.dual import MeanEstimate
 from otprior.error.interval import ErrorInterval
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["EstimatedBound", "estimated_bound", "sampled_gain"]
-
 ITERATIONS = 8
 
 

@@ -18,8 +18,6 @@ from otprior.error.sampling_cost import Sampler
 from otprior.priors import Prior
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["AuditRequest", "default_timesteps"]
-
 # Where a schedule of continuous time is looked at, besides its end.
 _LOG_SNRS = (2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.5, -6.0, -8.0)
 

@@ -34,8 +34,6 @@ from otprior.error.terminal import (
 from otprior.error.verdict import verdict
 from otprior.priors import SemiDiscretePrior
 
-__all__ = ["run_audit"]
-
 logger = logging.getLogger(__name__)
 
 Listener = Callable[[str, int, int], None]

@@ -35,8 +35,6 @@ from otprior.transport.potential import BrenierPotential, natural_scale
 from otprior.utils.random import normal_block, seed_from
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["StabilityRow", "potential_stability"]
-
 BLOCK = 1024
 
 

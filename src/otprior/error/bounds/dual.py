@@ -32,8 +32,6 @@ from otprior.transport.gaussian import (
 )
 from otprior.transport.moments import Spectrum
 
-__all__ = ["MeanEstimate", "QuadraticPair"]
-
 # Eigenvalues below this share of the largest are lifted to it: any A is allowed, and this one can be inverted.
 RIDGE = 1e-9
 

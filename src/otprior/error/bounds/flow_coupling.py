@@ -34,8 +34,6 @@ from otprior.transport.moments import Spectrum
 from otprior.utils.random import normal_block, seed_from
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["Encoding", "SquaredGap", "encode", "flow_bound", "squared_gap"]
-
 # Steps of the fourth-order method in a unit of the time in which they are equal.
 STEPS_A_UNIT = 3.0
 # Draws on which the step error is measured.

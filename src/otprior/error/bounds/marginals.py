@@ -21,8 +21,6 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["marginals_squared", "normal_products"]
-
 # Points of a marginal's grid in a standard deviation of the noise: at 2 the rule is exact to 1e-14. And how many
 # standard deviations the grid reaches past the data.
 POINTS_PER_SIGMA = 3

@@ -26,8 +26,6 @@ from torch import Tensor
 
 from otprior.utils.validation import require
 
-__all__ = ["MassPlan", "mass_plan"]
-
 # Atoms in a block: exact transport of a block's surplus takes milliseconds.
 BLOCK_ATOMS = 512
 # Atoms whose distances to all others are computed.

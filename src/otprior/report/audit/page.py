@@ -28,8 +28,6 @@ from otprior.report.html_tables import (
 )
 from otprior.report.schema import validate_report
 
-__all__ = ["audit_page", "write_audit"]
-
 Row = dict[str, Any]
 
 _READING = (

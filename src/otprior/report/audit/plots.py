@@ -15,8 +15,6 @@ from otprior.report.plots import (
 )
 from otprior.utils.validation import require
 
-__all__ = ["error_against_time", "spectrum_left"]
-
 # Errors below this share of the largest are drawn on the lower edge.
 SMALLEST = 1e-5
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 1)))

@@ -9,16 +9,6 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-__all__ = [
-    "audit_headline",
-    "audit_summary",
-    "audit_tables",
-    "error_text",
-    "rows_of",
-    "start_key",
-    "start_name",
-]
-
 Row = dict[str, Any]
 
 # Names of bounds in words, by how they come in a report.

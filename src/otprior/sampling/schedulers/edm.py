@@ -20,8 +20,6 @@ from otprior.diffusion.schedule import NoiseSchedule
 from otprior.sampling.schedulers.support import remade
 from otprior.utils.validation import require
 
-__all__ = ["start_edm"]
-
 
 def start_edm(
     scheduler: Any,

@@ -16,8 +16,6 @@ from otprior.diffusion.schedule import NoiseSchedule
 from otprior.sampling.schedulers.support import remade, spacing_changes
 from otprior.utils.validation import require
 
-__all__ = ["start_flow"]
-
 
 def start_flow(
     scheduler: Any,

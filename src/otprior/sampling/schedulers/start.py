@@ -34,8 +34,6 @@ from otprior.utils.validation import (
     require,
 )
 
-__all__ = ["Start", "matching_timestep", "start_scheduler"]
-
 logger = logging.getLogger(__name__)
 
 

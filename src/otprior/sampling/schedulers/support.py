@@ -12,16 +12,6 @@ from typing import Any
 
 from otprior.utils.validation import check_choice, invalid, require
 
-__all__ = [
-    "STOCK_SPACINGS",
-    "Support",
-    "find_support",
-    "remade",
-    "spacing_changes",
-    "stock_spacing",
-    "supported_schedulers",
-]
-
 # diffusers' own spacings, less "leading", which never begins at the first timestep.
 STOCK_SPACINGS = ("trailing", "linspace", "karras", "exponential", "beta", "lu")
 

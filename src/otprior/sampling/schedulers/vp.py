@@ -22,8 +22,6 @@ from torch import Tensor
 
 from otprior.sampling.schedulers.support import Support, remade, spacing_changes
 
-__all__ = ["on_grid", "truncated", "uniform_grid"]
-
 Device = torch.device | str | None
 
 

@@ -19,8 +19,6 @@ from torch import Tensor
 
 from otprior.transport.near_maximum import near_maximum
 
-__all__ = ["FusedSearch", "can_fuse"]
-
 # Atoms of a tile, and the axes that are multiplied at a time. (Powers of two, as the kernel's language asks for.)
 TILE, DEPTH = 64, 32
 # Rows of a program where nothing is mixed.

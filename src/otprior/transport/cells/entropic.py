@@ -25,8 +25,6 @@ from torch import Tensor
 from otprior.transport.cells.search import DRAWS_PER_SET, CellFinder, DrawSets
 from otprior.transport.potential import ChiSquared, chi_squared_of_frequencies
 
-__all__ = ["SmoothedFinder"]
-
 # Scores at a time.
 SCORES_PER_BLOCK = 1 << 24
 

@@ -28,8 +28,6 @@ from otprior.transport.potential import BrenierPotential, largest_norm, matmul_r
 from otprior.transport.source import NORMAL, Source
 from otprior.utils.random import normal_block
 
-__all__ = ["DRAWS_PER_SET", "CellFinder", "DrawSets", "fast_bfloat16"]
-
 DRAWS_PER_SET = 256
 BASE_DRAWS = 32
 MIXED_FROM_DIM = 128

@@ -19,8 +19,6 @@ from otprior.transport.methods.sgd import AveragedSgd, SgdState
 from otprior.transport.potential import ChiSquared
 from otprior.transport.stopping import Judge
 
-__all__ = ["DRAWS_PER_ATOM_AND_TOL", "Checkpoint", "Descent", "descend"]
-
 # Draws planned are this many N/tol: 1.45 to bring χ² to tol, and the margin that its upper limit takes.
 DRAWS_PER_ATOM_AND_TOL = 1.9
 PROGRESS_SECONDS = 0.5

@@ -31,12 +31,10 @@ from numpy.typing import NDArray
 from scipy.integrate import cumulative_trapezoid
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.linalg import cg, splu
-from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial import ConvexHull
 from scipy.special import gammaincinv, ndtr, ndtri, owens_t
 
 from otprior.transport.measure import DiscreteMeasure
-
-__all__ = ["QhullError", "tessellation_path"]
 
 Array = NDArray[np.float64]
 

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from otprior.transport.measure import DiscreteMeasure
 
-__all__ = ["monotone_potential"]
-
 
 def monotone_potential(
     measure: DiscreteMeasure, quantile: Callable[[Tensor], Tensor] = torch.special.ndtri

@@ -23,8 +23,6 @@ from torch import Tensor
 
 from otprior.transport.measure import DiscreteMeasure
 
-__all__ = ["newton_path"]
-
 ROWS_PER_BLOCK = 4096
 # A coarse level is a stepping stone: few points and few steps do.
 COARSE_DRAWS = 4096

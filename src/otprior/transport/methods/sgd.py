@@ -32,8 +32,6 @@ from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.potential import natural_quantile, natural_scale
 from otprior.utils.random import normal_block
 
-__all__ = ["AveragedSgd", "SgdState", "independent_score_start"]
-
 STEP_EXPONENT = 0.6
 # Relative noise of a step: its scale times the spread √(1/(Bν)) of a frequency over its mass.
 STEP_NOISE = 0.45

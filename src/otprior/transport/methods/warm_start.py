@@ -17,8 +17,6 @@ from otprior.transport.methods.sgd import AveragedSgd, SgdState, independent_sco
 from otprior.transport.potential import natural_scale
 from otprior.utils.random import stream_generator
 
-__all__ = ["coarse_start"]
-
 COARSENED_FROM = 4096
 COARSENING = 8
 # Never more than this many: looking for the nearest of an eighth of a million atoms takes longer than it saves.

@@ -29,8 +29,6 @@ from otprior_studies.papers.dpm_ot.published import BATCH, kept_in_batch, rescal
 from otprior_studies.papers.dpm_ot.sampling import seed_draws
 from otprior_studies.papers.dpm_ot.singular import AngleFilter, cell_angles, leading_cells
 
-__all__ = ["NEIGHBOURS", "FilterLaw", "batch_table", "check_keeps", "filter_curves", "filter_table", "law_of"]
-
 # Numbers of neighbours that are shown, and shares of draws that thresholds are set to keep.
 NEIGHBOURS = (2, 3, 5)
 SHARES = (0.9, 0.7, 0.5, 0.3, 0.1)

@@ -30,16 +30,6 @@ from torch import Tensor
 from otprior.diffusion.denoisers import Denoiser
 from otprior.utils.validation import check_integer, require
 
-__all__ = [
-    "annealed_langevin",
-    "best_step",
-    "chain_variance",
-    "geometric_levels",
-    "settled_step",
-    "settled_variance",
-    "ve_score",
-]
-
 
 def geometric_levels(begin: float, end: float, count: int) -> tuple[float, ...]:
     """Noise levels σ_0 = begin > … > σ_{count − 1} = end > 0 of equal ratio; one level is the end."""

@@ -25,8 +25,6 @@ from otprior.utils.random import stream_generator
 from otprior_studies.papers.dpm_ot.published import adam, cube_draws
 from otprior_studies.papers.dpm_ot.singular import leading_cells
 
-__all__ = ["LatentMap", "noised", "published_map", "solved_map"]
-
 SEED = 0
 # Adam's rate and draws a step, in units of N; as published.
 RATE, DRAWS_PER_ATOM = 0.1, 10

@@ -26,8 +26,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["BATCH", "AdamState", "adam", "cube_draws", "kept_in_batch", "rescaled"]
-
 # Draws that are filtered together.
 BATCH = 100
 # Of Adam, and of what is done when steps bring no smaller gradient.

@@ -26,8 +26,6 @@ from otprior_studies.papers.dpm_ot.langevin import geometric_levels, settled_ste
 from otprior_studies.papers.dpm_ot.sampling import SAMPLER
 from otprior_studies.papers.dpm_ot.settings import LARGER_LEVELS, Settings
 
-__all__ = ["MapSpec", "Rows", "level_of"]
-
 DPM, DDIM = "DPMSolverMultistepScheduler", "DDIMScheduler"
 # Of the larger levels, the one at which filters and rivals are shown, and those with a row of all levels.
 MIDDLE = 0.5

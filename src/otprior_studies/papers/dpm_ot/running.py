@@ -59,8 +59,6 @@ from otprior_studies.papers.dpm_ot.singular import AngleFilter, smallest_angle
 from otprior_studies.papers.material import settled
 from otprior_studies.papers.reproduction import Part, Request
 
-__all__ = ["run"]
-
 MIXTURE_LIMITS = (0.1, 0.2, 0.3, 0.4)
 # Names of real images beside rows.
 REAL, ATOMS = "held-out real images", "the training images behind the latents"

@@ -34,8 +34,6 @@ from otprior_studies.papers.dpm_ot.maps import SEED, LatentMap
 from otprior_studies.papers.dpm_ot.published import BATCH, kept_in_batch
 from otprior_studies.papers.dpm_ot.singular import AngleFilter, cell_angles, leading_cells
 
-__all__ = ["SAMPLER", "kept_cells", "row_starts", "sample_row", "seed_draws"]
-
 SAMPLER = "AnnealedLangevin"
 # A filter that leaves no seed a start after so many draws is taken to leave none at all.
 MOST_DRAWS = 1000

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from otprior.utils.validation import check_choice, check_integer, require
 
-__all__ = ["LARGER_LEVELS", "OWN", "Settings"]
-
 # Settings that name a network of one's own, and what is needed with it.
 OWN = ("model", "images", "reference", "held_out", "extractor")
 # Noise levels beyond the published one at which latents are handed back.

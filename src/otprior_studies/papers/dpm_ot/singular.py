@@ -29,8 +29,6 @@ from torch import Tensor
 from otprior.transport.potential import ATOMS_PER_BLOCK, SCORES_PER_BLOCK, BrenierPotential
 from otprior.utils.validation import check_integer, require
 
-__all__ = ["AngleFilter", "cell_angles", "leading_cells", "lifted_angles", "smallest_angle"]
-
 # Candidates beyond k that are scored again in float64, in case rounding put one of them ahead.
 SPARE = 4
 # Pairs whose normals are compared at a time.

@@ -17,8 +17,6 @@ from otprior_studies.papers.from_scratch.settings import MNIST
 from otprior_studies.papers.material import write_images
 from otprior_studies.training import split_images
 
-__all__ = ["PARTS", "image_files", "mnist_digits"]
-
 PARTS = {"atoms": 0.60, "validation": 0.10, "held_out": 0.16, "reference": 0.14}
 KEY = "otprior-from-scratch"
 # A part of fewer cannot be told from another by any figure.

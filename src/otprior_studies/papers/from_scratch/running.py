@@ -31,8 +31,6 @@ from otprior_studies.training import (
     training_scheduler,
 )
 
-__all__ = ["run"]
-
 FEATURES = 64
 JUDGED_BY = ("validation", "held_out", "reference")
 

@@ -12,8 +12,6 @@ from otprior.utils.validation import (
     require,
 )
 
-__all__ = ["BUNDLED", "MNIST", "Settings"]
-
 MNIST, BUNDLED = "mnist", "bundled"
 
 

@@ -27,8 +27,6 @@ from otprior_studies.comparisons.equal_copying import Matching
 from otprior_studies.comparisons.spacings import SOLVERS, white
 from otprior_studies.comparisons.stages import Stages
 
-__all__ = ["run"]
-
 SCREENED = ("DPM++2M", "UniPC", "DEIS")
 USUAL = ("trailing", "karras", *(OWN_GRID + name for name in SPACINGS))
 FINALISTS = 4

@@ -15,8 +15,6 @@ from otprior.priors import Prior, SemiDiscretePrior
 from otprior.utils.files import write_json
 from otprior_studies.papers.prior_mismatch.rows import scheduler_of
 
-__all__ = ["write_errors"]
-
 
 def write_errors(
     name: str,

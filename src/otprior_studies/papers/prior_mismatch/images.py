@@ -11,8 +11,6 @@ from torch.nn.functional import avg_pool2d, pad
 from otprior.data import bundled
 from otprior_studies.papers.material import write_images
 
-__all__ = ["image_files", "shrunk"]
-
 BORDER, FACTOR = 2, 2
 
 

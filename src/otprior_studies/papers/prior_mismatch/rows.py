@@ -12,8 +12,6 @@ from otprior.utils.validation import invalid, require
 from otprior_studies.papers.prior_mismatch.settings import Settings
 from otprior_studies.training import training_scheduler
 
-__all__ = ["Place", "Start", "file_name", "places", "scheduler_of"]
-
 DPM = "DPMSolverMultistepScheduler"
 # At the end of the cosine schedule α is 5e-5, and what a network says of the noise is divided by it: from any start,
 # a first step from there would be an error many times the image. What it says of v is not.

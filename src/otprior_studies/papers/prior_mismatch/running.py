@@ -46,8 +46,6 @@ from otprior_studies.papers.prior_mismatch.words import lead
 from otprior_studies.papers.reproduction import Part, Request
 from otprior_studies.training import NetworkPlan, checkpoint_path, train_network
 
-__all__ = ["run"]
-
 FEATURES = 128
 CLASSES = 10
 # Parts into which trainings are cut, so that all networks go forward together and progress is seen.

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from otprior.utils.validation import check_choice, check_integer, require
 
-__all__ = ["Settings"]
-
 
 @dataclass(frozen=True)
 class Settings:

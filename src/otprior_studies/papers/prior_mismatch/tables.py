@@ -11,9 +11,6 @@ from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import difference_gate, paired_fid_difference
 from otprior_studies.papers.prior_mismatch.rows import Place, Start
 
-__all__ = ["Finding", "ends_table", "error_curves", "error_range", "gates", "starts_table"]
-
-
 # √ᾱ_T below which next to nothing is left to correct: the controls, and what ends at zero SNR.
 LEAST_LEAK = 0.01
 

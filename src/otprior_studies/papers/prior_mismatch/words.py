@@ -7,8 +7,6 @@ from typing import Any
 
 from otprior_studies.papers.prior_mismatch.tables import Finding, error_range
 
-__all__ = ["lead"]
-
 
 def lead(findings: Sequence[Finding], gates: Sequence[list[dict[str, Any]]], many: int) -> dict[str, Any]:
     """Title and sentences: starts at T in `many` evaluations, for all images, whatever their figures are.
