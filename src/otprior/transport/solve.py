@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.spatial import QhullError
 from torch import Tensor
 
 from otprior.transport.cells.entropic import SmoothedFinder
@@ -26,7 +27,7 @@ from otprior.transport.checkpoint import fingerprint
 from otprior.transport.distributed import Ranks
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.methods.descent import DRAWS_PER_ATOM_AND_TOL, Checkpoint, descend
-from otprior.transport.methods.exact_cells import QhullError, tessellation_path
+from otprior.transport.methods.exact_cells import tessellation_path
 from otprior.transport.methods.monotone import monotone_potential
 from otprior.transport.methods.newton import newton_path
 from otprior.transport.methods.sgd import AveragedSgd, independent_score_start

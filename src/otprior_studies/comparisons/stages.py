@@ -1,7 +1,7 @@
 """What a bundled study of several stages is made of.
 
-A stage is a `Comparison` in a folder of its own below the work folder. Stages on the same atoms share the fitted priors.
-A preset is a function from stages to reports; the main report has the name "".
+A stage is a `Comparison` in a folder of its own below the work folder. Stages on the same atoms share
+the fitted priors. A preset is a function from stages to reports; the main report has the name "".
 """
 
 from __future__ import annotations
