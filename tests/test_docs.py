@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -100,6 +101,14 @@ def test_links_between_pages_lead_somewhere() -> None:
             path = page.parent / target if target else page
             assert path.exists(), f"{page.name} links to {target}"
             assert not anchor or anchor in anchors(path), f"{page.name} links to {target}{anchor}"
+
+
+def test_names_in_the_glossary_exist() -> None:
+    text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`([a-z_]+(?:\.[A-Za-z_]+)+)`", text))
+    assert len(names) > 30
+    for name in names:
+        pkgutil.resolve_name(name if name.startswith("otprior_studies") else f"otprior.{name}")
 
 
 def anchors(page: Path) -> set[str]:
