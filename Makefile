@@ -1,27 +1,34 @@
-# Everything a fresh machine needs: Python >= 3.11, pip, make, git.
+# Needs Python 3.11 or later, pip, make and git. Everything is installed into VENV.
 PYTHON ?= python3
 VENV   ?= .venv
-# Installed first, by pip, so that a wheel you prefer (CPU, another CUDA) is the one that stays.
+# pip installs torch first, so that a wheel you name (for the CPU, for another CUDA) is the one that stays.
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow clean help
 
-demo: $(VENV)/.core                     ## the main job on bundled data; writes ./demo-report/
+demo: $(VENV)/.core   ## run the main job on the bundled data; write demo-report/report.html
 	$(BIN)/otprior demo --out demo-report --overwrite
 
-test: lint                              ## what CI runs
+test: lint            ## run what CI runs: lint, the tests, and a rehearsal of the demo
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile
 	HF_HUB_OFFLINE=1 $(BIN)/otprior demo --quick --out $(VENV)/quick-report --overwrite
 
-slow: $(VENV)/.test                     ## the longer tests
-	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
-
-lint: $(VENV)/.test
+lint: $(VENV)/.test   ## check style, types, the direction of imports, and spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+slow: $(VENV)/.test   ## run the longer tests and the gallery
+	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
+
+clean:                ## remove the environment and the demo's report
+	rm -rf $(VENV) demo-report
+
+help:                 ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
 
 $(VENV)/.core: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -33,6 +40,3 @@ $(VENV)/.core: pyproject.toml
 $(VENV)/.test: $(VENV)/.core
 	$(BIN)/python -m pip install --quiet -e ".[test]"
 	touch $@
-
-clean:
-	rm -rf $(VENV) demo-report
