@@ -16,9 +16,9 @@ from cli_helpers import assert_refused, run, write_images, write_model
 from PIL import Image
 
 from otprior.cli.evaluate import find_sources
-from otprior.cli.samples import read_samples
 from otprior.data import bundled
 from otprior.data.images import ImageSet
+from otprior.data.samples import read_samples
 from otprior.priors import (
     GaussianPrior,
     MixturePrior,

@@ -20,6 +20,8 @@ from otprior.data.images import (
     to_pixels,
     to_uint8,
 )
+from otprior.data.samples import SampleWriter
+from otprior.utils.files import write_json
 
 
 @pytest.fixture
@@ -345,3 +347,37 @@ def test_palette_and_bilevel_images_are_read(tmp_path):
 
 def test_writing_clips_and_does_not_wrap_around():
     assert to_uint8(torch.tensor([-1.2, -1.0, 0.0, 1.0, 1.7])).tolist() == [0, 0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("as_float", [False, True])
+@pytest.mark.parametrize("png", [True, False])
+def test_a_sample_folder_is_read_with_its_labels(tmp_path, png, as_float):
+    if png and as_float:
+        pytest.skip("PNG holds 8 bits")
+    images = torch.linspace(-1.2, 1.2, 3 * 16).reshape(3, 1, 4, 4)
+    writer = SampleWriter(tmp_path, [3, 4, 9], png=png, as_float=as_float)
+    writer.add(images, torch.tensor([7, 0, 7]))
+    writer.finish([2, 0, 1])
+    write_json(tmp_path / "report.json", {"settings": {"pixels": "float32" if as_float else "uint8"}})
+    # A contact sheet is no sample.
+    Image.fromarray(np.zeros((9, 9), dtype=np.uint8)).save(tmp_path / "grid.png")
+
+    found = load_images(tmp_path)
+    assert found.labels is not None
+    assert found.labels.tolist() == [2, 0, 1]
+    clipped = images.clamp(-1, 1)
+    assert (found.images - clipped).abs().max() <= (0 if as_float else 1 / 127.5)
+    if as_float:
+        assert torch.equal(load_images(tmp_path, value_range=None).images, images)
+
+
+def test_a_damaged_sample_folder_is_named(tmp_path):
+    writer = SampleWriter(tmp_path, [0, 1], png=True, as_float=False)
+    writer.add(torch.zeros(2, 1, 4, 4), None)
+    writer.finish(None)
+    next((tmp_path / "images").iterdir()).unlink()
+    with pytest.raises(ValueError, match=r"seeds of .*starts.npz must be 1; got 2"):
+        load_images(tmp_path)
+    (tmp_path / "starts.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match=r"starts.npz is damaged"):
+        load_images(tmp_path)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from otprior.cli.progress import Bar
 from otprior.cli.report_parts import empty_report
-from otprior.cli.samples import SampleWriter
 from otprior.data.images import ImageSet
+from otprior.data.samples import SampleWriter
 from otprior.diffusion.coder import ImageCoder
 from otprior.diffusion.codes import Codes, Encoder, settings_of
 from otprior.diffusion.denoisers import Denoiser

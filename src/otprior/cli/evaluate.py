@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from otprior.cli.samples import SampleSet
     from otprior.data.images import ImageSet
+    from otprior.data.samples import SampleSet
     from otprior.metrics import Reference
     from otprior.report import ReportImages
 
@@ -153,8 +153,8 @@ def _measure(
     import torch
 
     from otprior import metrics
-    from otprior.cli.samples import read_samples
     from otprior.data import bundled
+    from otprior.data.samples import read_samples
     from otprior.metrics.features import extract_features, load_extractor
     from otprior.report import report_reference, report_row, validate_report
 

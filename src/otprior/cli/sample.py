@@ -352,7 +352,7 @@ def _run(pipe: Any, plan: _Plan, folder: Path, png: bool, as_float: bool, sheet:
     """Samples all images into `folder`; network evaluations an image, and seconds of sampling."""
     import torch
 
-    from otprior.cli.samples import SampleWriter
+    from otprior.data.samples import SampleWriter
     from otprior.report import contact_sheet
     from otprior.sampling import seeds_to_generators
     from otprior.utils.random import stream_generator

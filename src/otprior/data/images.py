@@ -13,9 +13,6 @@ or unpickled on a guess, because a prior fitted to images on [0, 1] samples grey
 from __future__ import annotations
 
 import hashlib
-import re
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,11 +23,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from otprior.data.image_files import read_image_file
 from otprior.utils.validation import check_finite, invalid, require
 
 ValueRange = tuple[float, float] | Literal["auto"] | None
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"}
 # Half-precision and resampled data overshoot by rounding; more than this is another range.
 SLACK = 1e-3
 LOOKS_NON_NEGATIVE = -0.05
@@ -212,7 +209,9 @@ def load_images(
       two or more subfolders, these name the classes (names that are all numbers are the labels themselves);
     - `.npz` with arrays `images` and, if there are any, `labels` (or `arr_0` and `arr_1`); or `.npy`. Arrays
       are (N, H, W), (N, H, W, C) or (N, C, H, W): the last axis is C if it is `channels`, or 1, 3 or 4;
-    - `.safetensors` with tensors `images` (N, C, H, W) or (N, H, W) and perhaps `labels`.
+    - `.safetensors` with tensors `images` (N, C, H, W) or (N, H, W) and perhaps `labels`;
+    - a folder that `otprior sample` wrote, with the labels that it sampled. Its float32 images are clipped to
+      [-1, 1], unless `value_range` is None.
 
     Args:
         path: The folder or file.
@@ -226,20 +225,13 @@ def load_images(
         ValueError: If a file is damaged, of an unknown kind, holds Python objects, or breaks a rule.
     """
     path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"data {path}: there is no such file or folder")
-    values: Tensor | np.ndarray
-    found: Any = None
-    class_names = None
-    if path.is_dir():
-        values, found, class_names = _read_folder(path, channels)
-    elif path.suffix in (".npz", ".npy"):
-        values, found = _read_numpy(path, channels)
-    elif path.suffix == ".safetensors":
-        values, found = _read_safetensors(path)
-    else:
-        rule = "a folder of images, or a .npz, .npy or .safetensors file"
-        raise invalid("data", rule, path)
+    values, found, class_names, as_sampled = read_image_file(path, channels)
+    if as_sampled is not None:
+        # `otprior sample` wrote them: their range is known, and float32 overshoots a little.
+        if as_sampled and value_range is not None:
+            values, value_range = np.clip(values, -1.0, 1.0), (-1.0, 1.0)
+        elif not as_sampled:
+            value_range = "auto"
     name = f"images of {path}"
     images = check_images(values, size=size, channels=channels, value_range=value_range, name=name)
     if labels is not None:
@@ -247,107 +239,6 @@ def load_images(
     if found is not None:
         found = check_labels(found, len(images), num_classes, name=f"labels of {path}")
     return ImageSet(images, found, path.stem, str(path), license, class_names)
-
-
-def _read_numpy(path: Path, channels: int | None) -> tuple[np.ndarray, np.ndarray | None]:
-    try:
-        # Mapped, so that a file larger than memory can be fitted; copied on write, as tensors are writable.
-        loaded = np.load(path, mmap_mode="c", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {"images": loaded}
-        else:
-            with loaded:
-                wanted = [key for key in ("images", "labels", "arr_0", "arr_1") if key in loaded]
-                arrays, names = {key: loaded[key] for key in wanted}, list(loaded)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError) as error:
-        reason = f"damaged or not a numpy file: {error}"
-        if isinstance(error, ValueError) and re.search("pickle|Python object", str(error)):
-            reason = "damaged or holds Python objects, which are never loaded; save plain arrays"
-        raise ValueError(f"{path} is {reason}") from error
-    key, label_key = ("images", "labels") if "images" in arrays else ("arr_0", "arr_1")
-    if key not in arrays:
-        raise invalid(str(path), "a file with an array named 'images'", names)
-    images, labels = arrays[key], arrays.get(label_key)
-    if images.ndim == 4:
-        last = (channels,) if channels in (images.shape[1], images.shape[3]) else (1, 3, 4)
-        if images.shape[3] in last:
-            images = images.transpose(0, 3, 1, 2)
-    return images, labels
-
-
-def _read_safetensors(path: Path) -> tuple[Tensor, Tensor | None]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or not a safetensors file: {error}") from error
-    require("images" in tensors, str(path), "a file with a tensor named 'images'", sorted(tensors))
-    return tensors["images"], tensors.get("labels")
-
-
-def _read_folder(
-    folder: Path, channels: int | None
-) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...] | None]:
-    """uint8 images (N, C, H, W), labels and class names of a folder of image files."""
-    from PIL import Image, UnidentifiedImageError
-
-    paths = sorted(path for path in folder.rglob("*") if _is_image_file(path, folder))
-    require(len(paths) > 0, "data", "a folder with image files", f"{folder}, which has none")
-    first: tuple[Path, np.ndarray] | None = None
-    images = []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                image.load()
-                pixels = _pixels_of(image, path)
-        except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{path} is damaged or not an image: {error}") from error
-        if first is None:
-            first = (path, pixels)
-        if pixels.shape != first[1].shape:
-            raise ValueError(
-                f"images of {folder} must be of one size and kind; {first[0].name} is {_describe(first[1])}, "
-                f"{path.relative_to(folder)} is {_describe(pixels)}"
-            )
-        images.append(pixels)
-    labels, class_names = _labels_of([path.relative_to(folder) for path in paths])
-    return np.stack(images), labels, class_names
-
-
-def _is_image_file(path: Path, folder: Path) -> bool:
-    # Hidden files and folders hold thumbnails and resource forks, not data.
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file()
-
-
-def _pixels_of(image: Any, path: Path) -> np.ndarray:
-    """uint8 (C, H, W) of an opened image: grey stays grey, a palette becomes RGB, the rest is refused."""
-    if image.mode == "1":
-        image = image.convert("L")
-    elif image.mode == "P" and "transparency" not in image.info:
-        image = image.convert("RGB")
-    rule = "8-bit grey or RGB without transparency"
-    require(image.mode in ("L", "RGB"), str(path), rule, f"an image of mode {image.mode}", "Convert it first")
-    pixels = np.asarray(image, dtype=np.uint8)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def _describe(pixels: np.ndarray) -> str:
-    channels, height, width = pixels.shape
-    return f"{height}x{width} with {channels} channel(s)"
-
-
-def _labels_of(paths: list[Path]) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
-    """Labels by top-level subfolder, if every image lies in one and there are at least two."""
-    names = sorted({path.parts[0] for path in paths if len(path.parts) > 1})
-    if len(names) < 2 or any(len(path.parts) == 1 for path in paths):
-        return None, None
-    if all(name.isascii() and name.isdigit() for name in names):
-        return np.array([int(path.parts[0]) for path in paths]), None
-    index = {name: label for label, name in enumerate(names)}
-    return np.array([index[path.parts[0]] for path in paths]), tuple(names)
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

@@ -14,7 +14,7 @@ Images stand in ascending order of their seeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from otprior.data.image_files import ARRAYS_FILE, STARTS_FILE, read_sample_report, read_starts
 from otprior.data.images import ImageSet, load_images, to_uint8
-from otprior.utils.files import read_json
 from otprior.utils.validation import check_finite, require
-
-STARTS_FILE = "starts.npz"
-REPORT_FILE = "report.json"
 
 
 class SampleWriter:
@@ -76,7 +73,7 @@ class SampleWriter:
         if labels is not None:
             starts["labels"] = np.array(labels, dtype=np.int64)
         if not self._png:
-            np.savez_compressed(self._folder / "images.npz", images=np.concatenate(self._parts), **starts)
+            np.savez_compressed(self._folder / ARRAYS_FILE, images=np.concatenate(self._parts), **starts)
         if self._sources:
             starts["sources"] = np.concatenate(self._sources)
         np.savez_compressed(self._folder / STARTS_FILE, **starts)
@@ -129,30 +126,9 @@ def read_samples(path: Path, value_range: Any = "auto") -> SampleSet:
         FileNotFoundError: If there is nothing.
         ValueError: If something is damaged, or its parts do not belong together.
     """
+    images = load_images(path, value_range=value_range)
     if not (path / STARTS_FILE).is_file():
-        return SampleSet(load_images(path, value_range=value_range))
-    report = _read_report(path / REPORT_FILE)
-    in_one_file = (path / "images.npz").is_file()
-    if in_one_file and (report.get("settings") or {}).get("pixels") == "float32":
-        images = load_images(path / "images.npz", value_range=None)
-        if value_range is not None:
-            # Samplers overshoot; a picture does not.
-            images = replace(images, images=images.images.clamp(-1, 1))
-    else:
-        images = load_images(path / "images.npz" if in_one_file else path / "images")
-    try:
-        with np.load(path / STARTS_FILE, allow_pickle=False) as file:
-            starts = {name: file[name] for name in file.files}
-    except Exception as error:
-        raise ValueError(f"{path / STARTS_FILE} is damaged: {error}") from error
-    for name, values in starts.items():
-        require(len(values) == len(images), f"{name} of {path / STARTS_FILE}", f"{len(images)}", len(values))
+        return SampleSet(images)
+    starts = read_starts(path)
     sources = torch.from_numpy(starts["sources"]) if "sources" in starts else None
-    return SampleSet(images, starts["seeds"].tolist(), sources, report)
-
-
-def _read_report(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    report = read_json(path)
-    return report if isinstance(report, dict) else {}
+    return SampleSet(images, starts["seeds"].tolist(), sources, read_sample_report(path))
