@@ -7,6 +7,7 @@ import json
 import pkgutil
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
+PACKAGES = ["otprior", "otprior_studies"]
 WITH_CODE = ["README.md", "CONTRIBUTING.md", "docs/how-to.md"]
 RUNNABLE = re.compile(r"<!-- runnable -->\n```python\n(.*?)```", re.DOTALL)
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
@@ -101,6 +103,27 @@ def test_links_between_pages_lead_somewhere() -> None:
             path = page.parent / target if target else page
             assert path.exists(), f"{page.name} links to {target}"
             assert not anchor or anchor in anchors(path), f"{page.name} links to {target}{anchor}"
+
+
+def test_architecture_names_what_exists() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"(?:[\w.]+/)+(?:[\w.]+\.(?:py|toml))?", text))
+    assert len(names) > 40
+    places = [ROOT, ROOT / "docs", ROOT / "src", *(ROOT / "src" / package for package in PACKAGES)]
+    for name in names:
+        assert any((place / name).exists() for place in places), name
+
+
+def test_architecture_draws_the_floors_of_the_contract() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = settings["tool"]["importlinter"]["contracts"][0]["layers"]
+    floor = {room: len(layers) - i for i, layer in enumerate(layers) for room in layer.split(" | ")}
+    assert {room: int(n) for n, room in re.findall(r"^\| (\d) \| `(\w+)` \|", text, re.MULTILINE)} == floor
+    drawn = re.findall(r"^ +(\w+) --> (\w+)$", text.split("```mermaid")[1].split("```")[0], re.MULTILINE)
+    assert {room for arrow in drawn for room in arrow} == floor.keys()
+    for above, below in drawn:
+        assert floor[above] > floor[below], f"{above} --> {below}"
 
 
 def test_names_in_the_glossary_exist() -> None:
