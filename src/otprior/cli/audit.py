@@ -1,4 +1,4 @@
-"""`otprior audit`: how wrong a model's start is, at T and at every t*, and what that costs."""
+"""`otprior audit`: measure how wrong a start is, and what that costs."""
 
 from __future__ import annotations
 

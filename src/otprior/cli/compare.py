@@ -1,4 +1,4 @@
-"""`otprior compare`: bundled studies at full size, resumable."""
+"""`otprior compare`: compare starts on the same seeds."""
 
 from __future__ import annotations
 

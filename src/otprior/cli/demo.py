@@ -1,4 +1,4 @@
-"""`otprior demo`: the main job on bundled data, as a report."""
+"""`otprior demo`: do the main job on the bundled data, and report how good it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`otprior encode`: images to latent codes and back, along the network's probability flow."""
+"""`otprior encode`: turn images into latent codes, or codes into images."""
 
 from __future__ import annotations
 

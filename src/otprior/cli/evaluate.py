@@ -1,4 +1,4 @@
-"""`otprior evaluate`: quality and copying of images, beside those of held-out real ones."""
+"""`otprior evaluate`: measure quality and copying of images."""
 
 from __future__ import annotations
 

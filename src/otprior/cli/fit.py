@@ -1,4 +1,4 @@
-"""`otprior fit`: a prior from a model's noise schedule and images like those it was trained on."""
+"""`otprior fit`: fit a prior to a noise schedule and images."""
 
 from __future__ import annotations
 

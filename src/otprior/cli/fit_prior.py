@@ -8,9 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-from rich.text import Text
-
 from otprior.cli.loading import check_data, load_data
 from otprior.cli.progress import Bar, progress_bar
 from otprior.cli.report_parts import empty_report, ot_part, start_part
@@ -20,6 +17,7 @@ from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
     import torch
+    from rich.table import Table
     from torch import Tensor
 
     from otprior.data.images import ImageSet
@@ -260,6 +258,9 @@ def summary(prior: Prior, images: int, out: Path) -> Table:
     if part["prior"] == "semidiscrete":
         rows.append(("note", "it holds the images themselves: see its README.md before you share it"))
     rows.append(("written to", str(out)))
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")

@@ -5,18 +5,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskProgressColumn,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from typing import TYPE_CHECKING
 
 from otprior.cli.session import stderr
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 # Seconds between lines in a log file.
 LINE_INTERVAL = 10.0
@@ -75,6 +70,15 @@ class Bar:
 @contextlib.contextmanager
 def progress_bar(description: str) -> Iterator[Bar]:
     """A bar on standard error that disappears when the block ends."""
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        SpinnerColumn,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     console = stderr()
     if not console.is_terminal:
         bar = Bar(description, console, None)

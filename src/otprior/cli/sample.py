@@ -1,4 +1,4 @@
-"""`otprior sample`: images from seeds, in few network evaluations."""
+"""`otprior sample`: make images of seeds, in few network evaluations."""
 
 from __future__ import annotations
 

@@ -15,11 +15,12 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is done.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
@@ -41,12 +42,16 @@ _AS_OPTIONS = (
 
 def stdout() -> Console:
     """Where results go; at least 100 columns wide where it is not a terminal."""
+    from rich.console import Console
+
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, 100))
 
 
 def stderr() -> Console:
     """Where progress, warnings and errors go."""
+    from rich.console import Console
+
     return Console(stderr=True)
 
 
@@ -92,6 +97,8 @@ def session(verbose: bool, debug: bool, out: Path | None = None) -> Iterator[Non
 
 
 def _set_up_log(level: int) -> None:
+    from rich.logging import RichHandler
+
     logger = logging.getLogger("otprior")
     logger.setLevel(level)
     for handler in [handler for handler in logger.handlers if isinstance(handler, RichHandler)]:

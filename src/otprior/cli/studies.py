@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
-from rich.console import Console
 
 from otprior.cli.progress import Bar
 from otprior.cli.session import stdout
 from otprior.utils.files import output_dir
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from otprior.experiments.comparison import StageProgress
     from otprior.report import ReportImages
 

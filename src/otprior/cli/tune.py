@@ -1,4 +1,4 @@
-"""`otprior tune`: t*, noise, scheduler and grid chosen on validation images, under a copying limit."""
+"""`otprior tune`: choose t*, noise, scheduler and grid on validation images."""
 
 from __future__ import annotations
 

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from otprior.cli.loading import BUNDLED, check_data, set_up_torch
 from otprior.cli.parsing import require_path
 from otprior.cli.progress import progress_bar
@@ -19,6 +17,8 @@ from otprior.utils.files import output_file, write_json
 from otprior.utils.validation import require
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from otprior.experiments.comparison import Comparison, Listener
     from otprior.experiments.search import Search
     from otprior.priors import Prior
@@ -223,6 +223,8 @@ def search_table(found: Tuned, out: Path) -> Table:
             ("copies", f"{best.copy_rate:.4f}"),
         ]
     rows.append(("written to", str(out)))
+    from rich.table import Table
+
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")

@@ -1,4 +1,4 @@
-"""`otprior codes`: is the map from images to codes optimal transport, and what do codes carry?"""
+"""`otprior codes`: test whether the map to codes is optimal transport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`otprior reproduce`: what the papers did, done again on what is at hand."""
+"""`otprior reproduce`: repeat what the papers did."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from otprior.cli.options import Overwrite
 from otprior.cli.progress import progress_bar
@@ -99,6 +98,8 @@ def reproduce(
 
 def _describe(name: str) -> None:
     """A reproduction's paper, what it does, how long that takes, and its settings."""
+    from rich.text import Text
+
     from otprior_studies.papers import find
 
     found = find(name)

@@ -1,4 +1,4 @@
-"""`otprior verify`: what the papers claim, and what came out."""
+"""`otprior verify`: test what the papers claim."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
 from otprior.cli.options import Overwrite, Threads
 from otprior.cli.progress import progress_bar
@@ -54,6 +53,8 @@ def verify(
     with session(verbose, debug, out):
         if out is not None:
             check_output_dir(out, overwrite)
+        from rich.text import Text
+
         from otprior.cli.loading import set_up_torch
         from otprior.report import validate_report
         from otprior_studies.claims.claim import Effort
