@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from otprior.cli.parsing import parse_labels
+from otprior.cli.options import parse_labels
 from otprior.data import bundled
 from otprior.data.images import load_images
 from otprior_studies.training import (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from otprior.cli.loading import (
+from otprior.cli.inputs import (
     BUNDLED,
     check_data,
     check_prior,
@@ -18,15 +18,9 @@ from otprior.cli.loading import (
     load_schedule,
     set_up_torch,
 )
-from otprior.cli.options import Overwrite, Threads, ValueRangeText
-from otprior.cli.parsing import parse_value_range
+from otprior.cli.options import Debug, Overwrite, Threads, ValueRangeText, Verbose, parse_value_range
 from otprior.cli.progress import Bar, progress_bar
-from otprior.cli.session import (
-    Debug,
-    Verbose,
-    session,
-    stdout,
-)
+from otprior.cli.session import session, stdout
 from otprior.utils.files import check_output_dir, output_dir
 from otprior.utils.validation import invalid, require
 

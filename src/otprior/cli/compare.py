@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from otprior.cli.options import Overwrite
-from otprior.cli.parsing import require_path
+from otprior.cli.inputs import require_path
+from otprior.cli.options import Debug, Overwrite, Verbose
 from otprior.cli.progress import progress_bar
-from otprior.cli.session import Debug, Verbose, session
+from otprior.cli.session import session
 from otprior.cli.studies import (
     Compile,
     Precision,

@@ -10,14 +10,9 @@ from typing import Annotated
 
 import typer
 
-from otprior.cli.options import Overwrite
+from otprior.cli.options import Debug, Overwrite, Verbose
 from otprior.cli.progress import progress_bar
-from otprior.cli.session import (
-    Debug,
-    Verbose,
-    session,
-    stdout,
-)
+from otprior.cli.session import session, stdout
 from otprior.cli.studies import (
     Workers,
     default_workers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from otprior.cli.loading import BUNDLED
+from otprior.cli.inputs import BUNDLED
 from otprior.cli.processes import check_alone
 from otprior.cli.progress import progress_bar
 from otprior.cli.studies import default_workers, follow

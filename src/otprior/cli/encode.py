@@ -9,28 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprior.cli.loading import (
-    check_data,
-    check_model,
-    load_data,
-    load_model,
-    set_up_torch,
-)
+from otprior.cli.inputs import check_data, check_model, load_data, load_model, require_path, set_up_torch
 from otprior.cli.options import (
+    Debug,
     Device,
     ModelArgument,
     Overwrite,
     Threads,
     ValueRangeText,
-)
-from otprior.cli.parsing import parse_value_range, require_path
-from otprior.cli.progress import progress_bar
-from otprior.cli.session import (
-    Debug,
     Verbose,
-    session,
-    stdout,
+    parse_value_range,
 )
+from otprior.cli.progress import progress_bar
+from otprior.cli.session import session, stdout
 from otprior.utils.files import check_output_dir, output_dir
 from otprior.utils.validation import invalid, require
 

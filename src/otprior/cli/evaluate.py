@@ -7,27 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprior.cli.loading import (
-    BUNDLED,
-    check_data,
-    load_data,
-    set_up_torch,
-)
-from otprior.cli.options import (
-    Device,
-    Overwrite,
-    Threads,
-    ValueRangeText,
-)
-from otprior.cli.parsing import parse_value_range, require_path
+from otprior.cli.inputs import BUNDLED, check_data, load_data, require_path, set_up_torch
+from otprior.cli.options import Debug, Device, Overwrite, Threads, ValueRangeText, Verbose, parse_value_range
 from otprior.cli.progress import progress_bar
 from otprior.cli.report_parts import empty_report
-from otprior.cli.session import (
-    Debug,
-    Verbose,
-    session,
-    stdout,
-)
+from otprior.cli.session import session, stdout
 from otprior.utils.files import check_output_dir, output_dir
 from otprior.utils.validation import require
 

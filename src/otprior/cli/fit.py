@@ -20,33 +20,32 @@ from otprior.cli.fit_prior import (
     start_timestep,
     summary,
 )
-from otprior.cli.loading import (
+from otprior.cli.inputs import (
     BUNDLED,
     check_model,
     load_model,
     load_schedule,
     names_schedule,
+    require_path,
     set_up_torch,
 )
 from otprior.cli.options import (
+    Debug,
     Device,
     Overwrite,
     Threads,
     ValueRangeText,
+    Verbose,
+    parse_rank,
+    parse_value_range,
 )
-from otprior.cli.parsing import parse_rank, parse_value_range, require_path
 from otprior.cli.processes import (
     check_alone,
     check_work_dir,
     drop_states,
     several_processes,
 )
-from otprior.cli.session import (
-    Debug,
-    Verbose,
-    session,
-    stdout,
-)
+from otprior.cli.session import session, stdout
 from otprior.cli.tune_search import (
     Material,
     search_by_default,

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from otprior.cli.loading import check_data, load_data
+from otprior.cli.inputs import check_data, load_data
 from otprior.cli.progress import Bar, progress_bar
 from otprior.cli.report_parts import empty_report, ot_part, start_part
 from otprior.cli.session import fail

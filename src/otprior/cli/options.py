@@ -1,26 +1,146 @@
-"""Options that several commands have."""
+"""Options that several commands have, each declared once, and the values that are written in them as text.
+
+Where a default depends on the model or on other options, `show_default` says what it is.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from otprior.utils.validation import invalid, require
+
+# What is given, and what is written.
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A diffusers folder with unet and scheduler, or 'bundled'.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an output folder that is not empty.")]
-Threads = Annotated[
-    int | None,
-    typer.Option(min=1, help="Threads of the CPU; by default what torch finds.", show_default=False),
+DataArgument = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help="Images: a folder, a .npz, .npy or .safetensors file, or 'bundled'."),
 ]
-Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1.")]
+OptionalData = Annotated[
+    str | None,
+    typer.Argument(metavar="DATA", help="Images: a folder, a .npz, .npy or .safetensors file, or 'bundled'."),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote to DIR.")]
+Extractor = Annotated[
+    Path | None,
+    typer.Option(
+        "--extractor", metavar="FOLDER", help="The feature extractor.", show_default="the bundled one"
+    ),
+]
 ValueRangeText = Annotated[
     str,
     typer.Option(
         "--value-range",
         metavar="RANGE",
-        help="Of floating-point pixels: LOW,HIGH such as 0,1; none for latents; "
-        "auto takes [-1, 1] and refuses what looks like [0, 1].",
+        help="Range of floating-point pixels: LOW,HIGH such as 0,1; none for latents; auto takes [-1, 1] and "
+        "refuses what looks like [0, 1].",
     ),
 ]
+
+# The network and its sampler.
+NullLabel = Annotated[
+    int | None,
+    typer.Option("--null-label", min=0, help="The network's label for no class.", show_default="the model's"),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="NAME",
+        help="dpm++2m, unipc, deis, ddim, euler, heun, or a diffusers class.",
+        show_default="the model's; dpm++2m for ancestral DDPM",
+    ),
+]
+Spacing = Annotated[
+    str | None,
+    typer.Option(
+        "--spacing",
+        metavar="NAME",
+        help="Timesteps as in diffusers: trailing, linspace, karras, exponential, beta, lu; or made for few steps: "
+        "grid:log_snr, grid:time, grid:karras.",
+        show_default="the scheduler's",
+    ),
+]
+
+# How the work is done.
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
+Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to compute: cpu, cuda, cuda:1.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads of the CPU.", show_default="torch's own")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is done.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
+
+MOST_SEEDS = 1_000_000
+LARGEST_SEED = 2**63 - 1
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds of "0-999", "3,5,9" or "7,10-20", ascending; each may stand once."""
+    seeds = sorted(_parse_numbers("--seeds", text))
+    require(len(seeds) <= MOST_SEEDS, "--seeds", f"at most {MOST_SEEDS:,}", f"{len(seeds):,}")
+    require(seeds[-1] <= LARGEST_SEED, "--seeds", "below 2^63", seeds[-1])
+    twice = [a for a, b in pairwise(seeds) if a == b]
+    require(not twice, "--seeds", "different", f"{twice[0] if twice else ''} more than once")
+    return seeds
+
+
+def format_seeds(seeds: Sequence[int]) -> str:
+    """Ascending seeds as `parse_seeds` reads them."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and parts[-1][1] == seed - 1:
+            parts[-1][1] = seed
+        else:
+            parts.append([seed, seed])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+
+
+def parse_labels(text: str, option: str = "--class-labels") -> list[int]:
+    """Class labels of "3", "0-9" or "0,0,1", in the order given; `option` is what an error calls them."""
+    return _parse_numbers(option, text)
+
+
+def parse_value_range(text: str) -> tuple[float, float] | str | None:
+    """The `value_range` of `otprior.data.images.check_images`: "auto", "none" (as None), or "LOW,HIGH"."""
+    if text in ("auto", "none"):
+        return "auto" if text == "auto" else None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise invalid("--value-range", "auto, none, or LOW,HIGH such as 0,1", text) from None
+    require(low < high, "--value-range", "LOW,HIGH with LOW < HIGH", text)
+    return low, high
+
+
+def parse_rank(text: str, share_allowed: bool) -> int | float:
+    """The `rank` of a prior: "64", or "0.95" for a share of the variance where that is allowed."""
+    rule = "a whole number of axes >= 1" + (", or a share of variance such as 0.95" if share_allowed else "")
+    try:
+        rank = float(text) if "." in text and share_allowed else int(text)
+    except ValueError:
+        raise invalid("--rank", rule, text) from None
+    require(rank >= 1 if isinstance(rank, int) else 0 < rank < 1, "--rank", rule, text)
+    return rank
+
+
+def _parse_numbers(name: str, text: str) -> list[int]:
+    numbers: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if match is None:
+            raise invalid(name, "whole numbers and ranges such as 7 or 3,5,9 or 0-999", repr(text))
+        first, last = int(match[1]), int(match[2] or match[1])
+        require(first <= last, name, "ranges from a lower to a higher number", part.strip())
+        require(last - first < MOST_SEEDS, name, f"ranges of at most {MOST_SEEDS:,} numbers", part.strip())
+        numbers += range(first, last + 1)
+    return numbers

@@ -10,33 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprior.cli.loading import (
-    check_model,
-    check_prior,
-    load_model,
-    load_prior,
-    set_up_torch,
-)
+from otprior.cli.inputs import check_model, check_prior, load_model, load_prior, require_path, set_up_torch
 from otprior.cli.options import (
+    Debug,
     Device,
     ModelArgument,
     Overwrite,
     Threads,
-)
-from otprior.cli.parsing import (
+    Verbose,
     format_seeds,
     parse_labels,
     parse_seeds,
-    require_path,
 )
 from otprior.cli.progress import Bar, progress_bar
 from otprior.cli.report_parts import empty_report, ot_part, start_part
-from otprior.cli.session import (
-    Debug,
-    Verbose,
-    session,
-    stdout,
-)
+from otprior.cli.session import session, stdout
 from otprior.utils.files import check_output_dir, output_dir, write_json
 from otprior.utils.validation import require
 

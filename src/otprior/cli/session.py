@@ -15,15 +15,12 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is done.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
 
 # The library names its arguments; here they are options.
 _AS_OPTIONS = (

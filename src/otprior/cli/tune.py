@@ -8,16 +8,10 @@ from typing import Annotated
 
 import typer
 
-from otprior.cli.loading import check_data, check_model, set_up_torch
-from otprior.cli.options import ModelArgument, Overwrite, ValueRangeText
-from otprior.cli.parsing import parse_value_range
+from otprior.cli.inputs import check_data, check_model, set_up_torch
+from otprior.cli.options import Debug, ModelArgument, Overwrite, ValueRangeText, Verbose, parse_value_range
 from otprior.cli.progress import progress_bar
-from otprior.cli.session import (
-    Debug,
-    Verbose,
-    session,
-    stdout,
-)
+from otprior.cli.session import session, stdout
 from otprior.cli.studies import (
     Compile,
     Precision,

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from otprior.cli.loading import BUNDLED, check_data, set_up_torch
-from otprior.cli.parsing import require_path
+from otprior.cli.inputs import BUNDLED, check_data, require_path, set_up_torch
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import fail
 from otprior.cli.studies import default_workers, follow

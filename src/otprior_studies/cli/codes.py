@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from otprior.cli.encode import Method
-from otprior.cli.loading import (
+from otprior.cli.inputs import (
     BUNDLED,
     check_data,
     check_model,
@@ -19,19 +19,17 @@ from otprior.cli.loading import (
     set_up_torch,
 )
 from otprior.cli.options import (
+    Debug,
     ModelArgument,
     Overwrite,
     Threads,
     ValueRangeText,
-)
-from otprior.cli.parsing import parse_labels, parse_value_range
-from otprior.cli.progress import progress_bar
-from otprior.cli.session import (
-    Debug,
     Verbose,
-    session,
-    stdout,
+    parse_labels,
+    parse_value_range,
 )
+from otprior.cli.progress import progress_bar
+from otprior.cli.session import session, stdout
 from otprior.cli.studies import Workers, default_workers, follow
 from otprior.utils.files import check_output_dir, output_dir
 from otprior.utils.validation import invalid, require

@@ -8,15 +8,10 @@ from typing import Annotated
 
 import typer
 
-from otprior.cli.options import Overwrite, Threads
+from otprior.cli.options import Debug, Overwrite, Threads, Verbose
 from otprior.cli.progress import progress_bar
 from otprior.cli.report_parts import empty_report
-from otprior.cli.session import (
-    Debug,
-    Verbose,
-    session,
-    stdout,
-)
+from otprior.cli.session import session, stdout
 from otprior.utils.files import check_output_dir, output_dir
 
 EXAMPLES = (
@@ -55,7 +50,7 @@ def verify(
             check_output_dir(out, overwrite)
         from rich.text import Text
 
-        from otprior.cli.loading import set_up_torch
+        from otprior.cli.inputs import set_up_torch
         from otprior.report import validate_report
         from otprior_studies.claims.claim import Effort
         from otprior_studies.claims.page import claims_table, counts, write_claims_report

@@ -1,4 +1,4 @@
-"""Models, data and priors that a command is given, checked first by their paths and then by their content.
+"""Models, data and priors that a command is given: paths are checked first, then what is there is loaded.
 
 `check_*` look at paths alone and import nothing heavy; `load_*` read what is there.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from otprior.cli.parsing import require_path
 from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
@@ -20,6 +19,18 @@ if TYPE_CHECKING:
 
 # Stands for the model and the images that come with the package.
 BUNDLED = "bundled"
+
+
+def require_path(what: str, path: str | Path, advice: str = "") -> None:
+    """Refuses a path at which there is nothing.
+
+    Raises:
+        FileNotFoundError: Naming it, with `advice`.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(
+            f"{what} {path}: there is no such file or folder" + (f"; {advice}" if advice else "")
+        )
 
 
 def check_model(name: str) -> None:

@@ -5,12 +5,7 @@ from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otprior.cli.parsing import (
-    format_seeds,
-    parse_labels,
-    parse_seeds,
-    parse_value_range,
-)
+from otprior.cli.options import format_seeds, parse_labels, parse_seeds, parse_value_range
 from otprior.cli.schedulers import named_scheduler, with_spacing
 
 
