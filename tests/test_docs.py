@@ -30,7 +30,8 @@ PAGES = [
     ROOT / "CHANGELOG.md",
     *sorted((ROOT / "docs").glob("*.md")),
 ]
-PACKAGES = ["otprior", "otprior_studies"]
+PLACES = [ROOT, ROOT / "docs", ROOT / "src", ROOT / "src/otprior", ROOT / "src/otprior_studies"]
+ENTRY_POINTS = ["otprior.commands", "otprior.priors"]
 WITH_CODE = ["README.md", "CONTRIBUTING.md", "docs/how-to.md"]
 RUNNABLE = re.compile(r"<!-- runnable -->\n```python\n(.*?)```", re.DOTALL)
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
@@ -105,13 +106,13 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert not anchor or anchor in anchors(path), f"{page.name} links to {target}{anchor}"
 
 
-def test_architecture_names_what_exists() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    names = set(re.findall(r"(?:[\w.]+/)+(?:[\w.]+\.(?:py|toml))?", text))
-    assert len(names) > 40
-    places = [ROOT, ROOT / "docs", ROOT / "src", *(ROOT / "src" / package for package in PACKAGES)]
-    for name in names:
-        assert any((place / name).exists() for place in places), name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_modules_named_in_a_page_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"[`\"](\w[\w.]*/(?:[\w.-]+/)*(?:[\w.-]+\.(?:py|toml))?)(?=[`<\"])", text):
+        assert any((place / name).exists() for place in PLACES), name
+    for name in re.findall(r"`(otprior(?:_studies)?\.[\w.]+)", text):
+        assert name in ENTRY_POINTS or pkgutil.resolve_name(name), name
 
 
 def test_architecture_draws_the_floors_of_the_contract() -> None:
