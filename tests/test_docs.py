@@ -106,6 +106,12 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert not anchor or anchor in anchors(path), f"{page.name} links to {target}{anchor}"
 
 
+def test_pages_open_with_what_they_are_for() -> None:
+    for page in PAGES:
+        opening = page.read_text(encoding="utf-8").split("\n\n")[1:3]
+        assert page.name == "README.md" or "This page" in " ".join(opening), page.name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_and_modules_named_in_a_page_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
