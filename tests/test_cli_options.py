@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otprior.cli.options import format_seeds, parse_labels, parse_seeds, parse_value_range
-from otprior.cli.schedulers import named_scheduler, with_spacing
+from otprior.sampling.schedulers.names import named_scheduler, with_spacing
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,10 @@ def test_names_of_schedulers(name: str, found: str) -> None:
 
 
 def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"--scheduler must be one of DDIM, .*; got foo"):
+    with pytest.raises(ValueError, match=r"scheduler must be one of DDIM, .*; got foo"):
         named_scheduler("foo", DDPMScheduler())
     scheduler = named_scheduler("unipc", DDPMScheduler())
-    with pytest.raises(ValueError, match=r"--spacing must be one of trailing, .*grid:karras; got foo"):
+    with pytest.raises(ValueError, match=r"spacing must be one of trailing, .*grid:karras; got foo"):
         with_spacing(scheduler, "foo")
     with pytest.raises(ValueError, match="one that UniPCMultistepScheduler has; got 'lu'"):
         with_spacing(scheduler, "lu")

@@ -221,12 +221,12 @@ def _parse_times(option: str, text: str) -> list[float]:
 
 
 def _subject(name: str, scheduler: str | None, null_label: int | None) -> _Subject:
-    from otprior.cli.schedulers import named_scheduler
     from otprior.data import bundled
     from otprior.diffusion.known_schedules import known_names, known_schedule
     from otprior.error.sampling_cost import is_stochastic
     from otprior.sampling.folders import own_scheduler
     from otprior.sampling.inputs import latent_shape
+    from otprior.sampling.schedulers.names import named_scheduler
 
     path = Path(name)
     if name == BUNDLED or (path / "model_index.json").is_file():

@@ -112,9 +112,9 @@ def load_model(
     Raises:
         ValueError: If the folder is damaged, or its parts do not belong together.
     """
-    from otprior.cli.schedulers import named_scheduler, with_spacing
     from otprior.data import bundled
     from otprior.sampling import OTPriorPipeline
+    from otprior.sampling.schedulers.names import named_scheduler, with_spacing
 
     if name == BUNDLED and null_label is None:
         null_label = bundled.null_class_label()

@@ -270,7 +270,7 @@ def _load(
     """The pipeline, with its prior at the timestep where it shall start."""
     import torch
 
-    from otprior.cli.schedulers import GRID_SPACINGS
+    from otprior.sampling.schedulers.names import GRID_SPACINGS
 
     where = set_up_torch(threads, device)
     stock = None if spacing in GRID_SPACINGS else spacing
@@ -288,10 +288,10 @@ def _load(
 
 def _grid(pipe: OTPriorPipeline, spacing: str | None, steps: int) -> tuple[float, list[float] | None]:
     """Where the sampler starts, in its own units, and its timesteps if the spacing is one of ours."""
-    from otprior.cli.schedulers import GRID_SPACINGS
     from otprior.diffusion.grids import timestep_grid
     from otprior.diffusion.schedule import NoiseSchedule
     from otprior.sampling.schedulers import matching_timestep
+    from otprior.sampling.schedulers.names import GRID_SPACINGS
     from otprior.sampling.schedulers.support import find_support
 
     find_support(pipe.scheduler)

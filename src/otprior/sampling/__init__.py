@@ -1,6 +1,19 @@
-"""The diffusers pipeline that starts at t* from a prior; `pipeline` says what it does."""
+"""Sampling from a prior: the diffusers pipeline, schedulers that begin at t*, and files of settings."""
 
 from otprior.sampling.inputs import seeds_to_generators
 from otprior.sampling.pipeline import OTPriorPipeline, OTPriorPipelineOutput
+from otprior.sampling.schedulers import matching_timestep, start_scheduler, supported_schedulers
+from otprior.sampling.settings import read_settings, write_settings
+from otprior.sampling.start_spec import StartSpec
 
-__all__ = ["OTPriorPipeline", "OTPriorPipelineOutput", "seeds_to_generators"]
+__all__ = [
+    "OTPriorPipeline",
+    "OTPriorPipelineOutput",
+    "StartSpec",
+    "matching_timestep",
+    "read_settings",
+    "seeds_to_generators",
+    "start_scheduler",
+    "supported_schedulers",
+    "write_settings",
+]

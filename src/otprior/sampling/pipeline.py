@@ -9,20 +9,19 @@ An image depends on its own generator (or seed noise, or label) alone, not on wh
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import Prior
 from otprior.sampling.folders import (
     AUTOENCODERS,
@@ -45,11 +44,13 @@ from otprior.sampling.inputs import (
     takes_labels,
     tensors,
 )
-from otprior.sampling.schedulers import Start, matching_timestep, start_scheduler
+from otprior.sampling.schedulers import Origin, Start, find_origin
+from otprior.sampling.schedulers.names import few_step_scheduler
 from otprior.utils.hub import HUB_OPTIONS, upload
 from otprior.utils.validation import check_choice, check_integer, require
 
-logger = logging.getLogger(__name__)
+# (pipeline, step, timestep, {"latents": x}) -> {"latents": x} or None
+StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
 
 
 @dataclass
@@ -81,7 +82,7 @@ class OTPriorPipeline(DiffusionPipeline):
             by it, unless latents are asked for. Latents are those times `scaling_factor` of its config.
 
     Raises:
-        ValueError: If the network has to be told more than latents, timestep and labels, the prior's latents are
+        ValueError: If the network needs more than latents, timestep and labels, the prior's latents are
             not the network's, or the null label is none of its classes.
     """
 
@@ -166,7 +167,7 @@ class OTPriorPipeline(DiffusionPipeline):
         if null_class_label is None:
             null_class_label = pipeline.config.get("null_class_label")
         if scheduler is None:
-            scheduler = _few_step(parts["scheduler"])
+            scheduler = few_step_scheduler(parts["scheduler"])
         vae = next((parts[name] for name in AUTOENCODERS if parts.get(name) is not None), None)
         return cls(parts["unet"], scheduler, prior, null_class_label, vae)
 
@@ -205,7 +206,7 @@ class OTPriorPipeline(DiffusionPipeline):
         if check:
             check_complete(component_folder(Path(path), "unet"), pipe.unet)
         if "scheduler" not in kwargs and index.get("_class_name") != cls.__name__:
-            pipe.scheduler = _few_step(pipe.scheduler)
+            pipe.scheduler = few_step_scheduler(pipe.scheduler)
         return pipe
 
     def save_pretrained(
@@ -266,8 +267,7 @@ class OTPriorPipeline(DiffusionPipeline):
         latents: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
-        | None = None,
+        callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
     ) -> OTPriorPipelineOutput | tuple[Any]:
         """Samples `batch_size` images.
@@ -279,11 +279,10 @@ class OTPriorPipeline(DiffusionPipeline):
             timesteps: A grid of own timesteps from t*, instead; see `otprior.timestep_grid`.
             guidance_scale: w of classifier-free guidance, ε_null + w (ε_label − ε_null); 1 is none. With w ≠ 1
                 a step costs two network evaluations, and the sampler does not target p_t*(x | c).
-            generator: A CPU generator for each image (`seeds_to_generators`), or one that all draw from in
-                turn. It gives the seed noise, then what a "fresh" prior draws, then a stochastic scheduler's.
-            latents: The seed noise z ~ N(0, I) itself, shape (B, C, H, W): what enters the prior, never
-                scaled by `init_noise_sigma`. A generator then gives what comes after z, from where it stands: one that
-                is seeded anew would give the noise again that z may be.
+            generator: A CPU generator for each image (`seeds_to_generators`), or one that all draw from in turn:
+                the seed noise first, then the noise of a "fresh" prior, then that of a stochastic scheduler.
+            latents: The seed noise z ~ N(0, I) itself, shape (B, C, H, W), never scaled by `init_noise_sigma`.
+                Generators then draw only what follows z; they must not be those that drew z.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: Whether to return an `OTPriorPipelineOutput` rather than (images,).
             callback_on_step_end: Called with (pipeline, step, timestep, {"latents": x}) after each step; may
@@ -300,38 +299,24 @@ class OTPriorPipeline(DiffusionPipeline):
         generators = check_generators(generator, batch_size)
         null = self.config.null_class_label
         labels = read_labels(class_labels, batch_size, guidance_scale, self.unet, self.prior, null)
+        origin = find_origin(self.scheduler, self.prior)
+        grid = (
+            {"timesteps": timesteps}
+            if timesteps is not None
+            else {"num_inference_steps": num_inference_steps}
+        )
+        start = origin.start(self.scheduler, device=self._execution_device, **grid)
         shape = latent_shape(self.unet) if self.prior is None else tuple(self.prior.shape)
-        start, alpha, sigma = self._start(num_inference_steps, timesteps)
         z = seed_noise(latents, generators, batch_size, shape)
-        x, sources = self._first_latents(z, labels.prior, generators)
-        x = (x * start.scale(alpha, sigma)).to(self._execution_device, self.dtype)
-
-        rows = 0
-
-        def count(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            nonlocal rows
-            rows += len(inputs[0] if inputs else kwargs["sample"])
-
-        hook = self.unet.register_forward_pre_hook(count, with_kwargs=True)
-        try:
-            with self.progress_bar(total=start.nfe) as bar:
-                for i, t in enumerate(start.timesteps):
-                    out = self._denoise(start.model_input(x, i), t, labels, guidance_scale)
-                    # Under autocast the network answers in half precision, and schedulers return what it answers in.
-                    x = start.step(out.to(x.dtype), i, x, generators)
-                    if callback_on_step_end is not None:
-                        told = {"latents": x} if callback_on_step_end_tensor_inputs else {}
-                        x = (callback_on_step_end(self, i, t, told) or {}).get("latents", x)
-                    bar.update()
-        finally:
-            hook.remove()
+        x, sources = self._first_latents(z, origin, labels.prior, generators)
+        x = (x * start.scale(origin.alpha, origin.sigma)).to(self._execution_device, self.dtype)
+        after_step = (callback_on_step_end, bool(callback_on_step_end_tensor_inputs))
+        with _counted_rows(self.unet) as rows:
+            x = self._run(x, start, labels, guidance_scale, generators, *after_step)
         self.maybe_free_model_hooks()
-
-        if output_type == "latent":
-            images = x
-        else:
-            images = self.image_processor.postprocess(self.decode(x), output_type=output_type)
-        return OTPriorPipelineOutput(images, rows // batch_size, sources) if return_dict else (images,)
+        if output_type != "latent":
+            x = self.image_processor.postprocess(self.decode(x), output_type=output_type)
+        return OTPriorPipelineOutput(x, sum(rows) // batch_size, sources) if return_dict else (x,)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -345,31 +330,38 @@ class OTPriorPipeline(DiffusionPipeline):
         decoded: Tensor = self.vae.decode(unscaled.to(self.vae.dtype), return_dict=False)[0]
         return decoded
 
-    def _start(self, num_steps: int, timesteps: Sequence[float] | None) -> tuple[Start, float, float]:
-        """The scheduler at t*, and the scales of the latents that will be handed to it."""
-        schedule = NoiseSchedule.from_scheduler(self.scheduler)
-        if self.prior is None:
-            t = schedule.timestep_range[1]
-            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        else:
-            alpha, sigma = self.prior.alpha, self.prior.sigma
-            t = matching_timestep(schedule, alpha, sigma)
-        given: dict[str, Any] = (
-            {"num_inference_steps": num_steps} if timesteps is None else {"timesteps": timesteps}
-        )
-        return start_scheduler(self.scheduler, t, device=self._execution_device, **given), alpha, sigma
-
     def _first_latents(
-        self, z: Tensor, labels: Tensor | None, generators: Generators
+        self, z: Tensor, origin: Origin, labels: Tensor | None, generators: Generators
     ) -> tuple[Tensor, Tensor | None]:
         """T(z) in the prior's scale, float32, and the atoms behind it."""
         if self.prior is None:
-            schedule = NoiseSchedule.from_scheduler(self.scheduler)
-            return z * schedule.prior_scale(schedule.timestep_range[1]), None
+            return z * origin.schedule.prior_scale(origin.timestep), None
         home = self.prior.device
         fresh = draw(z.shape, generators).to(home) if self.prior.needs_fresh else None
         z, labels = z.to(home), None if labels is None else labels.to(home)
         return self.prior.start_and_source(z, labels=labels, fresh=fresh)
+
+    def _run(
+        self,
+        x: Tensor,
+        start: Start,
+        labels: Labels,
+        guidance_scale: float,
+        generators: Generators,
+        callback: StepCallback | None,
+        callback_takes_latents: bool,
+    ) -> Tensor:
+        """The latents that the sampler ends with, from those that it starts with."""
+        with self.progress_bar(total=start.nfe) as bar:
+            for i, t in enumerate(start.timesteps):
+                out = self._denoise(start.model_input(x, i), t, labels, guidance_scale)
+                # Under autocast the network answers in half precision, and schedulers return what it answers in.
+                x = start.step(out.to(x.dtype), i, x, generators)
+                if callback is not None:
+                    values = {"latents": x} if callback_takes_latents else {}
+                    x = (callback(self, i, t, values) or {}).get("latents", x)
+                bar.update()
+        return x
 
     def _denoise(self, x: Tensor, t: Tensor, labels: Labels, guidance_scale: float) -> Tensor:
         """The network's output at timestep `t`, guided if there are null labels."""
@@ -390,9 +382,16 @@ class OTPriorPipeline(DiffusionPipeline):
         return out if ancestral or out.shape[1] != 2 * x.shape[1] else out[:, : x.shape[1]]
 
 
-def _few_step(scheduler: Any) -> Any:
-    """The scheduler, or DPM-Solver++ on the same betas in the place of ancestral DDPM."""
-    if type(scheduler).__name__ not in ("DDPMScheduler", "DDPMParallelScheduler"):
-        return scheduler
-    logger.info("sampling with DPMSolverMultistepScheduler instead of %s", type(scheduler).__name__)
-    return DPMSolverMultistepScheduler.from_config(scheduler.config)
+@contextlib.contextmanager
+def _counted_rows(unet: nn.Module) -> Iterator[list[int]]:
+    """Yields a list that gets the batch size of each call of the network within the block."""
+    rows: list[int] = []
+
+    def count(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        rows.append(len(inputs[0] if inputs else kwargs["sample"]))
+
+    hook = unet.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield rows
+    finally:
+        hook.remove()

@@ -1,16 +1,19 @@
 r"""Making a stock scheduler of diffusers begin at t*, at a given number of steps or on a given grid.
 
 No scheduler is changed in place and none is subclassed: a fresh one is made that differs in its schedule only.
-`start` has the one door, `start_scheduler`; `support` the table of what can start; `vp`, `flow` and `edm` say how.
+`start` has the one door, `start_scheduler`; `support` the table of what can start; `vp`, `flow` and `edm` say how, a
+family a file; `names` finds schedulers by the names that people use.
 """
 
-from otprior.sampling.schedulers.start import Start, matching_timestep, start_scheduler
+from otprior.sampling.schedulers.start import Origin, Start, find_origin, matching_timestep, start_scheduler
 from otprior.sampling.schedulers.support import STOCK_SPACINGS, Support, supported_schedulers
 
 __all__ = [
     "STOCK_SPACINGS",
+    "Origin",
     "Start",
     "Support",
+    "find_origin",
     "matching_timestep",
     "start_scheduler",
     "supported_schedulers",

@@ -1,4 +1,4 @@
-r"""Schedulers of VE networks that are told log(σ)/4, from t*.
+r"""Schedulers of VE networks whose timestep is log(σ)/4, from t*.
 
 Their steps read nothing but the public `sigmas` and `timesteps`, which are set after `set_timesteps`: to given
 ones, or to the stock spacing (equal steps in σ^{1/ρ} or in log σ) with σ(t*) in the place of the largest σ.
@@ -10,37 +10,30 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.sampling.schedulers.support import remade
+from otprior.sampling.schedulers.support import StartRequest, remade
 from otprior.utils.validation import require
 
 
-def start_edm(
-    scheduler: Any,
-    schedule: NoiseSchedule,
-    start: float,
-    num_steps: int | None,
-    timesteps: Sequence[float] | None,
-    device: torch.device | str | None,
-) -> Any:
-    """A fresh scheduler on given timesteps, or at K steps of its stock spacing."""
-    if timesteps is not None:
-        sigmas = schedule.sigma(torch.tensor(timesteps, dtype=torch.float64))
+def start_edm(request: StartRequest) -> tuple[Any, Tensor]:
+    """A fresh scheduler on given timesteps, or at K steps of its stock spacing; and its timesteps."""
+    scheduler, schedule = request.scheduler, request.schedule
+    if request.timesteps is not None:
+        sigmas = schedule.sigma(torch.tensor(request.timesteps, dtype=torch.float64))
     else:
-        sigmas = _stock(scheduler, schedule, start, num_steps or 1)
+        sigmas = _stock(scheduler, schedule, request.timestep, request.num_steps or 1)
     zero = scheduler.config.get("final_sigmas_type", "zero") == "zero"
     last = 0.0 if zero else schedule.sigma(schedule.timestep_range[0])
     fresh = remade(scheduler)
-    fresh.set_timesteps(len(sigmas), device=device)
+    fresh.set_timesteps(len(sigmas), device=request.device)
     fresh.sigmas = torch.cat([sigmas, sigmas.new_tensor([last])]).float()
-    fresh.timesteps = (sigmas.log() / 4).float().to(device)
-    return fresh
+    fresh.timesteps = (sigmas.log() / 4).float().to(request.device)
+    return fresh, fresh.timesteps
 
 
 def _stock(scheduler: Any, schedule: NoiseSchedule, start: float, num_steps: int) -> Tensor:

@@ -7,48 +7,37 @@ the shift takes to the wanted ones, and tells the network t = T σ of the latter
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from otprior.diffusion.schedule import NoiseSchedule
-from otprior.sampling.schedulers.support import remade, spacing_changes
+from otprior.sampling.schedulers.support import StartRequest, remade, spacing_changes
 from otprior.utils.validation import require
 
 
-def start_flow(
-    scheduler: Any,
-    schedule: NoiseSchedule,
-    start: float,
-    num_steps: int | None,
-    timesteps: Sequence[float] | None,
-    device: torch.device | str | None,
-) -> Any:
-    """A fresh scheduler on given timesteps, or on K σ that before the shift are equally spaced, as in stock."""
+def start_flow(request: StartRequest) -> tuple[Any, Tensor]:
+    """A fresh scheduler on given timesteps, or on K σ that before the shift are equally spaced; and its timesteps."""
+    scheduler, schedule, start = request.scheduler, request.schedule, request.timestep
     shift = float(scheduler.shift)
 
     def unshifted(sigma: float) -> float:
         return sigma / (shift - (shift - 1) * sigma)
 
-    if timesteps is not None:
+    if request.timesteps is not None:
         fresh = remade(scheduler, **spacing_changes("trailing"))
-        wanted = [unshifted(schedule.sigma(float(t))) for t in timesteps]
+        wanted = [unshifted(schedule.sigma(float(t))) for t in request.timesteps]
     else:
         fresh = remade(scheduler)
         # The stock grid ends, before the shift, at the already shifted σ of the first training timestep.
         first, last = unshifted(schedule.sigma(start)), float(fresh.sigma_min)
-        require(
-            first > last or num_steps == 1,
-            "start_timestep",
-            f"above {schedule.timestep_range[1] * last:g}",
-            start,
-        )
-        wanted = torch.linspace(first, last, num_steps or 1, dtype=torch.float64).tolist()
+        rule = f"above {schedule.timestep_range[1] * last:g}"
+        require(first > last or request.num_steps == 1, "start_timestep", rule, start)
+        wanted = torch.linspace(first, last, request.num_steps or 1, dtype=torch.float64).tolist()
     fresh.set_shift(shift)
-    fresh.set_timesteps(sigmas=wanted, device=device)
+    fresh.set_timesteps(sigmas=wanted, device=request.device)
     got, goal = float(fresh.sigmas[0]), schedule.sigma(start)
     same = math.isclose(got, goal, rel_tol=1e-4)
     hint = "Its config moves the first timestep (shift_terminal?)."
     require(same, f"first sigma of {type(scheduler).__name__}", f"{goal:g}", got, hint)
-    return fresh
+    return fresh, fresh.timesteps

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,19 +20,16 @@ from torch import Tensor
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.sampling.schedulers.edm import start_edm
 from otprior.sampling.schedulers.flow import start_flow
-from otprior.sampling.schedulers.support import (
-    FLAGS,
-    Support,
-    find_support,
-    stock_spacing,
-)
-from otprior.sampling.schedulers.vp import on_grid, truncated, uniform_grid
+from otprior.sampling.schedulers.support import StartRequest, Support, find_support
+from otprior.sampling.schedulers.vp import start_vp
 from otprior.utils.validation import (
     check_choice,
     check_integer,
     invalid,
     require,
 )
+
+_FAMILIES = {"vp": start_vp, "flow": start_flow, "ve": start_edm}
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +40,7 @@ class Start:
 
     Arguments:
         scheduler: Fresh, with its timesteps set; the one it was made from is as it was.
-        timesteps: What the network is told at each call, shape (NFE,). It need not be `scheduler.timesteps`,
+        timesteps: The timestep of each network evaluation, shape (NFE,). It need not be `scheduler.timesteps`,
             which number a respaced schedule's own steps.
         alpha: Signal scale α of the latents that the scheduler expects at its first step.
         sigma: Their noise scale σ.
@@ -110,6 +107,7 @@ def start_scheduler(
     timesteps: Sequence[float] | None = None,
     spacing: str | None = None,
     device: torch.device | str | None = None,
+    schedule: NoiseSchedule | None = None,
 ) -> Start:
     """A fresh scheduler like `scheduler` that begins at t*.
 
@@ -121,13 +119,14 @@ def start_scheduler(
         spacing: One of `STOCK_SPACINGS`, for VP schedulers. By default what the scheduler's config says,
             except that "leading", which never begins at the first timestep, becomes "trailing".
         device: Where `timesteps` go.
+        schedule: The scheduler's noise schedule, if it is at hand.
 
     Raises:
         ValueError: If the scheduler cannot begin at t* (another that can is named), if t* or a timestep is
             out of range or out of order, or if K steps do not fit below t*.
     """
     support = find_support(scheduler)
-    schedule = NoiseSchedule.from_scheduler(scheduler)
+    schedule = NoiseSchedule.from_scheduler(scheduler) if schedule is None else schedule
     schedule.check_timestep(start_timestep, "start_timestep")
     one = (num_inference_steps is None) != (timesteps is None)
     given = (num_inference_steps, timesteps)
@@ -139,21 +138,49 @@ def start_scheduler(
     if timesteps is not None or schedule.kind != "vp":
         check_choice("spacing (with timesteps, or a scheduler that is not VP)", spacing, (None,))
 
-    if schedule.kind == "vp":
-        start = int(start_timestep)
-        fresh, told = _start_vp(
-            scheduler, support, schedule, start, num_inference_steps, timesteps, spacing, device
-        )
-    else:
-        make = start_flow if schedule.kind == "flow" else start_edm
-        fresh = make(scheduler, schedule, start_timestep, num_inference_steps, timesteps, device)
-        told = fresh.timesteps
+    request = StartRequest(
+        scheduler, support, schedule, start_timestep, num_inference_steps, timesteps, spacing, device
+    )
+    fresh, calls = _FAMILIES[schedule.kind](request)
     if hasattr(fresh, "set_begin_index"):
         # Where rounding repeats the first timestep, schedulers look it up and begin at its second occurrence.
         fresh.set_begin_index(0)
     if support.ve_scale:
-        return Start(fresh, told, 1.0, float(fresh.sigmas[0]))
-    return Start(fresh, told, schedule.alpha(start_timestep), schedule.sigma(start_timestep))
+        return Start(fresh, calls, 1.0, float(fresh.sigmas[0]))
+    return Start(fresh, calls, schedule.alpha(start_timestep), schedule.sigma(start_timestep))
+
+
+class Origin(NamedTuple):
+    """Where sampling starts.
+
+    Attributes:
+        schedule: The scheduler's noise schedule.
+        timestep: t*, in the scheduler's own units; T without a prior.
+        alpha: Signal scale α of the start latents.
+        sigma: Their noise scale σ.
+    """
+
+    schedule: NoiseSchedule
+    timestep: float
+    alpha: float
+    sigma: float
+
+    def start(self, scheduler: Any, **options: Any) -> Start:
+        """`start_scheduler` from here."""
+        return start_scheduler(scheduler, self.timestep, schedule=self.schedule, **options)
+
+
+def find_origin(scheduler: Any, prior: Any = None) -> Origin:
+    """The timestep at which a scheduler has a prior's noise level; T without one.
+
+    Raises:
+        ValueError: If the scheduler never has that noise level.
+    """
+    schedule = NoiseSchedule.from_scheduler(scheduler)
+    if prior is None:
+        last = schedule.timestep_range[1]
+        return Origin(schedule, last, schedule.alpha(last), schedule.sigma(last))
+    return Origin(schedule, matching_timestep(schedule, prior.alpha, prior.sigma), prior.alpha, prior.sigma)
 
 
 def _check_grid(
@@ -172,49 +199,3 @@ def _check_grid(
     first = float(timesteps[0])
     same = math.isclose(first, start, rel_tol=1e-9)
     require(same, "timesteps", f"a grid from start_timestep = {start:g}", first)
-
-
-def _start_vp(
-    scheduler: Any,
-    support: Support,
-    schedule: NoiseSchedule,
-    start: int,
-    num_steps: int | None,
-    timesteps: Sequence[float] | None,
-    spacing: str | None,
-    device: torch.device | str | None,
-) -> tuple[Any, Tensor]:
-    if timesteps is not None:
-        fresh, told = on_grid(scheduler, support, [int(t) for t in timesteps], device)
-    else:
-        assert num_steps is not None
-        rule = f"at most {start + 1}, the timesteps from start_timestep on"
-        require(num_steps <= start + 1, "num_inference_steps", rule, num_steps)
-        spacing = stock_spacing(scheduler, spacing, num_steps)
-        # diffusers' own "trailing" counts with a float stride, and for some (t*, K) yields K + 1 timesteps.
-        if support.grid and (spacing == "trailing" or not support.truncated):
-            fresh, told = on_grid(scheduler, support, uniform_grid(start, num_steps, spacing), device)
-        else:
-            fresh = truncated(scheduler, start, num_steps, spacing, device)
-            told = fresh.timesteps
-    _check_start(scheduler, fresh, told, schedule, start, spacing)
-    return fresh, told
-
-
-def _check_start(
-    scheduler: Any, fresh: Any, told: Tensor, schedule: NoiseSchedule, start: int, spacing: str | None
-) -> None:
-    """That diffusers did as asked: spacings in σ may cut t* off to the integer below, no more."""
-    name, slack = type(scheduler).__name__, 1 if spacing in FLAGS else 0
-    hint = (
-        f"Its config (spacing {spacing!r}) prevents it; pass timesteps= or use DPMSolverMultistepScheduler."
-    )
-    first = float(told[0])
-    require(abs(first - start) <= slack, f"first timestep of {name}", f"{start}", first, hint)
-    require(float(told[-1]) >= 0, f"last timestep of {name}", "at least 0", float(told[-1]), hint)
-    sigmas = getattr(fresh, "sigmas", None)
-    if sigmas is not None and schedule.alpha(start) > 0:
-        ratio, got = schedule.sigma(start) / schedule.alpha(start), float(sigmas[0])
-        # σ/α from a float32 table is good to three digits at the clean end.
-        near = math.isclose(got, ratio, rel_tol=2e-3)
-        require(near, f"first sigma of {name}", f"{ratio:.5g}, that of timestep {start}", got, hint)

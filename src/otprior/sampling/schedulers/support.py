@@ -1,4 +1,4 @@
-"""Which schedulers of diffusers can start at t*, and how each is told.
+"""Which schedulers of diffusers can start at t*, and by what means each does.
 
 The table holds for diffusers 0.42. A scheduler that is not in it is refused with the name of one that is: most
 of the others would run, but from another timestep than t* or with steps that do not end where the next begins.
@@ -7,9 +7,13 @@ of the others would run, but from another timestep than t* or with steps that do
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from otprior.diffusion.schedule import NoiseSchedule
 from otprior.utils.validation import check_choice, invalid, require
 
 # diffusers' own spacings, less "leading", which never begins at the first timestep.
@@ -41,6 +45,31 @@ class Support:
     truncated: bool = True
     ve_scale: bool = False
     needs: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class StartRequest:
+    """What `start_scheduler` was asked for, once it is checked; each family answers it.
+
+    Arguments:
+        scheduler: The scheduler to begin at t*; it is not changed.
+        support: Its row of the table.
+        schedule: Its noise schedule.
+        timestep: t*, in the scheduler's own units.
+        num_steps: K, for a stock spacing; None where there are timesteps.
+        timesteps: A grid of own timesteps from t*, strictly decreasing; or None.
+        spacing: A stock spacing other than the config's, or None.
+        device: Where the timesteps go.
+    """
+
+    scheduler: Any
+    support: Support
+    schedule: NoiseSchedule
+    timestep: float
+    num_steps: int | None
+    timesteps: Sequence[float] | None
+    spacing: str | None
+    device: torch.device | str | None
 
 
 _NO_FLOW = (("use_flow_sigmas", False),)

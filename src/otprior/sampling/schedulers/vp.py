@@ -15,17 +15,50 @@ References:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from otprior.sampling.schedulers.support import Support, remade, spacing_changes
+from otprior.sampling.schedulers.support import (
+    FLAGS,
+    StartRequest,
+    Support,
+    remade,
+    spacing_changes,
+    stock_spacing,
+)
+from otprior.utils.validation import require
 
 Device = torch.device | str | None
 
 
-def truncated(scheduler: Any, start: int, num_steps: int, spacing: str, device: Device) -> Any:
+def start_vp(request: StartRequest) -> tuple[Any, Tensor]:
+    """A fresh scheduler from t*, and the timestep of each network evaluation."""
+    scheduler, support, start = request.scheduler, request.support, int(request.timestep)
+    spacing = request.spacing
+    if request.timesteps is not None:
+        grid = [int(t) for t in request.timesteps]
+        fresh, timesteps = _on_grid(scheduler, support, grid, request.device)
+    else:
+        steps = request.num_steps
+        assert steps is not None
+        rule = f"at most {start + 1}, the timesteps from start_timestep on"
+        require(steps <= start + 1, "num_inference_steps", rule, steps)
+        spacing = stock_spacing(scheduler, spacing, steps)
+        # diffusers' own "trailing" counts with a float stride, and for some (t*, K) yields K + 1 timesteps.
+        if support.grid and (spacing == "trailing" or not support.truncated):
+            grid = _uniform_grid(start, steps, spacing)
+            fresh, timesteps = _on_grid(scheduler, support, grid, request.device)
+        else:
+            fresh = _truncated(scheduler, start, steps, spacing, request.device)
+            timesteps = fresh.timesteps
+    _check_start(request, fresh, timesteps, spacing)
+    return fresh, timesteps
+
+
+def _truncated(scheduler: Any, start: int, num_steps: int, spacing: str, device: Device) -> Any:
     """The scheduler with betas 0..t* alone, at K steps of a stock spacing."""
     changes = spacing_changes(spacing)
     if start < len(scheduler.betas) - 1:
@@ -40,15 +73,15 @@ def truncated(scheduler: Any, start: int, num_steps: int, spacing: str, device: 
     return fresh
 
 
-def uniform_grid(start: int, count: int, spacing: str) -> list[int]:
+def _uniform_grid(start: int, count: int, spacing: str) -> list[int]:
     """K timesteps of equal stride from t*: "linspace" to timestep 0, "trailing" to one stride above clean."""
     if spacing == "linspace":
         return [round(start * (count - 1 - k) / (count - 1)) for k in range(count)]
     return [round((start + 1) * (count - k) / count) - 1 for k in range(count)]
 
 
-def on_grid(scheduler: Any, support: Support, grid: list[int], device: Device) -> tuple[Any, Tensor]:
-    """The scheduler at given timesteps, and what the network is told at each call."""
+def _on_grid(scheduler: Any, support: Support, grid: list[int], device: Device) -> tuple[Any, Tensor]:
+    """The scheduler at given timesteps, and the timestep of each network evaluation."""
     if support.grid == "respaced":
         return _respaced(scheduler, grid, device)
     fresh = remade(scheduler, **spacing_changes("trailing"), interpolation_type="linear")
@@ -80,3 +113,21 @@ def _respaced(scheduler: Any, grid: list[int], device: Device) -> tuple[Any, Ten
     fresh.final_alpha_cumprod = scheduler.final_alpha_cumprod
     fresh.set_timesteps(len(grid), device=device)
     return fresh, ascending.to(fresh.timesteps.device)[fresh.timesteps]
+
+
+def _check_start(request: StartRequest, fresh: Any, timesteps: Tensor, spacing: str | None) -> None:
+    """Requires that diffusers did as asked: spacings in σ may cut t* off to the integer below, no more."""
+    schedule, start = request.schedule, int(request.timestep)
+    name, slack = type(request.scheduler).__name__, 1 if spacing in FLAGS else 0
+    hint = (
+        f"Its config (spacing {spacing!r}) prevents it; pass timesteps= or use DPMSolverMultistepScheduler."
+    )
+    first = float(timesteps[0])
+    require(abs(first - start) <= slack, f"first timestep of {name}", f"{start}", first, hint)
+    require(float(timesteps[-1]) >= 0, f"last timestep of {name}", "at least 0", float(timesteps[-1]), hint)
+    sigmas = getattr(fresh, "sigmas", None)
+    if sigmas is not None and schedule.alpha(start) > 0:
+        ratio, got = schedule.sigma(start) / schedule.alpha(start), float(sigmas[0])
+        # σ/α from a float32 table is good to three digits at the clean end.
+        near = math.isclose(got, ratio, rel_tol=2e-3)
+        require(near, f"first sigma of {name}", f"{ratio:.5g}, that of timestep {start}", got, hint)

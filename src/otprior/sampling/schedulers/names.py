@@ -1,10 +1,12 @@
-"""Schedulers and spacings by the names people use for them."""
+"""Schedulers and spacings by the names that people use for them."""
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
+from otprior.diffusion.grids import SPACINGS
 from otprior.sampling.schedulers.support import (
     STOCK_SPACINGS,
     remade,
@@ -12,10 +14,13 @@ from otprior.sampling.schedulers.support import (
     stock_spacing,
     supported_schedulers,
 )
+from otprior.sampling.start_spec import OWN_GRID
 from otprior.utils.validation import invalid
 
 # Spacings of `otprior.timestep_grid`: grids of our own, which begin at t* and end where noise still matters.
-GRID_SPACINGS = {"grid:log_snr": "log_snr", "grid:time": "time", "grid:karras": "karras"}
+GRID_SPACINGS = {OWN_GRID + name: name for name in SPACINGS}
+
+logger = logging.getLogger(__name__)
 
 _NICKNAMES = {
     "dpmpp": "DPMSolverMultistepScheduler",
@@ -52,14 +57,12 @@ def named_scheduler(name: str, scheduler: Any) -> Any:
     found = _NICKNAMES.get(wanted) or classes.get(wanted)
     if found is None:
         known = ", ".join(sorted(each.removesuffix("Scheduler") for each in supported_schedulers()))
-        raise invalid(
-            "--scheduler", f"one of {known}", name, "Short: dpm++2m, unipc, deis, ddim, euler, heun"
-        )
+        raise invalid("scheduler", f"one of {known}", name, "Short: dpm++2m, unipc, deis, ddim, euler, heun")
     try:
         return getattr(diffusers, found).from_config(scheduler.config)
     except ImportError as error:
         # Some need packages that diffusers does not bring.
-        raise invalid("--scheduler", "one that is installed", found, str(error)) from error
+        raise invalid("scheduler", "one that is installed", found, str(error)) from error
 
 
 def with_spacing(scheduler: Any, spacing: str) -> Any:
@@ -69,9 +72,19 @@ def with_spacing(scheduler: Any, spacing: str) -> Any:
         ValueError: If there is no such spacing, or the scheduler's class does not have it.
     """
     if spacing not in STOCK_SPACINGS:
-        raise invalid("--spacing", f"one of {', '.join([*STOCK_SPACINGS, *GRID_SPACINGS])}", spacing)
+        raise invalid("spacing", f"one of {', '.join([*STOCK_SPACINGS, *GRID_SPACINGS])}", spacing)
     stock_spacing(scheduler, spacing, num_steps=2)
     return remade(scheduler, **spacing_changes(spacing))
+
+
+def few_step_scheduler(scheduler: Any) -> Any:
+    """The scheduler itself; but DPM-Solver++ on the same betas for ancestral DDPM, which takes hundreds of steps."""
+    if type(scheduler).__name__ not in ("DDPMScheduler", "DDPMParallelScheduler"):
+        return scheduler
+    from diffusers import DPMSolverMultistepScheduler
+
+    logger.info("sampling with DPMSolverMultistepScheduler instead of %s", type(scheduler).__name__)
+    return DPMSolverMultistepScheduler.from_config(scheduler.config)
 
 
 def _plain(name: str) -> str:
