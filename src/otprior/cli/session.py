@@ -30,7 +30,7 @@ _AS_OPTIONS = (
     (r"\bnull_class_label\b", "--null-label"),
     (r"\bnum_inference_steps\b", "--steps"),
     (r"\bguidance_scale\b", "--guidance-scale"),
-    (r"^(scheduler|spacing) must be", r"--\1 must be"),
+    (r"^(scheduler|spacing|seeds) must be", r"--\1 must be"),
     (r"\bclass_labels\b", "--class-labels"),
     (r"\bmax_draws\b", "--max-draws"),
     (r" \(throw=False returns the solution as it is\.\)", " (--keep-unconverged saves it as it is.)"),

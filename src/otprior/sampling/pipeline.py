@@ -285,8 +285,7 @@ class OTPriorPipeline(DiffusionPipeline):
                 Generators then draw only what follows z; they must not be those that drew z.
             output_type: "pil", "np", "pt" or "latent".
             return_dict: Whether to return an `OTPriorPipelineOutput` rather than (images,).
-            callback_on_step_end: Called with (pipeline, step, timestep, {"latents": x}) after each step; may
-                return {"latents": x} to go on from.
+            callback_on_step_end: A `StepCallback`, called after each step; may return {"latents": x} to go on from.
             callback_on_step_end_tensor_inputs: What of it the callback is given: "latents", or nothing.
 
         Raises:
