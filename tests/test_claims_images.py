@@ -48,7 +48,7 @@ def test_flow_has_the_law_of_the_process_at_each_time() -> None:
 
 
 def test_contraction_of_images_lies_between_its_bounds() -> None:
-    found = image_contraction.CLAIMS[0].run(FAST)
+    found = image_contraction.vp_contraction_images.run(FAST)
     assert found.verdict is Verdict.WITHIN_ERROR
     for entry in found.details["by timestep"].values():
         assert entry["W2"][0] <= entry["W2"][1]
@@ -59,14 +59,14 @@ def test_contraction_of_images_lies_between_its_bounds() -> None:
 
 
 def test_rate_of_images_is_one_and_two_at_both_ends() -> None:
-    found = image_contraction.CLAIMS[1].run(FAST)
+    found = image_contraction.vp_rate_images.run(FAST)
     assert found.verdict is Verdict.WITHIN_ERROR
     assert found.details["as they are"]["slope of the lower bound"] == pytest.approx(1, abs=0.01)
     assert found.details["centred"]["slope of the upper bound"] == pytest.approx(2, abs=0.01)
 
 
 def test_flow_and_transport_disagree_on_images() -> None:
-    found = brenier_images.CLAIMS[0].run(FAST)
+    found = brenier_images.brenier_images.run(FAST)
     assert found.verdict is Verdict.FAILS
     # No map of the right masses can gain more than the optimal one.
     low, high = found.details["lost by the flow, interval"]
@@ -76,7 +76,7 @@ def test_flow_and_transport_disagree_on_images() -> None:
 
 
 def test_single_steps() -> None:
-    end, middle = (claim.run(FAST) for claim in single_step.CLAIMS)
+    end, middle = single_step.single_step_end.run(FAST), single_step.single_step_middle.run(FAST)
     assert end.interval[1] < 1
     assert middle.verdict is Verdict.FAILS
     table = middle.details["by timestep"]

@@ -14,10 +14,9 @@ from otprior_studies.claims.claim import (
     Finding,
     Verdict,
     judge,
-    judge_test,
 )
+from otprior_studies.claims.power import excess_cost, rotate, smallest_caught
 from otprior_studies.claims.registry import all_claims, find_claims, run_claims
-from otprior_studies.claims.rotation import excess_cost, rotate, smallest_caught
 
 
 @pytest.mark.parametrize(
@@ -36,10 +35,10 @@ def test_verdicts(interval: tuple[float, float], verdict: Verdict) -> None:
 
 
 def test_a_test_that_would_miss_a_large_rotation_lets_nothing_hold() -> None:
-    assert judge_test((0.0, 0.0), 1e-9, LARGEST_UNSEEN_ROTATION) is Verdict.WITHIN_ERROR
-    assert judge_test((0.0, 0.0), 1e-9, LARGEST_UNSEEN_ROTATION + 1) is Verdict.UNDECIDED
+    assert judge((0.0, 0.0), 1e-9, unseen_rotation=LARGEST_UNSEEN_ROTATION) is Verdict.WITHIN_ERROR
+    assert judge((0.0, 0.0), 1e-9, unseen_rotation=LARGEST_UNSEEN_ROTATION + 1) is Verdict.UNDECIDED
     # What it does see, it sees.
-    assert judge_test((0.1, 0.2), 1e-9, 90.0) is Verdict.FAILS
+    assert judge((0.1, 0.2), 1e-9, unseen_rotation=90.0) is Verdict.FAILS
 
 
 def test_intervals_the_wrong_way_round_are_refused() -> None:
@@ -75,7 +74,7 @@ def test_draws_depend_on_seed_and_stream_alone() -> None:
 
 
 def test_running_reports_what_was_found() -> None:
-    finding = Finding(0.5, (0.4, 0.6), 1.0, judge((0.4, 0.6), 1.0), "Because.")
+    finding = Finding(0.5, (0.4, 0.6), 1.0, "Because.")
     seen = []
     claim = Claim("id", "arXiv:0", "Something.", lambda effort: finding)
     (result,) = run_claims([claim], Effort(), lambda done, claim: seen.append((done, claim.id)))

@@ -21,8 +21,7 @@ from otprior.diffusion.codes import Codes, Encoder
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.comparison import StageProgress
 from otprior.report import validate_report
-from otprior_studies.claims.power import TurnedMap
-from otprior_studies.claims.rotation import rotate
+from otprior_studies.claims.power import TurnedMap, rotate
 from otprior_studies.codes import (
     CodeStudy,
     CodeSubject,

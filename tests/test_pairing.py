@@ -17,8 +17,7 @@ from otprior.error.spectrum import low_passed, radial_coherence
 from otprior.priors.gaussian import gaussian_code, gaussian_map
 from otprior.transport.assignment import best_partners, pairing
 from otprior.transport.moments import Spectrum
-from otprior_studies.claims.power import NOT_CAUGHT, TurnedMap
-from otprior_studies.claims.rotation import rotate
+from otprior_studies.claims.power import NOT_CAUGHT, TurnedMap, rotate
 from otprior_studies.claims.skew import light, own_skew, probed_skew
 
 

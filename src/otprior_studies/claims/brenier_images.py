@@ -16,17 +16,16 @@ import math
 from torch import Tensor
 
 from otprior.metrics.intervals import bootstrap_mean
-from otprior_studies.claims.claim import (
-    Claim,
-    Effort,
-    Finding,
-    judge_test,
-)
+from otprior_studies.claims.claim import PRIOR_V1, Effort, Finding, claim
 from otprior_studies.claims.images import image_flow, image_offsets, images
-from otprior_studies.claims.papers import PRIOR_V1
 
 
-def _run(effort: Effort) -> Finding:
+@claim(
+    "brenier-images",
+    PRIOR_V1,
+    "For 1,000 images the limit of the flow map is the Brenier map of N(0, I) to the images.",
+)
+def brenier_images(effort: Effort) -> Finding:
     flow, atoms = image_flow(effort), images().double()
     one, other = image_offsets("one", effort.seed), image_offsets("other", effort.seed)
     z = flow.z.double()
@@ -47,16 +46,14 @@ def _run(effort: Effort) -> Finding:
     best = float(duals[2].mean())
 
     rotation = _rotation_that_moves(solver.hi, z, atoms, one, effort)
-    interval = (mismatch.lo, mismatch.hi)
     return Finding(
         statistic=mismatch.estimate,
-        interval=interval,
+        interval=(mismatch.lo, mismatch.hi),
         threshold=solver.hi,
-        verdict=judge_test(interval, solver.hi, rotation),
+        unseen_rotation=rotation,
         why="Share of the noise that the exact flow of 1,000 images sends to another image than optimal "
-        "transport does; the threshold is what two independent solutions of the transport disagree on "
+        "transport does. The threshold is the share on which two independent solutions of the transport disagree "
         "(upper 95 % limit).",
-        power=f"rotation of {rotation:.2g}° or more",
         details={
             "draws": len(z),
             "settled": flow.settled,
@@ -66,10 +63,7 @@ def _run(effort: Effort) -> Finding:
             "of which missed by the solver, about": missed,
             "lost by the flow": lost.estimate / best,
             "lost by the flow, interval": [lost.lo / best, lost.hi / best],
-            "distinct images reached": {
-                "flow": len(flow.basin.unique()),
-                "transport": len(cells.unique()),
-            },
+            "distinct images reached": {"flow": len(flow.basin.unique()), "transport": len(cells.unique())},
         },
     )
 
@@ -87,13 +81,3 @@ def _rotation_that_moves(share: float, z: Tensor, atoms: Tensor, offsets: Tensor
         moved = float(((turned @ atoms.T + offsets).argmax(dim=1) != before).double().mean())
         low, high = ((low + high) / 2, high) if moved <= share else (low, (low + high) / 2)
     return high
-
-
-CLAIMS = (
-    Claim(
-        "brenier-images",
-        PRIOR_V1,
-        "For 1,000 images the limit of the flow map is the Brenier map of N(0, I) to the images.",
-        _run,
-    ),
-)

@@ -1,9 +1,8 @@
 r"""Does the flow from noise to finitely many points take each z where optimal transport takes it?
 
-From pure noise (s = 0, `otprior.diffusion.flow`) the flow of N atoms with their exact score sends N(0, I) to the atoms,
-each
-basin holding its atom's weight. Optimal transport does the same with Laguerre cells. The two can only differ in the
-shape of the walls: those of the cells are flat, and those of the basins have no reason to be.
+From pure noise (s = 0, `otprior.diffusion.flow`) the flow of N atoms with their exact score sends N(0, I) to the
+atoms, each basin holding its atom's weight. Optimal transport does the same with Laguerre cells. The two can only
+differ in the shape of the walls: those of the cells are flat, and those of the basins have no reason to be.
 
 - On the line both are monotone, and the same. So are they for atoms on a line in any dimension, hence for any two.
 - If a reflection group forces the walls to be flat (equal weights on an equilateral triangle), they are the same.
@@ -27,22 +26,8 @@ from torch import Tensor
 from otprior.diffusion.denoisers import FiniteDenoiser
 from otprior.diffusion.flow import NOISE, Scales, probability_flow
 from otprior.metrics.intervals import bootstrap_mean
-from otprior_studies.claims.claim import (
-    Claim,
-    Curves,
-    Effort,
-    Finding,
-    judge,
-    judge_test,
-)
-from otprior_studies.claims.papers import PRIOR_V1
-from otprior_studies.claims.planar import (
-    GENERIC,
-    TRIANGLE,
-    basins,
-    cells,
-    laguerre_offsets,
-)
+from otprior_studies.claims.claim import PRIOR_V1, Curves, Effort, Finding, claim
+from otprior_studies.claims.planar import GENERIC, TRIANGLE, basins, cells, laguerre_offsets
 
 # Boundaries on the line are found by bisection of the flow, whose tolerance is 1e-11 a step.
 LINE_TOLERANCE = 1e-8
@@ -64,22 +49,25 @@ def _walls_on_the_line(atoms: Tensor, weights: Tensor) -> Tensor:
     return (low + high) / 2
 
 
-def _line(effort: Effort) -> Finding:
+@claim(
+    "brenier-line",
+    PRIOR_V1,
+    "On the line (and for two atoms) the limit of the flow map is the Brenier map of N(0, I) to the data.",
+)
+def brenier_line(effort: Effort) -> Finding:
     generator = effort.generator("line")
     errors = []
-    for count in effort.of((2, 3, 5, 10, 10), (2, 5)):
+    for count in effort.choose((2, 3, 5, 10, 10), (2, 5)):
         atoms = (3 * torch.randn(count, generator=generator, dtype=torch.float64)).sort().values
         weights = torch.rand(count, generator=generator, dtype=torch.float64) + 0.2
         weights /= weights.sum()
         quantiles = torch.from_numpy(norm.ppf(weights.cumsum(0)[:-1].numpy()))
         errors.append(float((_walls_on_the_line(atoms, weights) - quantiles).abs().max()))
-    worst = max(errors)
-    interval = (0.0, worst)
     return Finding(
-        statistic=worst,
-        interval=interval,
+        statistic=max(errors),
+        interval=(0.0, max(errors)),
         threshold=LINE_TOLERANCE,
-        verdict=judge(interval, LINE_TOLERANCE, exact=True),
+        exact=True,
         why="Largest distance between a wall of the flow's basins and of the optimal map's cells, which on "
         "the line are normal quantiles. A monotone map with the right masses is unique. Two atoms in any "
         "dimension are this case.",
@@ -87,14 +75,18 @@ def _line(effort: Effort) -> Finding:
     )
 
 
-def _plane(effort: Effort) -> Finding:
-    draws = effort.of(100_000, 8_000)
+@claim(
+    "brenier-plane",
+    PRIOR_V1,
+    "For finite data the limit of the flow map is the Brenier map of N(0, I) to the data.",
+)
+def brenier_plane(effort: Effort) -> Finding:
+    draws = effort.choose(100_000, 8_000)
     details: dict[str, dict[str, Any]] = {}
     mismatches = {}
-    triangle = (TRIANGLE, torch.full((3,), 1 / 3, dtype=torch.float64))
     for name, (atoms, weights) in {
         "two atoms": (GENERIC[3][0][:2], torch.tensor([0.3, 0.7], dtype=torch.float64)),
-        "equilateral triangle": triangle,
+        "equilateral triangle": (TRIANGLE, torch.full((3,), 1 / 3, dtype=torch.float64)),
         "three atoms": GENERIC[3],
         "five atoms": GENERIC[5],
     }.items():
@@ -117,25 +109,21 @@ def _plane(effort: Effort) -> Finding:
             "smallest rotation caught, degrees": _unseen_rotation(atoms, offsets, z),
         }
     chosen = mismatches["three atoms"]
-    rotation = details["three atoms"]["smallest rotation caught, degrees"]
-    interval = (chosen.lo, chosen.hi)
-    threshold = RULE_OF_THREE / draws
     return Finding(
         statistic=chosen.estimate,
-        interval=interval,
-        threshold=threshold,
-        verdict=judge_test(interval, threshold, rotation),
+        interval=(chosen.lo, chosen.hi),
+        threshold=RULE_OF_THREE / draws,
+        unseen_rotation=details["three atoms"]["smallest rotation caught, degrees"],
         why="Mass that the flow sends to another atom than optimal transport does, three atoms in general "
         "position. The basins' walls are curved, the cells' are flat. Two atoms and an equilateral "
         "triangle agree.",
-        power=f"rotation of {rotation:.2g}° or more",
         details=details,
         curves=(_walls(effort),),
     )
 
 
 def _unseen_rotation(atoms: Tensor, offsets: Tensor, z: Tensor) -> float:
-    """Degrees by which the cells must be turned to differ on as many points as would be noticed."""
+    """Degrees by which the cells must be turned for the test to notice the points that change cell."""
     angle = torch.tensor(1.0, dtype=torch.float64).deg2rad()
     turn = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
     moved = float((cells(atoms, offsets, z) != cells(atoms, offsets, z @ turn.T)).double().mean())
@@ -144,10 +132,10 @@ def _unseen_rotation(atoms: Tensor, offsets: Tensor, z: Tensor) -> float:
 
 
 def _walls(effort: Effort) -> Curves:
-    """Walls of three atoms' basins and cells: middles between neighbours on a grid that go to different atoms."""
+    """Walls of three atoms' basins and cells: midpoints of neighbours on a grid that go to different atoms."""
     atoms, weights = GENERIC[3]
     law, offsets = FiniteDenoiser(atoms, weights), laguerre_offsets(atoms, weights)
-    ticks = torch.linspace(-3, 3, effort.of(181, 81), dtype=torch.float64)
+    ticks = torch.linspace(-3, 3, effort.choose(181, 81), dtype=torch.float64)
     grid = torch.cartesian_prod(ticks, ticks)
     series = {}
     for name, label in (
@@ -161,19 +149,3 @@ def _walls(effort: Effort) -> Curves:
     return Curves(
         "brenier-plane", "Walls between three atoms' shares of the noise", "z₁", "z₂", series, points=True
     )
-
-
-CLAIMS = (
-    Claim(
-        "brenier-line",
-        PRIOR_V1,
-        "On the line (and for two atoms) the limit of the flow map is the Brenier map of N(0, I) to the data.",
-        _line,
-    ),
-    Claim(
-        "brenier-plane",
-        PRIOR_V1,
-        "For finite data the limit of the flow map is the Brenier map of N(0, I) to the data.",
-        _plane,
-    ),
-)

@@ -1,6 +1,6 @@
-"""Codes by dimension: is their Jacobian symmetric, and is their cost that of exact discrete transport?
+"""Two tests of codes by dimension: is their Jacobian symmetric, and is their cost that of exact discrete transport?
 
-With what the second question could not have seen.
+The second comes with its power.
 """
 
 from __future__ import annotations
@@ -12,18 +12,8 @@ import torch
 from torch import Tensor
 
 from otprior.metrics.intervals import Interval, bootstrap_mean
-from otprior_studies.claims.claim import (
-    Curves,
-    Finding,
-    judge,
-    judge_test,
-)
-from otprior_studies.claims.rotation import (
-    COST_ROUNDING,
-    excess_cost,
-    rotate,
-    smallest_caught,
-)
+from otprior_studies.claims.claim import Curves, Finding
+from otprior_studies.claims.power import COST_ROUNDING
 
 DIMENSIONS = (2, 3, 4, 5, 6, 7)
 
@@ -35,29 +25,27 @@ def jacobian_finding(
     generator: Callable[[], torch.Generator],
     source: str,
 ) -> Finding:
-    """What |J − Jᵀ|/|J + Jᵀ| says of the claim that it is 0 in every dimension.
+    """Tests the claim that |J − Jᵀ|/|J + Jᵀ| is 0 in every dimension.
 
     Arguments:
-        tangents: Of single points, (B,), by dimension.
-        error: What is wrong with them at most: its name and how much.
-        threshold: What counts as 0.
+        tangents: |J − Jᵀ|/|J + Jᵀ| at single points, (B,), by dimension.
+        error: Largest error of `tangents`: its name and its size.
+        threshold: The largest value that counts as 0.
         generator: For the bootstrap; a new one for each dimension, seeded alike.
         source: A sentence on where the Jacobians are from.
     """
     name, most = error
     found = {dim: bootstrap_mean(values, generator()) for dim, values in tangents.items()}
     least = min(found.values(), key=lambda f: f.estimate)
-    interval = (least.lo - most, least.hi + most)
     angles = {str(dim): math.degrees(math.atan(f.estimate)) for dim, f in found.items()}
     return Finding(
         statistic=least.estimate,
-        interval=interval,
+        interval=(least.lo - most, least.hi + most),
         threshold=threshold,
-        verdict=judge(interval, threshold),
+        unseen_rotation=math.degrees(math.atan(threshold)),
         why="Mean of |J − Jᵀ|/|J + Jᵀ| over the data, in that of 2 to 7 dimensions where it is smallest: the "
         f"tangent of a mean rotation of {min(angles.values()):.2f}° to {max(angles.values()):.2f}°. {source} Not "
         "optimal, though nearly so.",
-        power=f"rotation of {math.degrees(math.atan(threshold)):.1g}° or more",
         details={
             name: most,
             "mean rotation by dimension, degrees": angles,
@@ -68,20 +56,6 @@ def jacobian_finding(
     )
 
 
-def smallest_turn(x: Tensor, code: Tensor, generator: Callable[[], torch.Generator]) -> float:
-    """The smallest turn of the codes, in degrees, that pairing notices.
-
-    Arguments:
-        x, code: Points and their codes by a map that is known to be optimal, (n, d) each.
-        generator: A new one for each turn, seeded alike: all turns are in the same planes.
-    """
-
-    def caught(degrees: float) -> bool:
-        return excess_cost(x, rotate(code, degrees, generator())) > COST_ROUNDING
-
-    return smallest_caught(caught)
-
-
 def cost_finding(
     excess: Mapping[int, Interval],
     unseen: Mapping[int, Sequence[tuple[float, float]]],
@@ -89,31 +63,30 @@ def cost_finding(
     why: Callable[[int], str],
     curves: tuple[str, str],
 ) -> Finding:
-    """What the excess of the cost says of the claim that it is 0 in every dimension.
+    """Tests the claim that the excess of the cost is 0 in every dimension.
 
     Arguments:
-        excess: Relative, by dimension, 2 among them.
-        unseen: The smallest turn caught, in degrees, by dimension, after each number of points, `points` the last.
-        points: Of a set.
-        why: The account, from the dimension in which the excess is largest.
+        excess: Mean relative excess by dimension, 2 among them (`mean_excess`).
+        unseen: By dimension, pairs of a number of points and the smallest turn caught with it, in degrees; the last
+            pair is for `points`.
+        points: Number of points in a set.
+        why: The explanation, from the dimension in which the excess is largest.
         curves: Name and title of the plot of `unseen`.
     """
     worst = max(excess, key=lambda d: excess[d].estimate)
-    # An excess is never negative, which Student's interval does not know.
-    interval = (max(excess[worst].lo, 0.0), excess[worst].hi)
-    # The claim is about all dimensions: the power is that of the one in which least is seen.
+    # The claim is about all dimensions, so the power is the smallest among them.
     rotation = max(angles[-1][1] for angles in unseen.values())
     return Finding(
         statistic=excess[worst].estimate,
-        interval=interval,
+        interval=(excess[worst].lo, excess[worst].hi),
         threshold=COST_ROUNDING,
-        verdict=judge_test(interval, COST_ROUNDING, rotation),
+        unseen_rotation=rotation,
         why=why(worst),
-        power=f"rotation of {unseen[2][-1][1]:.2g}° or more in dimension 2, of {rotation:.2g}° in every one",
+        power_note=f" in every dimension, of {unseen[2][-1][1]:.2g}° in dimension 2",
         details={
             "points": points,
             "excess by dimension": {str(d): e.estimate for d, e in excess.items()},
-            "excess by dimension, interval": {str(d): [max(e.lo, 0.0), e.hi] for d, e in excess.items()},
+            "excess by dimension, interval": {str(d): [e.lo, e.hi] for d, e in excess.items()},
             "smallest rotation caught, degrees": {
                 str(d): {str(n): angle for n, angle in angles} for d, angles in unseen.items()
             },

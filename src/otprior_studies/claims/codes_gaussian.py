@@ -14,24 +14,20 @@ from __future__ import annotations
 
 from otprior.diffusion.denoisers import GaussianDenoiser
 from otprior.diffusion.flow import NOISE, Scales, probability_flow
-from otprior_studies.claims.claim import (
-    Claim,
-    Curves,
-    Effort,
-    Finding,
-    judge,
-)
+from otprior_studies.claims.claim import CODES, Curves, Effort, Finding, claim
 from otprior_studies.claims.gaussian_laws import random_gaussians
-from otprior_studies.claims.papers import CODES
 
 START = Scales.vp(0.99)
 TOLERANCE = 1e-9
 
 
-def _run(effort: Effort) -> Finding:
+@claim(
+    "codes-gaussian", CODES, "For Gaussian data the encoder is the optimal transport map to the normal law."
+)
+def codes_gaussian(effort: Effort) -> Finding:
     # Eigenvalues from 1e-3 to 1e3, a third of the laws of half rank. (Beyond, the rounding of Σ itself costs more than
     # the tolerance: 1e-16 of its largest entry, over the smallest eigenvalue of C_{t_0}.)
-    laws = random_gaussians(effort, "codes gaussian", effort.of(60, 12), spread=1e3)
+    laws = random_gaussians(effort, "codes gaussian", effort.choose(60, 12), spread=1e3)
     sample = effort.generator("codes gaussian draws")
     ends = [Scales.vp(a) for a in (1e-1, 1e-2, 1e-4, 1e-6)]
     to_limit = {end.alpha: 0.0 for end in ends}
@@ -50,19 +46,18 @@ def _run(effort: Effort) -> Finding:
             if end is not NOISE:
                 miss = float((code - white @ law.axes.T).abs().max())
                 to_limit[end.alpha] = max(to_limit[end.alpha], miss)
-    interval = (0.0, worst)
     return Finding(
         statistic=worst,
-        interval=interval,
+        interval=(0.0, worst),
         threshold=TOLERANCE,
-        verdict=judge(interval, TOLERANCE, exact=True),
+        exact=True,
         why="Largest difference of an entry between the encoder, solved as an ODE, and the optimal map to "
         "N(α_T μ, C_T), for α_T from 0.1 to 0: random, half-rank and ill-conditioned covariances in 1 to "
         "64 dimensions. From the optimal map to N(0, I) it differs by about α_T |E x_0| until α_T = 0.",
         details={
             "laws": len(laws),
             "largest difference from the optimal map to N(0, I), by α_T": {
-                str(a): miss for a, miss in to_limit.items()
+                str(a): m for a, m in to_limit.items()
             },
         },
         curves=(
@@ -76,13 +71,3 @@ def _run(effort: Effort) -> Finding:
             ),
         ),
     )
-
-
-CLAIMS = (
-    Claim(
-        "codes-gaussian",
-        CODES,
-        "For Gaussian data the encoder is the optimal transport map to the normal law.",
-        _run,
-    ),
-)

@@ -19,23 +19,12 @@ import torch
 from torch import Tensor
 
 from otprior.diffusion.denoisers import MixtureDenoiser
-from otprior.diffusion.flow import (
-    NOISE,
-    Scales,
-    flow_jacobian,
-    probability_flow,
-)
-from otprior.metrics.intervals import Interval, seed_set_interval
-from otprior_studies.claims.by_dimension import (
-    DIMENSIONS,
-    cost_finding,
-    jacobian_finding,
-    smallest_turn,
-)
-from otprior_studies.claims.claim import Claim, Effort, Finding
+from otprior.diffusion.flow import NOISE, Scales, flow_jacobian, probability_flow
+from otprior.metrics.intervals import Interval
+from otprior_studies.claims.by_dimension import DIMENSIONS, cost_finding, jacobian_finding
+from otprior_studies.claims.claim import CODES, Effort, Finding, claim
 from otprior_studies.claims.flow_jacobian import ODE_TOLERANCE, antisymmetry
-from otprior_studies.claims.papers import CODES
-from otprior_studies.claims.rotation import excess_cost
+from otprior_studies.claims.power import mean_excess, smallest_turn
 
 START = Scales.vp(0.98)
 
@@ -50,11 +39,16 @@ def mixture_law(dim: int, seed: int) -> MixtureDenoiser:
     return MixtureDenoiser(weights, means, factors @ factors.mT + 0.02 * torch.eye(dim))
 
 
-def _jacobian(effort: Effort) -> Finding:
+@claim(
+    "codes-jacobian",
+    CODES,
+    "For common laws in 2 to 7 dimensions the encoder is the optimal map to the normal law (Jacobian).",
+)
+def codes_jacobian(effort: Effort) -> Finding:
     tangents, error = {}, 0.0
     for dim in DIMENSIONS:
         law = mixture_law(dim, effort.seed)
-        x = law.noised(effort.of(400, 60), *START, effort.generator(f"codes jacobian {dim}"))
+        x = law.noised(effort.choose(400, 60), *START, effort.generator(f"codes jacobian {dim}"))
         _, jacobian = flow_jacobian(law, x, START, NOISE, rtol=1e-11, atol=1e-11)
         _, looser = flow_jacobian(law, x[:20], START, NOISE, rtol=1e-9, atol=1e-9)
         tangents[dim] = antisymmetry(jacobian)
@@ -69,9 +63,7 @@ def _jacobian(effort: Effort) -> Finding:
 
 
 def _optimal_pairs(dim: int, count: int, seed: int, stream: str) -> tuple[Tensor, Tensor]:
-    """Points x and T(x), T known to be optimal onto N(0, I): whitening, of a Gaussian with the mixture's "
-    "covariance.
-    """
+    """Points x and T(x), T known to be optimal onto N(0, I): whitening, of a Gaussian with the mixture's covariance."""
     variances, axes = torch.linalg.eigh(mixture_law(dim, seed).covariance)
     code = Effort(seed=seed).normal(stream, count, dim)
     return (code @ axes * variances.sqrt()) @ axes.T, code
@@ -82,18 +74,22 @@ def _unseen(dim: int, count: int, effort: Effort) -> float:
     return smallest_turn(x, code, lambda: effort.generator(f"codes rotation {dim}"))
 
 
-def _cost(effort: Effort) -> Finding:
-    sizes = effort.of((125, 250, 500, 1000), (100, 400))
-    count, sets = sizes[-1], effort.of(5, 4)
+@claim(
+    "codes-cost",
+    CODES,
+    "For common laws in 2 to 7 dimensions the encoder is the optimal map to the normal law (cost, as the "
+    "paper tests it).",
+)
+def codes_cost(effort: Effort) -> Finding:
+    sizes = effort.choose((125, 250, 500, 1000), (100, 400))
+    count, sets = sizes[-1], effort.choose(5, 4)
     excess: dict[int, Interval] = {}
     unseen: dict[int, list[tuple[float, float]]] = {}
     for dim in DIMENSIONS:
         law = mixture_law(dim, effort.seed)
         x = law.noised(sets * count, *START, effort.generator(f"codes cost {dim}"))
         code = probability_flow(law, x, START, NOISE, steps=60).x
-        # (Never negative but for rounding.)
-        values = [max(excess_cost(a, b), 0.0) for a, b in zip(x.split(count), code.split(count))]
-        excess[dim] = seed_set_interval(values)
+        excess[dim] = mean_excess(list(zip(x.split(count), code.split(count))))
         unseen[dim] = [(n, _unseen(dim, n, effort)) for n in sizes]
     return cost_finding(
         excess,
@@ -101,25 +97,8 @@ def _cost(effort: Effort) -> Finding:
         count,
         lambda worst: (
             f"Relative excess of Σ|x − E(x)|² over the best pairing of the same {count:,} points and codes, "
-            f"in dimension {worst}, where it is largest. Small, and biased towards 0 the more the higher the "
-            "dimension: read it with its power."
+            f"in dimension {worst}, where it is largest. It is small, and the higher the dimension the more it is "
+            "biased towards 0: read it with its power."
         ),
         ("codes-power", "What the discrete test would have caught"),
     )
-
-
-CLAIMS = (
-    Claim(
-        "codes-jacobian",
-        CODES,
-        "For common laws in 2 to 7 dimensions the encoder is the optimal map to the normal law (Jacobian).",
-        _jacobian,
-    ),
-    Claim(
-        "codes-cost",
-        CODES,
-        "For common laws in 2 to 7 dimensions the encoder is the optimal map to the normal law (cost, as "
-        "the paper tests it).",
-        _cost,
-    ),
-)

@@ -20,14 +20,7 @@ import torch
 
 from otprior.diffusion.denoisers import FiniteDenoiser
 from otprior.diffusion.flow import NOISE, Scales, probability_flow
-from otprior_studies.claims.claim import (
-    Claim,
-    Curves,
-    Effort,
-    Finding,
-    judge,
-)
-from otprior_studies.claims.papers import DERIVED, PRIOR_V1
+from otprior_studies.claims.claim import DERIVED, PRIOR_V1, Curves, Effort, Finding, claim
 from otprior_studies.claims.planar import GENERIC, basins
 
 ATOMS, WEIGHTS = GENERIC[5]
@@ -35,13 +28,19 @@ SMOOTH_END = Scales.vp(0.6)
 
 
 def _slope(points: list[tuple[float, float]]) -> float:
-    """Of log y by log x, between first and last."""
+    """Slope of log y by log x, between the first and the last point."""
     (x0, y0), (x1, y1) = points[0], points[-1]
     return math.log(y1 / y0) / math.log(x1 / x0)
 
 
-def _smooth(effort: Effort) -> Finding:
-    z = effort.normal("flow limit", effort.of(2000, 300), 2)
+@claim(
+    "flow-limit",
+    PRIOR_V1,
+    "The reverse flow map converges exponentially as the terminal time grows (here: E|F_T − F_∞| ~ α_T, "
+    "α_T² if centred).",
+)
+def flow_limit(effort: Effort) -> Finding:
+    z = effort.normal("flow limit", effort.choose(2000, 300), 2)
     alphas = (1e-4, 1e-3, 1e-2, 1e-1)
     worst, details, series = 0.0, {}, {}
     for name, atoms, expected in (
@@ -58,14 +57,13 @@ def _smooth(effort: Effort) -> Finding:
         worst = max(worst, abs(slope - expected))
         details[name] = {"rate in α_T": slope, "expected": expected}
         series[name] = points
-    # What the differences leave of 1e-12 a step, at 1e-8 where they are smallest.
+    # Error of 1e-12 a step, relative to differences that are 1e-8 where they are smallest.
     error = 1e-3
-    interval = (max(worst - error, 0.0), worst + error)
     return Finding(
         statistic=worst,
-        interval=interval,
+        interval=(max(worst - error, 0.0), worst + error),
         threshold=0.01,
-        verdict=judge(interval, 0.01, exact=True),
+        exact=True,
         why="Deviation of the rate of E|F_T − F_∞| in α_T = exp(−½ ∫ β) from 1, or 2 for centred data, at "
         "a time where p_t is smooth. So convergence is exponential, and centring doubles its rate.",
         details=details,
@@ -82,14 +80,19 @@ def _smooth(effort: Effort) -> Finding:
     )
 
 
-def _final(effort: Effort) -> Finding:
-    z = effort.normal("flow limit, final", effort.of(200_000, 20_000), 2)
+@claim(
+    "flow-limit-final",
+    DERIVED,
+    "It converges at the same rate at the data end of a finite set, in mean square: E|F_T − F_∞|² ~ α_T².",
+)
+def flow_limit_final(effort: Effort) -> Finding:
+    z = effort.normal("flow limit, final", effort.choose(200_000, 20_000), 2)
     law = FiniteDenoiser(ATOMS, WEIGHTS)
     limit = ATOMS[basins(law, z)]
     alphas = (0.02, 0.04, 0.08)
     moved = []
     for alpha in alphas:
-        # At α the flow from pure noise would be where z is; carry z back to there, so that `basins` can be asked.
+        # `basins` starts from pure noise, so z is carried back from α to there.
         start = probability_flow(law, z, Scales.vp(alpha), NOISE, steps=8).x
         moved.append((ATOMS[basins(law, start)] - limit).norm(dim=1))
     squares = [(a, float((m**2).mean())) for a, m in zip(alphas, moved)]
@@ -102,12 +105,10 @@ def _final(effort: Effort) -> Finding:
         means = stacked[rows].mean(dim=0).tolist()
         resampled.append(_slope(list(zip(alphas, means))))
     ordered = sorted(2.0 - slope for slope in resampled)
-    interval = (ordered[int(0.025 * len(ordered))], ordered[int(0.975 * len(ordered))])
     return Finding(
         statistic=2.0 - _slope(squares),
-        interval=interval,
+        interval=(ordered[int(0.025 * len(ordered))], ordered[int(0.975 * len(ordered))]),
         threshold=0.5,
-        verdict=judge(interval, 0.5),
         why="2 less the rate of E|F_T − F_∞|² in α_T, at the data end of five atoms. The rate there is 1, "
         "since F_∞ jumps: points near a wall change their atom. Convergence is exponential all the same, "
         "at half the rate in this norm.",
@@ -119,20 +120,3 @@ def _final(effort: Effort) -> Finding:
             },
         },
     )
-
-
-CLAIMS = (
-    Claim(
-        "flow-limit",
-        PRIOR_V1,
-        "The reverse flow map converges exponentially as the terminal time grows (here: E|F_T − F_∞| ~ "
-        "α_T, α_T² if centred).",
-        _smooth,
-    ),
-    Claim(
-        "flow-limit-final",
-        DERIVED,
-        "It converges at the same rate at the data end of a finite set, in mean square: E|F_T − F_∞|² ~ α_T².",
-        _final,
-    ),
-)

@@ -21,21 +21,9 @@ from torch import Tensor
 
 from otprior.diffusion.denoisers import FiniteDenoiser
 from otprior.diffusion.flow import NOISE, Scales, probability_flow
-from otprior_studies.claims.claim import (
-    Claim,
-    Curves,
-    Effort,
-    Finding,
-    judge,
-)
+from otprior_studies.claims.claim import DERIVED, PRIOR_V1, Curves, Effort, Finding, claim
 from otprior_studies.claims.gaussian_laws import w2_to_normal_vp
-from otprior_studies.claims.images import (
-    TIMESTEPS,
-    image_flow,
-    image_offsets,
-    images,
-)
-from otprior_studies.claims.papers import DERIVED, PRIOR_V1
+from otprior_studies.claims.images import TIMESTEPS, image_flow, image_offsets, images
 
 # Two-sided 95 %.
 NORMAL_QUANTILE = 1.96
@@ -53,7 +41,8 @@ def _limits(values: Tensor) -> tuple[float, float]:
     return float(values.mean()) - half, float(values.mean()) + half
 
 
-def _contraction(effort: Effort) -> Finding:
+@claim("vp-contraction-images", PRIOR_V1, "VP, 1,000 images: W2(p_t, N(0, I)) ≤ α_t W2(p_0, N(0, I)).")
+def vp_contraction_images(effort: Effort) -> Finding:
     flow, atoms = image_flow(effort), images().double()
     mean, variances = _moments(atoms)
     dim, square = atoms.shape[1], float((atoms**2).sum(dim=1).mean())
@@ -76,12 +65,10 @@ def _contraction(effort: Effort) -> Finding:
         upper.append((-math.log(alpha), high))
         ratios.append((low / (alpha * math.sqrt(dim + square)), high / (alpha * at_zero)))
     worst = max(range(len(ratios)), key=lambda i: ratios[i][1])
-    interval = ratios[worst]
     return Finding(
-        statistic=interval[1],
-        interval=interval,
+        statistic=ratios[worst][1],
+        interval=ratios[worst],
         threshold=1.0,
-        verdict=judge(interval, 1.0),
         why=f"W2(p_t, N(0, I))/(α_t W2(p_0, N(0, I))) at the worst of t = {TIMESTEPS[-1]} … {TIMESTEPS[0]}: "
         "the upper end is a coupling over a dual bound, the lower end Gelbrich's bound over a crude one. "
         "Both are below 1.",
@@ -109,9 +96,14 @@ def _contraction(effort: Effort) -> Finding:
     )
 
 
-def _rate(effort: Effort) -> Finding:
+@claim(
+    "vp-rate-images",
+    DERIVED,
+    "VP, 1,000 images: W2(p_t, N(0, I)) falls like α_t, and like α_t² once the images are centred.",
+)
+def vp_rate_images(effort: Effort) -> Finding:
     raw = images().double()
-    z = effort.normal("image rate", effort.of(500, 100), raw.shape[1])
+    z = effort.normal("image rate", effort.choose(500, 100), raw.shape[1])
     alphas = (1e-3, 2e-3)
     worst: tuple[float, float] = (0.0, 0.0)
     details = {}
@@ -133,25 +125,8 @@ def _rate(effort: Effort) -> Finding:
         statistic=worst[1],
         interval=worst,
         threshold=0.05,
-        verdict=judge(worst, 0.05),
         why="Deviation of the slope of −log W2 in ½ ∫ β from 1 (images as they are) and 2 (centred), "
         "between α = 0.002 and 0.001, at both ends of an interval: Gelbrich below, the flow's own coupling "
         "above.",
         details=details,
     )
-
-
-CLAIMS = (
-    Claim(
-        "vp-contraction-images",
-        PRIOR_V1,
-        "VP, 1,000 images: W2(p_t, N(0, I)) ≤ α_t W2(p_0, N(0, I)).",
-        _contraction,
-    ),
-    Claim(
-        "vp-rate-images",
-        DERIVED,
-        "VP, 1,000 images: W2(p_t, N(0, I)) falls like α_t, and like α_t² once the images are centred.",
-        _rate,
-    ),
-)

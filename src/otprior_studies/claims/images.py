@@ -63,7 +63,7 @@ def image_flow(effort: Effort) -> ImageFlow:
     law = FiniteDenoiser(images())
     schedule = NoiseSchedule.from_scheduler(bundled.load_scheduler())
     moments = tuple(Scales.at(schedule, t) for t in TIMESTEPS)
-    z = effort.normal("image flow", effort.of(1500, 250), law.dim).float()
+    z = effort.normal("image flow", effort.choose(1500, 250), law.dim).float()
     apart = torch.cdist(law.atoms, law.atoms).fill_diagonal_(math.inf)
     cleanest = moments[-1]
     end = Scales(1.0, min(float(apart.min()) / 20, cleanest.sigma / cleanest.alpha / 2))

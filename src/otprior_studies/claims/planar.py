@@ -74,7 +74,7 @@ def laguerre_offsets(atoms: Tensor, weights: Tensor) -> Tensor:
 
 
 def cells(atoms: Tensor, offsets: Tensor, z: Tensor) -> Tensor:
-    """The Laguerre cell of each point z (B, 2), int64 (B,)."""
+    """The Laguerre cell of each point z (B, d), int64 (B,)."""
     return (z @ atoms.T + offsets).argmax(dim=1)
 
 

@@ -27,14 +27,7 @@ from torch import Tensor
 
 from otprior.diffusion.denoisers import GaussianDenoiser, MixtureDenoiser
 from otprior.diffusion.flow import Scales, probability_flow
-from otprior_studies.claims.claim import (
-    Claim,
-    Curves,
-    Effort,
-    Finding,
-    judge,
-)
-from otprior_studies.claims.papers import PRIOR_V2
+from otprior_studies.claims.claim import PRIOR_V2, Curves, Effort, Finding, claim
 
 END = Scales.vp(0.995)
 STARTS = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -90,7 +83,7 @@ def _gaussians(effort: Effort) -> float:
     """Largest final W2/(I · W2 at t*) for Gaussian data and starts that are shifted or stretched along one axis."""
     worst = 0.0
     generator = effort.generator("propagation")
-    for _ in range(effort.of(20, 4)):
+    for _ in range(effort.choose(20, 4)):
         variances = torch.exp(torch.randn(4, generator=generator, dtype=torch.float64))
         law = GaussianDenoiser(torch.zeros(4), torch.diag(variances))
         for alpha in STARTS:
@@ -133,13 +126,18 @@ def line_propagation(separation: float, start: Scales) -> tuple[float, float]:
     return before, after
 
 
-def _run(effort: Effort) -> Finding:
+@claim(
+    "error-propagation",
+    PRIOR_V2,
+    "With exact scores the error of the final law is at most a factor I times the W2 error of the prior.",
+)
+def error_propagation(effort: Effort) -> Finding:
     gaussian = _gaussians(effort)
     worst, table = gaussian, {}
     series: dict[str, list[tuple[float, float]]] = {}
     for separation in SEPARATIONS:
         rows = {}
-        for alpha in effort.of(STARTS, STARTS[1::2]):
+        for alpha in effort.choose(STARTS, STARTS[1::2]):
             before, after = line_propagation(separation, Scales.vp(alpha))
             log_bound = amplification_bound(line_mixture(separation), Scales.vp(alpha), END)
             worst = max(worst, after / before / math.exp(log_bound))
@@ -151,12 +149,11 @@ def _run(effort: Effort) -> Finding:
             }
             series.setdefault(f"modes {separation:g} widths apart", []).append((alpha, after / before))
         table[f"modes {separation:g} widths apart"] = rows
-    interval = (worst - TOLERANCE, worst + TOLERANCE)
     return Finding(
         statistic=worst,
-        interval=interval,
+        interval=(worst - TOLERANCE, worst + TOLERANCE),
         threshold=1 + 10 * TOLERANCE,
-        verdict=judge(interval, 1 + 10 * TOLERANCE, exact=True),
+        exact=True,
         why="Largest ratio of W2 at the end to its bound I · W2 at t*, exact scores: Gaussians in four "
         "dimensions, reached with equality along the first axis, and mixtures on the line, where the bound "
         "is loose by powers of ten (see details).",
@@ -164,7 +161,7 @@ def _run(effort: Effort) -> Finding:
         curves=(
             Curves(
                 "error-propagation",
-                "How much a start from N(0, 1) is wrong in the end, over how wrong it is at t*",
+                "Error at the end of a start from N(0, 1), over its error at t*",
                 "α at t*",
                 "W2 at the end / W2 at t*",
                 series,
@@ -172,13 +169,3 @@ def _run(effort: Effort) -> Finding:
             ),
         ),
     )
-
-
-CLAIMS = (
-    Claim(
-        "error-propagation",
-        PRIOR_V2,
-        "With exact scores the error of the final law is at most a factor I times the W2 error of the prior.",
-        _run,
-    ),
-)

@@ -1,6 +1,6 @@
-"""The claims that there are: every module of this package that has a `CLAIMS`.
+"""Finds and runs the claims: every function in a module of this package that `claim` decorates.
 
-To add one, write a module with `CLAIMS = (Claim(...), ...)`; nothing else needs to know.
+To add a claim, write a module with such a function; no list needs to be edited.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from otprior_studies.claims.claim import Claim, Effort, Finding
 
 @dataclass(frozen=True)
 class Result:
-    """A claim, what was found, and how long it took."""
+    """A claim with its finding, and the seconds that the test took."""
 
     claim: Claim
     finding: Finding
@@ -41,7 +41,7 @@ class Result:
         }
 
     def details(self) -> dict[str, Any]:
-        """And among its details."""
+        """The claim's entry among the details of report.json."""
         found = self.finding
         return {
             "why": found.why,
@@ -53,20 +53,21 @@ class Result:
 
 @cache
 def all_claims() -> tuple[Claim, ...]:
-    """Every claim, by module and then in the module's order."""
+    """Every claim, in alphabetical order of modules and then in the module's own order."""
     found: list[Claim] = []
     for module in sorted(info.name for info in iter_modules(package.__path__)):
-        found += getattr(import_module(f"{package.__name__}.{module}"), "CLAIMS", ())
+        values = vars(import_module(f"{package.__name__}.{module}")).values()
+        found += [value for value in values if isinstance(value, Claim)]
     names = [claim.id for claim in found]
     assert len(set(names)) == len(names), names
     return tuple(found)
 
 
 def find_claims(ids: Sequence[str]) -> tuple[Claim, ...]:
-    """The claims of these names, in this order; a name may be the beginning of several.
+    """The claims with these identifiers, in this order; an identifier may be the beginning of several.
 
     Raises:
-        ValueError: If a name is that of none.
+        ValueError: If no claim has such an identifier.
     """
     chosen: dict[str, Claim] = {}
     for name in ids:
@@ -84,9 +85,9 @@ def run_claims(
     """Runs claims one after another.
 
     Arguments:
-        claims: Which.
-        effort: How much work, and which random numbers; a claim's result does not depend on the others.
-        listen: Called before each, with the number done.
+        claims: The claims to run.
+        effort: How much work, and which random numbers; a claim's result does not depend on the other claims.
+        listen: Called before each claim, with the number done so far.
     """
     results = []
     for done, claim in enumerate(claims):

@@ -20,26 +20,9 @@ from torch import Tensor
 
 from otprior.diffusion.denoisers import FiniteDenoiser
 from otprior.metrics.intervals import Interval, ratio_interval
-from otprior_studies.claims.claim import (
-    Claim,
-    Curves,
-    Effort,
-    Finding,
-    judge,
-)
-from otprior_studies.claims.images import (
-    TIMESTEPS,
-    image_flow,
-    image_offsets,
-    images,
-)
-from otprior_studies.claims.papers import DERIVED, PRIOR_V1
-from otprior_studies.claims.planar import (
-    GENERIC,
-    basins,
-    cells,
-    laguerre_offsets,
-)
+from otprior_studies.claims.claim import DERIVED, PRIOR_V1, Curves, Effort, Finding, claim
+from otprior_studies.claims.images import TIMESTEPS, image_flow, image_offsets, images
+from otprior_studies.claims.planar import GENERIC, basins, cells, laguerre_offsets
 
 BLOCKS = 10
 # Where the library starts by default.
@@ -63,29 +46,33 @@ def _ratio(map_: Tensor, other: Tensor, flow: Tensor) -> Interval:
     return Interval(float(found.lo), float(found.hi), found.estimate)
 
 
-def _end(effort: Effort) -> Finding:
+@claim(
+    "single-step-end",
+    PRIOR_V1,
+    "At the data end static optimal transport is the single step nearest to the flow (nearer than the "
+    "gaussian map).",
+)
+def single_step_end(effort: Effort) -> Finding:
     found: dict[str, Interval] = {}
     to_noise: dict[str, float] = {}
     for name, (atoms, weights) in {f"{k} atoms in the plane": GENERIC[k] for k in GENERIC}.items():
-        z = effort.normal(f"single step {name}", effort.of(50_000, 5_000), 2)
+        z = effort.normal(f"single step {name}", effort.choose(50_000, 5_000), 2)
         flow = atoms[basins(FiniteDenoiser(atoms, weights), z)]
         transport = atoms[cells(atoms, laguerre_offsets(atoms, weights), z)]
         found[name] = _ratio(transport, _gaussian_map(atoms, weights, z, 1.0, 0.0), flow)
         to_noise[name] = _ratio(transport, z, flow).estimate
     pictures, rows = image_flow(effort), images().double()
     z = pictures.z.double()
-    chosen = rows[(z @ rows.T + image_offsets("one", effort.seed)).argmax(dim=1)]
+    chosen = rows[cells(rows, image_offsets("one", effort.seed), z)]
     uniform = torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)
     blurred = _gaussian_map(rows, uniform, z, 1.0, 0.0)
     found["1,000 images"] = _ratio(chosen, blurred, rows[pictures.basin])
     to_noise["1,000 images"] = _ratio(chosen, z, rows[pictures.basin]).estimate
     worst = max(found, key=lambda name: found[name].hi)
-    interval = (found[worst].lo, found[worst].hi)
     return Finding(
         statistic=found[worst].estimate,
-        interval=interval,
+        interval=(found[worst].lo, found[worst].hi),
         threshold=1.0,
-        verdict=judge(interval, 1.0),
         why="E|T(z) − F(z)|² of the optimal map to the data over that of the gaussian map, at the data "
         f"end, where it is largest: {worst}. Not 0, since the flow is not optimal transport; below 1 if "
         "transport is the better single step.",
@@ -96,31 +83,30 @@ def _end(effort: Effort) -> Finding:
     )
 
 
-def _middle(effort: Effort) -> Finding:
+@claim(
+    "single-step-middle",
+    DERIVED,
+    "So it is in the middle of the process (α y(z) + σ z against the gaussian map, 1,000 images, t* = 500).",
+)
+def single_step_middle(effort: Effort) -> Finding:
     flow, rows = image_flow(effort), images().double()
     z = flow.z.double()
-    chosen = rows[(z @ rows.T + image_offsets("one", effort.seed)).argmax(dim=1)]
+    chosen = rows[cells(rows, image_offsets("one", effort.seed), z)]
     uniform = torch.full((len(rows),), 1 / len(rows), dtype=torch.float64)
     found: list[Interval] = []
     series: dict[str, list[tuple[float, float]]] = {"transport": [], "gaussian": [], "N(0, I)": []}
     for t, (alpha, sigma), points in zip(TIMESTEPS, flow.moments, flow.points):
         there = points.double()
-        maps = (
-            alpha * chosen + sigma * z,
-            _gaussian_map(rows, uniform, z, alpha, sigma),
-            z,
-        )
+        maps = (alpha * chosen + sigma * z, _gaussian_map(rows, uniform, z, alpha, sigma), z)
         found.append(_ratio(maps[0], maps[1], there))
         for curve, start in zip(series.values(), maps):
             curve.append((t, float(((start - there) ** 2).sum(dim=1).mean())))
     usual = found[TIMESTEPS.index(USUAL_TIMESTEP)]
-    interval = (usual.lo, usual.hi)
     nearer = [t for t, f in zip(TIMESTEPS, found) if f.hi < 1]
     return Finding(
         statistic=usual.estimate,
-        interval=interval,
+        interval=(usual.lo, usual.hi),
         threshold=1.0,
-        verdict=judge(interval, 1.0),
         why="E|T(z) − F(z)|² of α y(z) + σ z over that of the gaussian map, 1,000 images, at t* = "
         f"{USUAL_TIMESTEP}. Towards noise the flow is linear to second order, as the gaussian map is; "
         f"transport is surely nearer only at t* = {', '.join(map(str, nearer))}.",
@@ -141,20 +127,3 @@ def _middle(effort: Effort) -> Finding:
             ),
         ),
     )
-
-
-CLAIMS = (
-    Claim(
-        "single-step-end",
-        PRIOR_V1,
-        "At the data end static optimal transport is the single step nearest to the flow (nearer than the "
-        "gaussian map).",
-        _end,
-    ),
-    Claim(
-        "single-step-middle",
-        DERIVED,
-        "So it is in the middle of the process (α y(z) + σ z against the gaussian map, 1,000 images, t* = 500).",
-        _middle,
-    ),
-)
