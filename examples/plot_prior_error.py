@@ -21,7 +21,7 @@ import torch
 from otprior.diffusion.denoisers import FiniteDenoiser, GaussianDenoiser
 from otprior.diffusion.flow import Scales, probability_flow
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.error import Target, encode, gaussian_error
+from otprior.error import Target, couple_by_flow, gaussian_error
 from otprior.error.sampling_cost import RootMeanSquare
 from otprior.transport.gaussian import gaussian_map, isotropic, noised
 from otprior_studies.claims.growth import diameter_gain, gaussian_gain, log_growth
@@ -38,14 +38,14 @@ end = 10  # where samples are looked at: a little noise is left, so that the gro
 points = torch.cartesian_prod(*[torch.tensor([-2.0, 2.0], dtype=torch.float64)] * 2)
 target = Target.of(points)
 generator = torch.Generator().manual_seed(0)
-encoding = encode(points, list(moments.values()), 2000, largest_variance=4.0, generator=generator)
+flow = couple_by_flow(points, list(moments.values()), 2000, largest_variance=4.0, generator=generator)
 white = isotropic(torch.zeros(2), 1.0)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
 errors = {
-    "N(0, I)": [gaussian_error(target, *scales, white, encoding=encoding) for scales in moments.values()],
+    "N(0, I)": [gaussian_error(target, *scales, white, flow=flow) for scales in moments.values()],
     "gaussian prior": [
-        gaussian_error(target, *scales, noised(target.spectrum, *scales), encoding=encoding)
+        gaussian_error(target, *scales, noised(target.spectrum, *scales), flow=flow)
         for scales in moments.values()
     ],
 }
@@ -69,7 +69,7 @@ def measured(denoiser, x, starts, scales):
 
 
 gaussian = GaussianDenoiser(torch.zeros(2), 4 * torch.eye(2))
-seeds = encoding.seeds.double()
+seeds = flow.codes.double()
 cases = {
     "four points": (FiniteDenoiser(points), diameter_gain(math.sqrt(32.0)), "#d55e00"),
     "Gaussian": (gaussian, gaussian_gain(4.0), "#0072b2"),
@@ -78,7 +78,7 @@ for name, (denoiser, gain, colour) in cases.items():
     costs, bounds = [], []
     for t, scales in moments.items():
         gaussian_x = gaussian_map(noised(isotropic(torch.zeros(2), 4.0), *scales))(seeds)
-        x = encoding.x[encoding.at(*scales)].double() if name == "four points" else gaussian_x
+        x = flow.x[flow.at(*scales)].double() if name == "four points" else gaussian_x
         gap = RootMeanSquare.between(x, seeds).value
         costs.append(measured(denoiser, x, seeds, scales))
         bounds.append((log_growth(schedule, t, end, gain) + math.log(gap)) / math.log(10))

@@ -17,12 +17,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import torch
 
-from otprior import (
-    GaussianPrior,
-    OTPriorPipeline,
-    SemiDiscretePrior,
-    timestep_grid,
-)
+from otprior import GaussianPrior, OTPriorPipeline, SemiDiscretePrior, timestep_grid
 from otprior.data import bundled
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.metrics import bootstrap_mean

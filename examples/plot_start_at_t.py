@@ -21,13 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from otprior import (
-    GaussianPrior,
-    IdentityPrior,
-    OTPriorPipeline,
-    SemiDiscretePrior,
-    timestep_grid,
-)
+from otprior import GaussianPrior, IdentityPrior, OTPriorPipeline, SemiDiscretePrior, timestep_grid
 from otprior.data import bundled
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.metrics.copying import Atoms

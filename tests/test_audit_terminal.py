@@ -14,8 +14,7 @@ from otprior.data.images import ImageSet
 from otprior.diffusion.known_schedules import known_names, known_schedule, read_scheduler
 from otprior.error import Target
 from otprior.error.spectrum import radial_spectrum
-from otprior.error.terminal import data_at_the_end, terminal_audit
-from otprior.error.verdict import GRADES, verdict
+from otprior.error.terminal import GRADES, judge_terminal, terminal_audit, terminal_data
 
 # (leak at T, where the scheduler begins by itself, grade), of the published schedules. The leaks follow from the betas:
 # Π (1 − β) is 4.04e-5 for DDPM and 4.66e-3 for Stable Diffusion, the figure of Lin et al., table 1.
@@ -42,7 +41,7 @@ def test_well_known_schedules_leave_what_their_betas_say(name: str) -> None:
     assert audit.leak == pytest.approx(leak, rel=1e-3, abs=1e-12)
     assert audit.first_timestep == first
     assert audit.constant_shift == pytest.approx(leak * math.sqrt(known.shape[1] * known.shape[2]), rel=1e-3)
-    found = verdict(audit)
+    found = judge_terminal(audit)
     assert found.grade == grade
     assert found.grade in GRADES
     assert found.finding.endswith(".")
@@ -51,7 +50,7 @@ def test_well_known_schedules_leave_what_their_betas_say(name: str) -> None:
 
 def test_the_words_name_leak_bias_and_remedy() -> None:
     known = known_schedule("stable-diffusion")
-    found = verdict(terminal_audit(known.scheduler, known.shape))
+    found = judge_terminal(terminal_audit(known.scheduler, known.shape))
     for words in (
         "0.0683 signal scale at T = 999 leaks the image mean",
         "brightness bias",
@@ -64,19 +63,19 @@ def test_the_words_name_leak_bias_and_remedy() -> None:
 
 def test_a_good_schedule_that_begins_below_its_end_is_told_apart_from_a_bad_one() -> None:
     cosine = DDPMScheduler(beta_schedule="squaredcos_cap_v2")
-    leading = verdict(terminal_audit(cosine, (3, 64, 64)))
+    leading = judge_terminal(terminal_audit(cosine, (3, 64, 64)))
     assert leading.grade == "large"
     assert "as configured the scheduler begins at 980" in leading.finding
     assert "trailing" in leading.remedy
     trailing = DDPMScheduler(beta_schedule="squaredcos_cap_v2", timestep_spacing="trailing")
-    assert verdict(terminal_audit(trailing, (3, 64, 64))).grade == "negligible"
+    assert judge_terminal(terminal_audit(trailing, (3, 64, 64))).grade == "negligible"
 
 
 def test_zero_snr_with_a_network_that_predicts_noise_is_pointed_out() -> None:
     scheduler = DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing")
-    found = verdict(terminal_audit(scheduler))
+    found = judge_terminal(terminal_audit(scheduler))
     assert found.grade == "nothing left"
-    assert "predicts noise says nothing" in found.remedy
+    assert "zero SNR" in found.remedy
 
 
 def test_the_scheduler_is_left_as_it_was() -> None:
@@ -97,7 +96,7 @@ def test_a_scheduler_without_alphas_is_refused() -> None:
 def test_a_constant_image_shifts_the_lowest_frequency_by_leak_and_size() -> None:
     images = torch.full((6, 2, 8, 4), 0.5) * torch.tensor([1.0, -1.0]).reshape(1, 2, 1, 1)
     audit = terminal_audit(DDPMScheduler())
-    found = data_at_the_end(audit, ImageSet(images), Target.of(images).spectrum)
+    found = terminal_data(audit, ImageSet(images), Target.of(images).spectrum)
     assert found.brightness_shift == pytest.approx(audit.leak * math.sqrt(32) * 0.5)
     assert found.brightness_spread == pytest.approx(0, abs=1e-9)
     assert found.mean_shift == pytest.approx(audit.leak * 0.5 * math.sqrt(64))
@@ -117,7 +116,7 @@ def test_bits_and_class_shifts_follow_from_moments() -> None:
     data = ImageSet(images, labels, class_names=("dark", "bright"))
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=10)
     audit = terminal_audit(DDPMScheduler(num_train_timesteps=200))
-    found = data_at_the_end(audit, data, Target.of(images).spectrum)
+    found = terminal_data(audit, data, Target.of(images).spectrum)
     variances = torch.linalg.eigvalsh(torch.cov(images.flatten(1).double().T, correction=0))
     expected = 0.5 * float(torch.log2(1 + (audit.alpha / audit.sigma) ** 2 * variances).sum())
     assert found.bits == pytest.approx(expected, rel=1e-9)
@@ -125,14 +124,14 @@ def test_bits_and_class_shifts_follow_from_moments() -> None:
     # The two classes lie a quarter to each side in every one of four pixels; 4,000 images know their mean to 0.01.
     for each in found.classes:
         assert each.shift == pytest.approx(audit.leak * 0.5, abs=audit.leak * 0.02)
-    assert verdict(terminal_audit(scheduler)).grade == "nothing left"
+    assert judge_terminal(terminal_audit(scheduler)).grade == "nothing left"
 
 
 def test_data_of_another_shape_are_refused() -> None:
     images = torch.zeros(2, 1, 4, 4)
     audit = terminal_audit(DDPMScheduler(), (3, 4, 4))
     with pytest.raises(ValueError, match=r"of shape \(3, 4, 4\)"):
-        data_at_the_end(audit, ImageSet(images), Target.of(images).spectrum)
+        terminal_data(audit, ImageSet(images), Target.of(images).spectrum)
 
 
 # Spectrum ----------------------------------------------------------------------------------------------------

@@ -11,31 +11,13 @@ from scipy.stats import multivariate_normal, norm
 
 from otprior.diffusion.denoisers import FiniteDenoiser, GaussianDenoiser
 from otprior.diffusion.flow import NOISE, Scales, flow_jacobian
-from otprior_studies.claims import (
-    brenier_plane,
-    codes_gaussian,
-    distant_times,
-    flow_limit,
-    vp_contraction,
-)
+from otprior_studies.claims import brenier_plane, codes_gaussian, distant_times, flow_limit, vp_contraction
 from otprior_studies.claims.claim import Effort, Verdict
 from otprior_studies.claims.codes_mixtures import mixture_law
 from otprior_studies.claims.flow_jacobian import antisymmetry, counter_example, third_cumulant
 from otprior_studies.claims.gaussian_laws import random_gaussians, w2_to_noise_ve, w2_to_normal_vp
-from otprior_studies.claims.planar import (
-    GENERIC,
-    TRIANGLE,
-    basins,
-    cells,
-    laguerre_masses,
-    laguerre_offsets,
-)
-from otprior_studies.claims.propagation import (
-    amplification_bound,
-    line_mixture,
-    line_propagation,
-    quantiles,
-)
+from otprior_studies.claims.planar import GENERIC, TRIANGLE, basins, cells, laguerre_masses, laguerre_offsets
+from otprior_studies.claims.propagation import amplification_bound, line_mixture, line_propagation, quantiles
 
 FAST = Effort(fast=True)
 EXACT = (Verdict.HOLDS, Verdict.WITHIN_ERROR)

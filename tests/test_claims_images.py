@@ -8,12 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from otprior_studies.claims import (
-    brenier_images,
-    image_contraction,
-    images,
-    single_step,
-)
+from otprior_studies.claims import brenier_images, image_contraction, images, single_step
 from otprior_studies.claims.claim import Effort, Verdict
 
 FAST = Effort(fast=True)

@@ -7,14 +7,7 @@ import math
 import pytest
 import torch
 
-from otprior_studies.claims.claim import (
-    LARGEST_UNSEEN_ROTATION,
-    Claim,
-    Effort,
-    Finding,
-    Verdict,
-    judge,
-)
+from otprior_studies.claims.claim import LARGEST_UNSEEN_ROTATION, Claim, Effort, Finding, Verdict, judge
 from otprior_studies.claims.power import excess_cost, rotate, smallest_caught
 from otprior_studies.claims.registry import all_claims, find_claims, run_claims
 

@@ -19,13 +19,7 @@ from otprior.error import Target, data_error, gaussian_error
 from otprior.error.bounds.marginals import normal_products
 from otprior.error.cell_coupling import explained_by_cells
 from otprior.error.interval import Bound, best, combined
-from otprior.priors import (
-    GaussianPrior,
-    IdentityPrior,
-    Prior,
-    RandomAtomPrior,
-    SemiDiscretePrior,
-)
+from otprior.priors import GaussianPrior, IdentityPrior, Prior, RandomAtomPrior, SemiDiscretePrior
 from otprior.transport.gaussian import (
     bures_squared,
     coupled_squared,

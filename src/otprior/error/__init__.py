@@ -5,26 +5,25 @@
 
 from __future__ import annotations
 
-from otprior.error.bounds.flow_coupling import Encoding, encode
+from otprior.error.bounds.flow_coupling import FlowCoupling, couple_by_flow
 from otprior.error.dataset import data_error, gaussian_error
 from otprior.error.interval import Bound, ErrorInterval, combined
 from otprior.error.population import HeldOut, gaussian_population_error, population_error
-from otprior.error.start_law import StartDraws, draw_starts, gaussian_start
+from otprior.error.start_law import StartDraws, draw_starts
 from otprior.error.target import Target
 
 __all__ = [
     "Bound",
-    "Encoding",
     "ErrorInterval",
+    "FlowCoupling",
     "HeldOut",
     "StartDraws",
     "Target",
     "combined",
+    "couple_by_flow",
     "data_error",
     "draw_starts",
-    "encode",
     "gaussian_error",
     "gaussian_population_error",
-    "gaussian_start",
     "population_error",
 ]

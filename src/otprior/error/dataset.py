@@ -19,10 +19,9 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
 
 from otprior.error.bounds.dual import MeanEstimate
-from otprior.error.bounds.flow_coupling import Encoding, flow_bound, squared_gap
+from otprior.error.bounds.flow_coupling import FlowCoupling, flow_bound, squared_gap
 from otprior.error.bounds.marginals import marginals_squared, normal_products
 from otprior.error.interval import Bound, ErrorInterval, best
 from otprior.error.semidiscrete import (
@@ -31,16 +30,18 @@ from otprior.error.semidiscrete import (
     estimated_links,
     frozen_bound,
     independent_bound,
-    seeds_to_starts,
 )
 from otprior.error.start_law import (
     StartDraws,
-    any_starts,
     draw_starts,
-    gaussian_start,
+    holds_atoms,
+    sample_starts,
+    seeds_to_starts,
+    semidiscrete,
+    starts_are_noised_atoms,
 )
 from otprior.error.target import Target
-from otprior.priors import Prior, RandomAtomPrior, SemiDiscretePrior
+from otprior.priors import Prior, SemiDiscretePrior
 from otprior.transport.gaussian import (
     coupled_squared,
     gaussian_map,
@@ -58,7 +59,7 @@ from otprior.utils.validation import require
 # Draws of p_t whose nearest frozen start is sought.
 NEAREST_DRAWS = 512
 # Draws of the starts of a prior of which nothing is known.
-ANY_DRAWS = 2048
+SAMPLED_DRAWS = 2048
 
 
 def data_error(
@@ -67,7 +68,7 @@ def data_error(
     *,
     label: int | None = None,
     draws: StartDraws | None = None,
-    encoding: Encoding | None = None,
+    flow: FlowCoupling | None = None,
     level: float = 0.95,
     generator: torch.Generator | None = None,
 ) -> ErrorInterval:
@@ -79,7 +80,7 @@ def data_error(
             only as a map of which draws are to be had.
         label: The class, for a conditional prior; `target` then holds that class's data.
         draws: Of `draw_starts`, for a semi-discrete prior; drawn here if None. They serve every timestep.
-        encoding: Of `encode` on the same data, at (among others) the prior's (α, σ): adds the flow's coupling.
+        flow: Of `couple_by_flow` on the same data, at (among others) the prior's (α, σ): adds the flow's coupling.
         level: With which each end holds, where it does not hold for certain.
         generator: Of draws made here.
 
@@ -89,33 +90,19 @@ def data_error(
     rule = "a Target; Target.of makes one of images"
     require(isinstance(target, Target), "target", rule, type(target).__name__)
     require(target.dim == prior.dim, "data", f"of the prior's dimension {prior.dim}", target.dim)
-    start = gaussian_start(prior, label)
+    start = prior.gaussian_law(label)
     if start is not None:
-        return gaussian_error(target, prior.alpha, prior.sigma, start, encoding=encoding, level=level)
+        return gaussian_error(target, prior.alpha, prior.sigma, start, flow=flow, level=level)
     own = target.rows is None or holds_atoms(prior, target.rows, label)
-    if type(prior) is RandomAtomPrior and own:
+    if starts_are_noised_atoms(prior) and own:
         return best("data", [Bound(0.0, "exact law")], [Bound(0.0, "exact law")])
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
-    if not (isinstance(prior, SemiDiscretePrior) and own):
-        return _any_error(prior, target, label, encoding, level, generator)
+    cells = semidiscrete(prior)
+    if cells is None or not own:
+        return _sampled_error(prior, target, label, flow, level, generator)
     if draws is None:
-        draws = draw_starts(prior, label, generator=generator)
-    return _semidiscrete_error(prior, target, label, draws, encoding, level, generator)
-
-
-def holds_atoms(prior: Prior, rows: Tensor, label: int | None) -> bool:
-    """Whether the atoms of a prior (of a class) are these rows (N, d), in whatever order."""
-    if not isinstance(prior, SemiDiscretePrior | RandomAtomPrior):
-        return False
-    atoms = prior.atoms if prior.num_classes is None else prior.atoms[prior.classes == (label or 0)]
-    atoms, rows = atoms.cpu(), rows.cpu().float()
-    if atoms.shape != rows.shape:
-        return False
-    return torch.equal(atoms, rows) or _sorted_rows(atoms) == _sorted_rows(rows)
-
-
-def _sorted_rows(rows: Tensor) -> list[bytes]:
-    return sorted(row.tobytes() for row in rows.numpy())
+        draws = draw_starts(cells, label, generator=generator)
+    return _semidiscrete_error(cells, target, label, draws, flow, level, generator)
 
 
 def gaussian_error(
@@ -124,7 +111,7 @@ def gaussian_error(
     sigma: float,
     start: Spectrum,
     *,
-    encoding: Encoding | None = None,
+    flow: FlowCoupling | None = None,
     level: float = 0.95,
 ) -> ErrorInterval:
     """The interval of W2(law of α X + σ ε, N(a, S)), at any moment (α, σ), σ = 0 included.
@@ -133,7 +120,7 @@ def gaussian_error(
         target: X: data, or moments alone (then only Gelbrich's bound and its mirror image).
         alpha, sigma: The moment.
         start: a and S.
-        encoding, level: As for `data_error`.
+        flow, level: As for `data_error`.
     """
     clean, moments = target.spectrum, noised(target.spectrum, alpha, sigma)
     nothing = no_covariance(target.dim)
@@ -146,9 +133,9 @@ def gaussian_error(
         upper.append(Bound(math.sqrt(coupled_squared(clean, explained, alpha, sigma, start)), name))
     if target.rows is not None:
         lower.append(Bound(math.sqrt(_marginals(target, moments, alpha, sigma, start)), "marginals"))
-    if encoding is not None:
-        gap = squared_gap(encoding, alpha, sigma, gaussian_map(start), start, moments)
-        upper.append(flow_bound(gap, level, level, f"{len(encoding)} draws"))
+    if flow is not None:
+        gap = squared_gap(flow, alpha, sigma, gaussian_map(start), start, moments)
+        upper.append(flow_bound(gap, level, level, f"{len(flow)} draws"))
     return best("data", lower, upper)
 
 
@@ -181,7 +168,7 @@ def _semidiscrete_error(
     target: Target,
     label: int | None,
     draws: StartDraws,
-    encoding: Encoding | None,
+    flow: FlowCoupling | None,
     level: float,
     generator: torch.Generator,
 ) -> ErrorInterval:
@@ -196,36 +183,36 @@ def _semidiscrete_error(
         picked = torch.multinomial(draws.weights, NEAREST_DRAWS, replacement=True, generator=generator)
         lower.append(frozen_bound(draws, draws.atoms[picked], alpha, sigma, part, generator))
 
-    with_flow = encoding is not None and not frozen
+    with_flow = flow is not None and not frozen
     part = part_level(level, estimated_links(prior) + (not frozen) + with_flow)
     upper = [chain_bound(draws, alpha, sigma, draws.plan.upper(part), part, level)]
     if not frozen:
         squares = MeanEstimate.of(((draws.signals.double() - target.spectrum.mean) ** 2).sum(dim=1))
         squares += MeanEstimate(target.total_variance)
         upper.append(independent_bound(squares, alpha, part, level))
-    if encoding is not None and with_flow:
-        gap = squared_gap(encoding, alpha, sigma, seeds_to_starts(prior, label, generator))
-        upper.append(flow_bound(gap, part, level, f"{len(encoding)} draws"))
+    if flow is not None and with_flow:
+        gap = squared_gap(flow, alpha, sigma, seeds_to_starts(prior, label, generator))
+        upper.append(flow_bound(gap, part, level, f"{len(flow)} draws"))
     return best("data", lower, upper)
 
 
-def _any_error(
+def _sampled_error(
     prior: Prior,
     target: Target,
     label: int | None,
-    encoding: Encoding | None,
+    flow: FlowCoupling | None,
     level: float,
     generator: torch.Generator,
 ) -> ErrorInterval:
     """For a map of which only draws are to be had."""
     moments, seed = noised(target.spectrum, prior.alpha, prior.sigma), seed_from(generator)
-    starts = any_starts(prior, normal_block(seed, "seeds", 0, ANY_DRAWS, prior.dim), label, seed)
+    starts = sample_starts(prior, normal_block(seed, "seeds", 0, SAMPLED_DRAWS, prior.dim), label, seed)
     lower = [dual_bound(moments, lambda pair: MeanEstimate(pair.mean_at_target(moments)), starts, level)]
     upper = []
-    if encoding is not None:
+    if flow is not None:
         # The code's further noise is independent of it, as the prior's own is.
         gap = squared_gap(
-            encoding, prior.alpha, prior.sigma, lambda codes: any_starts(prior, codes, label, seed + 1)
+            flow, prior.alpha, prior.sigma, lambda codes: sample_starts(prior, codes, label, seed + 1)
         )
-        upper.append(flow_bound(gap, level, level, f"{len(encoding)} draws"))
+        upper.append(flow_bound(gap, level, level, f"{len(flow)} draws"))
     return best("data", lower, upper)

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from otprior.error.bounds.dual import MeanEstimate, QuadraticPair
 from otprior.error.bounds.flow_coupling import (
-    Encoding,
+    FlowCoupling,
     SquaredGap,
-    encode,
+    couple_by_flow,
     flow_bound,
     squared_gap,
 )
@@ -38,25 +38,13 @@ from otprior.error.semidiscrete import (
     estimated_links,
     frozen_bound,
     independent_bound,
-    seeds_to_starts,
 )
-from otprior.error.start_law import StartDraws, draw_starts, gaussian_start
+from otprior.error.start_law import StartDraws, draw_starts, seeds_to_starts, semidiscrete
 from otprior.error.target import axes_kept
 from otprior.priors import Prior, SemiDiscretePrior
-from otprior.transport.gaussian import (
-    bures_squared,
-    gaussian_map,
-    isotropic,
-    noised,
-    variances_along,
-)
+from otprior.transport.gaussian import bures_squared, gaussian_map, isotropic, noised, variances_along
 from otprior.transport.moments import Spectrum, streaming_spectrum
-from otprior.utils.validation import (
-    check_finite,
-    check_integer,
-    invalid,
-    require,
-)
+from otprior.utils.validation import check_finite, check_integer, invalid, require
 
 # Up to this dimension the pair is chosen freely; beyond, diagonal along the start's own axes, which costs no d³.
 FREE_PAIR_LIMIT = 128
@@ -79,14 +67,14 @@ class HeldOut:
         measured: The half that estimates, shape (m, d).
         rows: All of them, in random order, shape (n, d).
         blocks: Disjoint data sets that make up `rows`.
-        encodings: For each block, draws of its p_t with their codes; empty if no moments were asked for.
+        flows: For each block, draws of its p_t with their codes; empty if no moments were asked for.
     """
 
     chosen: Spectrum
     measured: Tensor
     rows: Tensor
     blocks: tuple[Tensor, ...]
-    encodings: tuple[Encoding, ...]
+    flows: tuple[FlowCoupling, ...]
 
     @classmethod
     def of(
@@ -117,11 +105,11 @@ class HeldOut:
         chosen = streaming_spectrum(rows[:half], axes_kept(rows.shape[1]))
         parts = tuple(rows.tensor_split(blocks))
         largest = float(chosen.variances.max())
-        encodings = tuple(
-            encode(part, scales, draws, largest_variance=largest, generator=generator)
+        flows = tuple(
+            couple_by_flow(part, scales, draws, largest_variance=largest, generator=generator)
             for part in (parts if scales else ())
         )
-        return cls(chosen, rows[half:], rows, parts, encodings)
+        return cls(chosen, rows[half:], rows, parts, flows)
 
     def target_mean(self, pair: QuadraticPair, alpha: float, sigma: float) -> MeanEstimate:
         """E f over the population's p_t, from the half that estimates."""
@@ -151,14 +139,15 @@ def population_error(
     dim = held_out.rows.shape[1]
     require(dim == prior.dim, "held-out data", f"of the prior's dimension {prior.dim}", dim)
     generator = generator if generator is not None else torch.Generator().manual_seed(0)
-    start = gaussian_start(prior, label)
+    start = prior.gaussian_law(label)
     if start is not None:
         return gaussian_population_error(held_out, prior.alpha, prior.sigma, start, level)
-    if not isinstance(prior, SemiDiscretePrior):
-        raise invalid("prior", "identity, gaussian or semidiscrete", type(prior).__name__)
+    cells = semidiscrete(prior)
+    if cells is None:
+        raise invalid("prior", "semi-discrete or of Gaussian starts", type(prior).__name__)
     if draws is None:
-        draws = draw_starts(prior, label, generator=generator)
-    return _semidiscrete_error(prior, held_out, label, draws, level, generator)
+        draws = draw_starts(cells, label, generator=generator)
+    return _semidiscrete_error(cells, held_out, label, draws, level, generator)
 
 
 def gaussian_population_error(
@@ -184,12 +173,12 @@ def gaussian_population_error(
     note = f"{len(held_out.rows):,} images"
     lower = [Bound(math.sqrt(max(below.limit(level, "lower"), 0.0)), "dual", level, note)]
 
-    part = part_level(level, 1 + bool(held_out.encodings))
+    part = part_level(level, 1 + bool(held_out.flows))
     # |α X − a|² + B²(σ² I, S), averaged over single X.
     spread = bures_squared(isotropic(start.mean, sigma**2), start)
     squares = ((alpha * held_out.rows.double() - start.mean) ** 2).sum(dim=1) + spread
     upper = [Bound(math.sqrt(MeanEstimate.of(squares).limit(part, "upper")), "shared noise", level, note)]
-    if held_out.encodings:
+    if held_out.flows:
         upper.append(_flow_bound(held_out, alpha, sigma, gaussian_map(start), part, level, start))
     return best("population", lower, upper)
 
@@ -211,7 +200,7 @@ def _semidiscrete_error(
     if frozen:
         lower.append(frozen_bound(draws, held_out.rows, alpha, sigma, part, generator))
 
-    with_flow = bool(held_out.encodings) and not frozen
+    with_flow = bool(held_out.flows) and not frozen
     part = part_level(level, estimated_links(prior) + (not frozen) + with_flow)
     masses = _matched(held_out, draws).limit(part, "upper")
     upper = [chain_bound(draws, alpha, sigma, masses, part, level)]
@@ -253,8 +242,8 @@ def _flow_bound(
 ) -> Bound:
     """The mean over blocks of the coupling of each block's own flow."""
     reference = noised(held_out.chosen, alpha, sigma)
-    gaps = [squared_gap(each, alpha, sigma, image, start, reference) for each in held_out.encodings]
+    gaps = [squared_gap(each, alpha, sigma, image, start, reference) for each in held_out.flows]
     means = torch.stack([gap.values.mean() for gap in gaps])
     stepping = math.sqrt(sum(gap.stepping**2 for gap in gaps) / len(gaps))
-    count = sum(len(each) for each in held_out.encodings)
+    count = sum(len(each) for each in held_out.flows)
     return flow_bound(SquaredGap(means, stepping), part, level, f"{count} draws in {len(gaps)} blocks")

@@ -1,7 +1,7 @@
 """What a prior's error costs in samples: coupled starts, x ~ p_t* and T(z), through one and the same sampler.
 
 √E|x_0 − x_0'|² of where the two end is an upper bound on W2 between the two laws of samples, for any network, any
-sampler and any coupling. The tighter the coupling the better: that of the data's own flow (`encoding`) is used.
+sampler and any coupling. The tighter the coupling the better: that of the data's own flow (`flow`) is used.
 Beside it stands what solving in K steps costs, √E|x_0(K steps) − x_0(fine grid)|² from the same x ~ p_t*.
 
 `pipelines` goes from a seed to an image; here the start itself is given, since a start drawn from p_t has no seed.

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,26 +114,3 @@ def frozen_bound(
     nearest = torch.cdist(x, (alpha * draws.atoms + sigma * frozen).float()).min(dim=1).values
     estimate = MeanEstimate.of(nearest.double() ** 2)
     return Bound(math.sqrt(max(estimate.limit(level, "lower"), 0.0)), "nearest start", level)
-
-
-def seeds_to_starts(prior: Any, label: int | None, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    """T for the coupling of the data's own flow: from codes z (n, d) to starts whose noise is the code, (n, d).
-
-    Where noise is not the seed's alone, the seed is turned by an independent draw so that n = z all the same:
-    seed ρ z + √(1 − ρ²) ε and further noise √(1 − ρ²) z − ρ ε are independent and N(0, I), as the prior wants them.
-    """
-    seed = seed_from(generator)
-    rho = 0.0 if prior.noise == "fresh" else prior.correlation
-
-    def image(codes: Tensor) -> Tensor:
-        codes = codes.float()
-        # (Row by row, so that a row's draw does not depend on how many there are.)
-        other = torch.cat([normal_block(seed, "turn", row, 1, codes.shape[1]) for row in range(len(codes))])
-        turn = math.sqrt(1 - rho**2)
-        z, fresh = rho * codes + turn * other, turn * codes - rho * other
-        shape = (-1, *prior.shape)
-        labels = None if prior.num_classes is None else torch.full((len(z),), label or 0)
-        z, fresh = (noise.reshape(shape).to(prior.device) for noise in (z, fresh))
-        return prior(z, labels, fresh if prior.needs_fresh else None).flatten(1).cpu()
-
-    return image

@@ -16,12 +16,7 @@ from torch import Tensor
 
 from otprior.error.cell_coupling import explained_by_cells
 from otprior.transport.gaussian import no_covariance, total_variance
-from otprior.transport.moments import (
-    FULL_COVARIANCE_LIMIT,
-    Spectrum,
-    StreamingMoments,
-    streaming_spectrum,
-)
+from otprior.transport.moments import FULL_COVARIANCE_LIMIT, Spectrum, StreamingMoments, streaming_spectrum
 from otprior.utils.validation import check_finite, require
 
 # Axes kept beyond FULL_COVARIANCE_LIMIT dimensions, as in the gaussian prior.

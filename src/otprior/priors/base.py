@@ -26,6 +26,7 @@ from torch import Tensor
 
 from otprior.data.images import ImageSet, check_images, check_labels
 from otprior.diffusion.schedule import NoiseSchedule
+from otprior.transport.moments import Spectrum
 from otprior.utils.files import output_dir, read_json
 from otprior.utils.hub import local_folder, upload
 from otprior.utils.validation import (
@@ -146,6 +147,16 @@ class Prior(ModelMixin, ConfigMixin):
         labels = self._check_call(z, labels)
         with torch.autocast(z.device.type, enabled=False):
             return self._source(z.float().flatten(1), labels)
+
+    def gaussian_law(self, label: int | None = None) -> Spectrum | None:
+        """Mean and covariance of the starts, exactly and in float64, if they are Gaussian; None by default.
+
+        The audit reads it for bounds in closed form; without it, it draws samples.
+
+        Arguments:
+            label: The class, for a conditional prior.
+        """
+        return None
 
     def at(self, timestep: float | Tensor) -> Self:
         """The same map at another timestep; shares its tensors with this one, and nothing is solved again."""

@@ -31,6 +31,7 @@ from otprior.priors.base import (
     read_data,
     rows_by_class,
 )
+from otprior.transport.gaussian import noised
 from otprior.transport.moments import FULL_COVARIANCE_LIMIT, Spectrum, streaming_spectrum
 from otprior.utils.validation import require
 
@@ -148,6 +149,12 @@ class GaussianPrior(Prior):
         return Spectrum(
             self.means[label], self.bases[label], self.variances[label], float(self.residuals[label])
         )
+
+    def gaussian_law(self, label: int | None = None) -> Spectrum:
+        """N(α μ, α² Σ + σ² I)."""
+        clean = self.spectrum(label or 0)
+        mean, basis, variances = (t.double().cpu() for t in (clean.mean, clean.basis, clean.variances))
+        return noised(Spectrum(mean, basis, variances, clean.residual), self.alpha, self.sigma)
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
         start = torch.empty_like(z)

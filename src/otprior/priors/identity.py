@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import Any, Self
 
+import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from otprior.priors.base import Prior, as_schedule, read_data
+from otprior.transport.gaussian import isotropic
+from otprior.transport.moments import Spectrum
 
 
 class IdentityPrior(Prior):
@@ -50,6 +53,10 @@ class IdentityPrior(Prior):
     def _check_call(self, z: Tensor, labels: Tensor | None) -> Tensor | None:
         # White noise is the same for every class, so labels are no mistake here.
         return super()._check_call(z, None)
+
+    def gaussian_law(self, label: int | None = None) -> Spectrum:
+        """N(0, s_t² I)."""
+        return isotropic(torch.zeros(self.dim), self.schedule.prior_scale(float(self.timestep)) ** 2)
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
         return z * self.schedule.prior_scale(float(self.timestep))

@@ -9,13 +9,7 @@ of 2202.07477 solve it (`solve_by_cross`, extra `theory`). `carry` moves particl
 from otprior_studies.fokker_planck.cross import CrossPath, solve_by_cross
 from otprior_studies.fokker_planck.hermite import Cores, HermitePath
 from otprior_studies.fokker_planck.particles import DensityPath, carry, carry_with_jacobian
-from otprior_studies.fokker_planck.trains import (
-    Basis,
-    FunctionTrain,
-    chebyshev,
-    decompose,
-    hermite,
-)
+from otprior_studies.fokker_planck.trains import Basis, FunctionTrain, chebyshev, decompose, hermite
 
 __all__ = [
     "Basis",

@@ -13,15 +13,13 @@ from otprior.diffusion.grids import timestep_grid
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.error import ErrorInterval
 from otprior.error.audit.cross_checks import cross_checks
-from otprior.error.audit.errors import Audited, Part
+from otprior.error.audit.errors import AuditedStart, DataGroup
 from otprior.error.audit.estimated_bound import estimated_bound
 from otprior.error.audit.request import AuditRequest
 from otprior.error.audit.stability import potential_stability
 from otprior.error.interval import Bound
 from otprior.error.sampling_cost import RootMeanSquare, Sampler
-from otprior.error.semidiscrete import seeds_to_starts
-from otprior.error.start_law import any_starts
-from otprior.priors import SemiDiscretePrior
+from otprior.error.start_law import sample_starts, seeds_to_starts, semidiscrete
 from otprior.transport.gaussian import gaussian_map
 from otprior.utils.random import normal_block, seed_from
 
@@ -30,15 +28,15 @@ CHECK_DRAWS = 256
 
 def cost_rows(
     request: AuditRequest,
-    starts: list[Audited],
-    part: Part,
+    starts: list[AuditedStart],
+    group: DataGroup,
     sampler: Sampler,
     timestep: float,
     generator: torch.Generator,
 ) -> Iterator[dict[str, Any]]:
     """One row a start: the paired distance of samples, beside that of K steps from a fine grid.
 
-    Fresh and frozen starts have no part in it: their noise is not the seed's, and no code says what it should be.
+    Fresh and frozen starts have no group in it: their noise is not the seed's, and no code says what it should be.
     """
     schedule = NoiseSchedule.from_scheduler(request.scheduler)
     alpha, sigma = schedule.alpha(float(timestep)), schedule.sigma(float(timestep))
@@ -46,16 +44,16 @@ def cost_rows(
     most = int(timestep) + 1 if schedule.discrete else request.fine_steps
     fine = timestep_grid(schedule, timestep, min(request.fine_steps, most), end=None)
     shape = (-1, *_shape(request))
-    assert part.encoding is not None
+    assert group.flow is not None
     rows = slice(0, request.pairs)
-    x = part.encoding.x[part.encoding.at(alpha, sigma)][rows].reshape(shape)
+    x = group.flow.x[group.flow.at(alpha, sigma)][rows].reshape(shape)
     ends = sampler(x, alpha, sigma, coarse)
     stepping = RootMeanSquare.between(ends, sampler(x, alpha, sigma, fine))
     for each in starts:
-        image = _image(each, part, timestep, alpha, sigma, generator)
+        image = _image(each, group, timestep, alpha, sigma, generator)
         if image is None:
             continue
-        begun = image(part.encoding.seeds)[rows].reshape(shape).float()
+        begun = image(group.flow.codes)[rows].reshape(shape).float()
         apart = RootMeanSquare.between(ends, sampler(begun, alpha, sigma, coarse))
         yield each.facts | {
             "timestep": float(timestep),
@@ -77,58 +75,68 @@ def _shape(request: AuditRequest) -> tuple[int, ...]:
 
 
 def _image(
-    audited: Audited, part: Part, timestep: float, alpha: float, sigma: float, generator: torch.Generator
+    audited: AuditedStart,
+    group: DataGroup,
+    timestep: float,
+    alpha: float,
+    sigma: float,
+    generator: torch.Generator,
 ) -> Callable[[Tensor], Tensor] | None:
     """T on codes, if it is coupled with p_t by the data's own flow."""
-    law = audited.law(part, timestep, alpha, sigma)
+    law = audited.law(group, timestep, alpha, sigma)
     if law is not None:
         return gaussian_map(law)
     assert audited.prior is not None
     prior = audited.prior.at(timestep)
-    if isinstance(prior, SemiDiscretePrior):
-        return seeds_to_starts(prior, part.label, generator) if prior.noise == "coupled" else None
+    cells = semidiscrete(prior)
+    if cells is not None:
+        return seeds_to_starts(cells, group.label, generator) if cells.noise == "coupled" else None
     seed = seed_from(generator)
-    return lambda codes: any_starts(prior, codes, part.label, seed)
+    return lambda codes: sample_starts(prior, codes, group.label, seed)
 
 
 def check_row(
     request: AuditRequest,
-    audited: Audited,
-    part: Part,
+    audited: AuditedStart,
+    group: DataGroup,
     timestep: float,
     row: dict[str, Any],
     generator: torch.Generator,
 ) -> dict[str, Any]:
     """Sliced, max-sliced and discrete W2 of one start, held against its row of errors."""
     alpha, sigma = row["alpha"], row["sigma"]
-    rows = part.target.rows
+    rows = group.target.rows
     assert rows is not None
     seed = seed_from(generator)
     samples = []
     for name in ("first", "second"):
         picked = torch.randint(len(rows), (CHECK_DRAWS,), generator=generator)
-        noise = normal_block(seed, name, 0, CHECK_DRAWS, part.target.dim)
+        noise = normal_block(seed, name, 0, CHECK_DRAWS, group.target.dim)
         samples.append(alpha * rows[picked].float() + sigma * noise)
-    codes = normal_block(seed, "seeds", 0, CHECK_DRAWS, part.target.dim)
-    law = audited.law(part, timestep, alpha, sigma)
+    codes = normal_block(seed, "seeds", 0, CHECK_DRAWS, group.target.dim)
+    law = audited.law(group, timestep, alpha, sigma)
     if law is not None:
         starts = gaussian_map(law)(codes)
     else:
-        starts = any_starts(audited.prior.at(timestep), codes, part.label, seed)  # type: ignore[union-attr]
+        starts = sample_starts(audited.prior.at(timestep), codes, group.label, seed)  # type: ignore[union-attr]
     upper = math.inf if row["upper"] is None else row["upper"]
     interval = ErrorInterval("data", Bound(row["lower"], row["lower_by"]), Bound(upper, row["upper_by"]))
-    axes = part.target.spectrum.basis[:, :16]
+    axes = group.target.spectrum.basis[:, :16]
     checks = cross_checks(samples[0], samples[1], starts, interval, axes, seed=request.seed)
     return audited.facts | {"timestep": float(timestep)} | vars(checks)
 
 
 def bound_row(
-    request: AuditRequest, audited: Audited, part: Part, row: dict[str, Any], generator: torch.Generator
+    request: AuditRequest,
+    audited: AuditedStart,
+    group: DataGroup,
+    row: dict[str, Any],
+    generator: torch.Generator,
 ) -> dict[str, Any]:
     """The estimated bound of one start, in decimal logarithms."""
     upper = math.inf if row["upper"] is None else row["upper"]
     interval = ErrorInterval("data", Bound(row["lower"], row["lower_by"]), Bound(upper, row["upper_by"]))
-    rows = part.target.rows
+    rows = group.target.rows
     assert rows is not None
     assert request.unet is not None
     found = estimated_bound(

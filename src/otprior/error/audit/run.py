@@ -10,29 +10,12 @@ from typing import Any
 import torch
 
 from otprior.data.images import ImageSet
-from otprior.error.audit.costs import (
-    bound_row,
-    check_row,
-    cost_rows,
-    stability_rows,
-)
-from otprior.error.audit.errors import (
-    Audited,
-    Part,
-    audited_priors,
-    error_rows,
-    parts_of,
-)
+from otprior.error.audit.costs import bound_row, check_row, cost_rows, stability_rows
+from otprior.error.audit.errors import AuditedStart, DataGroup, audited_priors, data_groups, error_rows
 from otprior.error.audit.request import AuditRequest
 from otprior.error.sampling_cost import Sampler
-from otprior.error.terminal import (
-    DataAtTheEnd,
-    TerminalAudit,
-    data_at_the_end,
-    terminal_audit,
-)
-from otprior.error.verdict import verdict
-from otprior.priors import SemiDiscretePrior
+from otprior.error.start_law import semidiscrete
+from otprior.error.terminal import TerminalAudit, TerminalData, judge_terminal, terminal_audit, terminal_data
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +35,11 @@ def run_audit(request: AuditRequest, listen: Listener | None = None) -> dict[str
     tell = listen or (lambda stage, done, total: None)
     tell("reading the schedule", 0, 0)
     terminal = terminal_audit(request.scheduler, request.shape or _shape(request.data))
-    part: dict[str, Any] = {
+    report: dict[str, Any] = {
         "name": request.name,
         "terminal": asdict(terminal),
         "data": None,
-        "verdict": asdict(verdict(terminal)),
+        "verdict": asdict(judge_terminal(terminal)),
         "errors": [],
         "costs": [],
         "checks": [],
@@ -64,8 +47,8 @@ def run_audit(request: AuditRequest, listen: Listener | None = None) -> dict[str
         "stability": [],
     }
     if request.data is not None:
-        _of_data(request, request.data, terminal, part, tell)
-    return part
+        _of_data(request, request.data, terminal, report, tell)
+    return report
 
 
 def _shape(data: ImageSet | None) -> tuple[int, int, int] | None:
@@ -80,25 +63,25 @@ def _of_data(
 ) -> None:
     generator = torch.Generator().manual_seed(request.seed)
     tell("moments and flow of the data", 0, 0)
-    parts = parts_of(request, data, request.held_out, False, generator)
-    if len(data) <= parts[0].target.dim:
+    groups = data_groups(request, data, request.held_out, False, generator)
+    if len(data) <= groups[0].target.dim:
         logger.warning(
             "%d images in %d dimensions: their covariance is singular, and says little of the population's",
             len(data),
-            parts[0].target.dim,
+            groups[0].target.dim,
         )
-    at_end = data_at_the_end(terminal, data, parts[0].target.spectrum)
+    at_end = terminal_data(terminal, data, groups[0].target.spectrum)
     report["data"] = _data_part(at_end, data)
-    report["verdict"] = asdict(verdict(terminal, at_end))
-    starts = _errors(request, data, parts, False, report, tell, generator)
-    _rest(request, starts, parts[0], report, tell, generator)
+    report["verdict"] = asdict(judge_terminal(terminal, at_end))
+    starts = _errors(request, data, groups, False, report, tell, generator)
+    _rest(request, starts, groups[0], report, tell, generator)
     if request.conditional:
         tell("moments and flow of each class", 0, 0)
-        by_class = parts_of(request, data, request.held_out, True, generator)
+        by_class = data_groups(request, data, request.held_out, True, generator)
         _errors(request, data, by_class, True, report, tell, generator)
 
 
-def _data_part(at_end: DataAtTheEnd, data: ImageSet) -> dict[str, Any]:
+def _data_part(at_end: TerminalData, data: ImageSet) -> dict[str, Any]:
     spectrum = at_end.spectrum
     return {
         "name": data.name,
@@ -119,17 +102,17 @@ def _data_part(at_end: DataAtTheEnd, data: ImageSet) -> dict[str, Any]:
 def _errors(
     request: AuditRequest,
     data: ImageSet,
-    parts: list[Part],
+    groups: list[DataGroup],
     by_class: bool,
     report: dict[str, Any],
     tell: Listener,
     generator: torch.Generator,
-) -> list[Audited]:
+) -> list[AuditedStart]:
     starts = []
-    for each in audited_priors(request, data, parts, by_class, generator):
+    for each in audited_priors(request, data, groups, by_class, generator):
         starts.append(each)
         stage = f"errors of {each.facts['prior']}" + (" by class" if by_class else "")
-        for done, rows in enumerate(error_rows(request, each, parts, generator)):
+        for done, rows in enumerate(error_rows(request, each, groups, generator)):
             report["errors"] += rows
             tell(stage, done + 1, len(request.timesteps))
     return starts
@@ -137,8 +120,8 @@ def _errors(
 
 def _rest(
     request: AuditRequest,
-    starts: list[Audited],
-    part: Part,
+    starts: list[AuditedStart],
+    group: DataGroup,
     report: dict[str, Any],
     tell: Listener,
     generator: torch.Generator,
@@ -152,29 +135,28 @@ def _rest(
     known = {_key(row): row for row in report["errors"] if row["target"] == "data" and row["class"] is None}
     for each in starts:
         tell("cross-checks", 0, 0)
-        own = each.own.get(None, part)
+        own = each.own.get(None, group)
         row = known[_key(each.facts | {"timestep": float(middle)})]
         if own.target.rows is not None and row["alpha"] > 0:
             report["checks"].append(check_row(request, each, own, middle, row, generator))
         # (Starts that differ in their noise alone have the same map. What is known of stability is of cells in all
         # directions.)
-        prior = each.prior
-        solved = isinstance(prior, SemiDiscretePrior) and prior.smoothing == 0 and prior.axes.shape[1] == 0
-        if solved and not report["stability"]:
-            assert prior is not None
-            report["stability"] = stability_rows(prior.at(middle), None, generator)
+        cells = semidiscrete(each.prior)
+        solved = cells is not None and cells.smoothing == 0 and cells.axes.shape[1] == 0
+        if cells is not None and solved and not report["stability"]:
+            report["stability"] = stability_rows(cells.at(middle), None, generator)
     if request.unet is None:
         return
-    if part.encoding is not None:
+    if group.flow is not None:
         sampler = Sampler(request.unet, request.sampler or request.scheduler, request.network_label)
         for done, t in enumerate(request.cost_timesteps):
             tell("cost in samples", done, len(request.cost_timesteps))
-            report["costs"] += list(cost_rows(request, starts, part, sampler, t, generator))
+            report["costs"] += list(cost_rows(request, starts, group, sampler, t, generator))
     if request.estimated_bound:
         tell("estimated bound", 0, 0)
         for each in starts[:2]:
             row = known[_key(each.facts | {"timestep": float(middle)})]
-            report["bounds"].append(bound_row(request, each, part, row, generator))
+            report["bounds"].append(bound_row(request, each, group, row, generator))
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:

@@ -41,47 +41,47 @@ CHECKED = 8
 
 
 @dataclass(frozen=True)
-class Encoding:
+class FlowCoupling:
     """Draws of p_t at several moments, and their codes.
 
     Attributes:
         scales: The moments, from clean to noisy.
         x: The draws at each moment, at its scale, each (n, d), float32.
-        seeds: Their codes z, (n, d), float32.
-        fine_x, fine_seeds: The same for the first rows, solved in steps half as long.
+        codes: z of each draw, (n, d), float32.
+        fine_x, fine_codes: The same for the first rows, solved in steps half as long.
     """
 
     scales: tuple[Scales, ...]
     x: tuple[Tensor, ...]
-    seeds: Tensor
+    codes: Tensor
     fine_x: tuple[Tensor, ...]
-    fine_seeds: Tensor
+    fine_codes: Tensor
 
     def __len__(self) -> int:
-        return len(self.seeds)
+        return len(self.codes)
 
     def at(self, alpha: float, sigma: float) -> int:
         """The index of a moment.
 
         Raises:
-            ValueError: If the encoding does not have it.
+            ValueError: If the coupling does not have it.
         """
         for index, scales in enumerate(self.scales):
             if math.isclose(scales.alpha, alpha, rel_tol=1e-9) and math.isclose(
                 scales.sigma, sigma, rel_tol=1e-9
             ):
                 return index
-        raise ValueError(f"(alpha, sigma) must be a moment that was encoded; got ({alpha:g}, {sigma:g})")
+        raise ValueError(f"(alpha, sigma) must be a moment of the coupling; got ({alpha:g}, {sigma:g})")
 
 
-def encode(
+def couple_by_flow(
     rows: Tensor,
     scales: Sequence[tuple[float, float]],
     count: int = 64,
     *,
     largest_variance: float,
     generator: torch.Generator,
-) -> Encoding:
+) -> FlowCoupling:
     """Draws from p_t of a data set at the cleanest of some moments, carried through the others to noise.
 
     Arguments:
@@ -104,7 +104,7 @@ def encode(
     bend = max(1.0, math.sqrt(largest_variance))
     main = _carry(denoiser, x, moments, bend, STEPS_A_UNIT)
     fine = _carry(denoiser, x[:CHECKED], moments, bend, 2 * STEPS_A_UNIT)
-    return Encoding(tuple(moments), tuple(main[:-1]), main[-1], tuple(fine[:-1]), fine[-1])
+    return FlowCoupling(tuple(moments), tuple(main[:-1]), main[-1], tuple(fine[:-1]), fine[-1])
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class SquaredGap:
 
 
 def squared_gap(
-    encoding: Encoding,
+    flow: FlowCoupling,
     alpha: float,
     sigma: float,
     image: Callable[[Tensor], Tensor],
@@ -134,19 +134,19 @@ def squared_gap(
     |x − T|² − |R − T|² + E|R − T|² has the right mean, and much less variance where R is near the flow.
 
     Arguments:
-        encoding: With the moment among its own.
+        flow: With the moment among its own.
         alpha, sigma: The moment.
         image: T on codes (n, d).
         start: The moments of T(z), if it is Gaussian.
         reference: Moments near those of p_t, whose Gaussian map is R.
     """
-    index = encoding.at(alpha, sigma)
-    gap = encoding.x[index].double() - image(encoding.seeds).double()
-    fine = encoding.fine_x[index].double() - image(encoding.fine_seeds).double()
+    index = flow.at(alpha, sigma)
+    gap = flow.x[index].double() - image(flow.codes).double()
+    fine = flow.fine_x[index].double() - image(flow.fine_codes).double()
     stepping = float(((gap[: len(fine)] - fine) ** 2).sum(dim=1).mean().sqrt())
     values = (gap**2).sum(dim=1)
     if start is not None and reference is not None and shared_axes(reference, start) is not None:
-        nearby = gaussian_map(reference)(encoding.seeds) - image(encoding.seeds).double()
+        nearby = gaussian_map(reference)(flow.codes) - image(flow.codes).double()
         values = values - (nearby**2).sum(dim=1) + gelbrich_squared(reference, start)
     return SquaredGap(values, stepping)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from otprior.data.images import load_images
-from otprior.error.audit.errors import audited_priors, error_rows, parts_of
+from otprior.error.audit.errors import audited_priors, data_groups, error_rows
 from otprior.error.audit.request import AuditRequest
 from otprior.priors import Prior, SemiDiscretePrior
 from otprior.utils.files import write_json
@@ -53,7 +53,7 @@ def write_errors(
     rows: list[dict[str, Any]] = []
     for by_class in (False, True):
         generator = torch.Generator().manual_seed(request.seed)
-        parts = parts_of(request, data, held_out, by_class, generator)
+        parts = data_groups(request, data, held_out, by_class, generator)
         for audited in audited_priors(request, data, parts, by_class, generator):
             for found in error_rows(request, audited, parts, generator):
                 # (Single classes are in the sum over them.)

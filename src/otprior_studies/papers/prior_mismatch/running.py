@@ -11,7 +11,7 @@ from typing import Any
 from otprior.data import bundled
 from otprior.data.images import ImageSet, load_images
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.error.terminal import data_at_the_end, terminal_audit
+from otprior.error.terminal import terminal_audit, terminal_data
 from otprior.experiments.comparison import (
     Comparison,
     ComparisonResult,
@@ -200,7 +200,7 @@ def _finding(
         name,
         scheduler.config.prediction_type,
         terminal,
-        data_at_the_end(terminal, data, streaming_spectrum(rows, rows.shape[1])),
+        terminal_data(terminal, data, streaming_spectrum(rows, rows.shape[1])),
         planned,
         result,
         tuple(read_json(_folder(request, name) / "errors.json")),

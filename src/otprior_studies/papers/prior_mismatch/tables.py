@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from otprior.error.terminal import DataAtTheEnd, TerminalAudit
+from otprior.error.terminal import TerminalAudit, TerminalData
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import difference_gate, paired_fid_difference
 from otprior_studies.papers.prior_mismatch.rows import Place, Start
@@ -31,7 +31,7 @@ class Finding:
     name: str
     prediction: str
     terminal: TerminalAudit
-    at_end: DataAtTheEnd
+    at_end: TerminalData
     places: tuple[Place, ...]
     result: ComparisonResult
     errors: tuple[dict[str, Any], ...]
