@@ -1,4 +1,4 @@
-r"""Pairs of points beside the best pairing of the same points: exact discrete optimal transport.
+r"""Pairs of points compared with the best pairing of the same points: exact discrete optimal transport.
 
 A map pairs n points x_i with n points c_i. For the square distance the cost of pairing by a permutation π is
 
@@ -6,18 +6,18 @@ A map pairs n points x_i with n points c_i. For the square distance the cost of 
 
 so that only the products matter, and shifting all x or all c changes nothing in the choice. If c_i = T(x_i) with T
 optimal between any two laws, the given pairs are the best pairing of *any* n points (the graph of T is cyclically
-monotone). The reverse is not so: see `claims.rotation` for what such a test would have missed.
+monotone). The reverse is not so: the study of claims measures what such a test misses.
 
 Three scales for the same thing:
 
 - the excess of the cost, relative to the best: what the literature reports. Small for every map in high dimension,
   even for a random one, because most of |x − c|² is |x|² + |c|²;
-- the part of the *gain* that is lost. By pairing, Σ ⟨x_i, c_i⟩ can be raised from n ⟨x̄, c̄⟩, what a random pairing
-  has on average, to that of the best. So 0 is optimal and 1 is random, whatever the dimension;
+- the part of the *gain* that is lost. By pairing, Σ ⟨x_i, c_i⟩ can be raised from n ⟨x̄, c̄⟩, the mean
+  of a random pairing, to that of the best. So 0 is optimal and 1 is random, whatever the dimension;
 - the share of points whose partner in the best pairing is another than the given one.
 
 References:
-    Bonneel et al., Displacement interpolation using Lagrangian mass transport (2011): the solver that POT ships.
+    Crouse, On implementing 2D rectangular assignment algorithms (2016): the algorithm that SciPy has.
     Villani, Optimal transport, old and new (2009), chapter 5: cyclical monotonicity.
 """
 
@@ -26,24 +26,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from otprior.utils.validation import check_finite, require
 
 # Rounding of the sums, relative to the products that enter them.
 ROUNDING = 1e-10
-# Pivots of the network simplex, far more than a few thousand points take.
-MOST_PIVOTS = 100_000_000
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """What a pairing of n points comes to.
+    """Figures of a pairing of n points.
 
     Attributes:
         points: n.
         cost: Mean of |x_i − c_i|².
-        best: The same of the best pairing.
+        best: The same for the best pairing.
         excess: (cost − best)/best, at least 0.
         lost: Part of the gain that is lost, at least 0.
         moved: Share of points whose best partner is another than the given (or an equal) one.
@@ -64,7 +63,7 @@ class Pairing:
 
 
 def best_partners(x: Tensor, c: Tensor) -> Tensor:
-    """π of the best pairing: x_i belongs with c_π(i), int64 (n,).
+    """π of the best pairing, of x_i with c_π(i); int64 (n,).
 
     Arguments:
         x, c: Points, (n, ...) each, of equally many entries; computed in float64.
@@ -77,7 +76,7 @@ def best_partners(x: Tensor, c: Tensor) -> Tensor:
 
 
 def pairing(x: Tensor, c: Tensor) -> Pairing:
-    """Figures of the pairs (x_i, c_i).
+    """Compares the pairs (x_i, c_i) with the best pairing of the same points.
 
     Arguments:
         x, c: Points, (n, ...) each, n >= 2, of equally many entries; computed in float64.
@@ -125,19 +124,9 @@ def _rows(x: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _best(products: Tensor) -> Tensor:
-    import numpy as np
-    import ot
-
-    # With whole masses the simplex ends at a vertex with whole entries: a permutation.
-    ones = np.ones(len(products))
-    # In [0, 1]: the simplex takes its tolerance as absolute, and the largest cost as a bound of all, which it is not
-    # where costs are negative.
-    low, high = float(products.min()), float(products.max())
-    cost = (high - products) / max(high - low, float(np.finfo(float).tiny))
-    plan = ot.emd(ones, ones, cost.numpy(), numItermax=MOST_PIVOTS)
-    best = torch.from_numpy(plan.argmax(axis=1))
-    assert len(best.unique()) == len(best), "the plan is no permutation"
-    # An optimum that is not unique may come out as another of equal cost; the given one then stands for it.
+    _, columns = linear_sum_assignment(products.numpy(), maximize=True)
+    best = torch.from_numpy(columns)
+    # An optimum that is not unique may come out as another of equal cost; the given pairing then stands for it.
     given = products.diagonal()
     if float(products.gather(1, best[:, None]).sum() - given.sum()) <= ROUNDING * _size(products):
         return torch.arange(len(products))
@@ -145,7 +134,7 @@ def _best(products: Tensor) -> Tensor:
 
 
 def _size(products: Tensor) -> float:
-    """A bound of any sum over a pairing."""
+    """A bound on the sum over any pairing."""
     return float(products.abs().max()) * len(products)
 
 
