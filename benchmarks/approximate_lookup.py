@@ -26,12 +26,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otprior.transport.potential import (
-    BrenierPotential,
-    ChiSquared,
-    chi_squared,
-    natural_scale,
-)
+from otprior.transport.chi_squared import ChiSquared, chi_squared
+from otprior.transport.potential import BrenierPotential, natural_scale
 from otprior.utils.validation import check_integer, require
 
 LINKS = 32

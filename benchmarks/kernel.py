@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from otprior.transport.cells.search import DRAWS_PER_SET, CellFinder, fast_bfloat16
+from otprior.transport.cells.search import DRAWS_PER_SET, LaguerreCells, fast_bfloat16
+from otprior.transport.independent_scores import independent_score_start
 from otprior.transport.measure import DiscreteMeasure
-from otprior.transport.methods.sgd import independent_score_start
-from otprior.transport.potential import natural_scale
 from otprior.utils.files import output_file
 
 SQUARE = 2048
@@ -46,12 +45,12 @@ def product(dtype: torch.dtype, device: torch.device) -> Callable[[], Any]:
     return lambda: a @ b
 
 
-def block(finder: CellFinder, offsets: torch.Tensor) -> Callable[[], Any]:
+def block(cells: LaguerreCells, offsets: torch.Tensor) -> Callable[[], Any]:
     """What a step of the solver does before its update."""
 
     def call() -> torch.Tensor:
-        cells = finder.cells(offsets, "fit", range(SETS))
-        return torch.bincount(cells.reshape(-1), minlength=len(offsets))
+        found = cells.find(offsets, "fit", range(SETS))
+        return torch.bincount(found.reshape(-1), minlength=len(offsets))
 
     return call
 
@@ -73,15 +72,15 @@ def main() -> None:
     atoms = torch.randn(args.atoms, args.dim, generator=torch.Generator().manual_seed(0))
     atoms = atoms.to(args.device)
     measure = DiscreteMeasure.build(atoms)
-    offsets = independent_score_start(natural_scale(atoms, measure.weights), measure.weights)
+    offsets = independent_score_start(atoms, measure.weights)
     calls: dict[tuple[str, str], Callable[[], Any]] = {
         ("peak", "float32"): product(torch.float32, args.device)
     }
-    calls["independent draws", "float32"] = block(CellFinder.build(measure, 0, mixed=False), offsets)
-    calls["mixed draws", "float32"] = block(CellFinder.build(measure, 0), offsets)
+    calls["independent draws", "float32"] = block(LaguerreCells.build(measure, 0, mixed=False), offsets)
+    calls["mixed draws", "float32"] = block(LaguerreCells.build(measure, 0), offsets)
     if fast_bfloat16(atoms.device):
         calls["peak", "bfloat16"] = product(torch.bfloat16, args.device)
-        calls["mixed draws", "bfloat16"] = block(CellFinder.build(measure, 0, bfloat16=True), offsets)
+        calls["mixed draws", "bfloat16"] = block(LaguerreCells.build(measure, 0, bfloat16=True), offsets)
 
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in calls}
     for call in calls.values():

@@ -22,8 +22,8 @@ from approximate_lookup import CellIndex, lookup_quality
 from torch import Tensor
 
 from otprior.data import bundled
-from otprior.transport.methods.sgd import independent_score_start
-from otprior.transport.potential import BrenierPotential, natural_scale
+from otprior.transport.independent_scores import independent_score_start
+from otprior.transport.potential import BrenierPotential
 from otprior.utils.files import write_json
 
 BATCHES = (1, 64)
@@ -55,7 +55,7 @@ def median_seconds(call: Callable[[Tensor], Tensor], inputs: list[Tensor]) -> fl
 def measure(name: str, atoms: Tensor, args: argparse.Namespace) -> list[dict[str, object]]:
     atoms = atoms - atoms.mean(dim=0)
     weights = torch.full((len(atoms),), 1 / len(atoms), dtype=torch.float64)
-    offsets = independent_score_start(natural_scale(atoms, weights), weights)
+    offsets = independent_score_start(atoms, weights)
     potential = BrenierPotential.build(atoms, offsets)
     generator = torch.Generator().manual_seed(1)
     calls: list[tuple[str, Callable[[Tensor], Tensor], dict[str, object]]] = [("exact", potential.assign, {})]

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from otprior import solve_semidiscrete
-from otprior.transport.solve import Progress
+from otprior.transport.solution import Progress
 from otprior.utils.files import output_file, write_json
 
 IMAGENET = 1_281_167
@@ -55,7 +55,7 @@ def draw_atoms(path: Path, count: int, dim: int) -> None:
 
 
 def solve(args: argparse.Namespace, atoms: torch.Tensor) -> dict[str, Any]:
-    """Runs until the time is up, then judges what there is."""
+    """Runs until the time is up, then measures what there is."""
     state = args.out / f"state-{len(atoms)}x{atoms.shape[1]}-{args.tol:g}.safetensors"
     seen = {"draws": 0, "began": None, "first": 0}
     started = time.perf_counter()
@@ -93,7 +93,7 @@ def solve(args: argparse.Namespace, atoms: torch.Tensor) -> dict[str, Any]:
     # (Nothing, if an earlier run had arrived already.)
     rate = (seen["draws"] - seen["first"]) / (time.perf_counter() - seen["began"])
     if solution is None:
-        # No draws are left, so all that this does is to judge.
+        # No draws are left, so all that this does is to measure.
         solution = solve_semidiscrete(atoms, max_draws=max(seen["draws"], 1), **options)
     count, dim = atoms.shape
     draws = solution.stats["draws"]

@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from otprior.transport.cells.search import CellFinder, fast_bfloat16
-from otprior.transport.distributed import Ranks
+from otprior.transport.cells.search import LaguerreCells, fast_bfloat16
+from otprior.transport.distributed import Processes
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.methods.sgd import AveragedSgd
 from otprior.utils.files import write_json
@@ -34,24 +34,25 @@ WARM_UP = 2
 def work(count: int, dim: int, seconds: float) -> None:
     """Prints how many draws a second this process's group takes, in steps of the solver, over at least `seconds`."""
     torch.set_num_threads(1)
-    ranks = Ranks.join()
+    processes = Processes.join()
     atoms = torch.randn(count, dim, generator=torch.Generator().manual_seed(0))
     measure = DiscreteMeasure.build(atoms)
-    sgd = AveragedSgd(measure, CellFinder.build(measure, 0, bfloat16=fast_bfloat16(atoms.device)))
+    bfloat16 = fast_bfloat16(atoms.device)
+    sgd = AveragedSgd(LaguerreCells.build(measure, 0, bfloat16, processes=processes))
     state = sgd.init()
     started, done = 0.0, -WARM_UP
     while True:
         if done == 0:
             started = time.perf_counter()
         # The first rank's clock counts, so that all do the same number of steps.
-        if done > 0 and ranks.agree(time.perf_counter() - started) > seconds:
+        if done > 0 and processes.agree(time.perf_counter() - started) > seconds:
             break
-        state = sgd.update(state, ranks.sum(sgd.counts(state, ranks.share(range(sgd.sets_per_step)))))
+        state = sgd.step(state)
         done += 1
-    rate = done * sgd.block_size / (time.perf_counter() - started)
-    if ranks.first:
+    rate = done * sgd.draws_per_step / (time.perf_counter() - started)
+    if processes.first:
         print(json.dumps(rate))
-    ranks.leave()
+    processes.leave()
 
 
 def start(arguments: list[str], ranks: int) -> subprocess.Popen[str]:

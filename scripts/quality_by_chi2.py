@@ -24,10 +24,10 @@ from otprior.cli.studies import follow
 from otprior.experiments.comparison import Comparison
 from otprior.experiments.inputs import atoms_of, schedule_of
 from otprior.experiments.run import run_comparison
-from otprior.transport.cells.search import CellFinder
+from otprior.transport.cells.search import LaguerreCells
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.methods.sgd import AveragedSgd
-from otprior.transport.stopping import Judge
+from otprior.transport.stopping import StoppingRule
 from otprior.utils.files import output_file, read_json, write_json
 from otprior_studies.comparisons import settings_rows
 
@@ -45,27 +45,27 @@ def save_priors(study: Comparison, levels: list[float], work: Path) -> None:
         return
     atoms = atoms_of(study)
     measure = DiscreteMeasure.build(atoms.images.flatten(1))
-    finder = CellFinder.build(measure, SEED)
-    judge = Judge(measure, finder, tol=min(levels))
-    sgd = AveragedSgd(measure, finder)
+    cells = LaguerreCells.build(measure, SEED)
+    rule = StoppingRule(cells, tol=min(levels))
+    sgd = AveragedSgd(cells)
     # Built as any other, then given other offsets: no solve is needed for that.
     prior = SemiDiscretePrior.fit(atoms, schedule_of(study), tol=1e6, max_draws=1, throw=False)
     state = sgd.init()
     for folder, level in zip(folders, [None, *sorted(levels, reverse=True)]):
-        while level is not None and state.step * sgd.block_size < DRAWS_PER_ATOM * len(measure) / level:
+        while level is not None and state.step * sgd.draws_per_step < DRAWS_PER_ATOM * len(measure) / level:
             state = sgd.step(state)
-        chi2 = judge.verdict(state.average)
+        chi2 = rule.chi_squared(state.average)
         prior.potential[measure.index] = state.average
         solve = {
             "chi2": chi2.value,
             "chi2_upper": chi2.upper,
             "chi2_error": chi2.standard_error,
-            "draws": state.step * sgd.block_size,
+            "draws": state.step * sgd.draws_per_step,
             "outcome": "stopped on the way",
         }
         prior.register_to_config(facts={**prior.facts, **solve})
         print(
-            f"{state.step * sgd.block_size:,} draws: χ² {chi2.value:.4f} ± {chi2.standard_error:.4f}",
+            f"{state.step * sgd.draws_per_step:,} draws: χ² {chi2.value:.4f} ± {chi2.standard_error:.4f}",
             flush=True,
         )
         if not folder.exists():

@@ -26,7 +26,7 @@ from otprior.priors import (
     SemiDiscretePrior,
 )
 from otprior.report import validate_report
-from otprior.transport.methods import descent
+from otprior.transport import run as transport_run
 from otprior.transport.methods.sgd import AveragedSgd, SgdState
 
 # Rounding in another batch or on more threads is 1e-6 to 1e-5; another image is off by 1.
@@ -355,24 +355,24 @@ def test_a_fit_that_was_stopped_goes_on_as_if_nothing_had_happened(
 ) -> None:
     """By class, stopped in the second class: the first is read back, the second goes on, the third begins."""
     for name in ("PROGRESS_SECONDS", "KEPT_FROM_SECONDS"):
-        monkeypatch.setattr(descent, name, 0.0)
+        monkeypatch.setattr(transport_run, name, 0.0)
     write_model(tmp_path / "model")
     write_images(tmp_path / "data.npz", count=240)
     fitting = ["fit", tmp_path / "model", tmp_path / "data.npz", "--conditional", "--tol", 0.1, "--out"]
     assert run(*fitting, tmp_path / "whole").exit_code == 0
 
     solvers: list[AveragedSgd] = []
-    honest = AveragedSgd.update
+    honest = AveragedSgd.step
 
-    def update(self: AveragedSgd, state: SgdState, counts: torch.Tensor) -> SgdState:
+    def step(self: AveragedSgd, state: SgdState) -> SgdState:
         if self not in solvers:
             solvers.append(self)
         elif len(solvers) == 2:  # at the second class's second step
             raise KeyboardInterrupt
-        return honest(self, state, counts)
+        return honest(self, state)
 
     with monkeypatch.context() as patch:
-        patch.setattr(AveragedSgd, "update", update)
+        patch.setattr(AveragedSgd, "step", step)
         stopped = run(*fitting, tmp_path / "cut")
     assert stopped.exit_code == 130, stopped.output
     assert not (tmp_path / "cut").exists()

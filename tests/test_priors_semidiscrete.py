@@ -12,7 +12,7 @@ from torch import Tensor
 
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import SemiDiscretePrior, semidiscrete
-from otprior.transport.solve import ConvergenceError, Progress
+from otprior.transport.solution import ConvergenceError, Progress
 
 SCHEDULE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 SHAPE = (1, 3, 4)

@@ -8,7 +8,8 @@ from generators.mixtures import unequal_weights
 from torch import Tensor
 
 from otprior.transport import moments
-from otprior.transport.potential import BrenierPotential, chi_squared, dual_value
+from otprior.transport.chi_squared import chi_squared
+from otprior.transport.potential import BrenierPotential, dual_value
 from otprior.transport.projection import excess_share, project
 from otprior.transport.solve import solve_semidiscrete
 

@@ -14,24 +14,13 @@ from generators.pushforward import product_of_lines
 from generators.symmetric import cross_polytope, polygon, polygon_w2_squared, simplex
 from torch import Tensor
 
-from otprior.transport import solve as solver
-from otprior.transport.cells import search as mixing
-from otprior.transport.methods import sgd
-from otprior.transport.potential import (
-    BrenierPotential,
-    ChiSquared,
-    chi_squared,
-    dual_value,
-    natural_scale,
-)
-from otprior.transport.solve import (
-    ConvergenceError,
-    Outcome,
-    Progress,
-    Solution,
-    solve_semidiscrete,
-)
-from otprior.transport.stopping import Judge
+from otprior.transport.cells import search
+from otprior.transport.chi_squared import ChiSquared, chi_squared
+from otprior.transport.methods import newton, sgd
+from otprior.transport.potential import BrenierPotential, dual_value, natural_scale
+from otprior.transport.solution import ConvergenceError, Outcome, Progress, Solution
+from otprior.transport.solve import solve_semidiscrete
+from otprior.transport.stopping import StoppingRule
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -82,7 +71,7 @@ def test_a_product_in_two_and_three_dimensions(counts: tuple[int, ...], ratio: f
     """Offsets agree with the known ones to the change that the χ² left stands for, τ √χ², and a bit."""
     truth = product_of_lines(counts, ratio=ratio)
     solution = solve_semidiscrete(truth.atoms, truth.weights, tol=0.02)
-    assert solution.stats["method"] == "tessellation"
+    assert solution.stats["method"] == "exact cells"
     assert solution.outcome is Outcome.CONVERGED
     assert solution.chi2.upper <= 0.02
     tau = natural_scale(truth.atoms, truth.weights)
@@ -169,7 +158,7 @@ def test_high_dimension_by_stochastic_gradient() -> None:
     assert float(solution.potential.mean()) == pytest.approx(0, abs=1e-12)
     independent = chi_squared_of(solution, atoms)
     assert agrees(independent, solution.chi2)
-    assert independent.upper <= 0.06  # tol, and the chance of one more look
+    assert independent.upper <= 0.06  # tol, and the chance of one more estimate
 
 
 @pytest.mark.parametrize("width", [0.1, 0.01])
@@ -192,7 +181,7 @@ def test_near_duplicates() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "dim", "method"),
-    [(10_000, 2, "tessellation"), (10_000, 3, "tessellation"), (5000, 4, "sgd"), (5000, 9, "sgd")],
+    [(10_000, 2, "exact cells"), (10_000, 3, "exact cells"), (5000, 4, "sgd"), (5000, 9, "sgd")],
 )
 def test_thousands_of_atoms_in_few_dimensions(count: int, dim: int, method: str) -> None:
     atoms = normal(count, dim)
@@ -323,7 +312,7 @@ def circle_in_space() -> Tensor:
 
 def test_divergence_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neighbours on a circle have scores that move together: steps for independent ones make it worse."""
-    monkeypatch.setattr(solver, "NEWTON_ATOMS", 0)
+    monkeypatch.setattr(newton, "MOST_ATOMS", 0)
     monkeypatch.setattr(sgd, "NEIGHBOUR_CAP", 100.0)
     solution = solve_semidiscrete(circle_in_space(), max_draws=4000, throw=False)
     assert solution.outcome is Outcome.DIVERGED
@@ -351,31 +340,31 @@ def test_chi_squared_is_reported_on_draws_that_nothing_else_used(
     dim: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     used: list[tuple[str, int]] = []
-    draw = mixing.normal_block
+    draw = search.normal_block
 
     def recording(seed: int, stream: str, block: int, size: int, dimension: int) -> Tensor:
         used.append((stream, block))
         return draw(seed, stream, block, size, dimension)
 
-    monkeypatch.setattr(mixing, "normal_block", recording)
+    monkeypatch.setattr(search, "normal_block", recording)
     solution = solve_semidiscrete(normal(100, dim))
-    last = used[-(solution.chi2.draws // mixing.DRAWS_PER_SET) :]
+    last = used[-(solution.chi2.draws // search.DRAWS_PER_SET) :]
     assert {stream for stream, _ in last} <= {"test", "test, mixers"}
     assert len(set(used)) == len(used)  # no set twice, so none of the last before
     assert draw(0, "test", 0, 8, 4).ne(draw(0, "fit", 0, 8, 4)).all()
 
 
 def test_a_stop_on_a_lucky_estimate_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A judge whose every first estimate of a potential is perfect: the second look must refuse."""
-    looks: list[float] = []
-    honest = Judge.verdict
+    """Where the first estimate of every potential is perfect, the second must refuse."""
+    sums: list[float] = []
+    honest = StoppingRule.chi_squared
 
-    def lucky(self: Judge, potential: Tensor) -> ChiSquared:
-        looks.append(float(potential.sum() + potential[0]))
-        first = looks.count(looks[-1]) == 1
+    def lucky(self: StoppingRule, potential: Tensor) -> ChiSquared:
+        sums.append(float(potential.sum() + potential[0]))
+        first = sums.count(sums[-1]) == 1
         return ChiSquared(0.0, 0.0, 8192) if first else honest(self, potential)
 
-    monkeypatch.setattr(Judge, "verdict", lucky)
+    monkeypatch.setattr(StoppingRule, "chi_squared", lucky)
     solution = solve_semidiscrete(normal(200, 12), tol=1e-3, max_draws=2000, throw=False)
     assert solution.outcome is Outcome.BUDGET_SPENT
 

@@ -1,4 +1,4 @@
-"""The solver benchmark: each adapter means the map that its peer means; what is timed and judged is what is said."""
+"""The solver benchmark: each adapter means the map that its peer means; what is timed and measured is what is said."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import peers  # noqa: E402
 import solver  # noqa: E402
 from harness import atom_sets, contender, results, running, tuning  # noqa: E402
-from harness.judge import Judge  # noqa: E402
+from harness.measuring import ChiSquaredMeter  # noqa: E402
 from peers import Problem, Settings  # noqa: E402
 
 STEPS = 30
@@ -71,7 +71,7 @@ def run(name: str, problem: Problem, settings: Settings, steps: int = STEPS) -> 
 
 
 def cells(problem: Problem, offsets: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """The assignment that the benchmark judges."""
+    """The assignment that the benchmark measures."""
     potential = BrenierPotential.build(torch.from_numpy(problem.atoms), torch.from_numpy(offsets))
     return potential.assign(torch.from_numpy(z)).numpy()
 
@@ -195,28 +195,28 @@ def test_every_peer_solves_the_problem(
         from peers import ott
 
         monkeypatch.setattr(ott, "STRIDE", 0.0)
-    judge = Judge(problem)
-    start = judge(np.zeros(40), 0.01)
+    meter = ChiSquaredMeter(problem)
+    start = meter(np.zeros(40), 0.01)
     assert start is not None
     assert start.value > 0.5
-    chi2 = judge(run(name, problem, peers.load(name).defaults | settings, steps).offsets, 0.01)
+    chi2 = meter(run(name, problem, peers.load(name).defaults | settings, steps).offsets, 0.01)
     assert chi2 is not None
     assert chi2.upper < 0.02
 
 
 def test_ours_ends_by_itself_and_steps_alike(problem: Problem) -> None:
-    judge = Judge(problem)
+    meter = ChiSquaredMeter(problem)
     clock = Steps(1)
     facts = peers.load("ours").run(problem, {"tol": 0.05, "precision": "float32"}, 0, clock)
     assert facts["outcome"] == "converged"
     assert facts["precision"] == "float32"
-    chi2 = judge(clock.offsets, 0.05)
+    chi2 = meter(clock.offsets, 0.05)
     assert chi2 is not None
     assert chi2.upper < 0.05
     assert run("ours", problem, {}).draws > 0
 
 
-# What is timed and judged ----------------------------------------------------------------------------------
+# What is timed and measured --------------------------------------------------------------------------------
 
 
 def test_the_clock_stands_still_while_somebody_looks() -> None:
@@ -250,10 +250,10 @@ def test_the_clock_stands_still_while_somebody_looks() -> None:
 
 
 class Truth:
-    """Judges offsets by their first entry."""
+    """Measures offsets by their first entry."""
 
     def __call__(self, offsets: np.ndarray, target: float) -> Any:
-        from otprior.transport.potential import ChiSquared
+        from otprior.transport.chi_squared import ChiSquared
 
         value = float(offsets[0])
         return ChiSquared(value, 0.0, 100) if math.isfinite(value) else None
@@ -275,7 +275,7 @@ def follow(
     return progress.result(), stops
 
 
-def test_the_first_checkpoint_that_reaches_a_target_is_found_between_those_judged() -> None:
+def test_the_first_checkpoint_that_reaches_a_target_is_found_between_those_measured() -> None:
     result, stops = follow(
         [3, 2, 1, 0.5, 0.3, 0.04, 0.03, 0.02, 0.015, 0.009, 0.008, 0.007], ((0.05, 20), (0.01, 30))
     )
@@ -301,17 +301,17 @@ def test_a_run_whose_potential_is_not_finite_ends() -> None:
     assert stops[-1] == 0
 
 
-def test_the_judge_is_unbiased_where_chi_squared_is_known() -> None:
+def test_the_measurement_is_unbiased_where_chi_squared_is_known() -> None:
     """Two atoms at ±1 on the line, offsets ±a: the cells are half-lines that part at −a, of masses Φ(±a)."""
     problem = Problem(np.array([[1.0], [-1.0]], dtype=np.float32), None)
-    judge = Judge(problem)
+    meter = ChiSquaredMeter(problem)
     for a in (0.02, 0.5):
         mass = 0.5 * (1 + math.erf(a / math.sqrt(2)))
         truth = 2 * (mass - 0.5) ** 2 + 2 * (0.5 - mass) ** 2
-        chi2 = judge(np.array([a, -a]), 0.01)
+        chi2 = meter(np.array([a, -a]), 0.01)
         assert chi2 is not None
         assert abs(chi2.value - truth) < 4 * chi2.standard_error + 1e-4
-    assert judge(np.array([np.nan, 0.0]), 0.01) is None
+    assert meter(np.array([np.nan, 0.0]), 0.01) is None
 
 
 def test_tuning_walks_to_the_best_step_wherever_it_is() -> None:
@@ -380,9 +380,9 @@ def test_sets_of_atoms_are_what_they_are_called(tmp_path: Path) -> None:
         atom_sets.make("fashion-60k", "float32", tmp_path / "nowhere", tmp_path / "60k")
 
 
-def test_a_run_in_its_own_process_is_judged_kept_and_not_done_twice(tmp_path: Path) -> None:
+def test_a_run_in_its_own_process_is_measured_kept_and_not_done_twice(tmp_path: Path) -> None:
     problem = atom_sets.make("line", "float32", None, tmp_path)
-    runner = running.Runner(tmp_path, Judge(problem), threads=1)
+    runner = running.Runner(tmp_path, ChiSquaredMeter(problem), threads=1)
     job = running.Job("alignflow", "default", peers.load("alignflow").defaults, 5, ((0.05, 0.3),))
     result = runner(job)
     assert 0.3 <= result["seconds"] < 5

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 
 from otprior import solve_semidiscrete
 from otprior.transport.potential import BrenierPotential, natural_scale
-from otprior.transport.solve import Outcome
+from otprior.transport.solution import Outcome
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -36,7 +36,7 @@ def cells(atoms: Tensor, offsets: Tensor, x: Tensor) -> Tensor:
 def test_uniform_on_the_line_is_the_monotone_map(source: object) -> None:
     atoms, weights = normal(30, 1), unequal_weights(30, 10)
     solution = solve_semidiscrete(atoms, weights, source=source, tol=0.01)  # type: ignore[arg-type]
-    assert solution.stats["method"] == ("sorting" if source == "uniform" else "newton")
+    assert solution.stats["method"] == ("monotone" if source == "uniform" else "newton")
     x = uniform(4000, 1, Generator().manual_seed(1))
     order = atoms[:, 0].argsort()
     truth = order[torch.searchsorted(weights[order].cumsum(0), x[:, 0].double() + 0.5)]

@@ -1,1 +1,1 @@
-"""What `benchmarks/solver.py` is made of: the atoms, the process of a run, its judge, the tuning, the tables."""
+"""What `benchmarks/solver.py` is made of: the atoms, the process of a run, its measurement, the tuning, the tables."""

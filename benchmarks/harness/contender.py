@@ -1,10 +1,10 @@
-"""A run's own process: one solver, one problem, a clock that stands still whenever somebody looks.
+"""A run's own process: one solver, one problem, a clock that stands still while the potential is measured.
 
     python -m harness.contender JOB.json
 
 Alone in its process, a run has a peak of memory that is its own and a number of threads that nobody else changes. It
 writes checkpoints to its standard output, a line of JSON and then the bytes of h, and waits for an answer each time: a
-line with the second of its own clock at which to end. So it is idle while the other process judges h.
+line with the second of its own clock at which to end. So it is idle while the other process measures h.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class TimeIsUp(Exception):
 
 
 class Timer:
-    """The clock of a run (`peers.Clock`), and the channel to whoever judges it.
+    """The clock of a run (`peers.Clock`), and the channel to the process that measures.
 
     Arguments:
         first: Second of the first checkpoint; the following ones are at ratios of `CHECKPOINT_RATIO`.

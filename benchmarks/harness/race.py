@@ -16,7 +16,7 @@ from typing import Any
 from peers import OURS, Peer, Settings, load
 
 from harness import atom_sets
-from harness.judge import Judge
+from harness.measuring import ChiSquaredMeter
 from harness.results import Entry, SetResult
 from harness.running import Job, Runner
 from harness.tuning import Trial, describe, tune
@@ -49,7 +49,7 @@ class Race:
     ) -> None:
         self.name, self.args, self.known = name, args, known
         self.problem = atom_sets.make(name, args.dtype, args.source, work / name)
-        self.runner = Runner(work / name, Judge(self.problem), args.threads)
+        self.runner = Runner(work / name, ChiSquaredMeter(self.problem), args.threads)
         self.targets: list[float] = sorted(args.targets, reverse=True)
         self.rounds = args.repeats if name == HEADLINE else 1
         self.notes: list[str] = []
@@ -115,13 +115,13 @@ class Race:
         return tuple((t, max(MARGIN * factor * s, self.args.shortest)) for t, s in self.first_times.items())
 
     def announce(self, peers: int) -> None:
-        """An upper bound for what follows; judging comes on top."""
+        """An upper bound for what follows; measuring comes on top."""
         tuned, default = (
             self.limits(factor)[-1][1] for factor in (self.args.limit_tuned, self.args.limit_default)
         )
         trials = 15 * self.limits(TUNING_FACTOR)[0][1]
         minutes = peers * (trials + self.rounds * tuned + default) / 60
-        say(f"  the peers take at most about {minutes:.0f} minutes, and judging them some more")
+        say(f"  the peers take at most about {minutes:.0f} minutes, and measuring them some more")
 
     def available(self, name: str) -> Peer | None:
         """The peer, or None and a note if its library is not there."""
@@ -138,7 +138,7 @@ class Race:
         target, seconds = self.limits(TUNING_FACTOR)[0]
 
         def measure(settings: Settings) -> Trial:
-            job = Job(name, "tuning", settings, TUNING_SEED, ((target, seconds),), judge_last_only=True)
+            job = Job(name, "tuning", settings, TUNING_SEED, ((target, seconds),), measure_last_only=True)
             result = self.report(job)
             chi2, reached = result["curve"][-1]["chi2"], result["reached"].get(str(target))
             reached_at = reached["seconds"] if reached else math.inf

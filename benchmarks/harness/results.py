@@ -129,7 +129,7 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def _curve_rows(result: SetResult) -> list[dict[str, Any]]:
-    """Every judged checkpoint, each once."""
+    """Every measured checkpoint, each once."""
     rows = []
     for entry in result.entries:
         runs = [run for of_target in entry.runs.values() for run in of_target]

@@ -1,7 +1,7 @@
-"""Having a run done and judged, and keeping the result as a file, so that a benchmark that was cut off goes on.
+"""Having a run done and measured, and keeping the result as a file, so that a benchmark that was cut off goes on.
 
 A run is given so many seconds for its first target, once that is reached so many for the next, and ends when a target
-is not reached in its time. It sends a checkpoint every 9 % of time; every fourth is judged (or only the last), and
+is not reached in its time. It sends a checkpoint every 9 % of time; every fourth is measured (or only the last), and
 where one has reached a target the first that did is looked for among those before it.
 """
 
@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 from peers import Settings
 
-from harness.judge import Judge
+from harness.measuring import ChiSquaredMeter
 from otprior.utils.files import read_json, write_json
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
-JUDGE_EVERY = 4
+MEASURE_EVERY = 4
 # The first checkpoint comes this many octaves before the first limit.
 OCTAVES = 9
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -41,7 +41,7 @@ class Job:
         settings: Of the solver.
         seed: Of its draws.
         limits: Targets of χ² in falling order, each with the second by which it has to be reached.
-        judge_last_only: Whether only the end is of interest.
+        measure_last_only: Whether only the end is of interest.
     """
 
     peer: str
@@ -49,12 +49,12 @@ class Job:
     settings: Settings
     seed: int
     limits: tuple[tuple[float, float], ...]
-    judge_last_only: bool = False
+    measure_last_only: bool = False
 
     @property
     def name(self) -> str:
         """For the file of its result."""
-        text = json.dumps([self.settings, self.limits, self.judge_last_only], sort_keys=True)
+        text = json.dumps([self.settings, self.limits, self.measure_last_only], sort_keys=True)
         return f"{self.peer}-{self.variant}-{self.seed}-{sha256(text.encode()).hexdigest()[:10]}"
 
 
@@ -63,12 +63,12 @@ class Runner:
 
     Arguments:
         folder: Where atoms.npy is, and results go.
-        judge: Of that problem.
+        meter: Measures χ² of that problem.
         threads: Of each run.
     """
 
-    def __init__(self, folder: Path, judge: Judge, threads: int) -> None:
-        self._folder, self._judge, self._threads = folder, judge, threads
+    def __init__(self, folder: Path, meter: ChiSquaredMeter, threads: int) -> None:
+        self._folder, self._meter, self._threads = folder, meter, threads
 
     def __call__(self, job: Job) -> dict[str, Any]:
         """The job's result, from its file if it was done before.
@@ -127,7 +127,7 @@ class Runner:
     def _follow(self, job: Job, process: subprocess.Popen[bytes]) -> dict[str, Any] | None:
         """Answers a run until it ends; None if it ended early."""
         assert process.stdin is not None
-        progress = _Progress(job, self._judge)
+        progress = _Progress(job, self._meter)
         for record, offsets in _messages(process):
             if offsets is None:
                 return progress.result() | record
@@ -152,18 +152,18 @@ def _messages(process: subprocess.Popen[bytes]) -> Iterator[tuple[dict[str, Any]
 class _Progress:
     """What is known of a run so far."""
 
-    def __init__(self, job: Job, judge: Judge) -> None:
-        self._judge_last_only, self._judge = job.judge_last_only, judge
+    def __init__(self, job: Job, meter: ChiSquaredMeter) -> None:
+        self._measure_last_only, self._meter = job.measure_last_only, meter
         self._limits = list(job.limits)
-        self._unjudged: list[tuple[dict[str, Any], np.ndarray]] = []
+        self._unmeasured: list[tuple[dict[str, Any], np.ndarray]] = []
         self._curve: list[dict[str, Any]] = []
         self._reached: dict[str, dict[str, Any]] = {}
         self._diverged = False
 
     def see(self, record: dict[str, Any], offsets: np.ndarray) -> float:
         """Takes a checkpoint; the second at which the run is to end."""
-        self._unjudged.append((record, offsets))
-        if record["last"] or (len(self._unjudged) >= JUDGE_EVERY and not self._judge_last_only):
+        self._unmeasured.append((record, offsets))
+        if record["last"] or (len(self._unmeasured) >= MEASURE_EVERY and not self._measure_last_only):
             self._look()
         return self._limits[0][1] if self._limits and not self._diverged else 0.0
 
@@ -172,9 +172,9 @@ class _Progress:
         return {"curve": self._curve, "reached": self._reached, "diverged": self._diverged}
 
     def _look(self) -> None:
-        """Judges the last checkpoint, and where it reaches a target looks for the first that did."""
-        *earlier, last = self._unjudged
-        self._unjudged = []
+        """Measures the last checkpoint, and where it reaches a target looks for the first that did."""
+        *earlier, last = self._unmeasured
+        self._unmeasured = []
         while True:
             target = self._limits[0][0]
             point = self._measure(*last, target)
@@ -202,7 +202,7 @@ class _Progress:
         return first
 
     def _measure(self, record: dict[str, Any], offsets: np.ndarray, target: float) -> dict[str, Any]:
-        chi2 = self._judge(offsets, target)
+        chi2 = self._meter(offsets, target)
         point = {key: record[key] for key in ("seconds", "cpu_seconds", "draws")}
         if chi2 is None:
             return point | dict.fromkeys(("chi2", "upper", "standard_error"))

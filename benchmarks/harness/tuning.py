@@ -1,7 +1,7 @@
 """A peer at its best: a search over a small grid of settings, all of which are reported.
 
 From each of the peer's starts the step size is walked down and up by factors of √10 as long as that helps, so the grid
-ends where it gets worse on both sides and not where somebody thought it should. From the better start the other
+ends where it gets worse on both sides and not where it was expected to. From the better start the other
 settings are tried one after another, and finally the step again. All are given the same time: who reaches the target in
 it is before who does not, the sooner the better, and of the others the one with the lower χ² is.
 """

@@ -54,7 +54,7 @@ class Clock(Protocol):
     def __call__(self, draws: int, offsets: Callable[[], np.ndarray], last: bool = False) -> None:
         """To be called after every step, with the draws so far and a function that gives h (N,).
 
-        The time stands still while h is made, sent and judged. Raises when time is up, which ends the run.
+        The time stands still while h is made, sent and measured. Raises when time is up, which ends the run.
 
         Arguments:
             draws: Points of N(0, I) used so far.

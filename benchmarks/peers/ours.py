@@ -1,7 +1,7 @@
-"""otprior, through its two doors: `solve_semidiscrete`, which stops by itself, and the steps behind it, for a curve.
+"""otprior, by `solve_semidiscrete`, which stops by itself, or by the steps behind it, for a curve.
 
-The time of the first includes all it does: checking and merging the atoms, its start, and the verdicts on draws of its
-own by which it decides that it is done. Products are in the atoms' dtype, as they are for the peers; with `precision`
+The time of the first includes all it does: checking and merging the atoms, its start, and the measurements on draws of
+its own by which it decides to stop. Products are in the atoms' dtype, as they are for the peers; with `precision`
 "auto" they may be in bfloat16, which is reported apart.
 """
 
@@ -13,10 +13,10 @@ import numpy as np
 import torch
 
 from otprior import solve_semidiscrete
-from otprior.transport.cells.search import CellFinder
+from otprior.transport.cells.search import LaguerreCells
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.methods.sgd import AveragedSgd
-from otprior.transport.methods.warm_start import coarse_start
+from otprior.transport.methods.warm_start import warm_start
 from peers import Clock, Peer, Problem, Settings
 
 
@@ -32,12 +32,12 @@ def run(problem: Problem, settings: Settings, seed: int, clock: Clock) -> dict[s
         kept = {key: solution.stats[key] for key in ("method", "precision")}
         return kept | {"outcome": solution.outcome.value}
     measure = DiscreteMeasure.build(atoms, weights)
-    finder = CellFinder.build(measure, seed)
-    sgd = AveragedSgd(measure, finder)
-    state = sgd.init(coarse_start(measure, finder))
+    cells = LaguerreCells.build(measure, seed)
+    sgd = AveragedSgd(cells)
+    state = sgd.init(warm_start(cells, AveragedSgd))
     while True:
         state = sgd.step(state)
-        clock(state.step * sgd.block_size, lambda state=state: _offsets(measure, state.average))
+        clock(state.step * sgd.draws_per_step, lambda state=state: _offsets(measure, state.average))
 
 
 def _offsets(measure: DiscreteMeasure, average: torch.Tensor) -> np.ndarray:

@@ -13,8 +13,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "NoiseSchedule": "otprior.diffusion.schedule",
     "timestep_grid": "otprior.diffusion.grids",
-    "Outcome": "otprior.transport.solve",
-    "Solution": "otprior.transport.solve",
+    "Outcome": "otprior.transport.solution",
+    "Solution": "otprior.transport.solution",
     "solve_semidiscrete": "otprior.transport.solve",
     "transport_cost": "otprior.transport.cost",
     "BrenierPotential": "otprior.transport.potential",

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from otprior.data.images import ImageSet
     from otprior.priors import Prior
     from otprior.sampling import OTPriorPipeline
-    from otprior.transport.distributed import Ranks
-    from otprior.transport.solve import Progress
+    from otprior.transport.distributed import Processes
+    from otprior.transport.solution import Progress
 
 
 class Kind(StrEnum):
@@ -138,7 +138,7 @@ def fit_prior(
     device: torch.device,
     options: dict[str, Any],
     work: Path,
-    ranks: Ranks,
+    ranks: Processes,
 ) -> Prior:
     from dataclasses import replace
 
@@ -150,7 +150,7 @@ def fit_prior(
         MixturePrior,
         SemiDiscretePrior,
     )
-    from otprior.transport.solve import ConvergenceError
+    from otprior.transport.solution import ConvergenceError
 
     # (Whether there are labels, and where to go on from, the images and the work folder say.)
     options = {name: value for name, value in options.items() if name not in ("conditional", "resume")}

@@ -12,7 +12,7 @@ from otprior.cli.session import fail
 from otprior.utils.validation import require
 
 if TYPE_CHECKING:
-    from otprior.transport.distributed import Ranks
+    from otprior.transport.distributed import Processes
 
 STATES = "map-*.safetensors"
 
@@ -49,20 +49,20 @@ def check_work_dir(work: Path, resume: bool, overwrite: bool) -> None:
 def drop_states(work: Path) -> None:
     """Removes the states of solves, and the folder if it held nothing else."""
     for state in work.glob(STATES):
-        # (Ranks of one job come here one after another, and the first of them does it.)
+        # (Processes of one job come here one after another, and the first of them does it.)
         state.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         work.rmdir()
 
 
 @contextlib.contextmanager
-def several_processes(work: Path) -> Iterator[Ranks]:
+def several_processes(work: Path) -> Iterator[Processes]:
     """This process's place under torchrun, if it was started so; a rank that dies ends all with one explanation."""
     from torch.distributed import DistError
 
-    from otprior.transport.distributed import Ranks
+    from otprior.transport.distributed import Processes
 
-    ranks = Ranks.join()
+    ranks = Processes.join()
     try:
         yield ranks
     except (DistError, RuntimeError) as error:

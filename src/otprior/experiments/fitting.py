@@ -13,7 +13,7 @@ from otprior.experiments.inputs import atoms_of, schedule_of
 from otprior.experiments.priors import fitted_name
 from otprior.priors import GaussianPrior, MixturePrior, SemiDiscretePrior
 from otprior.sampling.start_spec import StartSpec
-from otprior.transport.solve import Progress
+from otprior.transport.solution import Progress
 from otprior.utils.files import read_json, write_json
 from otprior.utils.validation import require
 

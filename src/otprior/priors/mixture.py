@@ -37,7 +37,8 @@ from otprior.priors.base import (
 from otprior.priors.cells import CellMaps
 from otprior.priors.semidiscrete import fit_facts
 from otprior.transport.moments import thin_spectrum
-from otprior.transport.solve import Progress, solve_semidiscrete
+from otprior.transport.solution import Progress
+from otprior.transport.solve import solve_semidiscrete
 from otprior.utils.validation import check_choice, check_integer, require
 
 NOISES = ("coupled", "fresh")

@@ -36,11 +36,12 @@ from otprior.priors.base import (
     rows_by_class,
 )
 from otprior.priors.cells import CellMaps
-from otprior.transport.distributed import Ranks
+from otprior.transport.distributed import Processes
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.potential import BrenierPotential, natural_scale
 from otprior.transport.projection import Projection, excess_share, project
-from otprior.transport.solve import Progress, Solution, solve_semidiscrete
+from otprior.transport.solution import Progress, Solution
+from otprior.transport.solve import solve_semidiscrete
 from otprior.utils.random import normal_block, seed_from
 from otprior.utils.validation import check_choice, require
 
@@ -130,7 +131,7 @@ class SemiDiscretePrior(Prior):
         progress: Callable[[Progress], None] | None = None,
         precision: str = "auto",
         checkpoints: str | Path | None = None,
-        ranks: Ranks | None = None,
+        ranks: Processes | None = None,
     ) -> Self:
         """Solves the transport from N(0, I) to the images.
 
@@ -194,7 +195,7 @@ class SemiDiscretePrior(Prior):
                 progress=progress,
                 precision=precision,
                 checkpoint=None if checkpoints is None else Path(checkpoints) / f"map-{label}.safetensors",
-                ranks=ranks,
+                processes=ranks,
             )
             measure = whole if count is None and projection is None else DiscreteMeasure.build(part, mass)
             # A duplicate is never chosen, as ties go to the first; −∞ keeps it out of the softmax as well.

@@ -1,6 +1,6 @@
 """How far N(0, I) is from a discrete measure: W2² between two bounds, for any offsets h.
 
-*Below* is the dual value, for the source's draws z and with u of `semidual`,
+*Below* is the dual value, for the source's draws z and with u of `potential`,
 
     W2²(μ, ν) ≥ E|z|² + Σ ν_i |y_i|² + 2 Σ ν_i h_i − 2 E u(z),
 
@@ -10,7 +10,8 @@ best. The result couples the batch to ν exactly, so its cost is at least W2² f
 W2²(μ, ν), since W2² is convex. Neither bound asks how good h is, or knows the cells' masses. Offsets that are not
 optimal widen the interval from both sides; so do batches with few draws an atom, whose noise is repaired too.
 
-Both are means over eight independent batches. The interval's ends lie 2.365 standard errors beyond them (Student's).
+Both are means over eight independent batches. The interval's ends lie beyond them by Student's quantile times their
+standard errors.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from otprior.transport.measure import DiscreteMeasure
@@ -30,8 +32,8 @@ from otprior.utils.validation import check_integer, require
 BATCHES = 8
 LEAST_DRAWS = 1 << 16
 DRAWS_PER_ATOM = 16
-# Of Student's t with a degree of freedom fewer than batches.
-QUANTILE_975 = 2.365
+# Student's t has a degree of freedom fewer than there are batches.
+QUANTILE_975 = float(stdtrit(BATCHES - 1, 0.975))
 # After so many rounds, or when this little mass is left, the rest goes to whatever atoms lack mass.
 ROUNDS = 16
 LITTLE = 1e-4
@@ -71,7 +73,7 @@ class TransportCost:
 
 
 def transport_cost(
-    atoms: Tensor,
+    atoms: Tensor | DiscreteMeasure,
     potential: Tensor,
     weights: Tensor | None = None,
     *,
@@ -82,10 +84,10 @@ def transport_cost(
     """Bounds of W2² from N(0, I_d), or another source, to Σ ν_i δ_{y_i}.
 
     Arguments:
-        atoms: y, shape (M, d).
+        atoms: y, shape (M, d), or a measure that has been built from them.
         potential: h, shape (M,), as `solve_semidiscrete` returns it; the better, the closer the bounds.
         weights: ν, shape (M,), sum 1; uniform by default.
-        generator: Seeds the draws. They must not have been used to find h; a generator of its own makes sure.
+        generator: Seeds the draws. They must not have been used to find h, so give a generator of its own.
         draws: How many, in eight batches; by default 16 an atom, and 65,536 at least.
         source: As for `solve_semidiscrete`.
 
@@ -93,44 +95,51 @@ def transport_cost(
         ValueError: On bad atoms, weights, source or draws, or a potential of another shape or not finite on an atom
             of positive weight.
     """
-    measure = DiscreteMeasure.build(atoms, weights)
-    require(
-        tuple(potential.shape) == (len(atoms),),
-        "potential",
-        f"of shape ({len(atoms)},)",
-        tuple(potential.shape),
-    )
-    h = potential.to(atoms.device, torch.float64)[measure.index.to(atoms.device)]
-    require(
-        bool(torch.isfinite(h).all()), "potential", "finite where weights are positive", "NaN or infinity"
-    )
+    measure = DiscreteMeasure.of(atoms, weights)
+    h = _offsets(measure, potential)
     if draws is None:
         draws = max(LEAST_DRAWS, DRAWS_PER_ATOM * len(measure))
     check_integer("draws", draws, 2 * BATCHES)
     seed = seed_from(generator)
-    law = Source.build(source, measure.dim, seed)
-    size = draws // BATCHES
+    law, size = Source.build(source, measure.dim, seed), draws // BATCHES
     # With atoms less their mean, and h less its own, both bounds are E|x|² + Σ ν |y|² less twice a mean of scores.
-    # What is known of the normal law is used; draws of another are measured from the atoms' mean.
-    mean = measure.mean().cpu()
-    weights = measure.weights.to(atoms.device)
-    y = measure.centred()
+    mean, y = measure.mean().cpu(), measure.centred()
+    masses = measure.weights.to(y.device)
     if not law.mixes:
         h = h + y.double() @ mean.to(y.device)
-    brenier = BrenierPotential.build(y, h - weights @ h)
-    constant = float(weights @ (y.double() ** 2).sum(dim=1))
+    brenier = BrenierPotential.build(y, h - masses @ h)
+    constant = float(masses @ (y.double() ** 2).sum(dim=1))
     bounds = []
     for k in range(BATCHES):
-        x = law.block(seed, "cost", k, size, measure.dim)
-        if law.mean is None or law.spread is None:
-            square = measure.dim + float(mean @ mean)
-        else:
-            x = (law.mean + law.spread * x - mean).to(y.dtype)
-            square = float((x.double() ** 2).sum(dim=1).mean())
-        bounds.append([constant + square - 2 * part for part in _scores(brenier, weights, x.to(y))])
+        x, square = _batch(law, seed, k, size, mean, y.dtype)
+        bounds.append([constant + square - 2 * part for part in _scores(brenier, masses, x.to(y))])
     dual, primal = torch.tensor(bounds, dtype=torch.float64).T
     errors = [float(part.std()) / BATCHES**0.5 for part in (dual, primal)]
     return TransportCost(float(dual.mean()), errors[0], float(primal.mean()), errors[1], BATCHES * size)
+
+
+def _offsets(measure: DiscreteMeasure, potential: Tensor) -> Tensor:
+    """The potential of the distinct atoms, float64 (N,)."""
+    device, given = measure.atoms.device, len(measure.merged_into)
+    require(tuple(potential.shape) == (given,), "potential", f"of shape ({given},)", tuple(potential.shape))
+    h = potential.to(device, torch.float64)[measure.index.to(device)]
+    finite = bool(torch.isfinite(h).all())
+    require(finite, "potential", "finite where weights are positive", "NaN or infinity")
+    return h
+
+
+def _batch(
+    law: Source, seed: int, number: int, size: int, mean: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, float]:
+    """Draws of the source (size, d), and their mean squared distance from the atoms' mean.
+
+    That distance is known for the normal law. Draws of another law are taken relative to the atoms' mean.
+    """
+    x = law.block(seed, "cost", number, size, len(mean))
+    if law.mean is None or law.spread is None:
+        return x, len(mean) + float(mean @ mean)
+    x = (law.mean + law.spread * x - mean).to(dtype)
+    return x, float((x.double() ** 2).sum(dim=1).mean())
 
 
 def _scores(brenier: BrenierPotential, weights: Tensor, x: Tensor) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Ranks:
+class Processes:
     """This process's place among those that work on one problem.
 
     Attributes:
@@ -29,7 +29,7 @@ class Ranks:
     size: int = 1
 
     @classmethod
-    def join(cls) -> Ranks:
+    def join(cls) -> Processes:
         """Joins the group that `torchrun` set up, if it did.
 
         By gloo; and by NCCL for tensors on CUDA devices, where every rank of this machine has one of its own.
@@ -69,3 +69,6 @@ class Ranks:
         """Leaves the group."""
         if self.size > 1:
             dist.destroy_process_group()
+
+
+SINGLE = Processes()

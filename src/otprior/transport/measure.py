@@ -39,6 +39,18 @@ class DiscreteMeasure:
     merged_into: Tensor
 
     @classmethod
+    def of(cls, atoms: Tensor | DiscreteMeasure, weights: Tensor | None = None) -> DiscreteMeasure:
+        """`atoms` where they are a measure already, `build(atoms, weights)` otherwise.
+
+        Raises:
+            ValueError: If there are weights beside a measure; and as `build`.
+        """
+        if not isinstance(atoms, DiscreteMeasure):
+            return cls.build(atoms, weights)
+        require(weights is None, "weights", "None beside a measure, which has its own", "others")
+        return atoms
+
+    @classmethod
     def build(cls, atoms: Tensor, weights: Tensor | None = None) -> DiscreteMeasure:
         """Checks, merges and normalises.
 

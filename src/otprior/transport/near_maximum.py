@@ -49,7 +49,7 @@ def near_maximum(scores: Tensor, width: Tensor, best: Tensor | None = None) -> t
     return rows, columns, values
 
 
-class Leaders:
+class Candidates:
     """Collects each row's candidates while its scores come in blocks of columns.
 
     Arguments:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from otprior.transport.chi_squared import ONE_SIDED_95
 from otprior.transport.moments import FULL_COVARIANCE_LIMIT, streaming_spectrum
 from otprior.transport.potential import BrenierPotential
 from otprior.utils.random import normal_block
@@ -113,7 +114,7 @@ def excess_share(
         excess.append(2 * (whole.value(z) - score).clamp(min=0))
         cost.append(((z.double() - chosen) ** 2).sum(dim=1))
     gap = torch.cat(excess)
-    upper = float(gap.mean()) + 1.6449 * float(gap.std()) / math.sqrt(len(gap))
+    upper = float(gap.mean()) + ONE_SIDED_95 * float(gap.std()) / math.sqrt(len(gap))
     return upper / float(torch.cat(cost).mean())
 
 

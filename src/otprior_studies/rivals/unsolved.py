@@ -10,9 +10,8 @@ from __future__ import annotations
 import torch
 
 from otprior.priors.semidiscrete import SemiDiscretePrior
+from otprior.transport.independent_scores import independent_score_start
 from otprior.transport.measure import DiscreteMeasure
-from otprior.transport.methods.sgd import independent_score_start
-from otprior.transport.potential import natural_scale
 from otprior.utils.validation import check_choice
 
 POTENTIALS = ("zero", "independent")
@@ -33,8 +32,7 @@ def unsolved(prior: SemiDiscretePrior, potential: str) -> SemiDiscretePrior:
     offsets = torch.zeros_like(prior.potential[kept])
     if potential == "independent":
         measure = DiscreteMeasure.build(prior.atoms[kept].cpu())
-        tau = natural_scale(measure.atoms, measure.weights)
-        offsets = independent_score_start(tau, measure.weights).to(offsets.device)
+        offsets = independent_score_start(measure.atoms, measure.weights).to(offsets.device)
     values = torch.full_like(prior.potential, float("-inf"))
     values[kept] = offsets
     other.load_state_dict({**prior.state_dict(), "potential": values}, assign=True)

@@ -27,12 +27,12 @@ UNMIXED_ROWS = 64
 TILES_AT_A_TIME = 1024
 
 
-def can_fuse(device: torch.device) -> bool:
+def kernel_runs_on(device: torch.device) -> bool:
     """Whether the kernel runs there."""
     return device.type == "cuda" and find_spec("triton") is not None
 
 
-class FusedSearch:
+class KernelSearch:
     """Candidates for the cells of sets of draws.
 
     Arguments:

@@ -1,4 +1,4 @@
-"""The kernel of `fused`, in Triton's language. Imported only where it is to run: Triton comes with torch for CUDA.
+"""The kernel of `cuda`, in Triton's language. Imported only where it is to run: Triton comes with torch for CUDA.
 
 (With TRITON_INTERPRET=1 in the environment at import, it runs on a CPU, slowly: so the tests run it.)
 """

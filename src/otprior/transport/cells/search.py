@@ -21,9 +21,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from otprior.transport.cells.cuda import FusedSearch, can_fuse
+from otprior.transport.cells.cuda import KernelSearch, kernel_runs_on
+from otprior.transport.chi_squared import ChiSquared, chi_squared_of_sets
+from otprior.transport.distributed import SINGLE, Processes
 from otprior.transport.measure import DiscreteMeasure
-from otprior.transport.near_maximum import Leaders
+from otprior.transport.near_maximum import Candidates
 from otprior.transport.potential import BrenierPotential, largest_norm, matmul_roundoff
 from otprior.transport.source import NORMAL, Source
 from otprior.utils.random import normal_block
@@ -90,33 +92,32 @@ class DrawSets:
 
 
 @dataclass(frozen=True)
-class CellFinder:
-    """Finds the cells of numbered sets of draws, for any offsets over the same atoms.
+class LaguerreCells:
+    """Laguerre cells: a draw belongs to the atom of its highest score. See `otprior.transport.cells.Cells`.
 
     The matrix of scores never exists: a block of atoms is scored, mixed and searched for candidates before the next.
     Candidates within the rounding error of the maximum are scored again in float64.
 
     Attributes:
-        atoms: y less their mean, shape (N, d). (The mean moves all scores of a draw alike, and so no cell.)
-        screen: The same in bfloat16, for faster products; the width within which candidates are looked for is then
+        measure, atoms, source, seed, processes: See `Cells`.
+        screen: The atoms in bfloat16, for faster products; the width within which candidates are looked for is then
             no strict bound, but 2.7 standard deviations of the error. Or None.
         radius: max_i |y_i − mean|.
-        seed: Of the draws.
         mixed: Whether a set is mixed from few draws.
-        source: Their law.
-        fused: Whether candidates are found by one kernel (see `fused`).
+        on_cuda: Whether candidates are found by one kernel (see `cuda`).
     """
 
+    measure: DiscreteMeasure
     atoms: Tensor
     screen: Tensor | None
     radius: float
     seed: int
     mixed: bool
     source: Source = NORMAL
-    fused: bool = False
+    on_cuda: bool = False
+    processes: Processes = SINGLE
 
-    # What `hits` adds up to for each draw, and ε: here a draw has one cell.
-    per_draw = 1
+    units_per_draw = 1
     entropy = 0.0
 
     @classmethod
@@ -127,22 +128,40 @@ class CellFinder:
         bfloat16: bool = False,
         mixed: bool | None = None,
         source: Source = NORMAL,
-    ) -> CellFinder:
-        """Over the atoms of `measure`; normal draws are mixed from 128 dimensions on unless `mixed` says otherwise,
-        and `bfloat16` has an effect only then."""
+        processes: Processes = SINGLE,
+    ) -> LaguerreCells:
+        """Cells of the atoms of `measure`.
+
+        Arguments:
+            measure: N distinct atoms of positive weight.
+            seed: Of the draws.
+            bfloat16: Whether to screen in it. It has an effect only where draws are mixed and atoms float32.
+            mixed: Whether to mix draws; by default normal draws in 128 dimensions or more.
+            source: The law of the draws.
+            processes: Those that share the work.
+        """
         mixed = source.mixes and (measure.dim >= MIXED_FROM_DIM if mixed is None else mixed)
         atoms = measure.centred()
         single = atoms.dtype == torch.float32
         screen = atoms.to(torch.bfloat16) if bfloat16 and mixed and single else None
-        fused = single and can_fuse(atoms.device)
-        return cls(atoms, screen, largest_norm(atoms), seed, mixed, source, fused)
+        on_cuda = single and kernel_runs_on(atoms.device)
+        radius = largest_norm(atoms)
+        return cls(measure, atoms, screen, radius, seed, mixed, source, on_cuda, processes)
 
     def hits(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
         """How many draws fall in each cell, in the sets of these numbers; int64 (N,)."""
-        return torch.bincount(self.cells(offsets, stream, numbers).reshape(-1), minlength=len(self.atoms))
+        found = self.find(offsets, stream, self.processes.share(numbers))
+        return self.processes.sum(torch.bincount(found.reshape(-1), minlength=len(self.atoms)))
 
-    def cells(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
-        """The cell of each draw in the sets of these numbers.
+    def chi_squared(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> ChiSquared:
+        """χ² of the cells' masses, estimated on the sets of these numbers."""
+        found = torch.zeros(len(numbers), DRAWS_PER_SET, dtype=torch.int64, device=self.atoms.device)
+        mine = list(self.processes.share(range(len(numbers))))
+        found[mine] = self.find(offsets, stream, [numbers[k] for k in mine])
+        return chi_squared_of_sets(self.processes.sum(found), self.measure.weights)
+
+    def find(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
+        """The cell of each draw in the sets of these numbers, all found by this process.
 
         Arguments:
             offsets: h, shape (N,), float64.
@@ -165,7 +184,7 @@ class CellFinder:
         )
         potential = BrenierPotential(self.atoms, offsets, self.radius)
         width = _screen_width(potential, draws, self.screen is not None).to(self.atoms.dtype)
-        search = self._search_fused if self.fused else self._search_by_blocks
+        search = self._search_on_cuda if self.on_cuda else self._search_by_blocks
         pairs = search(draws, offsets.to(self.atoms.dtype), width)
         return torch.stack([_settle(potential, draws, k, *found) for k, found in enumerate(pairs)])
 
@@ -176,19 +195,19 @@ class CellFinder:
         factors = self.atoms if self.screen is None else self.screen
         base = draws.base.flatten(0, 1).to(factors.dtype)
         mixers = [None] * len(draws) if draws.mixers is None else list(draws.mixers.to(self.atoms.dtype))
-        leaders = [Leaders(width[k].expand(DRAWS_PER_SET)) for k in range(len(draws))]
+        candidates = [Candidates(width[k].expand(DRAWS_PER_SET)) for k in range(len(draws))]
         for first in range(0, len(self.atoms), ATOMS_PER_BLOCK):
             block = slice(first, first + ATOMS_PER_BLOCK)
             offset = offsets[block]
             products = (base @ factors[block].T).to(self.atoms.dtype).unflatten(0, (len(draws), -1))
-            for mixer, leader, scores in zip(mixers, leaders, products):
-                leader.add(scores + offset if mixer is None else torch.addmm(offset, mixer, scores), first)
-        return [leader.pairs() for leader in leaders]
+            for mixer, candidate, scores in zip(mixers, candidates, products):
+                candidate.add(scores + offset if mixer is None else torch.addmm(offset, mixer, scores), first)
+        return [candidate.pairs() for candidate in candidates]
 
-    def _search_fused(self, draws: DrawSets, offsets: Tensor, width: Tensor) -> list[tuple[Tensor, Tensor]]:
+    def _search_on_cuda(self, draws: DrawSets, offsets: Tensor, width: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The same by one kernel."""
         factors = self.atoms if self.screen is None else self.screen
-        search = FusedSearch(factors, offsets)
+        search = KernelSearch(factors, offsets)
         widths = width.repeat_interleave(DRAWS_PER_SET)
         row, atom = search.pairs(draws.base.to(factors.dtype), draws.mixers, widths)
         number, row = row // DRAWS_PER_SET, row % DRAWS_PER_SET
@@ -198,10 +217,10 @@ class CellFinder:
 def fast_bfloat16(device: torch.device) -> bool:
     """Whether products of bfloat16 matrices are much faster than those of float32 matrices, and sum in float32.
 
-    (On CUDA `fused` sums them so; a product by torch may sum them in bfloat16, for which no useful bound holds.)
+    (On CUDA `cuda` sums them so; a product by torch may sum them in bfloat16, for which no useful bound holds.)
     """
     if device.type == "cuda":
-        return can_fuse(device) and torch.cuda.get_device_capability(device) >= (8, 0)
+        return kernel_runs_on(device) and torch.cuda.get_device_capability(device) >= (8, 0)
     # Private in torch, hence the guard: without an answer the slower product is right everywhere.
     has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return device.type == "cpu" and has_tiles is not None and bool(has_tiles())

@@ -2,58 +2,68 @@
 
 What the independent-score model gets wrong about an atom (its neighbours, which compete for the same draws) it gets
 wrong about those neighbours too. So an eighth of the atoms (8,192 at most) is solved for, roughly and recursively,
-and what the solution adds to the model's offsets is carried over to each atom from the nearest one solved for. It costs
-a few percent of the solve and saves a tenth of its draws or more: the fewer the dimensions, the more.
+and the difference between that solution and the model's offsets is carried over to each atom from the nearest atom
+solved for. It costs a few percent of the solve and saves a tenth of its draws or more: the fewer the dimensions, the
+more.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from otprior.transport.cells.search import CellFinder
+from otprior.transport.cells import Cells
+from otprior.transport.cells.search import LaguerreCells
+from otprior.transport.independent_scores import independent_score_start
 from otprior.transport.measure import DiscreteMeasure
-from otprior.transport.methods.sgd import AveragedSgd, SgdState, independent_score_start
 from otprior.transport.potential import natural_scale
 from otprior.utils.random import stream_generator
+
+if TYPE_CHECKING:
+    from otprior.transport.methods.sgd import AveragedSgd
 
 COARSENED_FROM = 4096
 COARSENING = 8
 # Never more than this many: looking for the nearest of an eighth of a million atoms takes longer than it saves.
 MOST_COARSE = 1 << 13
-# Draws an atom: enough for χ² of 0.15, beyond which neighbours are not told apart well enough to matter.
+# Draws an atom: enough for χ² of 0.15. Beyond that the solution does not tell neighbours apart well enough to matter.
 DRAWS_PER_ATOM = 10
 SCORES_PER_BLOCK = 1 << 22
 
 
-def coarse_start(measure: DiscreteMeasure, finder: CellFinder) -> Tensor:
-    """Offsets to start from, shape (N,), float64, mean zero.
+def warm_start(cells: Cells, iteration: Callable[[Cells], AveragedSgd]) -> Tensor:
+    """Offsets for a method to start from, shape (N,), float64; `iteration` solves for few of the atoms."""
+    if isinstance(cells, LaguerreCells):
+        return coarse_start(cells, iteration)
+    measure, entropy = cells.measure, cells.entropy
+    weights = measure.weights.to(cells.atoms.device)
+    if entropy < float(natural_scale(measure.atoms, weights).median()):
+        return independent_score_start(measure.atoms, weights)
+    # Above τ a share is hardly ever near 1, and its mean is that of exp((⟨z, y_i⟩ + h_i)/ε) over a constant.
+    return entropy * weights.log() - (cells.atoms.double() ** 2).sum(dim=1) / (2 * entropy)
 
-    Arguments:
-        measure: N distinct atoms with positive weights.
-        finder: Of their cells; its seed chooses the few.
-    """
-    atoms = finder.atoms
-    weights = measure.weights.to(atoms.device)
-    start = independent_score_start(natural_scale(atoms, weights), weights)
+
+def coarse_start(cells: LaguerreCells, iteration: Callable[[Cells], AveragedSgd]) -> Tensor:
+    """Offsets from the solution for few of the atoms, shape (N,), float64, mean zero; the cells' seed chooses them."""
+    measure, atoms = cells.measure, cells.atoms
+    start = independent_score_start(atoms, measure.weights)
     if len(measure) < COARSENED_FROM:
         return start
-    order = torch.randperm(len(measure), generator=stream_generator(finder.seed, f"coarse {len(measure)}"))
+    order = torch.randperm(len(measure), generator=stream_generator(cells.seed, f"coarse {len(measure)}"))
     chosen = order[: min(len(measure) // COARSENING, MOST_COARSE)].sort().values
-    few = DiscreteMeasure.build(
-        measure.atoms[chosen], measure.weights[chosen] / measure.weights[chosen].sum()
-    )
-    few_finder = CellFinder.build(few, finder.seed, finder.screen is not None, source=finder.source)
-    sgd = AveragedSgd(few, few_finder)
-    begin = coarse_start(few, few_finder)
-    state = SgdState(0, begin, begin)
-    while state.step * sgd.block_size < DRAWS_PER_ATOM * len(few):
-        state = sgd.step(state)
-    few_weights = few.weights.to(atoms.device)
-    correction = state.average - independent_score_start(natural_scale(few.atoms, few_weights), few_weights)
-    start = (
-        start + correction[_nearest(atoms, few_finder.atoms + (few.mean() - measure.mean()).to(atoms.dtype))]
-    )
+    weights = measure.weights[chosen]
+    few = DiscreteMeasure.build(measure.atoms[chosen], weights / weights.sum())
+    few_cells = LaguerreCells.build(few, cells.seed, cells.screen is not None, source=cells.source)
+    coarse = iteration(few_cells)
+    state = coarse.init(coarse_start(few_cells, iteration))
+    while state.step * coarse.draws_per_step < DRAWS_PER_ATOM * len(few):
+        state = coarse.step(state)
+    correction = state.average - independent_score_start(few.atoms, few.weights)
+    shifted = few_cells.atoms + (few.mean() - measure.mean()).to(atoms.dtype)
+    start = start + correction[_nearest(atoms, shifted)]
     return start - start.mean()
 
 

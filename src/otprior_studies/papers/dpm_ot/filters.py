@@ -20,7 +20,7 @@ from torch import Tensor
 
 from otprior.metrics import Interval
 from otprior.sampling import seeds_to_generators
-from otprior.transport.potential import chi_squared, chi_squared_of_frequencies
+from otprior.transport.chi_squared import chi_squared, chi_squared_of_frequencies
 from otprior.utils.files import output_file
 from otprior.utils.random import stream_generator
 from otprior.utils.validation import require

@@ -18,8 +18,10 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from otprior.transport.potential import BrenierPotential, chi_squared
-from otprior.transport.solve import Progress, solve_semidiscrete
+from otprior.transport.chi_squared import chi_squared
+from otprior.transport.potential import BrenierPotential
+from otprior.transport.solution import Progress
+from otprior.transport.solve import solve_semidiscrete
 from otprior.utils.files import output_dir, read_json, write_json
 from otprior.utils.random import stream_generator
 from otprior_studies.papers.dpm_ot.published import adam, cube_draws

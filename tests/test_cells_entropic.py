@@ -12,11 +12,11 @@ from scipy.special import expit
 from torch import Generator, Tensor
 
 from otprior import solve_semidiscrete
-from otprior.transport.cells.entropic import SmoothedFinder
-from otprior.transport.cells.search import CellFinder
+from otprior.transport.cells.entropic import EntropicCells
+from otprior.transport.cells.search import LaguerreCells
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.potential import natural_scale
-from otprior.transport.solve import Outcome
+from otprior.transport.solution import Outcome
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -81,26 +81,24 @@ def test_small_entropy_is_none(dim: int) -> None:
     """Shares at ε = τ/1000 are cells, but for the few draws near a boundary."""
     measure = DiscreteMeasure.build(mixture(200, dim))
     tau = float(natural_scale(measure.atoms, measure.weights).median())
-    finder = CellFinder.build(measure, 0)
-    smoothed = SmoothedFinder(finder, tau / 1000)
+    hard = LaguerreCells.build(measure, 0)
+    smoothed = EntropicCells(hard, tau / 1000)
     offsets = torch.zeros(200, dtype=torch.float64)
-    shares = smoothed.hits(offsets, "test", range(8)).double() / smoothed.per_draw
+    shares = smoothed.hits(offsets, "test", range(8)).double() / smoothed.units_per_draw
     assert float(shares.sum()) == pytest.approx(8 * 256, abs=1e-3)
-    assert float((shares - finder.hits(offsets, "test", range(8))).abs().sum()) < 0.01 * 8 * 256
+    assert float((shares - hard.hits(offsets, "test", range(8))).abs().sum()) < 0.01 * 8 * 256
 
 
 def test_chi_squared_of_shares_is_unbiased() -> None:
     """40 estimates of 12 sets spread about the χ² that many draws tell, as they say."""
     measure = DiscreteMeasure.build(mixture(60, 128), unequal_weights(60, 20))
     tau = natural_scale(measure.atoms, measure.weights)
-    smoothed = SmoothedFinder(CellFinder.build(measure, 0), 0.5 * float(tau.median()))
+    smoothed = EntropicCells(LaguerreCells.build(measure, 0), 0.5 * float(tau.median()))
     offsets = 0.3 * tau * normal(60, seed=3).double()
     scores = normal(100_000, 128, seed=4) @ smoothed.atoms.T
     masses = torch.softmax((scores + offsets) / smoothed.entropy, dim=1).mean(dim=0)
     truth = float(((masses - measure.weights) ** 2 / measure.weights).sum())
-    estimates = [
-        smoothed.chi_squared(offsets, "test", range(12 * k, 12 * k + 12), measure.weights) for k in range(40)
-    ]
+    estimates = [smoothed.chi_squared(offsets, "test", range(12 * k, 12 * k + 12)) for k in range(40)]
     values = torch.tensor([estimate.value for estimate in estimates])
     # The truth has an error too, smaller by √(100,000/3,072) and the mixing.
     assert abs(float(values.mean()) - truth) < 4.5 * float(values.std()) / 40**0.5

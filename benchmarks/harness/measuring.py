@@ -1,8 +1,8 @@
-"""One judge for all: the unbiased χ² of the cell masses, on draws that no solver sees.
+"""One measure for all: the unbiased χ² of the cell masses, on draws that no solver sees.
 
 A first look takes few draws. Only where it does not already show that the target is missed does a second one, on other
-draws, take as many as it takes to be precise; what it says is what counts. So what made somebody look twice is
-not what is reported.
+draws, take as many as it takes to be precise; what it says is what counts. So the result that led to
+a second look is not the one that is reported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from peers import Problem
 
-from otprior.transport.potential import BrenierPotential, ChiSquared, chi_squared
+from otprior.transport.chi_squared import ChiSquared, chi_squared
+from otprior.transport.potential import BrenierPotential
 from otprior.utils.random import normal_block
 
 BLOCK = 2048
@@ -23,7 +24,7 @@ PRECISION = 1 / 20
 SEED = 271828
 
 
-class Judge:
+class ChiSquaredMeter:
     """Measures offsets of one problem; the draws are the same for all that it measures."""
 
     def __init__(self, problem: Problem) -> None:

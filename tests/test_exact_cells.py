@@ -13,7 +13,7 @@ from torch import Tensor
 
 from otprior import solve_semidiscrete
 from otprior.transport.measure import DiscreteMeasure
-from otprior.transport.methods.exact_cells import _Cells, tessellation_path
+from otprior.transport.methods.exact_cells import _Cells, newton_steps
 from otprior.transport.potential import BrenierPotential
 
 
@@ -22,7 +22,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def solved(atoms: Tensor, weights: Tensor | None = None) -> tuple[Tensor, float]:
-    *_, (offsets, chi2) = tessellation_path(DiscreteMeasure.build(atoms, weights))
+    *_, (offsets, chi2) = newton_steps(DiscreteMeasure.build(atoms, weights))
     return torch.from_numpy(offsets), chi2
 
 
@@ -65,7 +65,7 @@ def test_cells_that_all_meet_at_the_origin(atoms: Tensor) -> None:
 def test_weights_a_million_to_one() -> None:
     atoms, weights = mixture(1500, 2), unequal_weights(1500, 1e6)
     solution = solve_semidiscrete(atoms, weights)
-    assert solution.stats["method"] == "tessellation"
+    assert solution.stats["method"] == "exact cells"
     _, chi2 = solved(atoms, weights)
     assert chi2 < 1e-9
 
@@ -77,20 +77,20 @@ def test_clusters_in_the_plane(width: float) -> None:
 
 def test_thousands_of_atoms_in_the_plane() -> None:
     solution = solve_semidiscrete(normal(4000, 2))
-    assert solution.stats["method"] == "tessellation"
+    assert solution.stats["method"] == "exact cells"
     assert solution.stats["draws"] == 0
-    # Nothing but the chance of the verdict's draws is left.
+    # Nothing but the chance of the measurement's draws is left.
     assert abs(solution.chi2.value) < 4 * solution.chi2.standard_error
 
 
 def test_space_by_slices() -> None:
     solution = solve_semidiscrete(normal(1000, 3), tol=0.02)
-    assert solution.stats["method"] == "tessellation"
+    assert solution.stats["method"] == "exact cells"
     assert solution.chi2.upper <= 0.02
 
 
 @pytest.mark.parametrize("dim", [2, 3])
-def test_what_has_no_tessellation_is_solved_otherwise(dim: int) -> None:
+def test_degenerate_cells_are_solved_by_another_method(dim: int) -> None:
     """Atoms on a line: their cells are strips, known from the line itself."""
     truth = line(40, ratio=4.0)
     direction = torch.nn.functional.normalize(torch.arange(1.0, dim + 1).double(), dim=0)

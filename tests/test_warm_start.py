@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from otprior.transport.cells.search import CellFinder
+from otprior.transport.cells.search import LaguerreCells
+from otprior.transport.chi_squared import chi_squared
+from otprior.transport.independent_scores import independent_score_start
 from otprior.transport.measure import DiscreteMeasure
-from otprior.transport.methods import warm_start as coarse
-from otprior.transport.methods.sgd import independent_score_start
-from otprior.transport.potential import BrenierPotential, chi_squared, natural_scale
+from otprior.transport.methods import warm_start
+from otprior.transport.methods.sgd import AveragedSgd
+from otprior.transport.potential import BrenierPotential
 
 ATOMS, DIM, DRAWS = 4500, 8, 60_000
 
@@ -21,16 +23,16 @@ def _chi2(measure: DiscreteMeasure, offsets: Tensor) -> float:
     return chi_squared(torch.bincount(potential.assign(z), minlength=ATOMS), measure.weights).value
 
 
-@pytest.mark.parametrize("most", [coarse.MOST_COARSE, 200])
+@pytest.mark.parametrize("most", [warm_start.MOST_COARSE, 200])
 def test_start_from_few_atoms_is_better_than_the_model(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coarse, "MOST_COARSE", most)
+    monkeypatch.setattr(warm_start, "MOST_COARSE", most)
     generator = torch.Generator().manual_seed(0)
     centres = 2 * torch.randn(20, DIM, generator=generator)
     places = torch.randint(20, (ATOMS,), generator=generator)
     atoms = centres[places] + 0.5 * torch.randn(ATOMS, DIM, generator=generator)
     measure = DiscreteMeasure.build(atoms, torch.full((ATOMS,), 1 / ATOMS))
-    model = independent_score_start(natural_scale(atoms - measure.mean(), measure.weights), measure.weights)
-    start = coarse.coarse_start(measure, CellFinder.build(measure, 0))
+    model = independent_score_start(atoms - measure.mean(), measure.weights)
+    start = warm_start.warm_start(LaguerreCells.build(measure, 0), AveragedSgd)
     assert start.shape == (ATOMS,)
     assert start.dtype == torch.float64
     assert float(start.mean()) == pytest.approx(0, abs=1e-9)

@@ -14,16 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from otprior.transport import potential as semidual
+from otprior.transport import chi_squared as chi_squared_module
+from otprior.transport import potential as module
+from otprior.transport.chi_squared import chi_squared, chi_squared_of_sets
 from otprior.transport.near_maximum import near_maximum
-from otprior.transport.potential import (
-    BrenierPotential,
-    chi_squared,
-    chi_squared_of_sets,
-    dual_value,
-    natural_quantile,
-    natural_scale,
-)
+from otprior.transport.potential import BrenierPotential, dual_value, natural_quantile, natural_scale
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -95,7 +90,7 @@ def test_an_outlier_costs_time_not_truth(outlier: float, monkeypatch: pytest.Mon
     z = normal(64, 8, seed=2)
     expected = brute_force(potential, z)
     assert torch.equal(potential.assign(z), expected)
-    monkeypatch.setattr(semidual, "EXACT_PER_BLOCK", 100)
+    monkeypatch.setattr(module, "EXACT_PER_BLOCK", 100)
     assert torch.equal(potential.assign(z), expected)
 
 
@@ -118,8 +113,8 @@ def test_a_row_depends_on_nothing_but_the_row(monkeypatch: pytest.MonkeyPatch) -
         assert torch.equal(torch.cat([potential.assign(part) for part in z.split(size)]), together)
     torch.set_num_threads(2)
     assert torch.equal(potential.assign(z), together)
-    monkeypatch.setattr(semidual, "SCORES_PER_BLOCK", 1000)
-    monkeypatch.setattr(semidual, "ATOMS_PER_BLOCK", 70)
+    monkeypatch.setattr(module, "SCORES_PER_BLOCK", 1000)
+    monkeypatch.setattr(module, "ATOMS_PER_BLOCK", 70)
     assert torch.equal(potential.assign(z), together)
     assert torch.equal(together, brute_force(potential, z))
 
@@ -171,7 +166,7 @@ def test_the_barycentre_is_the_gradient_of_the_smoothed_potential(
     smoothing: float, dense_above: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """∇_z ε log Σ exp(score/ε), by autograd. 60 shares below exp(−16) are left out."""
-    monkeypatch.setattr(semidual, "DENSE_ABOVE", dense_above)
+    monkeypatch.setattr(module, "DENSE_ABOVE", dense_above)
     atoms, offsets = normal(60, 3).double(), normal(60, seed=2).double()
     z = normal(50, 3, seed=1).double().requires_grad_()
     (smoothing * torch.logsumexp((z @ atoms.T + offsets) / smoothing, dim=1)).sum().backward()
@@ -213,8 +208,8 @@ def test_barycentre_and_cell_do_not_depend_on_blocks(
     potential = BrenierPotential.build(normal(40, 8), torch.zeros(40))
     z = normal(100, 8, seed=1)
     cell, mean = potential.assign_and_barycentre(z, smoothing)
-    monkeypatch.setattr(semidual, "SCORES_PER_BLOCK", 40 * 9)
-    monkeypatch.setattr(semidual, "ATOMS_PER_BLOCK", 13)
+    monkeypatch.setattr(module, "SCORES_PER_BLOCK", 40 * 9)
+    monkeypatch.setattr(module, "ATOMS_PER_BLOCK", 13)
     again = potential.assign_and_barycentre(z, smoothing)
     assert torch.equal(again[0], cell)
     torch.testing.assert_close(again[1], mean, rtol=0, atol=1e-6)  # float32 atoms of size 1
@@ -324,7 +319,7 @@ def test_chi_squared_does_not_depend_on_the_blocks_of_sets(monkeypatch: pytest.M
     cells = torch.randint(7, (50, 4), generator=torch.Generator().manual_seed(0))
     weights = torch.full((7,), 1 / 7)
     whole = chi_squared_of_sets(cells, weights)
-    monkeypatch.setattr(semidual, "SETS_PER_BLOCK", 8)
+    monkeypatch.setattr(chi_squared_module, "SETS_PER_BLOCK", 8)
     parts = chi_squared_of_sets(cells, weights)
     # Sums in another order.
     assert parts.value == pytest.approx(whole.value, abs=1e-12)

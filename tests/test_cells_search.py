@@ -9,15 +9,11 @@ import torch
 from generators.mixtures import mixture, unequal_weights
 from torch import Tensor
 
-from otprior.transport.cells import search as mixing
-from otprior.transport.cells.search import DRAWS_PER_SET, CellFinder, DrawSets
+from otprior.transport.cells import search
+from otprior.transport.cells.search import DRAWS_PER_SET, DrawSets, LaguerreCells
+from otprior.transport.chi_squared import chi_squared, chi_squared_of_sets
 from otprior.transport.measure import DiscreteMeasure
-from otprior.transport.potential import (
-    BrenierPotential,
-    chi_squared,
-    chi_squared_of_sets,
-    natural_scale,
-)
+from otprior.transport.potential import BrenierPotential, natural_scale
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -31,12 +27,12 @@ def all_rows(draws: DrawSets) -> Tensor:
 def test_mixers_are_blocks_of_orthogonal_matrices() -> None:
     mixers = DrawSets.draw(0, "fit", [3], 200, True).mixers
     assert mixers is not None
-    square = mixers.double().unflatten(1, (-1, mixing.BASE_DRAWS))
-    eye = torch.eye(mixing.BASE_DRAWS, dtype=torch.float64).expand_as(square)
+    square = mixers.double().unflatten(1, (-1, search.BASE_DRAWS))
+    eye = torch.eye(search.BASE_DRAWS, dtype=torch.float64).expand_as(square)
     torch.testing.assert_close(square @ square.mT, eye, rtol=0, atol=1e-5)  # float32
     # Uniform on the sphere: no coordinate of a row leans to one side (it would, without the signs).
     means = torch.cat([DrawSets.draw(0, "fit", [k], 200, True).mixers[0] for k in range(40)]).mean(dim=0)  # type: ignore[index]
-    assert float(means.abs().max()) < 4 / math.sqrt(40 * DRAWS_PER_SET * mixing.BASE_DRAWS)
+    assert float(means.abs().max()) < 4 / math.sqrt(40 * DRAWS_PER_SET * search.BASE_DRAWS)
 
 
 def test_mixed_draws_have_the_moments_of_the_normal_law() -> None:
@@ -58,14 +54,14 @@ def test_cells_are_those_of_the_draws(dim: int, bfloat16: bool, monkeypatch: pyt
     y = mixture(700, dim)
     y = torch.cat([y, y + 1e-4 * normal(700, dim, seed=1)])
     measure = DiscreteMeasure.build(y)
-    finder = CellFinder.build(measure, 7, bfloat16)
+    laguerre = LaguerreCells.build(measure, 7, bfloat16)
     offsets = normal(1400, seed=2).double() * 1e-3
     rows = all_rows(DrawSets.draw(7, "fit", [4, 9], dim, dim >= 128)).flatten(0, 1)
-    expected = (rows @ finder.atoms.double().T + offsets).argmax(dim=1)
-    found = finder.cells(offsets, "fit", [4, 9])
+    expected = (rows @ laguerre.atoms.double().T + offsets).argmax(dim=1)
+    found = laguerre.find(offsets, "fit", [4, 9])
     assert torch.equal(found.flatten(), expected)
-    monkeypatch.setattr(mixing, "ATOMS_PER_BLOCK", 333)
-    apart = torch.cat([finder.cells(offsets, "fit", [k]) for k in (4, 9)])
+    monkeypatch.setattr(search, "ATOMS_PER_BLOCK", 333)
+    apart = torch.cat([laguerre.find(offsets, "fit", [k]) for k in (4, 9)])
     assert torch.equal(apart, found)
 
 
@@ -74,13 +70,13 @@ def test_chi_squared_of_sets_is_unbiased_and_states_its_error() -> None:
     they say. (60 fix a mean to 13 % of a standard error and a spread to 9 %.)"""
     atoms, weights = mixture(60, 128), unequal_weights(60, 20)
     measure = DiscreteMeasure.build(atoms, weights)
-    finder = CellFinder.build(measure, 0)
+    laguerre = LaguerreCells.build(measure, 0)
     offsets = 0.3 * natural_scale(atoms, weights) * normal(60, seed=3).double()
     z = normal(150_000, 128, seed=4)
-    cells = BrenierPotential.build(finder.atoms, offsets).assign(z)
+    cells = BrenierPotential.build(laguerre.atoms, offsets).assign(z)
     truth = chi_squared(torch.bincount(cells, minlength=60), weights)
     estimates = [
-        chi_squared_of_sets(finder.cells(offsets, "test", range(12 * k, 12 * k + 12)), weights)
+        chi_squared_of_sets(laguerre.find(offsets, "test", range(12 * k, 12 * k + 12)), weights)
         for k in range(60)
     ]
     values = torch.tensor([estimate.value for estimate in estimates])

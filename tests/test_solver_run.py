@@ -16,32 +16,32 @@ from generators.mixtures import mixture
 from safetensors.torch import load_file, save_file
 
 from otprior import solve_semidiscrete
-from otprior.transport.cells.search import CellFinder
-from otprior.transport.distributed import Ranks
+from otprior.transport import run
+from otprior.transport.cells.search import LaguerreCells
+from otprior.transport.distributed import Processes
 from otprior.transport.measure import DiscreteMeasure
-from otprior.transport.methods import descent
-from otprior.transport.solve import Progress
-from otprior.transport.stopping import Judge
+from otprior.transport.solution import Progress
+from otprior.transport.stopping import StoppingRule
 
 ATOMS, DIM = 400, 130
 
-# Solves the problem of this file, perhaps with a checkpoint, perhaps as one of several ranks.
+# Solves the problem of this file, perhaps with a checkpoint, perhaps as one of several processes.
 SOLVE = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 from generators.mixtures import mixture
-from otprior import descent, solve_semidiscrete
-from otprior.ranks import Ranks
+from otprior.transport import Processes, run, solve_semidiscrete
 torch.set_num_threads(1)
-descent.CHECKPOINT_SECONDS = 0.05
-descent.KEPT_FROM_SECONDS = 0.0
-ranks = Ranks.join()
+run.CHECKPOINT_SECONDS = 0.05
+run.KEPT_FROM_SECONDS = 0.0
+processes = Processes.join()
 slow = (lambda progress: __import__("time").sleep(0.02)) if sys.argv[4] == "slow" else None
-descent.PROGRESS_SECONDS = 0.0 if slow else 0.5
-solution = solve_semidiscrete(mixture(400, 130), tol=0.03, checkpoint=sys.argv[2] or None, ranks=ranks, progress=slow)
-if ranks.first:
+run.PROGRESS_SECONDS = 0.0 if slow else 0.5
+options = {"tol": 0.03, "checkpoint": sys.argv[2] or None, "processes": processes, "progress": slow}
+solution = solve_semidiscrete(mixture(400, 130), **options)
+if processes.first:
     torch.save({"potential": solution.potential, "chi2": solution.chi2.value}, sys.argv[3])
-ranks.leave()
+processes.leave()
 """
 
 
@@ -70,8 +70,8 @@ def test_a_solve_that_was_interrupted_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped by an exception at every few reports, a dozen times."""
-    monkeypatch.setattr(descent, "PROGRESS_SECONDS", 0.0)
-    monkeypatch.setattr(descent, "KEPT_FROM_SECONDS", 0.0)
+    monkeypatch.setattr(run, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(run, "KEPT_FROM_SECONDS", 0.0)
     atoms, path = mixture(ATOMS, DIM), tmp_path / "state.safetensors"
     whole = solve_semidiscrete(atoms, tol=0.03)
     stops = 0
@@ -98,8 +98,8 @@ def test_a_solve_that_was_interrupted_goes_on_bit_for_bit(
 
 
 def test_a_resumed_solve_heeds_a_smaller_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descent, "PROGRESS_SECONDS", 0.0)
-    monkeypatch.setattr(descent, "KEPT_FROM_SECONDS", 0.0)
+    monkeypatch.setattr(run, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(run, "KEPT_FROM_SECONDS", 0.0)
     atoms, path, draws = mixture(ATOMS, DIM), tmp_path / "state.safetensors", 0
 
     def stop(progress: Progress) -> None:
@@ -141,29 +141,29 @@ def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_find_what_one_finds(tmp_path: Path) -> None:
+def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
     one = solve_in_process(tmp_path, "", "one.pt")
     two = solve_in_process(tmp_path, "", "two.pt", ranks=2)
     assert torch.equal(one["potential"], two["potential"])  # type: ignore[arg-type]
     assert one["chi2"] == two["chi2"]
 
 
-def test_ranks_share_every_piece_once() -> None:
-    parts = [Ranks(rank, 3).share(range(10)) for rank in range(3)]
+def test_processes_share_every_piece_once() -> None:
+    parts = [Processes(rank, 3).share(range(10)) for rank in range(3)]
     assert sorted(piece for part in parts for piece in part) == list(range(10))
-    assert Ranks().agree(1.5) == 1.5
-    assert Ranks(0, 1).first
-    assert not Ranks(1, 2).first
+    assert Processes().agree(1.5) == 1.5
+    assert Processes(0, 1).first
+    assert not Processes(1, 2).first
 
 
-def test_looks_change_no_verdict() -> None:
+def test_rough_measurements_take_no_draws_of_the_rule() -> None:
     measure = DiscreteMeasure.build(mixture(50, 8))
-    finder = CellFinder.build(measure, 3)
-    one, other = Judge(measure, finder, 0.1), Judge(measure, finder, 0.1)
+    cells = LaguerreCells.build(measure, 3)
+    one, other = StoppingRule(cells, 0.1), StoppingRule(cells, 0.1)
     h = torch.zeros(50, dtype=torch.float64)
-    look = one.look(h)
-    assert one.verdict(h) == other.verdict(h)
-    assert look != one.look(h + torch.linspace(0, 1, 50))
+    rough = one.rough_chi_squared(h)
+    assert one.chi_squared(h) == other.chi_squared(h)
+    assert rough != one.rough_chi_squared(h + torch.linspace(0, 1, 50))
 
 
 # Bad checkpoints -------------------------------------------------------------------------------------------
@@ -171,7 +171,7 @@ def test_looks_change_no_verdict() -> None:
 
 @pytest.fixture
 def always_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(descent, "KEPT_FROM_SECONDS", 0.0)
+    monkeypatch.setattr(run, "KEPT_FROM_SECONDS", 0.0)
 
 
 def test_a_short_solve_leaves_nothing_behind(tmp_path: Path) -> None:
