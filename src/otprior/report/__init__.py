@@ -1,49 +1,40 @@
-"""Reports: what a run measured, as JSON, as a terminal table, as plots and as one page to read.
+"""Reports: what a run measured, as JSON, as a table on a terminal, as plots and as one page to read.
 
-A report is a plain dictionary in the form of `report/schemas/report.schema.json`; everything here is a function of
-it and of a few images. Quality is never shown without copying.
+A `SamplingReport` is a record; everything here is a function of it and of a few images. Quality is never shown without
+copying. Reports of audits are in `otprior.report.audit`.
 """
 
 from __future__ import annotations
 
-from otprior.report.html import page
+from typing import Any
+
 from otprior.report.images import ReportImages, contact_sheet, image_grid
-from otprior.report.plots import (
-    DARK,
-    LIGHT,
-    Theme,
-    quality_against_copying,
-    quality_against_nfe,
-)
-from otprior.report.schema import (
-    FORMAT_VERSION,
-    report_reference,
-    report_row,
-    report_schema,
-    validate_report,
-)
-from otprior.report.summary import headline, summary
-from otprior.report.terminal import further_tables, table
-from otprior.report.writer import write_report
+from otprior.report.record import Curves, Report
+from otprior.report.sampling_page import write_report
+from otprior.report.sampling_report import Gate, ReportRow, ReportTable, SamplingReport
 
 __all__ = [
-    "DARK",
-    "FORMAT_VERSION",
-    "LIGHT",
+    "Curves",
+    "Gate",
     "ReportImages",
-    "Theme",
+    "ReportRow",
+    "ReportTable",
+    "SamplingReport",
     "contact_sheet",
-    "further_tables",
-    "headline",
     "image_grid",
-    "page",
-    "quality_against_copying",
-    "quality_against_nfe",
-    "report_reference",
-    "report_row",
     "report_schema",
-    "summary",
-    "table",
-    "validate_report",
     "write_report",
 ]
+
+
+def report_schema(kind: type[Report] = SamplingReport) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of report.json.
+
+    Arguments:
+        kind: The record of the report: `SamplingReport`, or that of another command.
+
+    Example:
+        >>> report_schema()["title"]
+        'SamplingReport'
+    """
+    return kind.model_json_schema(by_alias=True)

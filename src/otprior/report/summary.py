@@ -2,30 +2,21 @@
 
 The sentences are built from the figures whatever they turn out to be: a start that saves nothing, or that
 copies, is said to. The start put first is the one of lowest FID among those that copy no more than
-held-out real images do (by at most `COPY_MARGIN`), and take at most "headline_nfe" evaluations where a report
-says so; quality bought with training images is named apart. A study of something else than its best start
-brings title and first sentences with it, as "lead".
+held-out real images do (by at most `COPY_MARGIN`), and take at most `headline_nfe` evaluations where a report
+sets that; quality bought with training images is named apart. A report on something other than its best start
+brings title and first sentences with it, as `lead`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from otprior.report.rows import (
-    METRICS,
-    copies_more,
-    family,
-    interval,
-    quality,
-    start_label,
-)
+from otprior.report.metric import METRIC
+from otprior.report.rows import copies_more, evaluations, family, level, quality, start_label
+from otprior.report.sampling_report import Figures, ReportRow, SamplingReport
 
-_SHARE = next(metric for metric in METRICS if metric.key == "copy_rate")
-_FID = next(metric for metric in METRICS if metric.key == "fid")
-
-Row = dict[str, Any]
+_SHARE, _FID = METRIC["copy_rate"], METRIC["fid"]
 
 
 @dataclass(frozen=True)
@@ -39,36 +30,36 @@ class Findings:
         short: N(0, I) rows that fall short of it: the best with at most as many evaluations as `best`, and
             the best with fewer than `matches`; one of the two if they are the same.
         closest: Best N(0, I) row of all.
-        copying: Accelerated starts that copy more than held-out images, most first.
+        copying: Starts with a prior that copy more than held-out images, most first.
     """
 
-    best: Row | None
-    matches: Row | None
-    short: tuple[Row, ...]
-    closest: Row | None
-    copying: tuple[Row, ...]
+    best: ReportRow | None
+    matches: ReportRow | None
+    short: tuple[ReportRow, ...]
+    closest: ReportRow | None
+    copying: tuple[ReportRow, ...]
 
 
-def find(report: dict[str, Any]) -> Findings:
-    """Picks the rows that the summary speaks about."""
+def find(report: SamplingReport) -> Findings:
+    """Picks the rows that the summary describes."""
 
-    def lowest(rows: Sequence[Row]) -> Row | None:
-        return min(rows, key=lambda row: _level(report, row), default=None)
+    def lowest(rows: Sequence[ReportRow]) -> ReportRow | None:
+        return min(rows, key=lambda row: level(report, row), default=None)
 
-    rows = [row for row in report["rows"] if quality(report, row)[0] is not None]
-    plain = [row for row in rows if row["prior"] == "none" and row["nfe"] is not None]
-    starts = [row for row in rows if _has_prior(row) and row["nfe"] is not None]
-    few = [row for row in starts if row["nfe"] <= (report.get("headline_nfe") or row["nfe"])]
+    rows = [row for row in report.rows if quality(report, row)[0] is not None]
+    plain = [row for row in rows if row.prior == "none" and row.nfe is not None]
+    starts = [row for row in rows if row.has_prior and row.nfe is not None]
+    few = [row for row in starts if evaluations(row) <= (report.headline_nfe or evaluations(row))]
     best = lowest([row for row in few if copies_more(report, row) is False]) or lowest(few)
     copying = [row for row in starts if copies_more(report, row)]
-    copying.sort(key=lambda row: -row["copy_rate"])
+    copying.sort(key=lambda row: -(row.copy_rate or 0.0))
     if best is None:
         return Findings(None, None, (), lowest(plain), tuple(copying))
-    behind = [row for row in plain if _level(report, row) > _level(report, best)]
-    as_good = [row for row in plain if _level(report, row) <= _level(report, best)]
-    matches = min(as_good, key=lambda row: (row["nfe"], _level(report, row)), default=None)
-    same_cost = lowest([row for row in behind if row["nfe"] <= best["nfe"]])
-    before = lowest([row for row in behind if matches is None or row["nfe"] < matches["nfe"]])
+    behind = [row for row in plain if level(report, row) > level(report, best)]
+    as_good = [row for row in plain if level(report, row) <= level(report, best)]
+    matches = min(as_good, key=lambda row: (evaluations(row), level(report, row)), default=None)
+    same_cost = lowest([row for row in behind if evaluations(row) <= evaluations(best)])
+    before = lowest([row for row in behind if matches is None or evaluations(row) < evaluations(matches)])
     short = [row for row in (same_cost, before) if row is not None]
     return Findings(
         best=best,
@@ -79,15 +70,15 @@ def find(report: dict[str, Any]) -> Findings:
     )
 
 
-def headline(report: dict[str, Any]) -> str:
+def headline(report: SamplingReport) -> str:
     """One line that holds whatever the figures are."""
-    if report.get("lead"):
-        return str(report["lead"]["title"])
+    if report.lead:
+        return report.lead.title
     found = find(report)
     best, matches = found.best, found.matches
     if best is None:
         return "Samples measured against held-out real images"
-    cost = f"{_name(best)} with {_evaluations(best)}"
+    cost = f"{_name(best)} with {_cost(best)}"
     match copies_more(report, best):
         case True:
             return (
@@ -95,22 +86,22 @@ def headline(report: dict[str, Any]) -> str:
             )
         case None:
             return f"{cost}: quality was measured, copying was not"
-    if matches is not None and matches["nfe"] <= best["nfe"]:
-        return f"N(0, I) with {matches['nfe']} is at least as good as {cost}"
+    if matches is not None and evaluations(matches) <= evaluations(best):
+        return f"N(0, I) with {matches.nfe} is at least as good as {cost}"
     # Rows with fewer evaluations than `matches` are all behind; the dearest of them makes the comparison.
-    dearest = max(found.short, key=lambda row: row["nfe"], default=None)
+    dearest = max(found.short, key=lambda row: evaluations(row), default=None)
     if dearest is None:
         return f"{cost}, measured against held-out real images"
     relation = "on a par with" if _overlap(report, best, dearest) else "ahead of"
-    return f"{cost} is {relation} N(0, I) with {dearest['nfe']}"
+    return f"{cost} is {relation} N(0, I) with {dearest.nfe}"
 
 
-def summary(report: dict[str, Any]) -> list[str]:
+def summary(report: SamplingReport) -> list[str]:
     """The report in a few plain paragraphs: what was found first, what it was measured on last."""
     found = find(report)
-    own = report.get("lead")
+    own = report.lead
     sentences = (
-        *(own["sentences"] if own else _headline(report, found)),
+        *(own.sentences if own else _headline(report, found)),
         _copying(report, found),
         _source(found),
         _seeds(report),
@@ -120,43 +111,43 @@ def summary(report: dict[str, Any]) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def _measured(report: dict[str, Any]) -> str:
-    features, reference = report["features"], report["reference"]
-    sets = (report.get("settings") or {}).get("seed_sets", 1)
+def _measured(report: SamplingReport) -> str:
+    features, reference = report.features, report.reference
+    sets = (report.settings or {}).get("seed_sets", 1)
     # FID is taken on each set, and averaged.
-    sizes = sorted({row["samples"] // sets for row in report["rows"] if row["samples"] is not None})
+    sizes = sorted({row.samples // sets for row in report.rows if row.samples is not None})
     count = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}" if sizes else ""
     count = f"{sets} sets of {count}" if sets > 1 else count
     parts = [f"Each row is measured on {count} samples." if count else ""]
-    if features["name"]:
-        parts.append(f"FID is taken on the features of {features['name']}, so it does not compare with ")
+    if features.name:
+        parts.append(f"FID is taken on the features of {features.name}, so it does not compare with ")
         parts[-1] += "published FIDs."
-    if reference["fid_floor"] is not None:
-        size = f"{reference['n']:,} held-out" if reference["n"] is not None else "Held-out"
-        parts.append(f"{size} real images score {_FID.text(reference['fid_floor'])} themselves: the floor.")
-        if sizes and reference["n"] is not None and sizes != [reference["n"]]:
+    if reference.fid_floor is not None:
+        size = f"{reference.n:,} held-out" if reference.n is not None else "Held-out"
+        parts.append(f"{size} real images score {_FID.text(reference.fid_floor)} themselves: the floor.")
+        if sizes and reference.n is not None and sizes != [reference.n]:
             parts.append("Rows of another size carry another bias: fewer images give a higher FID.")
-    quoted = [row for row in report["rows"] if quality(report, row)[0] is not None]
+    quoted = [row for row in report.rows if quality(report, row)[0] is not None]
     if quoted and all(quality(report, row)[1] is None for row in quoted):
         parts.append("No interval was computed for FIDs here: small differences may be chance.")
     return " ".join(part for part in parts if part)
 
 
-def _headline(report: dict[str, Any], found: Findings) -> list[str]:
+def _headline(report: SamplingReport, found: Findings) -> list[str]:
     best = found.best
     if best is None:
         if found.closest is None:
-            return ["No row has an FID, so nothing is said about quality."] if report["rows"] else []
+            return ["No row has an FID, so nothing is said about quality."] if report.rows else []
         lowest = f"From N(0, I) the lowest FID comes with {_rival(report, found.closest)}."
         return [f"No start with a prior is among these rows. {lowest}"]
     standing = _standing(report, best).replace("the floor", "that of held-out real images", 1)
-    first = f"With {_evaluations(best).replace('eval', 'network eval')}, {_name(best)} has an FID {standing}"
-    if best["copy_rate"] is None:
+    first = f"With {_cost(best).replace('eval', 'network eval')}, {_name(best)} has an FID {standing}"
+    if best.copy_rate is None:
         first += ". Its copies were not counted, so that the FID alone proves little."
     else:
         first += f", and {_share(best)} of its samples count as copies"
-        level = _real_share(report, best)
-        first += f", against {level} of held-out images." if level else "."
+        real = _real_share(report, best)
+        first += f", against {real} of held-out images." if real else "."
     if copies_more(report, best):
         first += (
             " No start with a prior is known to come within a percentage point of held-out images in that."
@@ -164,12 +155,12 @@ def _headline(report: dict[str, Any], found: Findings) -> list[str]:
     return [sentence for sentence in (first, _saving(report, found), _fewer(report, best)) if sentence]
 
 
-def _saving(report: dict[str, Any], found: Findings) -> str:
+def _saving(report: SamplingReport, found: Findings) -> str:
     """The best start with a prior against N(0, I) at T."""
     best, matches = found.best, found.matches
     if best is None or found.closest is None:
         return ""
-    if matches is not None and matches["nfe"] <= best["nfe"]:
+    if matches is not None and evaluations(matches) <= evaluations(best):
         return f"That saves nothing: N(0, I) at T has no higher FID with {_rival(report, matches, best)}."
     behind = "; ".join(_rival(report, row, best) for row in found.short)
     if matches is None:
@@ -178,27 +169,27 @@ def _saving(report: dict[str, Any], found: Findings) -> str:
     return f"{text} The best with fewer: {behind}." if behind else text
 
 
-def _fewer(report: dict[str, Any], best: Row) -> str:
+def _fewer(report: SamplingReport, best: ReportRow) -> str:
     """The same kind of start with fewer evaluations."""
     rows = [
         row
-        for row in report["rows"]
-        if family(row) == family(best) and row["nfe"] is not None and row["nfe"] < best["nfe"]
+        for row in report.rows
+        if family(row) == family(best) and row.nfe is not None and evaluations(row) < evaluations(best)
         if quality(report, row)[0] is not None
     ]
     if not rows:
         return ""
-    row = min(rows, key=lambda row: (row["nfe"], _level(report, row)))
-    copies = "" if row["copy_rate"] is None else f", with {_share(row)} copies"
-    return f"With {_evaluations(row)} the same kind of start has an FID {_standing(report, row)}{copies}."
+    row = min(rows, key=lambda row: (evaluations(row), level(report, row)))
+    copies = "" if row.copy_rate is None else f", with {_share(row)} copies"
+    return f"With {_cost(row)} the same kind of start has an FID {_standing(report, row)}{copies}."
 
 
-def _copying(report: dict[str, Any], found: Findings) -> str:
+def _copying(report: SamplingReport, found: Findings) -> str:
     others = [row for row in found.copying if row is not found.best]
     if not others:
         return ""
     named = ", ".join(
-        f"{_name(row)} at {row['nfe']} ({_share(row)}, against {_real_share(report, row)})" for row in others
+        f"{_name(row)} at {row.nfe} ({_share(row)}, against {_real_share(report, row)})" for row in others
     )
     return (
         f"More copies than held-out images show: {named}. The FID of such a row counts training "
@@ -208,91 +199,81 @@ def _copying(report: dict[str, Any], found: Findings) -> str:
 
 def _source(found: Findings) -> str:
     row = found.best
-    if row is None or row["source_rate"] is None:
+    if row is None or row.source_rate is None:
         return ""
     return (
-        f"In {_SHARE.text(row['source_rate'])} of the samples from {_name(row)} the nearest training "
+        f"In {_SHARE.text(row.source_rate)} of the samples from {_name(row)} the nearest training "
         "image is the one that the start was built on."
     )
 
 
-def _seeds(report: dict[str, Any]) -> str:
-    rows = [row for row in report["rows"] if row["seed_agreement"] is not None and _has_prior(row)]
+def _seeds(report: SamplingReport) -> str:
+    rows = [row for row in report.rows if row.seed_agreement is not None and row.has_prior]
     if not rows:
         return ""
-    row = max(rows, key=lambda row: row["seed_agreement"])
+    row = max(rows, key=lambda row: row.seed_agreement or 0.0)
     return (
         f"Of the starts with a prior, {_name(row)} keeps the seed's image best: "
-        f"{_SHARE.text(row['seed_agreement'])} of its samples fall in the class that the full sampler "
+        f"{_SHARE.text(row.seed_agreement)} of its samples fall in the class that the full sampler "
         "reaches from the same noise."
     )
 
 
-def _gates(report: dict[str, Any]) -> str:
-    gates = report.get("gates")
+def _gates(report: SamplingReport) -> str:
+    gates = report.gates
     if not gates:
         return ""
-    reached = sum(gate["reached"] for gate in gates)
+    reached = sum(gate.reached for gate in gates)
     if reached == len(gates):
         return f"All statements that were to be shown ({reached}) are reached."
     verb = "are" if reached > 1 else "is"
     return f"Of {len(gates)} statements that were to be shown, {reached or 'none'} {verb} reached."
 
 
-def _has_prior(row: Row) -> bool:
-    return row["prior"] not in ("none", None)
-
-
-def _level(report: dict[str, Any], row: Row) -> float:
-    value = quality(report, row)[0]
-    assert value is not None
-    return value
-
-
-def _standing(report: dict[str, Any], row: Row, inside: bool = True) -> str:
+def _standing(report: SamplingReport, row: ReportRow, inside: bool = True) -> str:
     """ "3.10 above the floor (FID 5.10; 95% interval of the excess [2.80, 3.40])"."""
     value, ends = quality(report, row)
     assert value is not None
     shown = f"95% interval {_FID.interval_text(ends)}" if ends else ""
-    if report["reference"]["fid_floor"] is None and row.get("excess_fid") is None:
+    if report.reference.fid_floor is None and row.excess_fid is None:
         text, notes = f"of {_FID.text(value)}", [shown]
     else:
         text = f"{_FID.text(abs(value))} {'above' if value >= 0 else 'below'} the floor"
-        fid = "" if row["fid"] is None else f"FID {_FID.text(row['fid'])}"
+        fid = "" if row.fid is None else f"FID {_FID.text(row.fid)}"
         notes = [fid, shown.replace("interval", "interval of the excess")]
     notes = [note for note in notes if note]
     return f"{text} ({'; '.join(notes)})" if notes and inside else text
 
 
-def _rival(report: dict[str, Any], row: Row, best: Row | None = None) -> str:
+def _rival(report: SamplingReport, row: ReportRow, best: ReportRow | None = None) -> str:
     """ "20 evaluations (DPM++2M, 3.40 above the floor; 95% intervals overlap)"."""
-    scheduler = f"{row['scheduler']}, " if row["scheduler"] else ""
+    scheduler = f"{row.scheduler}, " if row.scheduler else ""
     chance = "; 95% intervals overlap" if best is not None and _overlap(report, best, row) else ""
-    return f"{_evaluations(row)} ({scheduler}{_standing(report, row, inside=False)}{chance})"
+    return f"{_cost(row)} ({scheduler}{_standing(report, row, inside=False)}{chance})"
 
 
-def _overlap(report: dict[str, Any], one: Row, other: Row) -> bool:
+def _overlap(report: SamplingReport, one: ReportRow, other: ReportRow) -> bool:
     """Whether two rows' intervals overlap, so that chance may have set their order."""
     first, second = quality(report, one)[1], quality(report, other)[1]
     return bool(first and second and first[0] <= second[1] and second[0] <= first[1])
 
 
-def _name(row: Row) -> str:
+def _name(row: ReportRow) -> str:
     return f"“{start_label(row)}”"
 
 
-def _share(row: Row) -> str:
-    ends = interval(row, "copy_rate")
-    text = _SHARE.text(row["copy_rate"])
-    return f"{text} {_SHARE.interval_text(ends)}" if ends else text
+def _share(row: Figures) -> str:
+    text = _SHARE.text(row.copy_rate)
+    limits = row.copy_rate_interval
+    return f"{text} {_SHARE.interval_text(limits)}" if limits else text
 
 
-def _real_share(report: dict[str, Any], row: Row) -> str:
+def _real_share(report: SamplingReport, row: ReportRow) -> str:
     """The share of copies among held-out images that goes with a row; empty if it was not measured."""
-    if row.get("held_out_copy_rate") is not None:
-        return _SHARE.text(row["held_out_copy_rate"])
-    return "" if report["reference"]["copy_rate"] is None else _share(report["reference"])
+    if row.held_out_copy_rate is not None:
+        return _SHARE.text(row.held_out_copy_rate)
+    return "" if report.reference.copy_rate is None else _share(report.reference)
 
 
-def _evaluations(row: Row) -> str:
-    return "1 evaluation" if row["nfe"] == 1 else f"{row['nfe']} evaluations"
+def _cost(row: ReportRow) -> str:
+    return "1 evaluation" if row.nfe == 1 else f"{row.nfe} evaluations"

@@ -1,34 +1,45 @@
-"""An audit as one page to read, on the template of the sampling report, and its files."""
+"""An audit's tables, its page, and its files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from html import escape
 from pathlib import Path
-from typing import Any
 
 from otprior.report.audit.plots import error_against_time, spectrum_left
-from otprior.report.audit.text import (
-    BOUNDS,
-    audit_headline,
-    audit_summary,
-    error_text,
-    rows_of,
-    start_name,
-)
+from otprior.report.audit.record import Audit, AuditedStart, AuditReport, ErrorRow
+from otprior.report.audit.text import audit_headline, audit_summary, error_text
 from otprior.report.folder import write_folder
-from otprior.report.html import figure, fill, tile
-from otprior.report.html_tables import (
-    made_with,
-    number,
-    reading_list,
-    section,
-    table,
+from otprior.report.page import (
+    Block,
+    Page,
+    Section,
+    Text,
+    Tile,
+    how_it_was_made,
+    how_to_read,
+    plot,
 )
-from otprior.report.schema import validate_report
+from otprior.report.record import Limits
+from otprior.report.tables import Cell, Table, build_table
 
-Row = dict[str, Any]
+# Bounds in words, by their names in a report.
+_BOUNDS = {
+    "gelbrich": "Gelbrich: from means and covariances",
+    "marginals": "exact marginals along principal axes, added",
+    "dual": "a quadratic pair of Kantorovich's dual, on other draws than chose it",
+    "nearest start": "distance to the nearest of the frozen starts",
+    "shared noise": "coupling that shares the noise",
+    "cells": "coupling by halving data and noise together",
+    "given coupling": "the coupling that was given",
+    "flow": "coupling by the data's own probability flow",
+    "chain": "chain over smoothing, noise and cell masses",
+    "independent atoms": "coupling with independent atoms",
+    "exact law": "the starts have the law of p_t",
+    "by class": "root of the weighted mean of squares over classes",
+    "none": "nothing is known",
+    "no upper bound known": "no upper bound is known",
+}
 
 _READING = (
     (
@@ -59,157 +70,130 @@ _READING = (
 )
 
 
-def audit_page(report: Row) -> str:
-    """The whole page of an audit's report."""
-    parts = (
-        _end(report),
-        _errors(report),
-        _classes(report),
-        _costs(report),
-        _more(report),
-        reading_list(_READING),
-        made_with(report),
-    )
-    sentences = audit_summary(report)
-    return fill(report, "audit", audit_headline(report), _tiles(report), sentences, parts)
-
-
-def write_audit(directory: str | Path, report: Row) -> dict[str, Path]:
-    """Writes report.html, plots and, last, report.json into a folder.
-
-    Raises:
-        ValueError: If the report breaks its schema; nothing is written then.
-    """
-    validate_report(report)
-    contents = {"report.html": audit_page(report).encode("utf-8")}
-    if rows_of(report, "data"):
-        contents["error.png"] = error_against_time(report)
-        contents["spectrum.png"] = spectrum_left(report)
+def write_audit(directory: str | Path, report: AuditReport) -> dict[str, Path]:
+    """Writes report.html, plots and, last, report.json into a folder; returns them by name."""
+    contents = {"report.html": audit_page(report)}
+    if report.audit.errors_by_start("data"):
+        contents["error.png"] = error_against_time(report.audit)
+        contents["spectrum.png"] = spectrum_left(report.audit)
     return write_folder(directory, report, contents)
 
 
-def _tiles(report: Row) -> str:
-    audit = report["audit"]
-    end = audit["terminal"]
-    tiles = [
-        tile(f"{end['leak']:.2g}", "of the signal's scale is left at T", f"T = {end['timestep']:g}"),
+def audit_page(report: AuditReport) -> bytes:
+    """The file report.html."""
+    audit = report.audit
+    sections = [
+        _end(audit),
+        _errors(audit),
+        Section("Classes", _classes(audit)),
+        _costs(audit),
+        _more(audit),
+        how_to_read(_READING),
+        how_it_was_made(report),
     ]
-    data = audit["data"]
-    if data is not None:
-        shift = f"{data['brightness_shift']:.2g}"
-        tiles.append(
-            tile(shift, "standard deviations of brightness", "by which latents at T are off white noise")
-        )
-    elif end["constant_shift"] is not None:
-        tiles.append(
-            tile(
-                f"{end['constant_shift']:.2g}", "standard deviations", "off, for a constant image of value 1"
-            )
-        )
-    for row in audit["costs"][:2]:
-        tiles.append(
-            tile(
-                f"{row['cost']:.3g}",
-                f"at most, in samples, from {start_name(row)}",
-                f"t* = {row['timestep']:g}",
-            )
-        )
-    return '<ul class="figures">\n' + "\n".join(tiles) + "\n</ul>"
+    page = Page("audit", audit_headline(audit), _tiles(audit), audit_summary(audit), sections)
+    return page.render(report)
 
 
-def _end(report: Row) -> str:
-    audit = report["audit"]
-    end = audit["terminal"]
-    shown = {
-        "scheduler": end["scheduler"],
-        "process": end["kind"],
-        "predicts": end["prediction"],
-        "T": end["timestep"],
-        "α": end["alpha"],
-        "σ": end["sigma"],
-        "log-SNR": end["log_snr"],
-        "signal left, α/√(α² + σ²)": end["leak"],
-        "begins by itself at": end["first_timestep"],
-        "signal left there": end["first_leak"],
+def error_tables(audit: Audit) -> list[Table]:
+    """The errors at every timestep, for the data and for the population, readable at 100 columns."""
+    titles = {
+        "data": "W2 between p_t of the given data and the starts",
+        "population": "W2 between p_t of the population and the starts, each end with 95 % confidence",
     }
-    data = audit["data"]
+    groups = {title: audit.errors_by_start(target) for target, title in titles.items()}
+    return [_error_table(rows, title) for title, rows in groups.items() if rows]
+
+
+def _error_table(groups: Sequence[Sequence[ErrorRow]], title: str = "") -> Table:
+    lines = [
+        [f"{row.timestep:g}", f"{row.alpha:.3f}", *(_error_cell(rows[index]) for rows in groups)]
+        for index, row in enumerate(groups[0])
+    ]
+    return build_table(("t*", "α", *(rows[0].title for rows in groups)), lines, title=title)
+
+
+def _error_cell(row: ErrorRow) -> Cell:
+    ratio = "×∞" if row.ratio is None else f"×{row.ratio:.3g}"
+    reason = "; ".join(_BOUNDS.get(by, by) for by in (row.lower_by, row.upper_by))
+    return Cell(error_text(row), (ratio,), reason=reason)
+
+
+def _tiles(audit: Audit) -> list[Tile]:
+    end = audit.terminal
+    tiles = [Tile(f"{end.leak:.2g}", "of the signal's scale is left at T", f"T = {end.timestep:g}")]
+    if audit.data is not None:
+        name, note = "standard deviations of brightness", "by which latents at T are off white noise"
+        tiles.append(Tile(f"{audit.data.brightness_shift:.2g}", name, note))
+    elif end.constant_shift is not None:
+        note = "off, for a constant image of value 1"
+        tiles.append(Tile(f"{end.constant_shift:.2g}", "standard deviations", note))
+    for row in audit.costs[:2]:
+        name = f"at most, in samples, from {row.title}"
+        tiles.append(Tile(f"{row.cost:.3g}", name, f"t* = {row.timestep:g}"))
+    return tiles
+
+
+def _end(audit: Audit) -> Section:
+    end, data = audit.terminal, audit.data
+    shown = {
+        "scheduler": end.scheduler,
+        "process": end.kind,
+        "predicts": end.prediction,
+        "T": end.timestep,
+        "α": end.alpha,
+        "σ": end.sigma,
+        "log-SNR": end.log_snr,
+        "signal left, α/√(α² + σ²)": end.leak,
+        "the scheduler itself begins at": end.first_timestep,
+        "signal left there": end.first_leak,
+    }
     if data is not None:
         shown |= {
-            "images": data["images"],
-            "brightness shift (σ)": data["brightness_shift"],
-            "from image to image (σ)": data["brightness_spread"],
-            "shift of the mean (σ)": data["mean_shift"],
-            "bits about the image": data["bits"],
+            "images": data.images,
+            "brightness shift (σ)": data.brightness_shift,
+            "from image to image (σ)": data.brightness_spread,
+            "shift of the mean (σ)": data.mean_shift,
+            "bits about the image": data.bits,
         }
-    lines = [
-        f'<tr><th scope="row">{escape(name)}</th><td>{number(value)}</td></tr>'
-        for name, value in shown.items()
-    ]
-    content = table("gates", '<th scope="col">at the end</th><th scope="col"></th>', lines)
-    if data is not None and rows_of(report, "data"):
+    blocks: list[Block] = [build_table(("at the end", ""), shown.items(), look="gates")]
+    if data is not None and audit.errors_by_start("data"):
         caption = "Where the signal's power lies below that of the noise, white noise passes for the latents."
-        content += "\n" + figure(partial(spectrum_left, report), caption)
-    return section("Where the process ends", content)
+        blocks.append(plot(partial(spectrum_left, audit), caption))
+    return Section("Where the process ends", blocks)
 
 
-def _errors(report: Row) -> str:
-    groups = rows_of(report, "data")
-    if not groups:
-        return ""
-    content = figure(
-        partial(error_against_time, report),
-        "The error of each start for p_t of the given data lies in its band. Logarithmic; what lies below the "
-        "lower edge is drawn on it.",
-    )
-    content += "\n" + _error_table(groups)
-    population = rows_of(report, "population")
-    if population:
-        content += "\n<h3>For the population, from held-out data</h3>\n" + _error_table(population)
-    return section("How wrong each start is", content)
-
-
-def _error_table(groups: Sequence[Sequence[Row]]) -> str:
-    heads = '<th scope="col">t*</th><th scope="col">α</th>'
-    heads += "".join(f'<th scope="col">{escape(start_name(rows[0]))}</th>' for rows in groups)
-    lines = []
-    for index, row in enumerate(groups[0]):
-        cells = [f'<th scope="row">{row["timestep"]:g}</th>', f"<td>{row['alpha']:.3f}</td>"]
-        cells += [_interval_cell(rows[index]) for rows in groups]
-        lines.append(f"<tr>{''.join(cells)}</tr>")
-    return table("wide", heads, lines)
-
-
-def _interval_cell(row: Row) -> str:
-    ratio = "×∞" if row["ratio"] is None else f"×{row['ratio']:.3g}"
-    why = f"{BOUNDS.get(row['lower_by'], row['lower_by'])}; {BOUNDS.get(row['upper_by'], row['upper_by'])}"
-    return f'<td title="{escape(why)}">{escape(error_text(row))}<small>{ratio}</small></td>'
-
-
-def _classes(report: Row) -> str:
-    data = report["audit"]["data"]
-    content = ""
-    if data is not None and data["classes"]:
-        heads = "".join(f'<th scope="col">{name}</th>' for name in ("class", "images", "shift at T (σ)"))
-        lines = [
-            f'<tr><th scope="row">{escape(each["name"] or str(each["label"]))}</th><td>{number(each["images"])}</td>'
-            f"<td>{number(each['shift'])}</td></tr>"
-            for each in data["classes"]
-        ]
-        content = table("gates", heads, lines)
-    whole = rows_of(report, "data", "all classes")
-    if whole:
-        content += (
-            '\n<p class="note">Errors class by class, put together: √Σ w W2². Guidance 1; with any other there is no '
-            "law that a start could be held against.</p>\n" + _error_table(whole)
+def _errors(audit: Audit) -> Section:
+    groups, population = audit.errors_by_start("data"), audit.errors_by_start("population")
+    blocks: list[Block] = []
+    if groups:
+        caption = (
+            "The error of each start for p_t of the given data lies in its band. Logarithmic; what lies below the "
+            "lower edge is drawn on it."
         )
-    return section("Classes", content) if content else ""
+        blocks += [plot(partial(error_against_time, audit), caption), _error_table(groups)]
+    if population:
+        blocks += [Text("For the population, from held-out data", "heading"), _error_table(population)]
+    return Section("How wrong each start is", blocks)
 
 
-def _costs(report: Row) -> str:
-    costs = report["audit"]["costs"]
-    if not costs:
-        return ""
-    names = (
+def _classes(audit: Audit) -> list[Block]:
+    blocks: list[Block] = []
+    if audit.data is not None and audit.data.classes:
+        lines = [(each.name or str(each.label), each.images, each.shift) for each in audit.data.classes]
+        blocks.append(build_table(("class", "images", "shift at T (σ)"), lines, look="gates"))
+    whole = audit.errors_by_start("data", "all classes")
+    if whole:
+        note = (
+            "Errors class by class, put together: √Σ w W2². Guidance 1; with any other there is no "
+            "law that a start could be held against."
+        )
+        blocks += [Text(note, "note"), _error_table(whole)]
+    return blocks
+
+
+def _costs(audit: Audit) -> Section:
+    columns = (
         "start",
         "t*",
         "NFE",
@@ -218,94 +202,70 @@ def _costs(report: Row) -> str:
         "starts apart",
         "K steps cost",
     )
-    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
     lines = [
-        f'<tr><th scope="row">{escape(start_name(row))}</th>'
-        + _cells(
-            f"{row['timestep']:g}",
-            row["nfe"],
-            row["cost"],
-            _ends(row["cost_interval"]),
-            row["start_gap"],
-            f"{row['stepping']:.3g} {_ends(row['stepping_interval'])}",
+        (
+            row.title,
+            f"{row.timestep:g}",
+            row.nfe,
+            row.cost,
+            _limits(row.cost_interval),
+            row.start_gap,
+            f"{row.stepping:.3g} {_limits(row.stepping_interval)}",
         )
-        + "</tr>"
-        for row in costs
+        for row in audit.costs
     ]
+    if not lines:
+        return Section("What it costs in samples", [])
+    first = audit.costs[0]
     note = (
-        f"Root mean square over {costs[0]['pairs']} pairs; K steps against {costs[0]['fine_nfe']}. Fresh and frozen "
+        f"Root mean square over {first.pairs} pairs; K steps against {first.fine_nfe}. Fresh and frozen "
         "starts have no part in this: their noise is not the seed's."
     )
-    return section("What it costs in samples", table("wide", heads, lines), note)
+    return Section("What it costs in samples", [build_table(columns, lines)], note)
 
 
-def _more(report: Row) -> str:
-    audit = report["audit"]
-    parts = []
-    names: tuple[str, ...]
-    keys: tuple[str, ...]
-    if audit["checks"]:
-        names = (
-            "start",
-            "√d · sliced",
-            "floor",
-            "max-sliced",
-            "floor",
-            "discrete",
-            "floor",
-            "as theory has it",
-        )
-        keys = (
-            "sliced",
-            "sliced_floor",
-            "max_sliced",
-            "max_sliced_floor",
-            "discrete",
-            "discrete_floor",
-            "consistent",
-        )
-        parts.append(_simple("Cross-checks on samples", names, keys, audit["checks"]))
-    if audit["stability"]:
-        names = (
-            "start",
+def _more(audit: Audit) -> Section:
+    blocks: list[Block] = []
+    checks = {
+        "√d · sliced": "sliced",
+        "sliced floor": "sliced_floor",
+        "max-sliced": "max_sliced",
+        "max-sliced floor": "max_sliced_floor",
+        "discrete": "discrete",
+        "discrete floor": "discrete_floor",
+        "as theory predicts": "consistent",
+    }
+    if audit.checks:
+        blocks += [Text("Cross-checks on samples", "heading"), _simple(audit.checks, checks)]
+    if audit.stability:
+        columns = (
             "error of the potential (τ)",
             "largest",
             "seeds that change cell",
             "starts move by",
             "bound",
         )
-        keys = ("size", "largest", "changed", "gap", "bound")
-        rows = [
-            row | dict.fromkeys(("name", "noise", "correlation", "smoothing")) | {"prior": "semidiscrete"}
-            for row in audit["stability"]
-        ]
-        parts.append(_simple("Stability of the semi-discrete start", names, keys, rows))
-    if audit["bounds"]:
-        names = ("start", "log₁₀ I(t*)", "log₁₀ score term", "log₁₀ prior term", "log₁₀ estimated bound")
-        heads = "".join(f'<th scope="col">{name}</th>' for name in names)
-        keys = ("growth", "score_term", "prior_term", "total")
-        lines = [
-            f'<tr><th scope="row">{escape(start_name(row))}</th>'
-            + _cells(*(_ends(row[f"log10_{key}_interval"]) for key in keys))
-            + "</tr>"
-            for row in audit["bounds"]
-        ]
-        parts.append("<h3>Estimated bound</h3>\n" + table("wide", heads, lines))
-    return section("More", "\n".join(parts)) if parts else ""
+        lines = [(row.size, row.largest, row.changed, row.gap, row.bound) for row in audit.stability]
+        heading = "Stability of the semi-discrete start"
+        blocks += [Text(heading, "heading"), build_table(columns, lines)]
+    terms = {
+        "log₁₀ I(t*)": "log10_growth_interval",
+        "log₁₀ score term": "log10_score_term_interval",
+        "log₁₀ prior term": "log10_prior_term_interval",
+        "log₁₀ estimated bound": "log10_total_interval",
+    }
+    if audit.bounds:
+        blocks += [Text("Estimated bound", "heading"), _simple(audit.bounds, terms)]
+    return Section("More", blocks)
 
 
-def _simple(heading: str, names: Sequence[str], keys: Sequence[str], rows: Iterable[Row]) -> str:
-    heads = "".join(f'<th scope="col">{name}</th>' for name in names)
-    lines = [
-        f'<tr><th scope="row">{escape(start_name(row))}</th>{_cells(*(row[key] for key in keys))}</tr>'
-        for row in rows
-    ]
-    return f"<h3>{heading}</h3>\n" + table("wide", heads, lines)
+def _simple(rows: Sequence[AuditedStart], columns: dict[str, str]) -> Table:
+    lines = []
+    for row in rows:
+        values = [getattr(row, key) for key in columns.values()]
+        lines.append([row.title, *(_limits(v) if isinstance(v, tuple) else v for v in values)])
+    return build_table(("start", *columns), lines)
 
 
-def _cells(*values: Any) -> str:
-    return "".join(f"<td>{escape(number(value))}</td>" for value in values)
-
-
-def _ends(ends: Sequence[float | None]) -> str:
-    return "[" + ", ".join("−∞" if end is None else f"{end:.3g}" for end in ends) + "]"
+def _limits(limits: Limits) -> str:
+    return "[" + ", ".join("−∞" if end is None else f"{end:.3g}" for end in limits) + "]"

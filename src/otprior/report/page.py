@@ -1,0 +1,206 @@
+"""Pages to read: no scripts, nothing fetched, light or dark as the reader has it, every word escaped.
+
+A page is a head and sections; a section is a heading and blocks, each drawn by the macro of its name in page.html.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from otprior.report.images import ReportImages, data_uri
+from otprior.report.record import Report
+from otprior.report.tables import Table, number
+from otprior.report.theme import DARK, LIGHT, Style
+
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+# Widths of a plot in inches.
+_PHONE, _DESKTOP = 4.4, 7.6
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A large figure with its name, a note below it, and whether it is a warning."""
+
+    number: str
+    name: str
+    note: str = ""
+    warn: bool = False
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture.
+
+    Attributes:
+        address: A data: address.
+        caption: Words below it, which also describe it.
+        sources: Other versions of it: address, and the media query of the screens that take it.
+        wide: Whether it keeps its size and scrolls.
+    """
+
+    block: ClassVar[str] = "picture"
+
+    address: str
+    caption: str
+    sources: tuple[tuple[str, str], ...] = ()
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """Rows of images, the same seeds in each."""
+
+    block: ClassVar[str] = "images"
+
+    rows: Sequence[ReportImages]
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words with their meanings."""
+
+    block: ClassVar[str] = "words"
+
+    pairs: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class FactCards:
+    """Cards of names and values."""
+
+    block: ClassVar[str] = "facts"
+
+    cards: tuple[tuple[str, tuple[tuple[str, str], ...]], ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Text: `kind` is "heading", "note", "plain", "command", "details", or a judgement ("good", "bad", "open")."""
+
+    block: ClassVar[str] = "words_alone"
+
+    text: str
+    kind: str = "plain"
+
+
+Block = Table | Picture | ImageRows | Words | FactCards | Text
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        heading: Its heading.
+        blocks: What it shows.
+        note: Words below the heading.
+        kind: "landscape" for wide tables, "claim" for a card, or "".
+    """
+
+    heading: str
+    blocks: Sequence[Block]
+    note: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page.
+
+    Attributes:
+        kind: What it is, above the title.
+        title: What was found, in a line.
+        tiles: Key figures.
+        sentences: What was found, in paragraphs.
+        sections: The rest; empty ones are left out.
+    """
+
+    kind: str
+    title: str
+    tiles: Sequence[Tile]
+    sentences: Sequence[str]
+    sections: Sequence[Section]
+
+    def render(self, report: Report) -> bytes:
+        """The file report.html, which also names the version that made the report."""
+        made = (report.environment or {}).get("otprior")
+        sections = [section for section in self.sections if section.blocks]
+        return _template().render(page=self, sections=sections, made=made).encode("utf-8")
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("otprior.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )  # fmt: skip
+    environment.filters |= {"prose": _prose, "data_uri": data_uri}
+    return environment.get_template("page.html")
+
+
+def _prose(text: str) -> str:
+    """The text, with N(0, I) and intervals kept on one line."""
+    return re.sub(r"([(\[][^\s()\[\]]+,) ([^\s()\[\]]+[)\]])", "\\1\u00a0\\2", text)
+
+
+def plot(draw: Callable[[Style], bytes], caption: str) -> Picture:
+    """A plot in four versions: light and dark, for a phone and for a desktop."""
+
+    def address(theme: Any, width: float) -> str:
+        return _address(draw(Style(theme, "svg", width)), "svg+xml")
+
+    dark, phone = "(prefers-color-scheme: dark)", "screen and (max-width: 640px)"
+    sources = (
+        (address(DARK, _PHONE), f"{phone} and {dark}"),
+        (address(LIGHT, _PHONE), phone),
+        (address(DARK, _DESKTOP), f"screen and {dark}"),
+    )
+    return Picture(address(LIGHT, _DESKTOP), caption, sources)
+
+
+def png(file: bytes, caption: str) -> Picture:
+    """A PNG that keeps its size."""
+    return Picture(_address(file, "png"), caption, wide=True)
+
+
+def _address(file: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(file).decode("ascii")
+
+
+def how_to_read(pairs: Iterable[tuple[str, str]]) -> Section:
+    """The section on how to read a page: words with their meanings."""
+    return Section("How to read it", [Words(tuple(pairs))])
+
+
+def how_it_was_made(report: Report, further: Mapping[str, Mapping[str, Any] | None] | None = None) -> Section:
+    """Settings, `further` facts by heading, times, versions and the command."""
+    facts: dict[str, Any] = {"Settings": report.settings, **(further or {})}
+    facts |= {"Seconds": report.timings, "Environment": report.environment}
+    cards = tuple((heading, tuple(_flat(values))) for heading, values in facts.items() if values)
+    blocks: list[Block] = [FactCards(cards)] if cards else []
+    if report.command:
+        typed = report.command if isinstance(report.command, str) else shlex.join(report.command)
+        blocks.append(Text(typed, "command"))
+    return Section("How it was made", blocks)
+
+
+def _flat(values: Mapping[str, Any], before: str = "") -> Iterable[tuple[str, str]]:
+    """Names and values of a nested dictionary as text; a name holds those it lies under."""
+    for name, value in values.items():
+        place = f"{before}{name}".replace("_", " ")
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{place} · ")
+        elif isinstance(value, list | tuple):
+            yield place, ", ".join(number(item) for item in value)
+        else:
+            yield place, number(value)
