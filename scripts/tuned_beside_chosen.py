@@ -22,7 +22,7 @@ from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import difference_gate
 from otprior.experiments.processes import kept_processes
 from otprior.experiments.run import run_comparison
-from otprior.report import write_report
+from otprior.report import SamplingReport, write_report
 from otprior.sampling.settings import read_settings, row_of_steps
 from otprior.utils.files import check_output_dir, output_dir
 from otprior_studies.comparisons import settings_rows
@@ -49,11 +49,11 @@ def main() -> None:
     with progress_bar("loading") as bar, kept_processes(args.workers):
         result = run_comparison(study, args.work, workers=args.workers, listen=follow(bar))
     statement = "FID of the settings that were tuned less that of those chosen by hand"
-    result.report["gates"] = [difference_gate(result, *rows, statement)]
-    result.report["command"] = ["python", *sys.argv]
+    gates = [difference_gate(result, *rows, statement)]
+    report = SamplingReport.from_json(result.report).replace(gates=gates, command=["python", *sys.argv])
     with output_dir(args.out) as folder:
-        write_report(folder, result.report, result.images)
-    print_report(stdout(), result.report, args.out)
+        write_report(folder, report, result.images)
+    print_report(stdout(), report, args.out)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprior.report import ReportImages, report_row
-
-__all__ = ["example_images", "example_report"]
+from otprior.report import ReportImages, SamplingReport
 
 
 def _row(label: str, fid: float, copies: float, **values: Any) -> dict[str, Any]:
@@ -36,11 +34,16 @@ def _row(label: str, fid: float, copies: float, **values: Any) -> dict[str, Any]
         "seconds_per_image": 0.0035 * values["nfe"],
     }
     fixed = {"guidance": 1.0, "samples": 500, "seeds": "0-499"}
-    return report_row(label=label, **(fixed | metrics | values))
+    return {"label": label, **fixed, **metrics, **values}
 
 
-def example_report() -> dict[str, Any]:
-    """A report in the form of report.json, with the demo's kinds of rows."""
+def example_report() -> SamplingReport:
+    """A report with the demo's kinds of rows."""
+    return SamplingReport.from_json(example_json())
+
+
+def example_json() -> dict[str, Any]:
+    """The same as JSON values."""
     noise: dict[str, Any] = {"prior": "none", "start_timestep": 999}
     start: dict[str, Any] = {"start_timestep": 500, "scheduler": "DPM++2M", "spacing": "uniform log-SNR"}
     rows = [

@@ -25,7 +25,7 @@ from otprior.priors import (
     Prior,
     SemiDiscretePrior,
 )
-from otprior.report import validate_report
+from otprior.report import SamplingReport
 from otprior.transport import run as transport_run
 from otprior.transport.methods.sgd import AveragedSgd, SgdState
 
@@ -35,7 +35,7 @@ SAME = 1e-4
 
 def _report(folder: Path) -> dict[str, Any]:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    validate_report(report)
+    SamplingReport.from_json(report)
     return report
 
 

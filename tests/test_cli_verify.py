@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from cli_helpers import assert_refused, run, tree
 
-from otprior.report import validate_report
+from otprior.report import Curves
 from otprior.report.curves import curve_plot
 from otprior_studies.claims.page import claims_page, counts
+from otprior_studies.claims.record import ClaimsReport
 
 QUICK = ("verify", "--fast", "--only", "vp-rate", "--only", "ve-contraction", "--threads", "1")
 
@@ -40,7 +41,7 @@ def test_table_says_verdict_interval_and_reason() -> None:
 def test_json_is_the_report_and_nothing_else() -> None:
     result = run(*QUICK, "--json")
     report = json.loads(result.stdout)
-    validate_report(report)
+    assert ClaimsReport.from_json(report).to_json() == report
     rate, exploding = sorted(report["claims"], key=lambda claim: claim["id"])[::-1]
     assert (rate["id"], rate["verdict"]) == ("vp-rate", "holds")
     assert (exploding["id"], exploding["verdict"]) == ("ve-contraction", "does not hold")
@@ -63,9 +64,9 @@ def test_folder_holds_report_page_and_plots(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert set(tree(tmp_path / "out")) == {"report.json", "report.html", "vp-rate.png", "ve-limit.png"}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    validate_report(report)
+    ClaimsReport.from_json(report)
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("<article") == 2
+    assert page.count('<section class="claim">') == 2
     assert "<script" not in page
 
 
@@ -85,9 +86,9 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 def test_page_escapes_and_counts() -> None:
-    report = {"format_version": 1, "claims": [_claim(), _claim(id="other", power=None, verdict="holds")]}
-    validate_report(report)
-    page = claims_page(report)
+    claims = [_claim(), _claim(id="other", power=None, verdict="holds")]
+    report = ClaimsReport.from_json({"claims": claims})
+    page = claims_page(report).decode("utf-8")
     assert "Everything &lt;is&gt; well." in page
     assert "would have caught a rotation of 2° or more" in page
     assert counts(report) == "2 claims: 1 holds, 1 holds within error."
@@ -95,11 +96,11 @@ def test_page_escapes_and_counts() -> None:
 
 @pytest.mark.parametrize("log", ["", "x", "y", "xy"])
 def test_plots_leave_out_what_a_logarithm_cannot_show(log: str) -> None:
-    curves = {
+    values = {
         "name": "n", "title": "t", "x": "x", "y": "y", "log": log, "points": log == "",
         "series": {"a": [[0.0, 0.0], [1.0, 2.0]], "b": [[1.0, -1.0], [2.0, 3.0]]},
     }  # fmt: skip
-    assert curve_plot(curves).startswith(b"\x89PNG")
+    assert curve_plot(Curves.from_json(values)).startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

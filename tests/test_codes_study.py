@@ -20,7 +20,6 @@ from otprior.data.images import ImageSet, load_images
 from otprior.diffusion.codes import Codes, Encoder
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.comparison import StageProgress
-from otprior.report import validate_report
 from otprior_studies.claims.power import TurnedMap, rotate
 from otprior_studies.codes import (
     CodeStudy,
@@ -32,6 +31,7 @@ from otprior_studies.codes import (
 )
 from otprior_studies.codes.layout import Leg, layout_figures
 from otprior_studies.codes.maps import map_figures, power_curve
+from otprior_studies.codes.record import CodesReport
 
 RK4 = Encoder("rk4", steps=12)
 
@@ -217,7 +217,7 @@ def test_command_writes_report_page_pictures_and_codes(here: Path) -> None:
     names = {"report.json", "report.html", "maps.png", "power.png", "layout.png", "swaps.png", "beside.png"}
     assert set(tree(here / "study")) == names | {"codes.safetensors"}
     report = json.loads((here / "study" / "report.json").read_text())
-    validate_report(report)
+    assert CodesReport.from_json(report).to_json() == report
     part = report["codes"]
     assert (part["images"], part["dim"], part["told"], part["evaluations"]) == (16, 64, "no class", 6)
     by_name = {(group["name"], row["name"]): row for group in part["groups"] for row in group["maps"]}

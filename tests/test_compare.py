@@ -12,7 +12,7 @@ from otprior.experiments.gates import headline_gates
 from otprior.experiments.measuring import over_sets
 from otprior.experiments.run import run_comparison
 from otprior.experiments.sampling import Block, Samples
-from otprior.report import validate_report
+from otprior.report import SamplingReport
 from otprior.sampling.start_spec import StartSpec
 
 COUPLED = StartSpec("semidiscrete", 500, 2, noise="coupled", correlation=0.7, label="coupled")
@@ -32,7 +32,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ComparisonResu
 
 def test_report_is_valid_and_every_row_is_measured(done: tuple[Path, ComparisonResult]) -> None:
     _, result = done
-    validate_report(result.report)
+    SamplingReport.from_json(result.report)
     for row in result.report["rows"]:
         assert row["nfe"] == 2
         assert row["samples"] == 12

@@ -20,7 +20,6 @@ import otprior
 from otprior import OTPriorPipeline
 from otprior.data import bundled
 from otprior.data.images import to_uint8
-from otprior.report import validate_report
 from otprior.sampling.schedulers import supported_schedulers
 
 ROOT = Path(__file__).parents[1]
@@ -156,11 +155,9 @@ REPORTS = [path for path in sorted((ROOT / "results").rglob("*.json")) if is_rep
 
 
 @pytest.mark.parametrize("path", REPORTS, ids=lambda path: str(path.relative_to(ROOT / "results")))
-def test_committed_reports_are_sound(path: Path) -> None:
-    report = json.loads(path.read_text(encoding="utf-8"))
-    validate_report(report)
-    # Reports are shared: they say no place of the machine that they were made on.
-    assert not re.search(r'"/(home|root|tmp|work)/', json.dumps(report))
+def test_committed_reports_name_no_place_of_the_machine_that_made_them(path: Path) -> None:
+    # (Reports are shared. tests/test_report_record.py reads and draws them.)
+    assert not re.search(r'"/(home|root|tmp|work)/', path.read_text(encoding="utf-8"))
 
 
 def test_the_readme_has_the_headlines_figures() -> None:

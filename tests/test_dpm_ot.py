@@ -22,7 +22,7 @@ from otprior.experiments.inputs import models_of, schedule_of
 from otprior.experiments.sampling import Block, Samples
 from otprior.metrics import mixture_mask
 from otprior.metrics.features import FeatureExtractor, save_extractor
-from otprior.report import validate_report
+from otprior.report import SamplingReport
 from otprior.sampling import seeds_to_generators
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import read_json
@@ -183,7 +183,7 @@ def test_a_filters_table_splits_the_samples_and_counts_the_kept_cells() -> None:
     assert interval == f"[-1.000, {math.hypot(*ends) - 1:+.3f}]"
     # Σ c (c − 1)/(n (n − 1) ν) − 1 with c = (30, 30, 0), ν = ⅓.
     assert chi2.startswith(f"{2 * 30 * 29 / (60 * 59) * 3 - 1:.3f}")
-    validate_report(_report(tables=[table], curves=filter_curves({"row": law})))
+    SamplingReport.from_json(_report(tables=[table], curves=filter_curves({"row": law})))
 
 
 def test_the_batch_filters_masses_are_those_of_its_lower_indices() -> None:

@@ -19,7 +19,7 @@ from otprior.data import bundled
 from otprior.diffusion.codes import Codes, Encoder, code_moments
 from otprior.diffusion.network import NetworkDenoiser
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.report import validate_report
+from otprior.report import SamplingReport
 
 
 def _exact(flow: bool = False) -> NetworkDenoiser:
@@ -135,7 +135,7 @@ def test_encode_and_decode_give_the_images_back(here: Path) -> None:
     assert "bits per dimension: " in result.output
     assert set(tree(here / "codes")) == {"codes.safetensors", "report.json", "grid.png"}
     report = json.loads((here / "codes" / "report.json").read_text())
-    validate_report(report)
+    SamplingReport.from_json(report)
     assert report["encoding"]["evaluations to decode"] == 30
     assert report["encoding"]["round trip, largest error of a pixel"] < 1e-3
     codes = Codes.load(here / "codes" / "codes.safetensors")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from otprior.experiments.comparison import StageProgress
-from otprior.report import validate_report
+from otprior.report import SamplingReport
 from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons import equal_copying as matching
 from otprior_studies.papers import find
@@ -67,7 +67,7 @@ def test_everything_from_an_empty_folder_and_nothing_twice(toys: Path, tmp_path:
     parts = run()
     assert list(parts) == [""]
     for part in parts.values():
-        validate_report(part.report)
+        SamplingReport.from_json(part.report)
         assert [row["nfe"] for row in part.report["rows"]] == [5, 3, 20, 10, 5, 5, 5, 5]
         assert part.report["features"]["name"] == "toys-cnn-64"
         assert part.report["ot"]["atoms"] == 72

@@ -17,7 +17,7 @@ from otprior.data import bundled
 from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.gates import CopyLimit
 from otprior.metrics import Interval
-from otprior.report import report_row, validate_report
+from otprior.report import SamplingReport
 from otprior_studies.comparisons import (
     PRESETS,
     Stages,
@@ -63,15 +63,15 @@ def invented(study: Comparison) -> ComparisonResult:
             "fit_seconds": None if row.prior == "none" else 10.0,
         }
         rows.append(
-            report_row(
-                label=row.label,
-                prior=row.prior,
-                noise=row.noise,
-                start_timestep=row.start_timestep,
-                nfe=row.evaluations,
-                samples=study.samples * study.seed_sets,
+            {
+                "label": row.label,
+                "prior": row.prior,
+                "noise": row.noise,
+                "start_timestep": row.start_timestep,
+                "nfe": row.evaluations,
+                "samples": study.samples * study.seed_sets,
                 **figures,
-            )
+            }
         )
     report = {
         "format_version": 1,
@@ -123,7 +123,7 @@ def test_what_is_chosen_is_chosen_on_other_images_and_seeds_than_it_is_reported_
     assert all("reference" not in (study.real_split, study.atoms_from) for study in seen)
     assert all(study.atoms_from != study.real_split for study in seen)
     for part, result in parts.items():
-        validate_report(result.report)
+        SamplingReport.from_json(result.report)
         rows = result.report["rows"]
         assert len({row["label"] for row in rows}) == len(rows)
         if result.study is not None:

@@ -15,7 +15,7 @@ from otprior import NoiseSchedule
 from otprior.data import bundled
 from otprior.data.images import ImageSet, load_images
 from otprior.error import Target, gaussian_error
-from otprior.report import validate_report
+from otprior.report import SamplingReport
 from otprior.transport.gaussian import isotropic
 from otprior_studies.papers import find
 from otprior_studies.papers.prior_mismatch import REPRODUCTION, Settings
@@ -141,7 +141,7 @@ def test_the_whole_run_and_nothing_twice(tmp_path: Path) -> None:
     parts = run()
     assert list(parts) == ["", "shifted-16", "zero-snr"]
     for part in parts.values():
-        validate_report(part.report)
+        SamplingReport.from_json(part.report)
     whole = parts[""].report
     ends, shifted, zero = whole["tables"]
     assert [line[0] for line in ends["lines"]] == ["shifted:16", "zero-snr"]

@@ -8,20 +8,24 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_example import example_report
+from report_example import example_json
 
-from otprior.report import headline, report_row, summary
-from otprior.report.summary import find
+from otprior.report import SamplingReport
+from otprior.report.summary import find, headline, summary
 
 
-def _report(*rows: dict[str, Any], floor: float | None = 2.0, copies: float | None = 0.01) -> dict[str, Any]:
-    return {
-        "format_version": 1,
-        "features": {"name": "a classifier", "dim": 128},
-        "ot": None,
-        "reference": {"n": 500, "fid_floor": floor, "copy_rate": copies},
-        "rows": [report_row(samples=500) | row for row in rows],
-    }
+def _report(
+    *rows: dict[str, Any], floor: float | None = 2.0, copies: float | None = 0.01, **more: Any
+) -> SamplingReport:
+    return SamplingReport.from_json(
+        {
+            "features": {"name": "a classifier", "dim": 128},
+            "ot": None,
+            "reference": {"n": 500, "fid_floor": floor, "copy_rate": copies},
+            "rows": [{"samples": 500, "fid": None, "copy_rate": None} | row for row in rows],
+        }
+        | more
+    )
 
 
 def _plain(nfe: int, fid: float, **more: Any) -> dict[str, Any]:
@@ -33,7 +37,7 @@ def _coupled(nfe: int, fid: float, copies: float | None = 0.01, **more: Any) -> 
             "copy_rate": copies, **more}  # fmt: skip
 
 
-def _text(report: dict[str, Any]) -> str:
+def _text(report: SamplingReport) -> str:
     return " ".join(summary(report))
 
 
@@ -50,14 +54,13 @@ def test_a_gain_is_told_with_what_it_would_cost_from_noise() -> None:
 def test_a_frontier_puts_a_start_of_few_evaluations_first() -> None:
     report = _report(_plain(20, 9.0), _coupled(5, 5.0), _coupled(20, 4.0))
     assert headline(report).startswith("“coupled” with 20 evaluations")
-    assert (
-        headline(report | {"headline_nfe": 5}) == "“coupled” with 5 evaluations is ahead of N(0, I) with 20"
-    )
+    limited = report.replace(headline_nfe=5)
+    assert headline(limited) == "“coupled” with 5 evaluations is ahead of N(0, I) with 20"
 
 
 def test_a_study_of_something_else_leads_with_it() -> None:
-    report = _report(_plain(20, 9.0), _coupled(5, 5.0))
-    report |= {"lead": {"title": "Schedules end early", "sentences": ["One leaks 0.26."]}}
+    lead = {"title": "Schedules end early", "sentences": ["One leaks 0.26."]}
+    report = _report(_plain(20, 9.0), _coupled(5, 5.0), lead=lead)
     assert headline(report) == "Schedules end early"
     assert _text(report).startswith("One leaks 0.26.")
     assert "has an FID" not in _text(report)
@@ -115,11 +118,12 @@ def test_reports_with_little_in_them() -> None:
 
 
 def test_gates_are_counted_as_they_came_out() -> None:
-    report = example_report()
-    assert "Of 2 statements that were to be shown, 1 is reached." in summary(report)
-    for gate in report["gates"]:
-        gate["reached"] = False
-    assert "Of 2 statements that were to be shown, none is reached." in summary(report)
+    report = example_json()
+    for reached, count in (([True, False], "1"), ([False, False], "none")):
+        for gate, value in zip(report["gates"], reached):
+            gate["reached"] = value
+        sentences = summary(SamplingReport.from_json(report))
+        assert f"Of 2 statements that were to be shown, {count} is reached." in sentences
 
 
 _ROWS = st.lists(
@@ -154,15 +158,16 @@ def test_what_is_claimed_follows_from_the_rows(rows: list[dict[str, Any]]) -> No
         return
     relation = re.search(r"is (ahead of|on a par with) N\(0, I\) with (\d+)$", title)
     if relation:
-        assert best["copy_rate"] <= 0.02 + 1e-12
+        assert best.copy_rate is not None
+        assert best.copy_rate <= 0.02 + 1e-12
         behind = [row for row in plain if row["nfe"] <= int(relation[2])]
         assert behind
-        assert all(row["fid"] > best["fid"] for row in behind)
+        assert all(row["fid"] > best.fid for row in behind)
     if "That saves nothing" in text:
-        assert any(row["nfe"] <= best["nfe"] and row["fid"] <= best["fid"] for row in plain)
+        assert any(row["nfe"] <= best.nfe and row["fid"] <= best.fid for row in plain)
     takes = re.search(r"that FID takes (\d+) eval", text)
     if takes:
-        enough = [row["nfe"] for row in plain if row["fid"] <= best["fid"]]
-        assert min(enough) == int(takes[1]) > best["nfe"]
+        enough = [row["nfe"] for row in plain if row["fid"] <= best.fid]
+        assert min(enough) == int(takes[1]) > best.nfe
     if "No N(0, I) row here reaches" in text:
-        assert all(row["fid"] > best["fid"] for row in plain)
+        assert all(row["fid"] > best.fid for row in plain)

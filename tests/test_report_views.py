@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from typing import Any
 
@@ -12,40 +13,42 @@ import matplotlib
 import pytest
 import torch
 from PIL import Image
-from report_example import example_images, example_report
+from report_example import example_images, example_json, example_report
 from rich.console import Console
 
-from otprior.report import (
-    DARK,
-    LIGHT,
-    ReportImages,
-    contact_sheet,
-    image_grid,
-    page,
-    quality_against_copying,
-    quality_against_nfe,
-    report_row,
-    summary,
-    table,
-)
+from otprior.report import ReportImages, SamplingReport, contact_sheet, image_grid
 from otprior.report.images import data_uri
-from otprior.report.plots import _kinds
+from otprior.report.plots import family_looks, quality_against_copying, quality_against_nfe
+from otprior.report.sampling_page import sampling_page
+from otprior.report.sampling_tables import short_table
+from otprior.report.summary import summary
+from otprior.report.theme import DARK, LIGHT, Style
 
 _HOSTILE = '<script>alert(1)</script> & "quoted" [red]markup[/red]'
-_BARE = {
-    "format_version": 1,
-    "features": {"name": None, "dim": None},
-    "ot": None,
-    "reference": {"n": None, "fid_floor": None, "copy_rate": None},
-    "rows": [],
-}
 
 
-def _printed(report: dict[str, Any]) -> str:
+def _bare(*rows: dict[str, Any]) -> SamplingReport:
+    """A report of little else than rows."""
+    nothing = dict.fromkeys(("prior", "nfe", "fid", "copy_rate"))
+    return SamplingReport.from_json(
+        {
+            "features": {"name": None, "dim": None},
+            "ot": None,
+            "reference": {"n": None, "fid_floor": None, "copy_rate": None},
+            "rows": [nothing | row for row in rows],
+        }
+    )
+
+
+def _printed(report: SamplingReport) -> str:
     console = Console(width=100, file=io.StringIO())
-    console.print(table(report))
+    console.print(short_table(report).for_terminal())
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def _page(report: SamplingReport, images: Sequence[ReportImages] = ()) -> str:
+    return sampling_page(report, images).decode("utf-8")
 
 
 def _style() -> dict[str, Any]:
@@ -55,7 +58,7 @@ def _style() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def example_page() -> str:
-    return page(example_report(), example_images(5))
+    return _page(example_report(), example_images(5))
 
 
 def test_the_table_fits_100_columns_and_is_clean_when_piped() -> None:
@@ -79,8 +82,7 @@ def test_the_table_fits_100_columns_and_is_clean_when_piped() -> None:
 
 
 def test_labels_are_printed_as_they_are() -> None:
-    report = _BARE | {"rows": [report_row(label="[red]mark[/red]", nfe=5)]}
-    assert "[red]mark[/red]" in _printed(report)
+    assert "[red]mark[/red]" in _printed(_bare({"label": "[red]mark[/red]", "nfe": 5}))
 
 
 @pytest.mark.parametrize("draw", [quality_against_nfe, quality_against_copying])
@@ -89,31 +91,28 @@ def test_plots_are_images_and_change_no_global_style(draw: Any) -> None:
     png = draw(example_report())
     assert Image.open(io.BytesIO(png)).size[0] == pytest.approx(1520, abs=2)
     assert png == draw(example_report())
-    assert b"<svg" in draw(example_report(), DARK, "svg")
+    assert b"<svg" in draw(example_report(), Style(DARK, "svg"))
     assert _style() == before
 
 
 @pytest.mark.parametrize("draw", [quality_against_nfe, quality_against_copying])
 def test_plots_take_what_has_no_logarithm_no_interval_or_no_limit(draw: Any) -> None:
-    report = example_report()
+    report = example_json()
     rows = report["rows"]
     rows[0].update(excess_fid=-0.3, excess_fid_interval=[-0.5, -0.1])
     rows[1].update(excess_fid_interval=None, copy_rate_interval=None)
     rows[2].update(excess_fid_interval=[None, 60.0], copy_rate_interval=[0.0, None])
     rows[3].update(copy_rate=1.0, copy_rate_interval=[0.98, 1.0])
-    report["rows"] = rows[:5]
-    assert draw(report).startswith(b"\x89PNG")
-    report["rows"] = rows[:1]
-    assert draw(report).startswith(b"\x89PNG")
-    report["rows"] = []
+    for count in (5, 1):
+        assert draw(SamplingReport.from_json(report | {"rows": rows[:count]})).startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="rows must be"):
-        draw(report)
+        draw(SamplingReport.from_json(report | {"rows": []}))
 
 
 def test_kinds_of_start_differ_without_their_colour() -> None:
-    kinds = _kinds(example_report()["rows"], LIGHT).values()
-    assert len({kind.marker for kind in kinds}) == len(kinds) == 6
-    assert len({str(kind.line) for kind in list(kinds)[1:]}) == 5
+    looks = family_looks(example_report().rows, LIGHT).values()
+    assert len({look.marker for look in looks}) == len(looks) == 6
+    assert len({str(look.line) for look in list(looks)[1:]}) == 5
 
 
 def test_a_contact_sheet_holds_every_image_where_it_belongs() -> None:
@@ -219,7 +218,7 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(example_page: str) -> 
 
 def test_the_page_holds_every_sentence_figure_and_setting() -> None:
     report = example_report()
-    text = _read(page(report, example_images(5))).text
+    text = _read(_page(report, example_images(5))).text
     for sentence in summary(report):
         assert sentence in text
     for shown in (
@@ -236,7 +235,7 @@ def test_the_page_holds_every_sentence_figure_and_setting() -> None:
 
 
 def test_everything_from_outside_is_escaped() -> None:
-    report = example_report()
+    report = example_json()
     for row in report["rows"]:
         row.update(label=_HOSTILE, scheduler=_HOSTILE, spacing=_HOSTILE, note=_HOSTILE)
     report["features"]["name"] = _HOSTILE
@@ -247,7 +246,7 @@ def test_everything_from_outside_is_escaped() -> None:
     report["gates"][0]["statement"] = _HOSTILE
     report["ot"]["outcome"] = _HOSTILE
     images = [ReportImages(_HOSTILE, row.images, row.nearest, note=_HOSTILE) for row in example_images(2)]
-    html = page(report, images)
+    html = _page(SamplingReport.from_json(report), images)
     assert "<script>alert" not in html
     assert "script" not in _read(html).tags
     assert html.count("&lt;script&gt;") > 30
@@ -255,8 +254,8 @@ def test_everything_from_outside_is_escaped() -> None:
 
 @pytest.mark.parametrize("row", [{}, {"nfe": 5}, {"nfe": 5, "fid": 3.0, "prior": "gaussian"}])
 def test_a_page_of_little_leaves_out_what_it_lacks(row: dict[str, Any]) -> None:
-    found = _read(page(_BARE | {"rows": [report_row(**row)]}))
+    found = _read(_page(_bare(row)))
     assert "How it was made" not in found.text
     assert "The images" not in found.text
     assert ("img" in found.tags) == ("fid" in row)
-    _read(page(_BARE))
+    _read(_page(_bare()))

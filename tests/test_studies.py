@@ -19,7 +19,7 @@ from otprior.experiments.gates import difference_gate, paired_fid_difference
 from otprior.experiments.run import claim_work, run_comparison
 from otprior.experiments.search_plot import search_curve
 from otprior.metrics.features import classify
-from otprior.report import validate_report
+from otprior.report import SamplingReport
 from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons.frontier import break_even
 
@@ -63,7 +63,7 @@ def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
     ]
     # (Among 60 atoms not every class has one.)
     result = run_comparison(replace(small, rows=tuple(rows), atoms=150), tmp_path)
-    validate_report(result.report)
+    SamplingReport.from_json(result.report)
     figures = result.report["rows"]
     assert [row["nfe"] for row in figures] == [1, 2, 1, 1]
     assert [row["guidance"] for row in figures] == [1.0, 2.0, 1.0, 1.0]
@@ -148,7 +148,7 @@ def test_rivals_are_rows_like_others(small: Comparison, tmp_path: Path) -> None:
         replace(RANDOM, prior="mixture", label="mixture of the default size"),
     )
     result = run_comparison(replace(small, rows=rows), tmp_path)
-    validate_report(result.report)
+    SamplingReport.from_json(result.report)
     kinds = [row["prior"] for row in result.report["rows"]]
     assert kinds == ["semidiscrete", "unsolved", "boosted_atom", "mini_batch", "mixture", "mixture"]
     one, other = result.report["rows"][-2:]

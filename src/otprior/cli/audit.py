@@ -27,6 +27,7 @@ from otprior.utils.validation import invalid, require
 if TYPE_CHECKING:
     from otprior.data.images import ImageSet
     from otprior.error.audit import AuditRequest
+    from otprior.report.audit import AuditReport
     from otprior.sampling import OTPriorPipeline
 
 EXAMPLES = (
@@ -311,37 +312,35 @@ def _request(
     )
 
 
-def _report(request: AuditRequest, bar: Bar, settings: dict[str, Any], started: float) -> dict[str, Any]:
-    from otprior.cli.report_parts import empty_report
+def _report(request: AuditRequest, bar: Bar, settings: dict[str, Any], started: float) -> AuditReport:
+    from otprior.cli.report_parts import provenance
     from otprior.error.audit import run_audit
-    from otprior.report.schema import validate_report
+    from otprior.report.audit import AuditReport
 
     def listen(stage: str, done: int, total: int) -> None:
         bar.update(done, total or None, "", stage)
 
     found = run_audit(request, listen)
-    whole = empty_report(settings)
-    report = {key: whole[key] for key in ("format_version", "settings", "environment", "command")}
-    report |= {"audit": found, "timings": {"seconds": time.perf_counter() - started}}
-    validate_report(report)
-    return report
+    timings = {"seconds": time.perf_counter() - started}
+    return AuditReport.from_json({"audit": found, "timings": timings} | provenance(settings))
 
 
-def _write(report: dict[str, Any], out: Path, overwrite: bool) -> None:
-    from otprior.report.audit.page import write_audit
+def _write(report: AuditReport, out: Path, overwrite: bool) -> None:
+    from otprior.report.audit import write_audit
 
     with output_dir(out, overwrite) as folder:
         write_audit(folder, report)
 
 
-def _print(report: dict[str, Any], out: Path | None) -> None:
-    from otprior.report.audit.text import audit_headline, audit_summary, audit_tables
+def _print(report: AuditReport, out: Path | None) -> None:
+    from otprior.report.audit.page import error_tables
+    from otprior.report.audit.text import audit_headline, audit_summary
 
     console = stdout()
-    console.print(audit_headline(report), style="bold", soft_wrap=True, markup=False, highlight=False)
-    for sentence in audit_summary(report):
+    console.print(audit_headline(report.audit), style="bold", soft_wrap=True, markup=False, highlight=False)
+    for sentence in audit_summary(report.audit):
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
-    for table in audit_tables(report):
-        console.print(table)
+    for table in error_tables(report.audit):
+        console.print(table.for_terminal())
     if out is not None:
         console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)

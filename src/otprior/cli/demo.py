@@ -49,19 +49,19 @@ def demo(
             from otprior.data import bundled
             from otprior.experiments.chosen import demo as demo_study
             from otprior.experiments.run import run_comparison
-            from otprior.report import write_report
+            from otprior.report import ReportRow, SamplingReport, write_report
 
             started = time.perf_counter()
             study = demo_study(quick, samples)
             with output_dir(out, overwrite) as folder:
                 work = folder / "work"
                 result = run_comparison(study, work, workers=workers or default_workers(), listen=follow(bar))
-                report = result.report
+                report = SamplingReport.from_json(result.report)
                 full = bundled.full_sampler()
                 if full is not None:
-                    report["rows"].insert(0, full.row)
-                report["command"] = ["otprior", *sys.argv[1:]]
-                report["timings"] = {"total_seconds": time.perf_counter() - started}
+                    report = report.replace(rows=[ReportRow.from_json(full.row), *report.rows])
+                timings = {"total_seconds": time.perf_counter() - started}
+                report = report.replace(command=["otprior", *sys.argv[1:]], timings=timings)
                 bar.update(0, None, description="writing the report")
                 write_report(folder, report, result.images)
                 # What was fitted is the user's to go on with: `otprior sample bundled --prior DIR/prior`.

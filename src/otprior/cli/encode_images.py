@@ -20,7 +20,7 @@ from otprior.diffusion.coder import ImageCoder
 from otprior.diffusion.codes import Codes, Encoder, settings_of
 from otprior.diffusion.denoisers import Denoiser
 from otprior.diffusion.likelihood import bits_per_dimension, dequantised, log_likelihood
-from otprior.report import contact_sheet, validate_report
+from otprior.report import contact_sheet
 from otprior.utils.files import write_json
 from otprior.utils.random import stream_generator
 from otprior.utils.validation import require
@@ -149,9 +149,8 @@ class Coder:
 
     def _report(self, folder: Path, figures: dict[str, Any], seconds: float) -> None:
         report = empty_report(self._facts | asdict(self._coder.encoder))
-        report |= {"encoding": figures, "timings": {"seconds": seconds}}
-        validate_report(report)
-        write_json(folder / "report.json", report)
+        report = report.replace(encoding=figures, timings={"seconds": seconds})
+        write_json(folder / "report.json", report.to_json())
 
 
 class Bits:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from otprior.data.images import ImageSet
     from otprior.data.samples import SampleSet
     from otprior.metrics import Reference
-    from otprior.report import ReportImages
+    from otprior.report import ReportImages, SamplingReport
 
 EXAMPLES = (
     "otprior evaluate samples --out evaluation",
@@ -103,12 +103,13 @@ def evaluate(
 
         where = set_up_torch(threads, device)
         report, shown = _measure(images, names, extractor, sources, label, pixels, seed, batch_size, where)
-        from otprior.report import table, write_report
+        from otprior.report import write_report
+        from otprior.report.sampling_tables import short_table
 
         with output_dir(out, overwrite) as folder:
             write_report(folder, report, [shown])
         console = stdout()
-        console.print(table(report))
+        console.print(short_table(report).for_terminal())
         console.print(f"written to {out / 'report.html'}", soft_wrap=True, highlight=False)
 
 
@@ -132,7 +133,7 @@ def _measure(
     seed: int,
     batch_size: int,
     device: torch.device,
-) -> tuple[dict[str, Any], ReportImages]:
+) -> tuple[SamplingReport, ReportImages]:
     """The report of one set of images, and some of them to show."""
     import torch
 
@@ -140,7 +141,7 @@ def _measure(
     from otprior.data import bundled
     from otprior.data.samples import read_samples
     from otprior.metrics.features import extract_features, load_extractor
-    from otprior.report import report_reference, report_row, validate_report
+    from otprior.report.sampling_report import RealImages
 
     with progress_bar("reading images") as bar:
         samples = read_samples(path, value_range)
@@ -191,15 +192,13 @@ def _measure(
         )
         shown = _shown(samples, atoms, against, label or path.name)
     known = {name: value for name, value in samples.row.items() if value is not None}
-    row = report_row(**known | {"samples": len(samples.images), "label": label} | figures)
-    settings = {"images": str(path), **names, "seed": seed}
-    report = empty_report(settings) | {
-        "features": {"name": extractor.name, "dim": extractor.dim},
-        "ot": samples.report.get("ot"),
-        "reference": report_reference(n, floor),
-        "rows": [row],
-    }
-    validate_report(report)
+    row = {"prior": None, "nfe": None} | known | {"samples": len(samples.images), "label": label} | figures
+    report = empty_report({"images": str(path), **names, "seed": seed}).replace(
+        features={"name": extractor.name, "dim": extractor.dim},
+        ot=samples.report.get("ot"),
+        reference=RealImages.from_figures(n, floor),
+        rows=[row],
+    )
     return report, shown
 
 

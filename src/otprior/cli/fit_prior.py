@@ -213,10 +213,7 @@ def save(
     extra: Callable[[Path], None] = lambda folder: None,
 ) -> None:
     """Writes the prior's folder with a report.json in it, and what `extra` adds, whole or not at all."""
-    from otprior.report import validate_report
-
-    report = empty_report(settings) | {"ot": ot_part(prior)}
-    validate_report(report)
+    report = empty_report(settings).replace(ot=ot_part(prior))
     library = logging.getLogger("otprior.priors")
     level = library.level
     # Its warning about sharing would name the temporary folder; the summary says it.
@@ -224,7 +221,7 @@ def save(
     try:
         with output_dir(out, overwrite) as folder:
             prior.save_pretrained(folder)
-            write_json(folder / "report.json", report)
+            write_json(folder / "report.json", report.to_json())
             extra(folder)
     finally:
         library.setLevel(level)

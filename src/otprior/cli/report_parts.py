@@ -1,4 +1,4 @@
-"""What commands write into report.json beside figures: the solve, the start, versions, the command itself."""
+"""What commands write into report.json: the solve, the start, versions, the command itself."""
 
 from __future__ import annotations
 
@@ -8,22 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from otprior.priors import Prior
+    from otprior.report import SamplingReport
 
 
-def empty_report(settings: dict[str, Any]) -> dict[str, Any]:
-    """A report in which nothing was measured yet."""
+def provenance(settings: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a report that say how it was made: settings, versions, and the command."""
     import diffusers
     import torch
 
     from otprior import __version__
-    from otprior.report import FORMAT_VERSION
 
     return {
-        "format_version": FORMAT_VERSION,
-        "features": {"name": None, "dim": None},
-        "ot": None,
-        "reference": {"n": None, "fid_floor": None, "copy_rate": None},
-        "rows": [],
         "settings": settings,
         "environment": {
             "otprior": __version__,
@@ -34,6 +29,19 @@ def empty_report(settings: dict[str, Any]) -> dict[str, Any]:
         },
         "command": shlex.join(["otprior", *sys.argv[1:]]),
     }
+
+
+def empty_report(settings: dict[str, Any]) -> SamplingReport:
+    """A report in which nothing was measured yet."""
+    from otprior.report import SamplingReport
+
+    nothing: dict[str, Any] = {
+        "features": {"name": None, "dim": None},
+        "ot": None,
+        "reference": {"n": None, "fid_floor": None, "copy_rate": None},
+        "rows": [],
+    }
+    return SamplingReport.from_json(nothing | provenance(settings))
 
 
 def ot_part(prior: Prior | None) -> dict[str, Any] | None:

@@ -330,21 +330,19 @@ def _write_images(
 def _report(
     pipe: Any, plan: SamplingPlan, spacing: str | None, nfe: int, seconds: float, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    from otprior.report import report_row, validate_report
     from otprior.sampling.schedulers import find_origin
 
     facts = getattr(pipe.prior, "facts", {})
-    row = report_row(
-        **start_part(pipe.prior, find_origin(pipe.scheduler, pipe.prior).timestep),
-        scheduler=type(pipe.scheduler).__name__,
-        spacing=spacing,
-        guidance=plan.guidance_scale,
-        nfe=nfe,
-        samples=len(plan.seeds),
-        seeds=format_seeds(plan.seeds),
-        seconds_per_image=seconds / len(plan.seeds),
-    )
+    row = start_part(pipe.prior, find_origin(pipe.scheduler, pipe.prior).timestep) | {
+        "scheduler": type(pipe.scheduler).__name__,
+        "spacing": spacing,
+        "guidance": plan.guidance_scale,
+        "nfe": nfe,
+        "samples": len(plan.seeds),
+        "seeds": format_seeds(plan.seeds),
+        "seconds_per_image": seconds / len(plan.seeds),
+        "fid": None,
+        "copy_rate": None,
+    }
     report = empty_report(settings | {"atoms_sha256": facts.get("sha256")})
-    report |= {"ot": ot_part(pipe.prior), "rows": [row]}
-    validate_report(report)
-    return report
+    return report.replace(ot=ot_part(pipe.prior), rows=[row]).to_json()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from otprior.experiments.comparison import StageProgress
-    from otprior.report import ReportImages
+    from otprior.report import ReportImages, SamplingReport
 
 Workers = Annotated[
     int | None,
@@ -74,20 +74,20 @@ def follow(bar: Bar) -> Callable[[StageProgress], None]:
     return listen
 
 
-def print_report(console: Console, report: dict[str, Any], out: Path) -> None:
-    """The table, what it says in words, the gates if there are any, and where the page is."""
-    from otprior.report import further_tables, headline, table
+def print_report(console: Console, report: SamplingReport, out: Path) -> None:
+    """Prints the tables, the headline, the gates if there are any, and where the page is."""
+    from otprior.report.sampling_tables import further_tables, short_table
+    from otprior.report.summary import headline
 
-    console.print(table(report))
-    for further in further_tables(report):
-        console.print(further)
+    for table in (short_table(report), *further_tables(report)):
+        console.print(table.for_terminal())
     console.print(headline(report), soft_wrap=True, markup=False, highlight=False)
-    for gate in report.get("gates") or []:
-        mark = "reached" if gate["reached"] else "NOT reached"
-        upper = "unbounded" if gate["upper"] is None else f"{gate['upper']:.4f}"
-        value = "not known" if gate["statistic"] is None else f"{gate['statistic']:.4f}"
-        figures = f"{value}, upper 95 % limit {upper} (at most {gate['threshold']})"
-        line = f"{mark}: {gate['statement']}: {figures}"
+    for gate in report.gates or ():
+        mark = "reached" if gate.reached else "NOT reached"
+        upper = "unbounded" if gate.upper is None else f"{gate.upper:.4f}"
+        value = "not known" if gate.statistic is None else f"{gate.statistic:.4f}"
+        figures = f"{value}, upper 95 % limit {upper} (at most {gate.threshold})"
+        line = f"{mark}: {gate.statement}: {figures}"
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
 
@@ -98,14 +98,14 @@ def write_parts(out: Path, overwrite: bool, parts: Mapping[str, Part], seconds: 
     Arguments:
         parts: By name; the main one's is "".
     """
-    from otprior.report import write_report
+    from otprior.report import SamplingReport, write_report
 
+    made = {"command": ["otprior", *sys.argv[1:]], "timings": {"seconds_of_the_last_run": seconds}}
+    reports = {name: SamplingReport.from_json(part.report | made) for name, part in parts.items()}
     with output_dir(out, overwrite) as folder:
         for name, part in parts.items():
-            part.report["command"] = ["otprior", *sys.argv[1:]]
-            part.report["timings"] = {"seconds_of_the_last_run": seconds}
-            write_report(folder / name, part.report, part.images)
-    print_report(stdout(), parts[""].report, out)
+            write_report(folder / name, reports[name], part.images)
+    print_report(stdout(), reports[""], out)
     others = ", ".join(str(out / name / "report.html") for name in parts if name)
     if others:
         stdout().print(f"and: {others}", soft_wrap=True, markup=False, highlight=False)

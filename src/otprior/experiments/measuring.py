@@ -36,7 +36,7 @@ from otprior.metrics import (
 from otprior.metrics.classes import class_figures
 from otprior.metrics.features import class_logits, classify, extract_features
 from otprior.metrics.intervals import FEW_EVENTS, binomial_interval
-from otprior.report import report_reference
+from otprior.report.sampling_report import RealImages
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import read_json, write_json
 
@@ -148,7 +148,7 @@ def _real_figures(study: Comparison, by_class: bool) -> dict[str, Any]:
     for key in whole:
         if key.startswith(("copy_rate", "nearest_", "class_accuracy", "mode_mixture")):
             figures[key] = whole[key]
-    return report_reference(size, figures)
+    return RealImages.from_figures(size, figures).to_json()
 
 
 def over_sets(sets: list[dict[str, Any]], samples: int) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from otprior.experiments.sampling import (
     sample_block,
 )
 from otprior.metrics.copying import copy_mask
-from otprior.report import FORMAT_VERSION, ReportImages, report_row
+from otprior.report import ReportImages, ReportRow
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import sha256
 from otprior.utils.work_folder import mark_work
@@ -96,7 +96,7 @@ def run_comparison(
         rows.append(figures | {"fit_seconds": fitted.seconds_of(row)})
         images.append(_report_images(study, row, blocks[row.key][0]))
     report = {
-        "format_version": FORMAT_VERSION,
+        "format_version": 1,
         "features": {"name": extractor_of(study).name, "dim": extractor_of(study).dim},
         "ot": fitted.ot,
         "reference": reference,
@@ -173,7 +173,7 @@ def _report_row(
         given["excess_class_fid"] = figures["class_fid"] - class_floor
         ends = figures["class_fid_interval"]
         given["excess_class_fid_interval"] = ends and [end - class_floor for end in ends]
-    return report_row(
+    values = dict(
         label=row.label,
         prior=row.prior,
         noise=row.noise,
@@ -190,6 +190,7 @@ def _report_row(
         excess_fid_interval=[low - floor, high - floor],
         **{**figures, "nfe": round(figures["nfe"]), **given},
     )
+    return ReportRow.from_json(values).to_json()
 
 
 def _report_images(study: Comparison, row: StartSpec, blocks: list[Block], count: int = 10) -> ReportImages:

@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from otprior.report.plots import LIGHT, Theme
+from otprior.report.theme import LIGHT, Theme
 from otprior.utils.validation import require
 
 MARKERS = ("o", "s", "^", "D", "v", "P")

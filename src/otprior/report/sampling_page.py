@@ -100,7 +100,7 @@ def sampling_page(report: SamplingReport, images: Sequence[ReportImages] = ()) -
         _plots(report),
         _all_figures(report),
         *further,
-        Section("Further plots", curves),
+        Section("Further plots", curves, kind="plots"),
         Section("What was to be shown", [gate_table(report.gates)] if report.gates else []),
         how_to_read(words),
         how_it_was_made(report, {"Transport solve": None if report.ot is None else _solve(report.ot)}),
@@ -134,6 +134,11 @@ def _tiles(report: SamplingReport) -> list[Tile]:
         fewer = [evaluations(row) for row in found.short if evaluations(row) < evaluations(found.matches)]
         note = f"with {max(fewer)} it falls short" if fewer else ""
         tiles.append(Tile(number(found.matches.nfe), "evaluations from N(0, I) to reach that FID", note))
+    elif found.short:
+        most = max(row.nfe for row in report.rows if row.prior == "none" and row.nfe is not None)
+        tiles.append(
+            Tile(f"> {most}", "evaluations from N(0, I) to reach that FID", "none measured here does")
+        )
     return tiles
 
 

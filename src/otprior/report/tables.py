@@ -68,7 +68,7 @@ class Table:
         from rich.text import Text
 
         table = RichTable(
-            box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=self.title or None,
+            box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title=self.title or None,
             title_justify="left", caption=Text(self.note) if self.note else None, caption_justify="left",
             caption_style="dim",
         )  # fmt: skip

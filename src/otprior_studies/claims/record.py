@@ -26,7 +26,7 @@ class ClaimRow(Record):
     statement: str
     statistic: float | None
     interval: Limits | None
-    power: str | None
+    power: float | str | None
     threshold: float | None
     verdict: Annotated[Verdict, Strict(False)]
 

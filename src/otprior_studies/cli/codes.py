@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         CodeSubject,
         Network,
     )
+    from otprior_studies.codes.record import CodesReport
 
 EXAMPLES = (
     "otprior codes bundled --out codes-study",
@@ -347,15 +348,15 @@ def _possible_swaps(subject: CodeSubject, count: int) -> int:
     return int(torch.bincount(labels[:count], minlength=classes)[:classes].min())
 
 
-def _report(result: CodeResult, study: CodeStudy, model: str, data: str, seconds: float) -> dict[str, Any]:
-    from otprior.cli.report_parts import empty_report
+def _report(result: CodeResult, study: CodeStudy, model: str, data: str, seconds: float) -> CodesReport:
+    from otprior.cli.report_parts import provenance
+    from otprior_studies.codes.record import CodesReport
 
-    whole = empty_report({"model": model, "data": data} | asdict(study))
-    report = {key: whole[key] for key in ("format_version", "settings", "environment", "command")}
-    return report | {"codes": result.part, "timings": {"seconds_of_the_last_run": seconds}}
+    found = {"codes": result.part, "timings": {"seconds_of_the_last_run": seconds}}
+    return CodesReport.from_json(found | provenance({"model": model, "data": data} | asdict(study)))
 
 
-def _write(out: Path, overwrite: bool, report: dict[str, Any], result: CodeResult) -> None:
+def _write(out: Path, overwrite: bool, report: CodesReport, result: CodeResult) -> None:
     from otprior_studies.codes.page import write_codes_report
 
     with output_dir(out, overwrite) as folder:
@@ -363,12 +364,13 @@ def _write(out: Path, overwrite: bool, report: dict[str, Any], result: CodeResul
         write_codes_report(folder, report, result.swaps, result.beside)
 
 
-def _print(report: dict[str, Any], out: Path) -> None:
-    from otprior_studies.codes.text import codes_summary, codes_tables
+def _print(report: CodesReport, out: Path) -> None:
+    from otprior_studies.codes.page import codes_tables
+    from otprior_studies.codes.text import codes_summary
 
     console = stdout()
-    for table in codes_tables(report):
-        console.print(table)
-    for sentence in codes_summary(report):
+    for table in codes_tables(report.codes):
+        console.print(table.for_terminal())
+    for sentence in codes_summary(report.codes):
         console.print(sentence, soft_wrap=True, markup=False, highlight=False)
     console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)

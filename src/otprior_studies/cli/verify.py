@@ -10,7 +10,7 @@ import typer
 
 from otprior.cli.options import Debug, Overwrite, Threads, Verbose
 from otprior.cli.progress import progress_bar
-from otprior.cli.report_parts import empty_report
+from otprior.cli.report_parts import provenance
 from otprior.cli.session import session, stdout
 from otprior.utils.files import check_output_dir, output_dir
 
@@ -51,9 +51,9 @@ def verify(
         from rich.text import Text
 
         from otprior.cli.inputs import set_up_torch
-        from otprior.report import validate_report
         from otprior_studies.claims.claim import Effort
         from otprior_studies.claims.page import claims_table, counts, write_claims_report
+        from otprior_studies.claims.record import ClaimsReport
         from otprior_studies.claims.registry import all_claims, find_claims, run_claims
 
         chosen = find_claims(only) if only else all_claims()
@@ -66,20 +66,21 @@ def verify(
             results = run_claims(
                 chosen, Effort(fast, seed), lambda done, claim: bar.update(done, len(chosen), claim.id)
             )
-        common = empty_report({"fast": fast, "seed": seed})
-        report = {key: common[key] for key in ("format_version", "settings", "environment", "command")} | {
-            "claims": [result.row() for result in results],
-            "details": {result.claim.id: result.details() for result in results},
-        }
-        validate_report(report)
+        report = ClaimsReport.from_json(
+            {
+                "claims": [result.row() for result in results],
+                "details": {result.claim.id: result.details() for result in results},
+            }
+            | provenance({"fast": fast, "seed": seed})
+        )
         if out is not None:
             with output_dir(out, overwrite) as folder:
                 write_claims_report(folder, report)
         if as_json:
-            typer.echo(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+            typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
             return
         console = stdout()
-        console.print(claims_table(report))
+        console.print(claims_table(report).for_terminal())
         for result in results:
             console.print(Text(f"{result.claim.id}: {result.finding.why}"), soft_wrap=True)
         console.print(counts(report), markup=False, highlight=False)

@@ -197,7 +197,7 @@ def _maps(codes: CodeFigures) -> Section:
 
 def _details(codes: CodeFigures) -> Section:
     refined, jacobian = codes.refined, codes.jacobian
-    shown = {
+    shown: dict[str, float | None] = {
         "mean square of an entry of a code": codes.mean_square,
         "images encoded with twice the evaluations": refined.images,
         "their codes move by (of their length)": refined.codes_change_by,

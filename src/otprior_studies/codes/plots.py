@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from otprior.report.theme import LINES, MARKERS, PNG, Canvas, Style
@@ -24,8 +26,9 @@ def maps_on_one_scale(codes: CodeFigures, style: Style = PNG) -> bytes:
     for index, group in enumerate(codes.groups):
         for row in group.maps:
             found = row.statistics["lost"]
+            ends = [math.nan if end is None else end for end in found.interval]
             colour = style.theme.plain if row.optimal_by_construction else style.theme.starts[index]
-            axis.plot(found.interval, [place, place], color=colour, linewidth=1.6, zorder=2)
+            axis.plot(ends, [place, place], color=colour, linewidth=1.6, zorder=2)
             axis.plot(
                 [found.mean], [place], color=colour, marker=MARKERS[index], markersize=6, linestyle="none",
                 zorder=3, clip_on=False,

@@ -45,9 +45,10 @@ def codes_summary(codes: CodeFigures) -> list[str]:
     ]
     if codes.jacobian is not None:
         means = [moment.mean for moment in codes.jacobian.own]
+        skewness = with_interval(codes.jacobian.mean, codes.jacobian.interval)
         sentences.append(
-            f"The Jacobian sees more: |J − Jᵀ|/|J + Jᵀ| is {with_interval(codes.jacobian.mean, codes.jacobian.interval)} "
-            f"at the codes of {codes.jacobian.images} images, where optimal transport has 0. The network by itself, at "
+            f"The Jacobian sees more: |J − Jᵀ|/|J + Jᵀ| is {skewness} at the codes of {codes.jacobian.images} "
+            "images, where optimal transport has 0. The network by itself, at "
             f"one moment, has {min(means):.2g} to {max(means):.2g}, where an exact denoiser has 0: part of it is the "
             "network's error."
         )

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from otprior.experiments.comparison import ComparisonResult
+from otprior.report import ReportRow
 from otprior.report.rows import family
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior_studies.comparisons.atom_sets import (
@@ -108,11 +109,11 @@ def break_even(row: dict[str, Any], rows: Sequence[dict[str, Any]], workers: int
 
 def _curves(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the plots of quality leave out, by kind of start."""
-    families = list(dict.fromkeys(map(family, rows)))
+    families = list(dict.fromkeys(family(ReportRow.from_json(row)) for row in rows))
 
     def curves(name: str, title: str, y: str, value: Callable[[dict[str, Any]], float]) -> dict[str, Any]:
         def points(kind: str) -> list[tuple[float, float]]:
-            of_kind = [row for row in rows if family(row) == kind]
+            of_kind = [row for row in rows if family(ReportRow.from_json(row)) == kind]
             best = {row["nfe"]: row for row in sorted(of_kind, key=lambda row: -row["fid"])}
             return [(nfe, value(best[nfe])) for nfe in sorted(best)]
 
