@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from otprior.cli.inputs import BUNDLED, check_data, load_data, require_path, set_up_torch
-from otprior.cli.options import Debug, Device, Overwrite, Threads, ValueRangeText, Verbose, parse_value_range
-from otprior.cli.progress import progress_bar
+from otprior.cli.options import (
+    BatchSize,
+    Debug,
+    Device,
+    Extractor,
+    Out,
+    Overwrite,
+    Seed,
+    Threads,
+    ValueRangeText,
+    Verbose,
+    parse_value_range,
+)
+from otprior.cli.progress import Bar, progress_bar
 from otprior.cli.report_parts import empty_report
 from otprior.cli.session import session, stdout
 from otprior.utils.files import check_output_dir, output_dir
@@ -22,6 +34,7 @@ if TYPE_CHECKING:
     from otprior.data.images import ImageSet
     from otprior.data.samples import SampleSet
     from otprior.metrics import Reference
+    from otprior.metrics.features import FeatureExtractor
     from otprior.report import ReportImages, SamplingReport
 
 EXAMPLES = (
@@ -34,6 +47,33 @@ EXAMPLES = (
 SHOWN = 10
 
 
+ReferenceData = Annotated[
+    str | None,
+    typer.Option("--reference", metavar="DATA", help="Real images that quality is measured against."),
+]
+Atoms = Annotated[
+    str | None,
+    typer.Option(
+        "--atoms",
+        metavar="DATA",
+        help="Training images that could have been copied, or the folder of a prior that holds them.",
+    ),
+]
+HeldOut = Annotated[
+    str | None,
+    typer.Option("--held-out", metavar="DATA", help="Real images of neither set: the floor of every figure."),
+]
+Sources = Annotated[
+    Path | None,
+    typer.Option(
+        "--sources",
+        metavar="FILE",
+        help=".npz with `sources`: each image's atom, as an index into --atoms.",
+        show_default="what `otprior sample` left with the images",
+    ),
+]
+
+
 def evaluate(
     images: Annotated[
         Path,
@@ -41,44 +81,16 @@ def evaluate(
             metavar="IMAGES", help="A folder of `otprior sample`, or any folder or file of images."
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.", show_default=False)],
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA", help="Real images that quality is measured against.", show_default=False
-        ),
-    ] = None,
-    atoms: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Training images that could have been copied, or the prior's folder that holds them.",
-            show_default=False,
-        ),
-    ] = None,
-    held_out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA", help="Real images of neither set: the floor of every figure.", show_default=False
-        ),
-    ] = None,
-    extractor: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The feature extractor; by default the bundled one.")
-    ] = None,
-    sources: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help=".npz with `sources`: each image's atom, as an index into --atoms. "
-            "By default what `otprior sample` left beside the images.",
-        ),
-    ] = None,
+    out: Out,
+    reference: ReferenceData = None,
+    atoms: Atoms = None,
+    held_out: HeldOut = None,
+    extractor: Extractor = None,
+    sources: Sources = None,
     label: Annotated[str | None, typer.Option(help="What the report calls these images.")] = None,
     value_range: ValueRangeText = "auto",
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of resampling, and of which held-out images are taken.")
-    ] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time through the extractor.")] = 500,
+    seed: Seed = 0,
+    batch_size: BatchSize = 500,
     device: Device = "cpu",
     threads: Threads = None,
     overwrite: Overwrite = False,
@@ -102,15 +114,38 @@ def evaluate(
         pixels = parse_value_range(value_range)
 
         where = set_up_torch(threads, device)
-        report, shown = _measure(images, names, extractor, sources, label, pixels, seed, batch_size, where)
+        with progress_bar("reading images") as bar:
+            material = _read(images, names, sources, pixels)
+            measured = _measure(material, extractor, seed, batch_size, where, bar)
+        report = _report(material, measured, {"images": str(images), **names, "seed": seed}, label)
         from otprior.report import write_report
         from otprior.report.sampling_tables import short_table
 
         with output_dir(out, overwrite) as folder:
-            write_report(folder, report, [shown])
-        console = stdout()
-        console.print(short_table(report).for_terminal())
-        console.print(f"written to {out / 'report.html'}", soft_wrap=True, highlight=False)
+            write_report(folder, report, [_shown(material, measured.reference, label or images.name)])
+    console = stdout()
+    console.print(short_table(report).for_terminal())
+    console.print(f"written to {out / 'report.html'}", soft_wrap=True, highlight=False)
+
+
+class _Material(NamedTuple):
+    """The images that are measured, and those they are compared with."""
+
+    samples: SampleSet
+    reference: ImageSet
+    atoms: ImageSet
+    held_out: ImageSet
+    sources: Tensor | None
+
+
+class _Measured(NamedTuple):
+    """Figures of the samples, and of equally many held-out images."""
+
+    extractor: FeatureExtractor
+    reference: Reference
+    figures: dict[str, Any]
+    floor: dict[str, Any]
+    floor_count: int
 
 
 def _names(reference: str | None, atoms: str | None, held_out: str | None) -> dict[str, str]:
@@ -123,83 +158,71 @@ def _names(reference: str | None, atoms: str | None, held_out: str | None) -> di
     return {name: value or BUNDLED for name, value in given.items()}
 
 
+def _read(path: Path, names: dict[str, str], sources: Path | None, value_range: Any) -> _Material:
+    from otprior.data.samples import read_samples
+
+    samples = read_samples(path, value_range)
+    channels, height, width = samples.images.images.shape[1:]
+    shape = (channels, height, width)
+    reference = load_data(names["reference"], shape, value_range, bundled_split="reference")
+    held_out = load_data(names["held-out"], shape, value_range, bundled_split="held_out")
+    atoms = _read_atoms(names["atoms"], shape, value_range)
+    return _Material(samples, reference, atoms, held_out, find_sources(samples, sources, atoms))
+
+
 def _measure(
-    path: Path,
-    names: dict[str, str],
-    extractor_path: Path | None,
-    sources_path: Path | None,
-    label: str | None,
-    value_range: Any,
-    seed: int,
-    batch_size: int,
-    device: torch.device,
-) -> tuple[SamplingReport, ReportImages]:
-    """The report of one set of images, and some of them to show."""
+    material: _Material, path: Path | None, seed: int, batch_size: int, device: torch.device, bar: Bar
+) -> _Measured:
     import torch
 
     from otprior import metrics
     from otprior.data import bundled
-    from otprior.data.samples import read_samples
     from otprior.metrics.features import extract_features, load_extractor
+
+    samples, reference, atoms, held_out, sources = material
+    extractor = bundled.extractor() if path is None else load_extractor(path)
+    extractor.to(device)
+    sets = {"samples": samples.images, "reference": reference, "atoms": atoms, "held-out images": held_out}
+    features: dict[str, Tensor] = {}
+    for name, images in sets.items():
+        bar.update(len(features), len(sets), "", f"features of {len(images):,} {name}")
+        features[name] = extract_features(extractor, images.images, batch_size)
+    bar.update(0, None, "", "nearest training images of held-out images")
+    against = metrics.Reference.build(
+        reference_features=features["reference"],
+        atom_pixels=atoms.images,
+        atom_features=features["atoms"],
+        held_out_pixels=held_out.images,
+        held_out_features=features["held-out images"],
+    )
+    generator = torch.Generator().manual_seed(seed)
+
+    def figures(features: Tensor, images: Tensor, sources: Tensor | None) -> dict[str, Any]:
+        return metrics.evaluate(features, images, reference=against, generator=generator, sources=sources)
+
+    bar.update(0, None, "", "figures of the samples")
+    sampled = figures(features["samples"], samples.images.images, sources)
+    bar.update(0, None, "", "figures of held-out images")
+    n = min(len(samples.images), len(held_out))
+    rows = torch.randperm(len(held_out), generator=generator)[:n]
+    floor = figures(features["held-out images"][rows], held_out.images[rows], None)
+    return _Measured(extractor, against, sampled, floor, n)
+
+
+def _report(
+    material: _Material, measured: _Measured, settings: dict[str, Any], label: str | None
+) -> SamplingReport:
     from otprior.report.sampling_report import RealImages
 
-    with progress_bar("reading images") as bar:
-        samples = read_samples(path, value_range)
-        channels, height, width = samples.images.images.shape[1:]
-        shape = (channels, height, width)
-        reference = load_data(names["reference"], shape, value_range, bundled_split="reference")
-        held_out = load_data(names["held-out"], shape, value_range, bundled_split="held_out")
-        atoms = _read_atoms(names["atoms"], shape, value_range)
-        sources = find_sources(samples, sources_path, atoms)
-        extractor = bundled.extractor() if extractor_path is None else load_extractor(extractor_path)
-        extractor.to(device)
-
-        sets = {
-            "samples": samples.images,
-            "reference": reference,
-            "atoms": atoms,
-            "held-out images": held_out,
-        }
-        features: dict[str, Tensor] = {}
-        for name, images in sets.items():
-            bar.update(len(features), len(sets), "", f"features of {len(images):,} {name}")
-            features[name] = extract_features(extractor, images.images, batch_size)
-        bar.update(0, None, "", "nearest training images of held-out images")
-        against = metrics.Reference.build(
-            reference_features=features["reference"],
-            atom_pixels=atoms.images,
-            atom_features=features["atoms"],
-            held_out_pixels=held_out.images,
-            held_out_features=features["held-out images"],
-        )
-        bar.update(0, None, "", "figures of the samples")
-        generator = torch.Generator().manual_seed(seed)
-        figures = metrics.evaluate(
-            features["samples"],
-            samples.images.images,
-            reference=against,
-            generator=generator,
-            sources=sources,
-        )
-        bar.update(0, None, "", "figures of held-out images")
-        n = min(len(samples.images), len(held_out))
-        rows = torch.randperm(len(held_out), generator=generator)[:n]
-        floor = metrics.evaluate(
-            features["held-out images"][rows],
-            held_out.images[rows],
-            reference=against,
-            generator=generator,
-        )
-        shown = _shown(samples, atoms, against, label or path.name)
+    samples, extractor = material.samples, measured.extractor
     known = {name: value for name, value in samples.row.items() if value is not None}
-    row = {"prior": None, "nfe": None} | known | {"samples": len(samples.images), "label": label} | figures
-    report = empty_report({"images": str(path), **names, "seed": seed}).replace(
+    own = {"samples": len(samples.images), "label": label}
+    return empty_report(settings).replace(
         features={"name": extractor.name, "dim": extractor.dim},
         ot=samples.report.get("ot"),
-        reference=RealImages.from_figures(n, floor),
-        rows=[row],
+        reference=RealImages.from_figures(measured.floor_count, measured.floor),
+        rows=[{"prior": None, "nfe": None} | known | own | measured.figures],
     )
-    return report, shown
 
 
 def _read_atoms(name: str, shape: tuple[int, int, int], value_range: Any) -> ImageSet:
@@ -223,7 +246,7 @@ def _read_atoms(name: str, shape: tuple[int, int, int], value_range: Any) -> Ima
 
 
 def find_sources(samples: SampleSet, path: Path | None, atoms: ImageSet) -> Tensor | None:
-    """Which atom is behind each start, shape (N,); None if nobody said, or if other atoms were meant.
+    """Which atom is behind each start, shape (N,); None if that is not known, or if other atoms were meant.
 
     Arguments:
         samples: With the sources that were found beside the images.
@@ -257,16 +280,18 @@ def find_sources(samples: SampleSet, path: Path | None, atoms: ImageSet) -> Tens
     return None
 
 
-def _shown(samples: SampleSet, atoms: ImageSet, reference: Reference, name: str) -> ReportImages:
+def _shown(material: _Material, reference: Reference, name: str) -> ReportImages:
+    """The first samples, each with its nearest atom."""
     from otprior.metrics import copy_mask
     from otprior.report import ReportImages
 
+    samples = material.samples
     images = samples.images.images[:SHOWN]
     distances, indices = reference.atoms.nearest(images, 2)
     return ReportImages(
         label=name,
         images=images,
-        nearest=atoms.images[indices[:, 0]],
+        nearest=material.atoms.images[indices[:, 0]],
         copied=copy_mask(distances),
         seeds=None if samples.seeds is None else samples.seeds[:SHOWN],
     )
