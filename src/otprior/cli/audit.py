@@ -18,7 +18,18 @@ from otprior.cli.inputs import (
     load_schedule,
     set_up_torch,
 )
-from otprior.cli.options import Debug, Overwrite, Threads, ValueRangeText, Verbose, parse_value_range
+from otprior.cli.options import (
+    Debug,
+    Device,
+    NullLabel,
+    Overwrite,
+    Scheduler,
+    Seed,
+    Threads,
+    ValueRangeText,
+    Verbose,
+    parse_value_range,
+)
 from otprior.cli.progress import Bar, progress_bar
 from otprior.cli.session import session, stdout
 from otprior.utils.files import check_output_dir, output_dir
@@ -48,92 +59,112 @@ class _Subject(NamedTuple):
     pipe: OTPriorPipeline | None
 
 
+Subject = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A diffusers folder, a scheduler_config.json, 'bundled', or a well-known schedule: ddpm-linear, "
+        "cosine, stable-diffusion, sdxl, zero-snr, edm, flow-shift-3.",
+    ),
+]
+AuditData = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="DATA",
+        help="Images like those it was trained on: a folder, a .npz, .npy or .safetensors file, or 'bundled'. "
+        "Without them only the schedule is audited.",
+    ),
+]
+ReportFolder = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Write report.html, plots and report.json here.")
+]
+Priors = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--prior", metavar="PRIOR", help="A fitted prior, audited as well; may be given several times."
+    ),
+]
+Times = Annotated[
+    str | None,
+    typer.Option(
+        "--timesteps", metavar="T,T,...", help="t* to look at.", show_default="ten, the last of them T"
+    ),
+]
+Draws = Annotated[
+    int,
+    typer.Option("--draws", min=0, help="Latents that the data's flow is followed from; 0 leaves it out."),
+]
+HeldOut = Annotated[
+    str | None,
+    typer.Option(
+        "--held-out",
+        metavar="DATA",
+        help="Images that nothing was fitted on: adds the error for the population.",
+        rich_help_panel=_DATA,
+    ),
+]
+Conditional = Annotated[
+    bool,
+    typer.Option("--conditional", "--labels", help="Errors class by class, too.", rich_help_panel=_DATA),
+]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit", min=2, help="So many of the images, drawn at random by --seed.", rich_help_panel=_DATA
+    ),
+]
+CostAt = Annotated[
+    str | None,
+    typer.Option(
+        "--cost-at",
+        metavar="T,T,...",
+        help="t* of the cost in samples; none for no cost.",
+        rich_help_panel=_SAMPLES,
+        show_default="the one in the middle",
+    ),
+]
+Steps = Annotated[
+    int, typer.Option("--steps", min=1, help="Network evaluations of a sample.", rich_help_panel=_SAMPLES)
+]
+FineSteps = Annotated[
+    int,
+    typer.Option(
+        "--fine-steps",
+        min=1,
+        help="Network evaluations of the finer grid that they are compared with.",
+        rich_help_panel=_SAMPLES,
+    ),
+]
+Pairs = Annotated[
+    int,
+    typer.Option("--pairs", min=2, help="Pairs of samples; at most --draws.", rich_help_panel=_SAMPLES),
+]
+EstimatedBound = Annotated[
+    bool,
+    typer.Option("--estimated-bound", help="Estimate the analytic bound, too.", rich_help_panel=_SAMPLES),
+]
+
+
 def audit(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A diffusers folder, a scheduler_config.json, 'bundled', or a well-known schedule: ddpm-linear, "
-            "cosine, stable-diffusion, sdxl, zero-snr, edm, flow-shift-3.",
-        ),
-    ],
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[DATA]",
-            help="Images like those it was trained on: a folder, a .npz, .npy or .safetensors file, or 'bundled'. "
-            "Without them only the schedule is audited.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write report.html, plots and report.json here.")
-    ] = None,
-    prior: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="PRIOR", help="A fitted prior, audited as well; may be given several times."),
-    ] = None,
-    timesteps: Annotated[
-        str | None,
-        typer.Option(
-            metavar="T,T,...", help="t* to look at; by default ten, the last of them T.", show_default=False
-        ),
-    ] = None,
-    held_out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Images that nothing was fitted on: adds the error for the population.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    conditional: Annotated[
-        bool,
-        typer.Option("--conditional", "--labels", help="Errors class by class, too.", rich_help_panel=_DATA),
-    ] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(
-            min=2, help="Use so many of the images, drawn at random by --seed.", rich_help_panel=_DATA
-        ),
-    ] = None,
+    model: Subject,
+    data: AuditData = None,
+    out: ReportFolder = None,
+    prior: Priors = None,
+    timesteps: Times = None,
+    held_out: HeldOut = None,
+    conditional: Conditional = False,
+    limit: Limit = None,
     value_range: ValueRangeText = "auto",
-    draws: Annotated[
-        int, typer.Option(min=0, help="Latents that the data's own flow is followed from; 0 leaves it out.")
-    ] = 64,
-    cost_at: Annotated[
-        str | None,
-        typer.Option(
-            metavar="T,T,...",
-            help="t* of the cost in samples, 'none' for no cost; by default the one in the middle.",
-            rich_help_panel=_SAMPLES,
-            show_default=False,
-        ),
-    ] = None,
-    steps: Annotated[
-        int, typer.Option(min=1, help="Network evaluations of a sample.", rich_help_panel=_SAMPLES)
-    ] = 5,
-    fine_steps: Annotated[
-        int, typer.Option(min=1, help="Of the grid that these are compared with.", rich_help_panel=_SAMPLES)
-    ] = 24,
-    pairs: Annotated[
-        int, typer.Option(min=2, help="Pairs of samples; at most --draws.", rich_help_panel=_SAMPLES)
-    ] = 24,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(help="Sample with another scheduler.", rich_help_panel=_SAMPLES, show_default=False),
-    ] = None,
-    null_label: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="The network's label for 'no class'.", rich_help_panel=_SAMPLES, show_default=False
-        ),
-    ] = None,
-    estimated_bound: Annotated[
-        bool,
-        typer.Option("--estimated-bound", help="Estimate the analytic bound, too.", rich_help_panel=_SAMPLES),
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    draws: Draws = 64,
+    cost_at: CostAt = None,
+    steps: Steps = 5,
+    fine_steps: FineSteps = 24,
+    pairs: Pairs = 24,
+    scheduler: Scheduler = None,
+    null_label: NullLabel = None,
+    estimated_bound: EstimatedBound = False,
+    seed: Seed = 0,
+    device: Device = "cpu",
     threads: Threads = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
@@ -147,21 +178,17 @@ def audit(
     with session(verbose, debug, out):
         if out is not None:
             check_output_dir(out, overwrite)
-        _check_subject(model)
-        for name, what in ((data, "data"), (held_out, "--held-out")):
-            if name is not None:
-                check_data(name, what)
         priors = prior or []
-        for path in priors:
-            check_prior(path)
+        _check_paths(model, data, held_out, priors)
         times = None if timesteps is None else _parse_times("--timesteps", timesteps)
         cost_times = _cost_times(cost_at)
         pixels = parse_value_range(value_range)
-
         started = time.perf_counter()
-        set_up_torch(threads, "cpu")
+        where = set_up_torch(threads, device)
         with progress_bar("loading") as bar:
             subject = _subject(model, scheduler, null_label)
+            if subject.pipe is not None:
+                subject.pipe.unet.to(where)
             images = _images(data, subject, pixels, limit, seed)
             others = None if held_out is None else _held_out(held_out, subject, pixels)
             request = _request(
@@ -170,12 +197,20 @@ def audit(
                 steps=steps, fine_steps=max(fine_steps, steps), draws=draws, pairs=max(2, min(pairs, draws)),
                 conditional=conditional, estimated_bound=estimated_bound, seed=seed,
             )  # fmt: skip
-            report = _report(
-                request, bar, {"model": model, "data": data, "held_out": held_out, "seed": seed}, started
-            )
+            settings = {"model": model, "data": data, "held_out": held_out, "seed": seed}
+            report = _report(request, bar, settings, started)
             if out is not None:
                 _write(report, out, overwrite)
-        _print(report, out)
+    _print(report, out)
+
+
+def _check_paths(model: str, data: str | None, held_out: str | None, priors: list[Path]) -> None:
+    _check_subject(model)
+    for name, what in ((data, "data"), (held_out, "--held-out")):
+        if name is not None:
+            check_data(name, what)
+    for path in priors:
+        check_prior(path)
 
 
 def _check_subject(name: str) -> None:

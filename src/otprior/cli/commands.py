@@ -81,7 +81,7 @@ class Command(TyperCommand):
             if record is not None:
                 rows = panels.setdefault(getattr(param, "rich_help_panel", None) or kind, [])
                 left = record[0].split()[0] if kind == "Arguments" else record[0]
-                rows.append((_left_side(left), record[1]))
+                rows.append((_left_side(left), _right_side(record[1])))
         for title, rows in panels.items():
             if rows:
                 with formatter.section(title):
@@ -146,6 +146,12 @@ def _left_side(text: str) -> str:
     for pattern, short in _TYPES:
         text = re.sub(pattern, short, text)
     return text.ljust(OPTION_COLUMNS)
+
+
+def _right_side(text: str) -> str:
+    """Help as typer gives it, without brackets around words for a default, and without limits that go without saying."""
+    text = re.sub(r"\[default: \((.*)\)", r"[default: \1", text)
+    return re.sub(r" *\[\]$", "", re.sub(r"(; )?x>=[01]\]$", "]", text))
 
 
 def _summary(name: str, module: str) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from otprior.cli.inputs import check_data, check_model, load_data, load_model, require_path, set_up_torch
 from otprior.cli.options import (
+    BatchSize,
     Debug,
     Device,
     ModelArgument,
+    NullLabel,
+    Out,
     Overwrite,
+    Seed,
     Threads,
     ValueRangeText,
     Verbose,
@@ -49,68 +53,76 @@ class Method(StrEnum):
     dopri8 = "dopri8"
 
 
+MethodOption = Annotated[
+    Method | None,
+    typer.Option(
+        "--method",
+        help="ddim inverts DDIM's steps, so that the round trip closes; heun and rk4 are of order 2 and 4; the others "
+        "choose their steps.",
+        show_default="ddim, or what the codes were made with",
+    ),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option("--steps", min=1, help="Steps of ddim, heun and rk4, and of --bits.", show_default="50"),
+]
+Iterations = Annotated[
+    int | None,
+    typer.Option(
+        "--iterations",
+        min=1,
+        help="Most evaluations for a step of ddim's inversion; 1 is the usual inversion.",
+        show_default="20",
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        "--tol", help="Tolerance of ddim's fixed point, and of adaptive methods.", show_default="1e-5"
+    ),
+]
+Conditional = Annotated[
+    bool, typer.Option("--conditional", "--labels", help="Give the network each image's class label.")
+]
+ClassLabel = Annotated[
+    int | None,
+    typer.Option("--class-label", min=0, help="Give it this label for all images.", show_default="no class"),
+]
+BitsFlag = Annotated[bool, typer.Option("--bits", help="Also bits per dimension, for 8-bit images.")]
+Probes = Annotated[
+    int | None,
+    typer.Option("--probes", min=2, help="Random probes of --bits, for each image.", show_default="4"),
+]
+
+
+ImagesOrCodes = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA", help="Images (a folder, .npz, .npy, .safetensors, or 'bundled'); codes with --decode."
+    ),
+]
+Grid = Annotated[bool, typer.Option("--grid", help="Write grid.png: image, code and image again.")]
+
+
 def encode(
     model: ModelArgument,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="Images (a folder, .npz, .npy, .safetensors, or 'bundled'); codes with --decode.",
-        ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.", show_default=False)],
+    data: ImagesOrCodes,
+    out: Out,
     decode: Annotated[bool, typer.Option("--decode", help="DATA are codes: make images of them.")] = False,
-    method: Annotated[
-        Method | None,
-        typer.Option(
-            help="ddim inverts DDIM's steps, so that the round trip closes; heun and rk4 are of order 2 "
-            "and 4; the others choose their steps. ddim by default, or what the codes were made with.",
-            show_default=False,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Of ddim, heun and rk4 (and of --bits); 50 by default.", show_default=False),
-    ] = None,
-    iterations: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Most evaluations for a step of ddim's inversion, 20 by default; 1 is the usual inversion.",
-            show_default=False,
-        ),
-    ] = None,
-    tol: Annotated[
-        float | None,
-        typer.Option(
-            help="Of ddim's fixed point, and of adaptive methods; 1e-5 by default.", show_default=False
-        ),
-    ] = None,
-    conditional: Annotated[
-        bool, typer.Option("--conditional", "--labels", help="Tell the network each image's class label.")
-    ] = False,
-    class_label: Annotated[
-        int | None,
-        typer.Option(min=0, help="Tell it this label for all images; otherwise none.", show_default=False),
-    ] = None,
-    null_label: Annotated[
-        int | None,
-        typer.Option(min=0, help="The label for no class; by default the model's.", show_default=False),
-    ] = None,
-    bits: Annotated[bool, typer.Option("--bits", help="Also bits per dimension, for 8-bit images.")] = False,
-    probes: Annotated[
-        int | None,
-        typer.Option(
-            min=2, help="Random probes of --bits, for each image; 4 by default.", show_default=False
-        ),
-    ] = None,
+    method: MethodOption = None,
+    steps: Steps = None,
+    iterations: Iterations = None,
+    tol: Tolerance = None,
+    conditional: Conditional = False,
+    class_label: ClassLabel = None,
+    null_label: NullLabel = None,
+    bits: BitsFlag = False,
+    probes: Probes = None,
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many images only.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 64,
-    grid: Annotated[
-        bool, typer.Option("--grid", help="Write grid.png: image, code and image again.")
-    ] = False,
+    batch_size: BatchSize = 64,
+    grid: Grid = False,
     value_range: ValueRangeText = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of the random numbers of --bits.")] = 0,
+    seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = None,
     overwrite: Overwrite = False,
@@ -123,115 +135,133 @@ def encode(
     """
     with session(verbose, debug, out):
         check_output_dir(out, overwrite)
-        check_model(model)
-        if decode:
-            require_path("codes", data, "`otprior encode` makes them")
-        else:
-            check_data(data)
-        require(not (decode and bits), "--bits", "left out with --decode", "both")
-        require(not decode or value_range == "auto", "--value-range", "left out with --decode", value_range)
-        require(bits or seed == 0, "--seed", "left out without --bits", seed)
-        require(bits or probes is None, "--probes", "left out without --bits", probes)
-        both = conditional and class_label is not None
-        require(not both, "--conditional", "left out with --class-label", "both")
+        _check_paths(model, data, decode)
+        _check_options(decode, bits, value_range, seed, probes, conditional and class_label is not None)
         pixels = parse_value_range(value_range)
-
         where = set_up_torch(threads, device)
         pipe: Any = load_model(model, null_label=null_label)
         pipe.unet.to(where).eval()
-        own: dict[str, Any] = {
-            "method": None if method is None else method.value,
-            "steps": steps,
-            "iterations": iterations,
-            "tol": tol,
-        }
-        options = {name: value for name, value in own.items() if value is not None}
-        told = _Told(conditional, class_label)
-        facts = {"model": model, "data": data, "class label": class_label, "conditional": conditional}
-        if decode:
-            lines = _decode(pipe, data, told, options, limit, batch_size, facts, out, overwrite, grid)
-        else:
-            images = _images(data, pipe, pixels, limit)
-            rates = (probes or 4, seed) if bits else None
-            lines = _encode(pipe, images, told, options, rates, batch_size, facts, out, overwrite, grid)
-        for line in lines:
-            stdout().print(line, soft_wrap=True, markup=False, highlight=False)
+        own = {"method": method and method.value, "steps": steps, "iterations": iterations, "tol": tol}
+        job = _Job(
+            pipe=pipe,
+            options={name: value for name, value in own.items() if value is not None},
+            label=_Label(conditional, class_label),
+            batch_size=batch_size,
+            facts={"model": model, "data": data, "class label": class_label, "conditional": conditional},
+            grid=grid,
+        )
+        with output_dir(out, overwrite) as folder:
+            if decode:
+                lines = _decode(job, data, limit, folder, out)
+            else:
+                rates = (probes or 4, seed) if bits else None
+                lines = _encode(job, _images(data, pipe, pixels, limit), rates, folder, out)
+    for line in lines:
+        stdout().print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-@dataclass(frozen=True)
-class _Told:
-    """Which class labels the network is told: each image's, one for all, or none."""
+def _check_paths(model: str, data: str, decode: bool) -> None:
+    check_model(model)
+    if decode:
+        require_path("codes", data, "`otprior encode` makes them")
+    else:
+        check_data(data)
+
+
+def _check_options(
+    decode: bool, bits: bool, value_range: str, seed: int, probes: int | None, both_labels: bool
+) -> None:
+    require(not (decode and bits), "--bits", "left out with --decode", "both")
+    require(not decode or value_range == "auto", "--value-range", "left out with --decode", value_range)
+    require(bits or seed == 0, "--seed", "left out without --bits", seed)
+    require(bits or probes is None, "--probes", "left out without --bits", probes)
+    require(not both_labels, "--conditional", "left out with --class-label", "both")
+
+
+def check_heeded(
+    method: str, given: Mapping[str, Any], *, decoding: bool = False, also: Collection[str] = ()
+) -> None:
+    """Refuses settings of an `Encoder` that its method would ignore.
+
+    Arguments:
+        method: The method of encoding.
+        given: The settings that were asked for.
+        decoding: Whether codes are to be decoded.
+        also: Settings that something else heeds.
+    """
+    from otprior.diffusion.codes import settings_of
+
+    heeded = ("method", *settings_of(method, decoding), *also)
+    what = f"{'decoding' if decoding else 'encoding'} by {method}, which does not heed it"
+    for name in given:
+        require(name in heeded, f"--{name}", f"left out with {what}", given[name])
+
+
+class _Label(NamedTuple):
+    """Which class labels the network is given: each image's, one for all, or none."""
 
     conditional: bool
     one: int | None
 
 
-def _encode(
-    pipe: Any,
-    images: ImageSet,
-    told: _Told,
-    options: dict[str, Any],
-    rates: tuple[int, int] | None,
-    batch_size: int,
-    facts: dict[str, Any],
-    out: Path,
-    overwrite: bool,
-    grid: bool,
-) -> list[str]:
+class _Job(NamedTuple):
+    """What encoding and decoding have in common.
+
+    Attributes:
+        pipe: The network, where it shall run, and its scheduler.
+        options: Settings of the `Encoder` that were given.
+        label: Which class labels the network is given.
+        batch_size: Images at a time.
+        facts: For the report.
+        grid: Whether to write a contact sheet.
+    """
+
+    pipe: Any
+    options: dict[str, Any]
+    label: _Label
+    batch_size: int
+    facts: dict[str, Any]
+    grid: bool
+
+
+def _encode(job: _Job, images: ImageSet, rates: tuple[int, int] | None, folder: Path, out: Path) -> list[str]:
     """Writes codes; returns what to print."""
-    from otprior.cli.encode_images import Bits, Coder, check_heeded
+    from otprior.cli.code_writer import Bits, CodeWriter
     from otprior.diffusion.codes import Encoder
 
-    labels = _labels(pipe, images.labels, len(images), told, "the images")
-    encoder = Encoder(**options)
-    check_heeded(encoder.method, options, also=() if rates is None else ("steps",))
+    labels = _labels(job.pipe, images.labels, len(images), job.label, "the images")
+    encoder = Encoder(**job.options)
+    check_heeded(encoder.method, job.options, also=() if rates is None else ("steps",))
     bits = None if rates is None else Bits(encoder.steps, *rates)
-    coder = Coder(pipe, encoder, batch_size, facts)
-    with output_dir(out, overwrite) as folder, progress_bar("encoding") as bar:
-        return _sentences(coder.encode(images, labels, folder, grid, bar, bits), out)
+    writer = CodeWriter(job.pipe, encoder, job.batch_size, job.facts)
+    with progress_bar("encoding") as bar:
+        return _sentences(writer.encode(images, labels, folder, job.grid, bar, bits), out)
 
 
-def _decode(
-    pipe: Any,
-    path: str,
-    told: _Told,
-    options: dict[str, Any],
-    limit: int | None,
-    batch_size: int,
-    facts: dict[str, Any],
-    out: Path,
-    overwrite: bool,
-    grid: bool,
-) -> list[str]:
+def _decode(job: _Job, path: str, limit: int | None, folder: Path, out: Path) -> list[str]:
     """Writes images; returns what to print."""
     from dataclasses import replace
 
-    from otprior.cli.encode_images import Coder, check_heeded
+    from otprior.cli.code_writer import CodeWriter
     from otprior.diffusion.codes import Codes
     from otprior.sampling.inputs import latent_shape
 
     codes = Codes.load(path)
     latents = codes.codes[:limit]
-    shape = latent_shape(pipe.unet)
-    require(
-        shape in (None, tuple(latents.shape[1:])),
-        f"codes {path}",
-        f"of shape {shape}",
-        tuple(latents.shape[1:]),
-    )
-    # By default the network is told what it was told when these were encoded; of no class, in its own words.
-    as_before = told.one is None and codes.labels is not None and not codes.of_no_class
-    keeps = replace(told, conditional=told.conditional or as_before)
+    shape, got = latent_shape(job.pipe.unet), tuple(latents.shape[1:])
+    require(shape in (None, got), f"codes {path}", f"of shape {shape}", got)
+    # By default the network is given the labels of the encoding; and for no class, its own label of that.
+    as_before = job.label.one is None and codes.labels is not None and not codes.of_no_class
+    label = job.label._replace(conditional=job.label.conditional or as_before)
     known = None if codes.labels is None else codes.labels[:limit]
-    labels = _labels(pipe, known, len(latents), keeps, "the codes")
-    encoder = replace(codes.encoder, **options)
-    check_heeded(encoder.method, options, decoding=True)
-    coder = Coder(pipe, encoder, batch_size, facts)
-    with output_dir(out, overwrite) as folder, progress_bar("decoding") as bar:
-        figures = coder.decode(latents, labels, folder, grid, bar)
-    return [
-        f"{figures['images']:,} images in {out}: {figures['evaluations to decode']} network evaluations each"
-    ]
+    labels = _labels(job.pipe, known, len(latents), label, "the codes")
+    encoder = replace(codes.encoder, **job.options)
+    check_heeded(encoder.method, job.options, decoding=True)
+    writer = CodeWriter(job.pipe, encoder, job.batch_size, job.facts)
+    with progress_bar("decoding") as bar:
+        figures = writer.decode(latents, labels, folder, job.grid, bar)
+    evaluations = figures["evaluations to decode"]
+    return [f"{figures['images']:,} images in {out}: {evaluations} network evaluations each"]
 
 
 def _images(data: str, pipe: OTPriorPipeline, pixels: Any, limit: int | None) -> ImageSet:
@@ -241,28 +271,28 @@ def _images(data: str, pipe: OTPriorPipeline, pixels: Any, limit: int | None) ->
     return images if limit is None else images.select(slice(0, limit))
 
 
-def _labels(pipe: Any, known: Tensor | None, count: int, told: _Told, whose: str) -> Tensor | None:
-    """What the network is told, (N,): known labels, one for all, its label for no class; None if it takes none."""
+def _labels(pipe: Any, known: Tensor | None, count: int, label: _Label, whose: str) -> Tensor | None:
+    """The network's class labels (N,): known ones, one for all, its label for no class; None if it takes none."""
     import torch
 
     from otprior.data.images import check_labels
     from otprior.sampling.inputs import num_classes, takes_labels
 
     if not takes_labels(pipe.unet):
-        require(told.one is None, "--class-label", "left out: the network takes no labels", told.one)
+        require(label.one is None, "--class-label", "left out: the network takes no labels", label.one)
         rule = f"without labels that count, those of {whose}: the network takes none"
-        require(not told.conditional, "data", rule, "labels to tell it")
+        require(not label.conditional, "data", rule, "labels")
         return None
     classes = num_classes(pipe.unet)
-    if told.conditional:
+    if label.conditional:
         if known is None:
             raise invalid("data", "labelled with --conditional", f"{whose}, which have no labels")
         return check_labels(known, count, classes, f"labels of {whose}")
-    label = told.one if told.one is not None else pipe.config.null_class_label
-    if label is None:
+    one = label.one if label.one is not None else pipe.config.null_class_label
+    if one is None:
         hint = "Or pass --conditional or --class-label"
         raise invalid("--null-label", "given: the network takes labels", None, hint)
-    return check_labels(torch.full((count,), label), count, classes, "--class-label")
+    return check_labels(torch.full((count,), one), count, classes, "--class-label")
 
 
 def _sentences(figures: dict[str, Any], out: Path) -> list[str]:

@@ -314,7 +314,7 @@ def _atoms(
 
 
 def _study(subject: CodeSubject, fast: bool, **given: Any) -> CodeStudy:
-    from otprior.cli.encode_images import check_heeded
+    from otprior.cli.encode import check_heeded
     from otprior.diffusion.codes import Encoder
     from otprior_studies.codes import CodeStudy
 

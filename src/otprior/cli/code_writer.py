@@ -1,10 +1,10 @@
-"""What `otprior encode` does once all is known: codes, the way back, figures, files."""
+"""What `otprior encode` writes: codes, the images that they give again, and figures of the round trip."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,37 +17,19 @@ from otprior.cli.report_parts import empty_report
 from otprior.data.images import ImageSet
 from otprior.data.samples import SampleWriter
 from otprior.diffusion.coder import ImageCoder
-from otprior.diffusion.codes import Codes, Encoder, settings_of
+from otprior.diffusion.codes import Codes, Encoder
 from otprior.diffusion.denoisers import Denoiser
 from otprior.diffusion.likelihood import bits_per_dimension, dequantised, log_likelihood
 from otprior.report import contact_sheet
 from otprior.utils.files import write_json
 from otprior.utils.random import stream_generator
-from otprior.utils.validation import require
 
 # Images of the contact sheet; more would be too small to see.
 GRID_IMAGES = 20
 
 
-def check_heeded(
-    method: str, given: Mapping[str, Any], *, decoding: bool = False, also: Collection[str] = ()
-) -> None:
-    """Refuses settings of an `Encoder` that its method would ignore.
-
-    Arguments:
-        method: Of encoding.
-        given: The settings that were asked for.
-        decoding: Whether codes are to be decoded.
-        also: Settings that something else heeds.
-    """
-    heeded = ("method", *settings_of(method, decoding), *also)
-    what = f"{'decoding' if decoding else 'encoding'} by {method}, which does not heed it"
-    for name in given:
-        require(name in heeded, f"--{name}", f"left out with {what}", given[name])
-
-
-class Coder:
-    """A network with a method, and a folder to write into.
+class CodeWriter:
+    """Encodes and decodes with a network, and writes what comes out.
 
     Arguments:
         pipe: The network, where it shall run, and its scheduler.
@@ -70,7 +52,7 @@ class Coder:
 
         Arguments:
             images: In [−1, 1].
-            labels: What the network is told, (N,), or None.
+            labels: The network's class labels, (N,), or None.
             folder: An empty folder.
             grid: Whether to write grid.png.
             bar: Shows progress.
@@ -79,17 +61,17 @@ class Coder:
         codes, again, rates, residuals, evaluations = [], [], [], [], (0, 0)
         started = time.perf_counter()
         coder = self._coder
-        for part, told in self._batches(len(images), labels, bar):
+        for part, own_labels in self._batches(len(images), labels, bar):
             batch = images.images[part].to(self._device)
             with torch.no_grad():
-                there = coder.encode(batch, told)
-                back = coder.decode(there.x, told)
+                there = coder.encode(batch, own_labels)
+                back = coder.decode(there.x, own_labels)
             codes.append(there.x.cpu())
             again.append(back.x.cpu())
             residuals.append(there.residual or 0.0)
             evaluations = (max(evaluations[0], there.evaluations), max(evaluations[1], back.evaluations))
             if bits is not None:
-                rates.append(bits.measure(coder.denoiser(told), batch, coder.clean, coder.noisy))
+                rates.append(bits.measure(coder.denoiser(own_labels), batch, coder.clean, coder.noisy))
         seconds = time.perf_counter() - started
         code, image = torch.cat(codes), torch.cat(again)
         error = (image - images.images).abs().flatten(1)
@@ -127,9 +109,9 @@ class Coder:
         writer = SampleWriter(folder, range(len(codes)), png=True, as_float=False)
         images, evaluations = [], 0
         started = time.perf_counter()
-        for part, told in self._batches(len(codes), labels, bar):
+        for part, own_labels in self._batches(len(codes), labels, bar):
             with torch.no_grad():
-                done = self._coder.decode(codes[part].to(self._device), told)
+                done = self._coder.decode(codes[part].to(self._device), own_labels)
             evaluations = max(evaluations, done.evaluations)
             images.append(done.x.cpu())
             writer.add(images[-1], None)
@@ -141,7 +123,7 @@ class Coder:
         return figures
 
     def _batches(self, count: int, labels: Tensor | None, bar: Bar) -> Iterator[tuple[slice, Tensor | None]]:
-        """Rows, and what the network is told about them."""
+        """Rows, and their class labels."""
         for begin in range(0, count, self._batch_size):
             part = slice(begin, min(begin + self._batch_size, count))
             bar.update(begin, count, f"{begin:,} of {count:,} images")
