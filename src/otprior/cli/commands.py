@@ -149,7 +149,7 @@ def _left_side(text: str) -> str:
 
 
 def _right_side(text: str) -> str:
-    """Help as typer gives it, without brackets around words for a default, and without limits that go without saying."""
+    """Help as typer gives it, less the brackets around words for a default and the limits 0 and 1."""
     text = re.sub(r"\[default: \((.*)\)", r"[default: \1", text)
     return re.sub(r" *\[\]$", "", re.sub(r"(; )?x>=[01]\]$", "]", text))
 
