@@ -1,17 +1,17 @@
-"""Builds the bundled default, src/otprior/data/assets/fashion-mnist, and its manifest.
+"""Builds the bundled data and network, src/otprior/data/assets/fashion-mnist, and their manifest.
 
     python scripts/build_assets.py --checkpoint DIR   # a diffusers pipeline folder, stored in half precision
-    python scripts/build_assets.py                    # keeps the bundled network; images and manifest anew
+    python scripts/build_assets.py                    # keeps the bundled network; rebuilds images and manifest
 
-Rebuilding from the same sources gives the same pixels and the same splits; the bytes of the compressed
-files are the same too wherever zlib is. Which images go where is decided by hashes, not by a random
-generator, so that it can be checked in any language: images are ordered by SHA-256 of "<key>/<index>".
+Rebuilding from the same sources gives the same pixels and the same splits, and the same bytes with the same zlib.
+Hashes, not a random generator, decide the splits, so that they can be checked in any language: images are ordered by
+SHA-256 of "<key>/<index>".
 
-- atoms: of each class the 1,000 training images that come first, stored by ascending index;
+- atoms: the first 1,000 training images of each class in that order, stored by ascending index;
 - test images: in that order the first 2,000 are `validation`, then 4,000 `held_out`, 4,000 `reference`.
 
-The classifier folder comes from train_classifier.py and is only listed here; settings.json is written by
-the tuning script and not listed, so that tuning may rewrite it.
+The classifier folder comes from train_classifier.py and is only listed here. settings.json comes from
+choose_settings.py and is not listed, so that it may be written again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fashion_mnist import ASSETS, CLASS_NAMES, DEFAULT_SOURCE, FILES, Part, read_source
+from fashion_mnist import ASSETS, CLASS_NAMES, DEFAULT_SOURCE, FILES, LabelledImages, read_source
 from safetensors.torch import load_file, save
 
 from otprior.utils.files import output_file, sha256, write_json
@@ -89,8 +89,8 @@ for it need not hold for larger networks.
 """
 
 
-def choose(data: dict[str, Part]) -> dict[str, tuple[Part, np.ndarray]]:
-    """Name of each image file -> the part it is taken from and the indices there."""
+def choose(data: dict[str, LabelledImages]) -> dict[str, tuple[LabelledImages, np.ndarray]]:
+    """For the name of each image file, the images that it is taken from and the indices there."""
     train, test = data["train"], data["test"]
     atoms = np.sort(
         np.concatenate(
@@ -108,7 +108,7 @@ def choose(data: dict[str, Part]) -> dict[str, tuple[Part, np.ndarray]]:
     return chosen
 
 
-def write_images(folder: Path, part: Part, indices: np.ndarray, name: str) -> dict[str, Any]:
+def write_images(folder: Path, part: LabelledImages, indices: np.ndarray, name: str) -> dict[str, Any]:
     """Writes `<name>.npz` and returns its record for the manifest."""
     images, labels = part.images[indices], part.labels[indices]
     content = io.BytesIO()  # numpy dates every member 1980-01-01, so equal arrays give equal bytes
@@ -119,12 +119,12 @@ def write_images(folder: Path, part: Part, indices: np.ndarray, name: str) -> di
 
 
 def copy_pipeline(checkpoint: Path, folder: Path, seeds: int) -> None:
-    """Copies a diffusers folder, the large tensors rounded to float16, and says what that changes."""
+    """Copies a diffusers folder with its large tensors rounded to float16, and states how samples change."""
     agreement = compare_samples(checkpoint, seeds)
     print(agreement)
     for name in ("model_index.json", "scheduler/scheduler_config.json", "unet/config.json"):
         config = json.loads((checkpoint / name).read_text(encoding="utf-8"))
-        config.pop("_name_or_path", None)  # where it lay on the machine that trained it
+        config.pop("_name_or_path", None)  # a path on the machine that trained it
         write_json(folder / name, config)
     weights = load_file(checkpoint / "unet" / "diffusion_pytorch_model.safetensors")
     half = {key: stored(value).contiguous() for key, value in weights.items()}
@@ -163,7 +163,7 @@ def compare_samples(checkpoint: Path, seeds: int) -> str:
 
 
 def manifest(folder: Path, source: Path, records: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """What `otprior.data.bundled` verifies: sources, the rule of the splits, size and digest of each file."""
+    """The manifest that `otprior.data.bundled` verifies: sources, rule of the splits, size and digest of each file."""
     listed = sorted(
         path
         for path in folder.rglob("*")

@@ -1,10 +1,10 @@
 """Chooses t*, noise, grid and scheduler of the bundled settings, on the validation images alone.
 
-Every candidate gets the same seeds (which no report uses) and is measured against the 2,000 validation images. A
-coupled start is chosen for the lowest FID among those of which it can be said, at 95 %, that they copy at most
-`--copy-margin` more often than the validation images themselves: the rule that the headline is judged by. White noise
-at T is chosen for the lowest FID. The winners go to `settings.json` beside the bundled network, all candidates with
-their figures to `results/settings/`.
+Every candidate gets the same seeds (which no report uses) and is measured against the 2,000 validation images. The
+coupled start with the lowest FID is chosen among those whose copy rate exceeds that of the validation images by at most
+`--copy-margin`, at 95 %; the headline is judged by the same rule. For white noise at T the lowest FID is chosen. The
+chosen settings go to `settings.json` in the bundled network's folder, all candidates with their figures to
+`results/settings/`.
 
     python scripts/choose_settings.py --samples 2000 --workers 2
 """
@@ -53,7 +53,7 @@ def coupled(steps: int, timestep: int, correlation: float, **options: Any) -> St
 
 
 def relabelled(row: StartSpec, **changes: Any) -> StartSpec:
-    """A coupled row with changes, and a label that tells them."""
+    """A coupled start with changes, and a label that names them."""
     row = replace(row, **changes)
     kept = "" if row.correlation == 1 else f", ρ = {row.correlation:g}"
     smoothed = "" if row.smoothing == 0 else f", ε = {row.smoothing:g} τ"
@@ -62,7 +62,7 @@ def relabelled(row: StartSpec, **changes: Any) -> StartSpec:
 
 
 class Chooser:
-    """Runs candidates, remembers their figures."""
+    """Runs candidates and keeps their figures."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -92,14 +92,14 @@ class Chooser:
         write_json(self.args.results / "candidates.json", list(self.figures.values()))
 
     def _copies_more(self, row: StartSpec) -> float:
-        """Upper 95 % limit of its copy rate less that of the validation images."""
+        """Upper 95 % limit of the start's copy rate minus that of the validation images."""
         figures, real = self.figures[row.key], self.copy_rate
         rate, images = figures["copy_rate"], len(bundled.split("validation"))
         error = (rate * (1 - rate) / figures["samples"] + real * (1 - real) / images) ** 0.5
         return rate - real + 1.645 * error
 
     def best(self, rows: list[StartSpec], count: int = 1) -> list[StartSpec]:
-        """Lowest FID first, among those that copy little enough."""
+        """The `count` lowest FIDs among the starts that copy little enough."""
         fit = [row for row in rows if self._copies_more(row) <= self.args.copy_margin]
         return sorted(fit, key=lambda row: self.figures[row.key]["fid"])[:count]
 
@@ -110,7 +110,7 @@ def show(at: StageProgress) -> None:
 
 
 def spacings(scheduler: str, steps: int) -> tuple[str, ...]:
-    """Every stock spacing of the class and our own grids; "exponential" and "beta" lost by far at 20."""
+    """Every stock spacing of the class and our own grids; "exponential" and "beta" only at 20 steps and more."""
     stock = [name for name in STOCK if name != "lu" or scheduler == DPM]
     if steps < 20:
         stock = [name for name in stock if name not in ("exponential", "beta")]
@@ -118,7 +118,7 @@ def spacings(scheduler: str, steps: int) -> tuple[str, ...]:
 
 
 def choose_white(chooser: Chooser, steps: int) -> dict[str, StartSpec]:
-    """The best spacing of each scheduler at 5, the best of all at more."""
+    """The best spacing of each scheduler at 5 steps, the best of all at more."""
     by_scheduler = {
         scheduler: [white(steps, scheduler, spacing) for spacing in spacings(scheduler, steps)]
         for scheduler in SHORT_NAMES
@@ -161,14 +161,14 @@ def main() -> None:
         "--copy-margin",
         type=float,
         default=0.01,
-        help="of the upper 95 %% limit, above the validation images' own copy rate",
+        help="largest excess of the copy rate (upper 95 %% limit) over that of the validation images",
     )
     parser.add_argument(
-        "--precision", default="bfloat16", choices=("float32", "bfloat16"), help="of the network"
+        "--precision", default="bfloat16", choices=("float32", "bfloat16"), help="precision of the network"
     )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
-        "--work", type=Path, default=Path("settings-work"), help="pieces; an interrupted run goes on"
+        "--work", type=Path, default=Path("settings-work"), help="finished work; an interrupted run continues"
     )
     parser.add_argument("--results", type=Path, default=Path("results/settings"))
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Fashion-MNIST as Debian's package `dataset-fashion-mnist` installs it: four gzipped IDX files."""
+"""Reads Fashion-MNIST as Debian's package `dataset-fashion-mnist` installs it: four gzipped IDX files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILES = {
 
 
 @dataclass(frozen=True)
-class Part:
+class LabelledImages:
     """uint8 images (N, 28, 28) and labels (N,)."""
 
     images: np.ndarray
@@ -50,15 +50,17 @@ def read_idx(path: Path) -> np.ndarray:
     return values.reshape(shape)
 
 
-def read_source(folder: Path) -> dict[str, Part]:
-    """The training and test parts, keyed "train" and "test".
+def read_source(folder: Path) -> dict[str, LabelledImages]:
+    """The training and test images, keyed "train" and "test".
 
     Raises:
-        FileNotFoundError: If one of the four files is missing; says how to get them.
+        FileNotFoundError: If one of the four files is missing.
     """
     for name in (name for pair in FILES.values() for name in pair):
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"{folder / name} is missing: install Debian's dataset-fashion-mnist, or pass --source"
             )
-    return {part: Part(*(read_idx(folder / name) for name in names)) for part, names in FILES.items()}
+    return {
+        part: LabelledImages(*(read_idx(folder / name) for name in names)) for part, names in FILES.items()
+    }

@@ -1,8 +1,8 @@
-"""The network's own limit: the figures of its full sampler, stored beside it.
+"""Measures the bundled network's full sampler and stores its figures with the network.
 
-The probability flow from N(0, I) at T, in 100 evaluations of DPM-Solver++ 2M, on the demo's seeds. Stored are the
-row of the report, and the class of the image of each of the first seeds, with which the demo measures how far a fast
-start keeps the image that the full flow makes of the same seed.
+The full sampler is the probability flow from N(0, I) at T, in 100 evaluations of DPM-Solver++ 2M, on the demo's seeds.
+The script stores the figures of the report and the class of the image of each of the first seeds. The demo compares
+these classes with those of a fast start from the same seeds.
 
     python scripts/full_sampler.py --workers 2
 """
@@ -31,7 +31,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
-        "--work", type=Path, default=Path("full-sampler-work"), help="pieces; a run goes on from them"
+        "--work",
+        type=Path,
+        default=Path("full-sampler-work"),
+        help="finished work; a later run continues from it",
     )
     args = parser.parse_args()
     row = StartSpec("none", 999, STEPS, spacing="trailing", label=f"full sampler, DPM++2M, {STEPS}")

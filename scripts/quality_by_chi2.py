@@ -1,9 +1,9 @@
-"""What the accuracy of the transport is worth: FID and copying of the coupled start against χ² of its potential.
+"""Measures FID and copy rate of the coupled start against χ² of its potential: how accurate must the transport be?
 
-Potentials are taken along one solve of the bundled atoms' problem, from the independent-score start (no draws) on,
-and χ² of each is measured on fresh draws. Each is the map of a coupled start with the stored settings of 5 evaluations;
-all start from the same seeds. Quality is measured against the *validation* images, copying against the atoms, and
-both are shown for the held-out real images too. Nothing is chosen here, and no reference image is seen.
+Potentials are taken along one solve of the bundled atoms' problem, beginning with the independent-score potential (no
+draws), and χ² of each is measured on fresh draws. Each is the map of a coupled start with the stored settings of 5
+evaluations, on the same seeds. Quality is measured against the *validation* images, copying against the atoms, and
+both also for the held-out images. The script chooses nothing and uses no reference image.
 
     python scripts/quality_by_chi2.py --workers 2
     python scripts/quality_by_chi2.py --samples 50 --atoms 1000 --levels 1 0.2 --work rehearsal --out rehearsal
@@ -39,7 +39,7 @@ FIGURES = ("fid", "fid_interval", "copy_rate", "copy_rate_interval", "seed_agree
 
 
 def save_priors(study: Comparison, levels: list[float], work: Path) -> None:
-    """A prior for the start, and one for each level, below `work`: those that are not there."""
+    """Saves a prior for the first potential and one for each level below `work`, where they are missing."""
     folders = [work / name / "priors" / "semidiscrete" for name in names(levels)]
     if all(folder.exists() for folder in folders):
         return
@@ -48,7 +48,7 @@ def save_priors(study: Comparison, levels: list[float], work: Path) -> None:
     cells = LaguerreCells.build(measure, SEED)
     rule = StoppingRule(cells, tol=min(levels))
     sgd = AveragedSgd(cells)
-    # Built as any other, then given other offsets: no solve is needed for that.
+    # The prior is fitted without a solve, and its potential is replaced for each level.
     prior = SemiDiscretePrior.fit(atoms, schedule_of(study), tol=1e6, max_draws=1, throw=False)
     state = sgd.init()
     for folder, level in zip(folders, [None, *sorted(levels, reverse=True)]):
@@ -73,7 +73,7 @@ def save_priors(study: Comparison, levels: list[float], work: Path) -> None:
 
 
 def names(levels: list[float]) -> list[str]:
-    """Of the folders: the start, and the levels from coarse to fine."""
+    """Names of the folders: "start", then the levels from coarse to fine."""
     return ["start", *(f"{level:g}" for level in sorted(levels, reverse=True))]
 
 
@@ -104,10 +104,15 @@ def main() -> None:
     )
     parser.add_argument("--samples", type=int, default=4000)
     parser.add_argument("--atoms", type=int, default=10_000)
-    parser.add_argument("--levels", type=float, nargs="+", default=list(LEVELS), help="χ² to stop at, about")
+    parser.add_argument(
+        "--levels", type=float, nargs="+", default=list(LEVELS), help="about these values of χ² are measured"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
-        "--work", type=Path, default=Path("quality-by-chi2-work"), help="pieces; a run goes on from them"
+        "--work",
+        type=Path,
+        default=Path("quality-by-chi2-work"),
+        help="finished work; a later run continues from it",
     )
     parser.add_argument("--out", type=Path, default=Path("results/solver"))
     args = parser.parse_args()

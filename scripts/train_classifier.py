@@ -1,8 +1,8 @@
-"""Trains a classifier, whose penultimate layer gives the features that quality is measured in.
+"""Trains a classifier whose penultimate layer gives the features that quality is measured with.
 
-On labelled images of one's own, of a height and width divisible by 4; or, if none are named, the bundled one: on the
-60,000 training images of Fashion-MNIST alone. Test images are read once, at the end, for the accuracy that is stored
-beside the weights. `otprior_studies.training.classifier` does the training.
+It trains on your own labelled images, of a height and width divisible by 4; or, if you name none, it trains the
+bundled classifier on the 60,000 training images of Fashion-MNIST. Test images are read once, at the end, for the
+accuracy that is stored with the weights. `otprior_studies.training.classifier` does the training.
 
     python scripts/train_classifier.py train.npz --test test.npz --name mine --out classifier
     python scripts/train_classifier.py            # the bundled one: about 4 minutes on one core
@@ -12,6 +12,7 @@ beside the weights. `otprior_studies.training.classifier` does the training.
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from otprior.metrics.features import (
     save_extractor,
 )
 from otprior.utils.files import check_output_dir
-from otprior_studies.training import train_classifier
+from otprior_studies.training.classifier import train_classifier
 
 
 def bundled_images(source: Path) -> dict[str, ImageSet]:
@@ -48,22 +49,20 @@ def accuracy(model: FeatureExtractor, images: ImageSet) -> float:
     return float((classify(model, images.images) == images.labels).double().mean())
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "data", nargs="?", help="labelled images: a folder with one a class, .npz or .safetensors"
+        "data", nargs="?", help="labelled images: a folder of one folder a class, .npz or .safetensors"
     )
-    parser.add_argument("--test", help="labelled images that are not trained on, of as many classes")
+    parser.add_argument("--test", help="further labelled images, of as many classes, for the accuracy")
     parser.add_argument(
-        "--name", help="of the features, which stands in every report; by default that of DATA"
+        "--name", help="name of the features, which every report shows; by default the name of DATA"
     )
+    parser.add_argument("--out", type=Path, help="a new folder; without DATA the bundled folder is replaced")
     parser.add_argument(
-        "--out", type=Path, help="a new folder; without DATA the bundled one, which is replaced"
-    )
-    parser.add_argument(
-        "--source", type=Path, default=DEFAULT_SOURCE, help="without DATA: the four IDX files"
+        "--source", type=Path, default=DEFAULT_SOURCE, help="without DATA: folder of the four IDX files"
     )
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=128)
@@ -71,34 +70,38 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
-
     own = arguments.data is not None
     if own != (arguments.out is not None) or (not own and (arguments.test or arguments.name)):
-        parser.error("DATA and --out go together, and --test and --name with them")
-    out = arguments.out if own else ASSETS / "classifier"
-    check_output_dir(out, overwrite=not own)
+        parser.error("DATA and --out go together; --test and --name need both")
+    return arguments
 
-    torch.set_num_threads(arguments.threads)
-    if own:
-        train = load_images(arguments.data)
-        test = load_images(arguments.test) if arguments.test else None
-    else:
+
+def load_data(arguments: argparse.Namespace) -> tuple[ImageSet, ImageSet | None]:
+    """The labelled images to train on, and those for the accuracy, if there are any."""
+    if arguments.data is None:
         train, test = bundled_images(arguments.source).values()
+        return train, test
+    train = load_images(arguments.data)
+    test = load_images(arguments.test) if arguments.test else None
     if train.labels is None or (test is not None and test.labels is None):
-        parser.error("the images have to be labelled")
-    classes = int(train.labels.max()) + 1
+        sys.exit("train_classifier.py: the images have to be labelled")
+    return train, test
+
+
+def train(arguments: argparse.Namespace, images: ImageSet) -> FeatureExtractor:
     start = time.monotonic()
 
     def show(epoch: int, loss: float) -> None:
         seconds = time.monotonic() - start
         print(f"epoch {epoch}/{arguments.epochs}  loss {loss:.4f}  {seconds:.0f} s", flush=True)
 
-    model = train_classifier(
-        train.images,
-        train.labels,
-        name=(arguments.name or train.name) if own else "fashion-mnist-cnn-128",
-        classes=classes,
-        class_names=train.class_names,
+    assert images.labels is not None
+    return train_classifier(
+        images.images,
+        images.labels,
+        name="fashion-mnist-cnn-128" if arguments.data is None else arguments.name or images.name,
+        classes=int(images.labels.max()) + 1,
+        class_names=images.class_names,
         epochs=arguments.epochs,
         batch_size=arguments.batch_size,
         rate=arguments.rate,
@@ -106,11 +109,20 @@ def main() -> None:
         listen=show,
     )
 
-    seen = train if test is None else test
+
+def main() -> None:
+    arguments = parse_arguments()
+    own = arguments.data is not None
+    out = arguments.out if own else ASSETS / "classifier"
+    check_output_dir(out, overwrite=not own)
+    torch.set_num_threads(arguments.threads)
+    images, test = load_data(arguments)
+    model = train(arguments, images)
+    seen = images if test is None else test
     full = extract_features(model, seen.images)
-    model.half().float()  # rounded weights are what is stored, so their accuracy is what is stated
+    model.half().float()  # the stored weights are rounded, so the accuracy is that of rounded weights
     model.info = {
-        "trained_on": f"the {len(train):,} training images of {train.name}",
+        "trained_on": f"the {len(images):,} training images of {images.name}",
         "epochs": arguments.epochs,
         "batch_size": arguments.batch_size,
         "seed": arguments.seed,

@@ -1,17 +1,17 @@
-"""Trains a small diffusion network: any of the named schedules, by class or not, resumable bit for bit.
+"""Trains a small diffusion network on any named schedule, with class labels or without, resumable bit for bit.
 
-    # As the bundled network was made: 60,000 images, about an hour on two cores
+    # The bundled network: 60,000 images, about an hour on two cores
     python scripts/training_images.py --out train.npz
     python scripts/train_network.py train.npz --out network --threads 2
 
-    # Another schedule; the competing fix; two classes alone, without labels
+    # Another schedule; zero terminal SNR; two classes only, without labels
     python scripts/train_network.py train.npz --schedule scaled-linear --out network-sd
     python scripts/train_network.py train.npz --schedule zero-snr --out network-zero
     python scripts/train_network.py train.npz --classes 0,3 --unconditional --out network-0-3
 
-OUT gets a diffusers folder after each of `--checkpoints` percent of the training (OUT/25-percent, …), of the averaged
-weights, and OUT/state.safetensors, from which the same command goes on after it was stopped. Each can be handed to the
-commands: `otprior fit OUT/100-percent train.npz`.
+At each of `--checkpoints` percent of the training the averaged weights are written to OUT as a diffusers folder
+(OUT/25-percent, …). OUT/state.safetensors lets the same command continue a run that was stopped. The folders serve the
+commands of otprior: `otprior fit OUT/100-percent train.npz`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,10 @@ import torch
 from otprior.cli.options import parse_labels
 from otprior.data import bundled
 from otprior.data.images import load_images
-from otprior_studies.training import (
-    SCHEDULES,
-    NetworkPlan,
-    TrainingProgress,
-    select_classes,
-    train_network,
-    training_scheduler,
-)
+from otprior_studies.training.loop import TrainingProgress, train_network
+from otprior_studies.training.network import NetworkPlan
+from otprior_studies.training.schedules import SCHEDULES, training_scheduler
+from otprior_studies.training.splits import select_classes
 
 SHOWN_EVERY_SECONDS = 10.0
 
@@ -41,7 +37,7 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-class Shower:
+class ProgressPrinter:
     """Prints a line every few seconds, with the time left."""
 
     def __init__(self) -> None:
@@ -62,13 +58,15 @@ class Shower:
         )
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     plan = NetworkPlan()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", help="folder, .npz, .npy or .safetensors of images, or 'bundled' (10,000)")
-    parser.add_argument("--out", type=Path, required=True, help="folder; what is there is gone on with")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder; a run that was stopped continues there"
+    )
     parser.add_argument(
         "--schedule",
         default="linear",
@@ -78,25 +76,32 @@ def main() -> None:
     parser.add_argument(
         "--zero-terminal-snr",
         action="store_true",
-        help="rescale the betas so that none of the signal is left at T",
+        help="rescale the betas so that no signal is left at T",
     )
     parser.add_argument(
-        "--classes", help="train on these labels alone, such as 0,3 or 0-4; they become 0, 1, …"
+        "--classes", help="train on these labels only, such as 0,3 or 0-4; they become 0, 1, …"
     )
-    parser.add_argument("--unconditional", action="store_true", help="tell the network no class")
-    parser.add_argument("--channels", type=numbers, default=plan.channels, help="of each level: 32,64,64")
-    parser.add_argument("--layers", type=int, default=plan.layers, help="residual blocks a level")
+    parser.add_argument("--unconditional", action="store_true", help="train without class labels")
+    parser.add_argument(
+        "--channels", type=numbers, default=plan.channels, help="channels of each level: 32,64,64"
+    )
+    parser.add_argument("--layers", type=int, default=plan.layers, help="residual blocks in each level")
     parser.add_argument("--label-drop", type=float, default=plan.label_drop)
     parser.add_argument("--steps", type=int, default=plan.steps)
     parser.add_argument("--batch-size", type=int, default=plan.batch_size)
     parser.add_argument("--rate", type=float, default=plan.rate)
-    parser.add_argument("--decay", type=float, default=plan.decay, help="of the average of the weights")
+    parser.add_argument(
+        "--decay", type=float, default=plan.decay, help="decay of the moving average of the weights"
+    )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default=plan.precision)
     parser.add_argument("--checkpoints", type=numbers, default=plan.checkpoints, help="percent: 25,50,100")
     parser.add_argument("--seed", type=int, default=plan.seed)
     parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    args = parse_arguments()
     scheduler = training_scheduler(args.schedule, args.prediction, True if args.zero_terminal_snr else None)
     images = bundled.atoms() if args.data == "bundled" else load_images(args.data)
     if args.classes is not None:
@@ -116,7 +121,7 @@ def main() -> None:
         checkpoints=args.checkpoints,
     )
     torch.set_num_threads(args.threads)
-    for path in train_network(images, scheduler, plan, args.out, listen=Shower()):
+    for path in train_network(images, scheduler, plan, args.out, listen=ProgressPrinter()):
         print(path)
 
 

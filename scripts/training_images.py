@@ -1,4 +1,4 @@
-"""All 60,000 training images of Fashion-MNIST in one file, for studies of more atoms than are bundled.
+"""Writes all 60,000 training images of Fashion-MNIST to one file, for studies with more atoms than are bundled.
 
 python scripts/training_images.py --out train.npz
 """
@@ -21,7 +21,10 @@ def main() -> None:
     parser.add_argument("--source", type=Path, default=DEFAULT_SOURCE, help="folder of the four IDX files")
     parser.add_argument("--out", type=Path, default=Path("train.npz"))
     parser.add_argument(
-        "--seed", type=int, default=0, help="of their order, so that the first N are a sample"
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the images' order; the first N images are a random sample",
     )
     args = parser.parse_args()
     train = read_source(args.source)["train"]

@@ -1,8 +1,8 @@
-"""Are settings that `otprior tune` found as good as those that were chosen by hand? Both on the same seeds.
+"""Compares settings found by `otprior tune` with those chosen by hand, on the same seeds.
 
-The settings beside the bundled network were chosen with `choose_settings.py`, by steps that a person took; a search
-takes its own. Both see the validation images only; here they meet on the reference images, over sets of seeds that
-neither has seen, with copying beside quality.
+The settings of the bundled network were chosen with `choose_settings.py` and some decisions by hand; `otprior tune`
+searches automatically. Both use the validation images only. This script measures both on the reference images, with
+their copy rates, over sets of seeds that neither has used.
 
     otprior tune bundled bundled --steps 5 --out tuned
     python scripts/tuned_beside_chosen.py tuned/settings.json --out results/tune/beside-chosen
@@ -33,10 +33,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("settings", type=Path, help="written by `otprior tune bundled bundled --steps 5`")
-    parser.add_argument("--samples", type=int, default=2000, help="of a set of seeds")
+    parser.add_argument("--samples", type=int, default=2000, help="images for each set of seeds")
     parser.add_argument("--seed-sets", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("tuned-beside-chosen-work"), help="pieces")
+    parser.add_argument("--work", type=Path, default=Path("tuned-beside-chosen-work"), help="finished work")
     parser.add_argument("--out", type=Path, default=Path("tuned-beside-chosen"))
     args = parser.parse_args()
     check_output_dir(args.out)
@@ -44,11 +44,11 @@ def main() -> None:
     tuned = row_of_steps(read_settings(args.settings), chosen.steps)
     rows = (replace(tuned, label=f"tuned: {tuned.label}"), replace(chosen, label="chosen by hand"))
     if tuned.key == chosen.key:
-        sys.exit("the settings are those chosen by hand: there is nothing to compare")
+        sys.exit("the two settings are the same: there is nothing to compare")
     study = Comparison("tuned beside chosen", rows, args.samples, args.seed_sets, precision="bfloat16")
     with progress_bar("loading") as bar, kept_processes(args.workers):
         result = run_comparison(study, args.work, workers=args.workers, listen=follow(bar))
-    statement = "FID of the settings that were tuned less that of those chosen by hand"
+    statement = "FID of the tuned settings minus FID of the settings chosen by hand"
     gates = [difference_gate(result, *rows, statement)]
     report = SamplingReport.from_json(result.report).replace(gates=gates, command=["python", *sys.argv])
     with output_dir(args.out) as folder:

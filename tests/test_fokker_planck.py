@@ -18,17 +18,10 @@ from otprior_studies.claims import fokker_planck as claims
 from otprior_studies.claims.chains import Chain, random_chain
 from otprior_studies.claims.claim import Effort, Verdict
 from otprior_studies.claims.power import excess_cost
-from otprior_studies.fokker_planck import (
-    CrossPath,
-    FunctionTrain,
-    HermitePath,
-    carry,
-    carry_with_jacobian,
-    chebyshev,
-    decompose,
-    hermite,
-    solve_by_cross,
-)
+from otprior_studies.fokker_planck.cross import CrossPath, solve_by_cross
+from otprior_studies.fokker_planck.hermite import HermitePath
+from otprior_studies.fokker_planck.particles import carry, carry_with_jacobian
+from otprior_studies.fokker_planck.trains import FunctionTrain, chebyshev, decompose, hermite
 
 FAST = Effort(fast=True)
 START = claims.START

@@ -22,7 +22,7 @@ from otprior_studies.papers.prior_mismatch import REPRODUCTION, Settings
 from otprior_studies.papers.prior_mismatch.images import image_files, shrunk
 from otprior_studies.papers.prior_mismatch.rows import places
 from otprior_studies.papers.prior_mismatch.tables import gates
-from otprior_studies.training import training_scheduler
+from otprior_studies.training.schedules import training_scheduler
 
 
 def test_every_start_is_sampled_at_the_end_and_at_one_log_snr() -> None:

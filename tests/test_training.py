@@ -18,20 +18,12 @@ from otprior.data import bundled
 from otprior.data.images import ImageSet, to_uint8
 from otprior.metrics.features import classify
 from otprior.utils.files import read_json
-from otprior_studies.training import (
-    NetworkPlan,
-    TrainingProgress,
-    build_network,
-    checkpoint_path,
-    in_hash_order,
-    select_classes,
-    split_images,
-    train_classifier,
-    train_network,
-    training_scheduler,
-)
+from otprior_studies.training.classifier import train_classifier
 from otprior_studies.training.export import stored
-from otprior_studies.training.loop import batch_rows
+from otprior_studies.training.loop import TrainingProgress, batch_rows, checkpoint_path, train_network
+from otprior_studies.training.network import NetworkPlan, build_network
+from otprior_studies.training.schedules import training_scheduler
+from otprior_studies.training.splits import in_hash_order, select_classes, split_images
 
 PLAN = NetworkPlan(channels=(8, 32), layers=1, classes=2, steps=4, batch_size=6, checkpoints=(50, 100))
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from otprior.diffusion.denoisers import MixtureDenoiser
 from otprior.diffusion.flow import Scales
 from otprior_studies.claims.claim import Effort
-from otprior_studies.fokker_planck import Cores
+from otprior_studies.fokker_planck.hermite import Cores
 
 RANK = 2
 

@@ -30,7 +30,9 @@ from otprior_studies.claims.chains import Chain, random_chain
 from otprior_studies.claims.claim import CODES, Curves, Effort, Finding, claim
 from otprior_studies.claims.flow_jacobian import antisymmetry
 from otprior_studies.claims.power import mean_excess, smallest_turn
-from otprior_studies.fokker_planck import HermitePath, carry, carry_with_jacobian, solve_by_cross
+from otprior_studies.fokker_planck.cross import solve_by_cross
+from otprior_studies.fokker_planck.hermite import HermitePath
+from otprior_studies.fokker_planck.particles import carry, carry_with_jacobian
 
 # The authors' solver takes two minutes in seven dimensions; these are the ones that their code names.
 CROSS_DIMENSIONS = (2, 3, 7)

@@ -1,9 +1,9 @@
 r"""The Fokker-Planck equation as the authors of 2202.07477 solve it: their package fpcross, on Chebyshev nodes.
 
 A step of ∂p/∂t = div(x p) + Δp is half a step of diffusion (a matrix exponential along each axis), one of drift (values
-are carried along characteristics, at as many nodes as a cross approximation asks for), and half a step of diffusion
-again: of second order in the step, with p = 0 held at the ends of every axis. Nothing in it knows that the equation is
-one of each axis by itself; `otprior_studies.fokker_planck.hermite` does, and is what this is measured against.
+are carried along characteristics, at the nodes that a cross approximation chooses), and half a step of diffusion
+again. It is of second order in the step, with p = 0 held at the ends of every axis. It does not use that the equation
+separates into axes; `otprior_studies.fokker_planck.hermite` does, and serves as its reference.
 
 Needs fpcross (`pip install "otprior[theory]"`), which runs from two dimensions on.
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class CrossPath:
     """A density p(x, t) at equally spaced times, as a train of Chebyshev series.
 
     Attributes:
-        step: Between two times.
+        step: Distance of two times.
         trains: p at t = 0, step, 2 step, ….
         half_width: ℓ; p is known on [−ℓ, ℓ]^d.
     """
@@ -44,11 +45,11 @@ class CrossPath:
 
     @property
     def times(self) -> list[float]:
-        """Every second time: ends of Runge-Kutta steps ("rk4") whose middles are known, too."""
+        """Every second time: ends of Runge-Kutta steps ("rk4") whose midpoints are known, too."""
         return [self.step * k for k in range(0, len(self.trains), 2)]
 
     def density(self, t: float, x: Tensor) -> Tensor:
-        """p(x, t) for a time that is known; x (B, d) to (B,)."""
+        """p(x, t) at one of the path's times; x (B, d) to (B,)."""
         return self._at(t, x)(x)
 
     def score(self, t: float, x: Tensor) -> Tensor:
@@ -83,15 +84,15 @@ def solve_by_cross(
 
     Arguments:
         cores: The density at t = 0.
-        duration: Until when.
-        steps: Even, so that particles can make steps of twice the length.
-        nodes: On an axis. A Gaussian of standard deviation s wants about 5 half_width/s.
-        half_width: ℓ; the density should be nothing beyond.
-        tol: Relative, of truncations and of the cross approximation.
+        duration: The last time.
+        steps: Number of time steps; even, so that particles can make steps of twice the length.
+        nodes: Number of nodes on an axis. A Gaussian of standard deviation s needs about 5 half_width/s.
+        half_width: ℓ; the density should be negligible outside [−ℓ, ℓ]^d.
+        tol: Relative tolerance of truncations and of the cross approximation.
 
     Raises:
         ImportError: If fpcross is not installed.
-        ValueError: On bad numbers, or one dimension, which fpcross does not solve.
+        ValueError: If a number is out of range, or there is only one dimension, which fpcross does not solve.
     """
     check_integer("steps", steps, 2)
     require(steps % 2 == 0, "steps", "even", steps)
@@ -100,13 +101,30 @@ def solve_by_cross(
         require(value > 0, name, "positive", value)
     try:
         import teneva
-        from fpcross import Equation, FPCross
+        from fpcross import FPCross
     except ImportError as error:
         raise ImportError("fpcross is needed: pip install 'otprior[theory]'") from error
 
     places = half_width * torch.cos(torch.linspace(0, torch.pi, nodes, dtype=torch.float64))
     start = [core.numpy() for core in cores(places)]
     require(len(start) > 1, "dimension", "2 or more", len(start))
+    equation = _ornstein_uhlenbeck(start, tol)
+    equation.set_coef(1.0)
+    equation.set_grid(nodes, -float(half_width), float(half_width))
+    equation.set_grid_time(steps, duration)
+    equation.init()
+    solver = FPCross(equation, with_log=False, with_a_list=True)
+    solver.solve()
+    series = [teneva.func_int(start), *solver.A_list]
+    basis = chebyshev(half_width)
+    trains = [FunctionTrain([torch.from_numpy(core.copy()) for core in each], basis) for each in series]
+    return CrossPath(duration / steps, trains, half_width)
+
+
+def _ornstein_uhlenbeck(start: list[np.ndarray], tol: float) -> Any:
+    """∂p/∂t = div(x p) + Δp from a density in tensor-train form, as fpcross states an equation."""
+    import teneva
+    from fpcross import Equation
 
     class OrnsteinUhlenbeck(Equation):
         def init(self) -> None:
@@ -122,14 +140,4 @@ def solve_by_cross(
         def f1(self, points: np.ndarray, t: float) -> np.ndarray:
             return -np.ones_like(points)
 
-    equation = OrnsteinUhlenbeck(len(start), tol)
-    equation.set_coef(1.0)
-    equation.set_grid(nodes, -float(half_width), float(half_width))
-    equation.set_grid_time(steps, duration)
-    equation.init()
-    solver = FPCross(equation, with_log=False, with_a_list=True)
-    solver.solve()
-    series = [teneva.func_int(start), *solver.A_list]
-    basis = chebyshev(half_width)
-    trains = [FunctionTrain([torch.from_numpy(core.copy()) for core in each], basis) for each in series]
-    return CrossPath(duration / steps, trains, half_width)
+    return OrnsteinUhlenbeck(len(start), tol)

@@ -7,7 +7,7 @@ with n = (n_1, …, n_d) and h_n(x) = h_{n_1}(x_1) ⋯ h_{n_d}(x_d),
     f(x, t) = Σ c_n e^{−(n_1 + … + n_d) t} h_n(x),     c_n = ∫ p(x, 0) h_n(x) dx,
 
 and if c is a tensor train, its core of axis k is scaled along n by e^{−n t}: the equation does not raise ranks, there
-is no time step, mass (c_0 = 1) is kept exactly, and nothing is left to approximate but the beginning. An axis along
+is no time step, mass (c_0 = 1) is kept exactly, and only the initial density is approximated. An axis along
 which the law is a Gaussian of variance v has c_n falling like |1 − v|^{n/2}: fast for smooth laws, and not at all from
 a variance of 2 on, where f is not square-integrable.
 
@@ -34,7 +34,7 @@ Cores = Callable[[Tensor], Sequence[Tensor]]
 # below 0.2 for variances above 0.1 and the modes that there are by default.
 REACH, STEP = 11.0, 0.08
 MODES = 200
-# A last mode above this share of the largest means that modes are missing; it is about what points then are off by.
+# A last mode above this share of the largest means that modes are missing; the share is about the error at a point.
 RESOLVED = 1e-7
 # Modes of smaller share are left out as they die: h_n is below 1e5 within 6 standard deviations.
 NEGLIGIBLE = 1e-18
@@ -52,10 +52,10 @@ class HermitePath:
 
     @classmethod
     def from_cores(cls, cores: Cores, modes: int = MODES) -> Self:
-        """From a density at t = 0 that is a train of functions.
+        """Builds the path from a density at t = 0 that is a train of functions.
 
         Raises:
-            ValueError: If its mass is not 1, or it is too narrow (or too wide) for that many modes.
+            ValueError: If the density's mass is not 1, or it is too narrow (or too wide) for that many modes.
         """
         nodes, weights = _quadrature(modes)
         projected = [torch.einsum("rqs,qn->rns", core, weights) for core in cores(nodes)]
@@ -64,10 +64,10 @@ class HermitePath:
 
     @classmethod
     def from_density(cls, density: Callable[[Tensor], Tensor], dim: int, modes: int = 100) -> Self:
-        """From any density at t = 0, points (B, d) to (B,), on a full grid: of two or three dimensions.
+        """Builds the path from any density at t = 0, points (B, d) to (B,), on a full grid in 2 or 3 dimensions.
 
         Raises:
-            ValueError: As `from_cores`.
+            ValueError: See `from_cores`.
         """
         check_integer("dim", dim, 2, 3)
         nodes, weights = _quadrature(modes)
@@ -77,12 +77,12 @@ class HermitePath:
         values = torch.stack(slices).reshape([len(nodes)] * dim)
         for _ in range(dim):
             values = torch.tensordot(values, weights, dims=([0], [0]))
-        # (Of the modes themselves: singular vectors of next to no weight are all noise.)
+        # (The modes themselves are compared: singular vectors of negligible weight are all noise.)
         ends = max(float(values.narrow(axis, modes - 2, 2).abs().max()) for axis in range(dim))
         return cls(decompose(values))._checked(ends / float(values.abs().max()))
 
     def _checked(self, last: float) -> Self:
-        """Itself, if its mass is 1 and the last modes are a small share, `last`, of the largest."""
+        """Returns itself if its mass is 1 and the last modes are a small share, `last`, of the largest."""
         require(abs(self.mass - 1) < 1e-6, "density", "of mass 1", self.mass)
         hint = "Raise modes, or start later, when the density is smoother"
         require(last < RESOLVED, "modes", f"so many that the last is below {RESOLVED:g}", f"{last:.2g}", hint)

@@ -3,9 +3,8 @@ r"""Particles that move with a solution of the Fokker-Planck equation, from data
     dx/dt = −x − ∇ log p(x, t)          moves the law along as dx = −x dt + √2 dw does,
     dJ/dt = −(I + ∇² log p(x, t)) J     is the derivative of the map, J(0) = I.
 
-In the terms of `otprior.diffusion.flow` this is the probability flow of a variance-preserving process,
-whose signal scale is
-α = α_0 e^{−t} if it was α_0 where the equation began.
+In the terms of `otprior.diffusion.flow` this is the probability flow of a variance-preserving process, whose signal
+scale is α = α_0 e^{−t} if it was α_0 at t = 0.
 """
 
 from __future__ import annotations
@@ -41,17 +40,20 @@ def carry(
     rtol: float = 1e-8,
     atol: float = 1e-8,
 ) -> Tensor:
-    """Where particles x (B, d) at times[0] are at times[-1], (B, d).
+    """Moves particles x (B, d) from times[0] to times[-1].
 
     Arguments:
         path: The density that they move with.
-        x: Float64, draws of the density at times[0].
+        x: Draws of the density at times[0], float64.
         times: Ends of the steps of fixed-step methods; adaptive ones use the first and the last alone.
         method: One of `otprior.diffusion.flow.METHODS`.
-        rtol, atol: Tolerance of adaptive methods.
+        rtol, atol: Tolerances of adaptive methods.
+
+    Returns:
+        The particles at times[-1], (B, d).
 
     Raises:
-        ValueError: If a particle leaves where the density is known.
+        ValueError: If a particle leaves the region where the density is known.
     """
     _check(x, times)
 
@@ -72,7 +74,7 @@ def carry_with_jacobian(
     rtol: float = 1e-8,
     atol: float = 1e-8,
 ) -> tuple[Tensor, Tensor]:
-    """The same, (B, d), with its derivative by x, (B, d, d)."""
+    """Moves particles as `carry` does; returns them, (B, d), and their derivatives by x, (B, d, d)."""
     _check(x, times)
     count, dim = x.shape
     eye = torch.eye(dim, dtype=x.dtype).expand(count, dim, dim)

@@ -10,6 +10,9 @@ Bases, on rows of points and with two derivatives:
     hermite      h_n = He_n/√(n!), orthonormal under N(0, 1); h_n' = √n h_{n−1}
     chebyshev    T_n(x/ℓ) on [−ℓ, ℓ]
 
+(teneva, which fpcross brings along, has trains on grids, in NumPy. These are evaluated with two derivatives in any
+basis, for many points at once, and need no extra.)
+
 References:
     Oseledets, Tensor-train decomposition, SIAM J. Sci. Comput. 33 (2011), algorithm 1.
 """
@@ -143,12 +146,12 @@ def _pair(row: Tensor, matrix: Tensor, column: Tensor) -> Tensor:
 
 
 def decompose(values: Tensor, tol: float = 1e-14) -> list[Tensor]:
-    """A full tensor (q, …, q) as the cores of a train, (r_{k−1}, q, r_k), to a relative error of `tol`."""
+    """Decomposes a full tensor (q, …, q) into the cores of a train, (r_{k−1}, q, r_k), to a relative error of `tol`."""
     allowed = tol * float(values.norm()) / max(values.ndim - 1, 1) ** 0.5
     cores, rest, rank = [], values, 1
     for size in values.shape[:-1]:
         left, scale, right = torch.linalg.svd(rest.reshape(rank * size, -1), full_matrices=False)
-        # What is left out if only the first k singular values are kept, k = 0, 1, ….
+        # Norm of the singular values left out if only the first k are kept, k = 0, 1, ….
         omitted = scale.square().flip(0).cumsum(0).flip(0).sqrt()
         keep = max(1, int((omitted > allowed).sum()))
         cores.append(left[:, :keep].reshape(rank, size, keep))

@@ -14,7 +14,7 @@ from otprior.experiments.sampling import network_precision
 from otprior.metrics.features import classify, save_extractor
 from otprior.utils.files import output_file
 from otprior_studies.papers.reproduction import Request
-from otprior_studies.training import train_classifier
+from otprior_studies.training.classifier import train_classifier
 
 
 def settled(request: Request) -> Request:

@@ -1,7 +1,7 @@
 """Training the classifier whose penultimate layer gives the features of a data set.
 
-No augmentation, no label smoothing: features should tell apart what a generator may get wrong (a mirrored shoe, a
-shifted digit). A training takes a minute or a few, so one that was interrupted begins again.
+There is no augmentation and no label smoothing: features should distinguish the errors that a generator may make (a
+mirrored shoe, a shifted digit). A training takes a few minutes, so an interrupted one begins again.
 """
 
 from __future__ import annotations
@@ -32,17 +32,19 @@ def train_classifier(
     listen: Callable[[int, float], None] = lambda epoch, loss: None,
     **options: Any,
 ) -> FeatureExtractor:
-    """A feature extractor, trained by AdamW with a one-cycle rate; weights, order and dropout come from one seed.
+    """Trains a feature extractor by AdamW with a one-cycle rate; one seed gives weights, order and dropout.
 
     Arguments:
         images: (N, C, H, W) in [-1, 1], H and W divisible by 4.
         labels: (N,), in 0 … classes − 1.
-        name: Printed beside every figure made with these features.
+        name: Name of the features, printed with every figure measured with them.
         classes: Number of classes.
-        epochs, batch_size, rate: Of the training.
-        seed: Of everything that is drawn.
+        epochs: Passes over the images.
+        batch_size: Images in a step.
+        rate: Largest learning rate.
+        seed: Seed of every draw.
         listen: Called after each epoch with its number, from 1, and its mean loss.
-        options: Further ones of `FeatureExtractor`.
+        options: Further options of `FeatureExtractor`.
 
     Returns:
         The extractor in evaluation mode, float32.
@@ -53,11 +55,11 @@ def train_classifier(
     fits = int(labels.min()) >= 0 and int(labels.max()) < classes
     require(fits, "labels", f"in [0, {classes - 1}]", f"up to {int(labels.max())}")
     channels, height, width = (int(size) for size in images.shape[1:])
-    # Layers and dropout draw from the global generator; the caller's is left as it was.
+    # Layers and dropout draw from the global generator, whose state is restored for the caller.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = FeatureExtractor(name, image_shape=(channels, height, width), classes=classes, **options)
-        # (torch's own annotations do not know of formats.)
+        # (torch's own annotations lack memory formats.)
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         _train(model, images, labels, epochs, batch_size, rate, seed, listen)
     return model.to(memory_format=torch.contiguous_format).eval()

@@ -1,4 +1,4 @@
-"""A network as a diffusers folder, its large tensors in half precision."""
+"""Writes a network as a diffusers folder, its large tensors in half precision."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEPT_WHOLE = 5_000
 
 
 def stored(value: Tensor) -> Tensor:
-    """A weight in the precision that it is stored in."""
+    """The weight in the precision in which it is stored."""
     return value if value.numel() <= KEPT_WHOLE or not value.is_floating_point() else value.half()
 
 
@@ -30,10 +30,10 @@ def save_network(
     """Writes a pipeline folder that `DDPMPipeline`, `OTPriorPipeline` and the commands load.
 
     Arguments:
-        network: A `UNet2DModel` with the weights that are to be kept.
-        scheduler: A `DDPMScheduler` of its process.
-        path: The folder; whole or absent.
-        facts: What is known of the training; `training.json`.
+        network: A `UNet2DModel`.
+        scheduler: The `DDPMScheduler` of its forward process.
+        path: The folder; it is written whole or not at all.
+        facts: Facts of the training, for `training.json`.
         null_class_label: The label for no class, which `OTPriorPipeline` reads from the folder.
         overwrite: Whether to replace a folder that is not empty.
     """

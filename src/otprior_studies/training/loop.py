@@ -1,13 +1,16 @@
 r"""Training a denoiser, resumable bit for bit.
 
 A step draws B images, their noise ε ~ N(0, I) and timesteps t, uniform on 0..T−1, and moves the weights against the
-gradient of the mean squared error of the network's answer to x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, which is to be
+gradient of the mean squared error of the network's answer to x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε. The target is
 
     ε (epsilon),    √ᾱ_t ε − √(1 − ᾱ_t) x_0 (v_prediction),    x_0 (sample).
 
-What a step draws depends on the seed and the step's number alone: the order of the images on (seed, epoch), all else on
-(seed, step). So the state is weights, moving average, the optimiser's moments and a number, and a run that was killed
-at any time gives the same weights, bit for bit, as one that was not (on the same machine, with the same threads).
+The draws of a step depend on the seed and the step's number alone: the order of the images on (seed, epoch), all else
+on (seed, step). So the state is weights, moving average, the optimiser's moments and the step's number. A run that was
+killed at any time gives the same weights, bit for bit, as one that was not (on the same machine, with as many threads).
+
+The loop is written by hand rather than with accelerate: accelerate keeps the states of global random generators and of
+data loaders, which this resume does without.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from otprior_studies.training.network import NetworkPlan, build_network
 logger = logging.getLogger(__name__)
 
 STATE_FILE = "state.safetensors"
-# Of the loss that is reported, over about so many steps.
+# The reported loss is an average over about so many steps.
 REMEMBERED = 100
 LARGEST_GRADIENT = 1.0
 SAVED_EVERY_SECONDS = 120.0
@@ -43,11 +46,11 @@ SAVED_EVERY_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """How far a training is.
+    """Progress of a training.
 
     Attributes:
         step: Steps done.
-        steps: Of all.
+        steps: Number of all steps.
         loss: Mean squared error, averaged over about the last hundred.
     """
 
@@ -57,7 +60,7 @@ class TrainingProgress:
 
 
 def checkpoint_path(folder: str | Path, percent: int) -> Path:
-    """Where `train_network` writes the network after so much of the training."""
+    """The folder to which `train_network` writes the network after `percent` of the training."""
     return Path(folder) / f"{percent}-percent"
 
 
@@ -70,22 +73,22 @@ def train_network(
     until: int | None = None,
     listen: Callable[[TrainingProgress], None] = lambda at: None,
 ) -> list[Path]:
-    """Trains, or goes on where an earlier call stopped.
+    """Trains a network, or continues where an earlier call stopped.
 
     Arguments:
         images: In [-1, 1]; labelled 0 … classes − 1 for a plan with classes.
         scheduler: A `DDPMScheduler`: the forward process and what is predicted; see `training_scheduler`.
         plan: Network and training.
-        folder: Gets `state.safetensors`, which is where the training stands, and a pipeline folder of the averaged
-            weights for each of the plan's checkpoints (`checkpoint_path`).
-        until: The step at which to stop this time; by default the last.
+        folder: Receives `state.safetensors`, the state of the training, and a pipeline folder of the averaged weights
+            for each of the plan's checkpoints (`checkpoint_path`).
+        until: The step at which this call stops; by default the last.
         listen: Called after each step.
 
     Returns:
-        The checkpoints that are there now.
+        The folders of the checkpoints that have been reached.
 
     Raises:
-        ValueError: If images and plan do not fit, the folder holds another training, or the loss is no number any more.
+        ValueError: If images and plan do not fit, the folder holds another training, or the loss is not finite.
     """
     folder = Path(folder)
     if plan.classes is not None:
@@ -109,7 +112,7 @@ def train_network(
             path = checkpoint_path(folder, percent)
             with training.averaged():
                 reached = facts | {"steps_done": training.step, "loss": training.loss}
-                # (A run that was killed right here comes by again.)
+                # (A run killed here repeats this step.)
                 save_network(training.network, scheduler, path, reached, plan.null_label, overwrite=True)
         if percent is not None or training.step == last or time.monotonic() - saved > SAVED_EVERY_SECONDS:
             training.save(folder / STATE_FILE)
@@ -146,12 +149,12 @@ class _Training:
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=plan.rate)
         self.step, self.loss = 0, math.nan
         labels = torch.zeros(0) if images.labels is None else images.labels
-        # (Of the scheduler what a step uses; its config says more, and not the same in every process.)
-        process, told = scheduler.alphas_cumprod, scheduler.config.prediction_type
-        self.problem = fingerprint("training", images.images, labels, repr(plan), process, told)
+        # (Only the parts of the scheduler that a step uses: the rest of its config differs between processes.)
+        process, prediction = scheduler.alphas_cumprod, scheduler.config.prediction_type
+        self.problem = fingerprint("training", images.images, labels, repr(plan), process, prediction)
 
     def advance(self) -> None:
-        """One step."""
+        """Makes one step."""
         plan = self.plan
         rows = batch_rows(plan.seed, self.step, plan.batch_size, len(self.images))
         clean = self.images.images[rows]
@@ -159,13 +162,13 @@ class _Training:
         noise = torch.randn(clean.shape, generator=generator)
         times = torch.randint(len(self.scheduler.betas), (len(clean),), generator=generator)
         dropped = torch.rand(len(clean), generator=generator) < plan.label_drop
-        told = {}
+        labelled = {}
         if plan.classes is not None:
             assert self.images.labels is not None
-            told["class_labels"] = torch.where(dropped, plan.classes, self.images.labels[rows])
+            labelled["class_labels"] = torch.where(dropped, plan.classes, self.images.labels[rows])
         noisy = self.scheduler.add_noise(clean, noise, times)
         with torch.autocast("cpu", torch.bfloat16, enabled=plan.precision == "bfloat16"):
-            answer = self.network(noisy, times, **told, return_dict=False)[0]
+            answer = self.network(noisy, times, **labelled, return_dict=False)[0]
         loss = torch.nn.functional.mse_loss(answer.float(), self._wanted(clean, noise, times))
         value = float(loss.detach())
         hint = f"This was step {self.step}; lower the rate"
@@ -192,7 +195,7 @@ class _Training:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """Lends the network its averaged weights."""
+        """Within this context the network has its averaged weights."""
         self.average.store(self.parameters.values())
         self.average.copy_to(self.parameters.values())
         try:
@@ -201,7 +204,7 @@ class _Training:
             self.average.restore(self.parameters.values())
 
     def save(self, path: Path) -> None:
-        """Writes where the training stands."""
+        """Writes the state of the training."""
         tensors: dict[str, Tensor] = {}
         for (name, weight), mean in zip(self.parameters.items(), self.average.shadow_params, strict=True):
             moments = self.optimizer.state[weight]
@@ -214,7 +217,7 @@ class _Training:
         save_checkpoint(path, self.problem, tensors, {"step": self.step, "loss": self.loss})
 
     def load(self, path: Path) -> None:
-        """Takes up what `save` wrote."""
+        """Reads a state that `save` wrote."""
         tensors, numbers = load_checkpoint(path, self.problem, "images, schedule and plan")
         self.step, self.loss = int(numbers["step"]), float(numbers["loss"])
         logger.info("going on from step %d of %s", self.step, path)
@@ -231,7 +234,7 @@ class _Training:
 
 
 def batch_rows(seed: int, step: int, size: int, count: int) -> Tensor:
-    """Rows of the images of a step: the next `size` of a sequence of permutations, one an epoch."""
+    """Indices of the images of a step: the next `size` of a sequence of permutations, one for each epoch."""
     places = range(step * size, (step + 1) * size)
     return torch.stack([_order(seed, place // count, count)[place % count] for place in places])
 

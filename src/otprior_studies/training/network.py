@@ -1,4 +1,4 @@
-"""What is trained: a small UNet2DModel, for how many steps, at what rate."""
+"""The plan of a training: a small UNet2DModel, the number of steps and the learning rate."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from otprior.utils.validation import check_choice, check_integer, require
 
 MOST_GROUPS = 16
 HEAD = 32
-# Steps over which the rate rises, unless the training is so short that a twentieth of it is less.
+# Steps over which the rate rises; in a short training, a twentieth of its steps.
 WARM_UP = 200
 
 
 @dataclass(frozen=True)
 class NetworkPlan:
-    """A network and its training; the defaults are those of the bundled one.
+    """A network and its training; the defaults are those of the bundled network.
 
     Attributes:
-        channels: Of each level, each at half the resolution of the one before; attention at the last.
-        layers: Residual blocks a level.
-        classes: Number of classes; the label of that number, `null_label`, means no class. None for a network that is
-            told none.
-        label_drop: Share of images whose label is replaced by it.
-        steps: Of the optimiser.
-        batch_size: Images a step.
+        channels: Channels of each level; a level has half the resolution of the one before, the last has attention.
+        layers: Residual blocks in each level.
+        classes: Number of classes; the label of that number, `null_label`, means no class. None for a network without
+            class labels.
+        label_drop: Share of images whose label is replaced by `null_label`.
+        steps: Number of optimiser steps.
+        batch_size: Images in a step.
         rate: Highest learning rate; it rises linearly at first, and falls along a cosine to 0.
-        decay: Of the moving average of the weights, which is what is kept.
+        decay: Decay of the moving average of the weights; the average is the result.
         precision: "float32", or "bfloat16" for autocast of the network.
-        seed: Of weights, order of images, noise, timesteps and dropped labels.
-        checkpoints: When the network is written, in percent of the steps, ascending; the last is 100.
+        seed: Seed of weights, order of images, noise, timesteps and dropped labels.
+        checkpoints: Percentages of the steps at which the network is written, ascending; the last is 100.
     """
 
     channels: tuple[int, ...] = (32, 64, 64)
@@ -85,14 +85,14 @@ class NetworkPlan:
 
 
 def build_network(plan: NetworkPlan, shape: tuple[int, int, int]) -> Any:
-    """The network, a `UNet2DModel`, with its first weights, which depend on the plan's seed alone.
+    """Builds the network, a `UNet2DModel`, with initial weights that depend on the plan's seed alone.
 
     Arguments:
         plan: The plan.
         shape: (C, H, W) of the images.
 
     Raises:
-        ValueError: If H or W cannot be halved as often as the levels ask for.
+        ValueError: If H or W cannot be halved between all levels.
     """
     from diffusers import UNet2DModel
 

@@ -1,7 +1,7 @@
 r"""Forward processes to train on, by name, as schedulers of diffusers.
 
-All are variance preserving, x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, at T = 1000 timesteps. What tells them apart at the end is
-the leak √ᾱ_T, by which p_T differs from the N(0, I) that sampling starts from:
+All are variance preserving, x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε, at T = 1000 timesteps. They differ at the end by the leak
+√ᾱ_T, the signal that p_T has and the N(0, I) of sampling has not:
 
 | name | process | leak √ᾱ_T |
 |---|---|---|
@@ -58,13 +58,13 @@ def training_scheduler(
     Arguments:
         name: One of `SCHEDULES`, with a number in the place of W or S, such as "shifted:16" or "ve:5"; or the path of a
             `scheduler_config.json`, of a VP process.
-        prediction: "epsilon", "v_prediction" or "sample"; by default what the name or the file says, else epsilon.
-        zero_terminal_snr: Whether betas are rescaled to ᾱ_T = 0; by default what the name or the file says.
+        prediction: "epsilon", "v_prediction" or "sample"; by default that of the name or the file, else epsilon.
+        zero_terminal_snr: Whether betas are rescaled to ᾱ_T = 0; by default as the name or the file has it.
 
     Raises:
         FileNotFoundError: If the name is a path and there is no such file.
-        ValueError: On another name, a process that is not VP, or an epsilon-prediction at ᾱ_T = 0, where the noise says
-            nothing of the image.
+        ValueError: If the name is unknown, the process is not VP, or the prediction is epsilon with ᾱ_T = 0, where the
+            noise has no information on the image.
     """
     from diffusers import DDPMScheduler
 
@@ -89,10 +89,10 @@ def training_scheduler(
         config["prediction_type"] = prediction
     if zero_terminal_snr is not None:
         config["rescale_betas_zero_snr"] = zero_terminal_snr
-    told = config.get("prediction_type", "epsilon")
+    predicted = config.get("prediction_type", "epsilon")
     rule = "v_prediction or sample where no signal is left at T"
-    require(told != "epsilon" or not config.get("rescale_betas_zero_snr"), "prediction", rule, told)
-    # Clipping is a sampler's affair, and on latents wrong; "leading" never begins at T.
+    require(predicted != "epsilon" or not config.get("rescale_betas_zero_snr"), "prediction", rule, predicted)
+    # Clipping belongs to sampling, and would be wrong on latents; "leading" never begins at T.
     given = {"num_train_timesteps": STEPS, **config, "clip_sample": False, "timestep_spacing": "trailing"}
     return DDPMScheduler.from_config(given)
 

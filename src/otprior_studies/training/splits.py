@@ -1,6 +1,6 @@
-"""Sharing images out by hashes rather than by a random generator, so that a split can be checked in any language.
+"""Splits images by hashes rather than by a random generator, so that a split can be checked in any language.
 
-Images stand in ascending order of the hexadecimal SHA-256 of the ASCII text "<key>/<index>".
+Images are in ascending order of the hexadecimal SHA-256 of the ASCII text "<key>/<index>".
 """
 
 from __future__ import annotations

@@ -1,18 +1,17 @@
-r"""The analytic bound for a network: an *estimated bound*, no bound, since two of its terms can only be sampled.
+r"""The analytic bound for a network: an *estimated bound* and no bound, since two of its terms can only be sampled.
 
-    W2(p_ε, q_ε) ≤ ½ ∫ σ I e dl + I(t*) W2(p_t*, q_t*)                          (see `growth`)
+    W2(p_ε, q_ε) ≤ ½ ∫ σ I e dl + I(t*) W2(p_t*, q_t*),    I(t*) = (σ_ε/σ_t*) exp ½ ∫ κ dl
 
-- κ(l), which makes I, is a supremum over x of the largest eigenvalue of sym α ∂D/∂x. A power iteration at some x ~ p_t
-  finds it at these x, from below; elsewhere it may be larger. (The Jacobian of a network is not symmetric; its
-  symmetric part is what counts.)
+- κ(l) is a supremum over x of the largest eigenvalue of sym α ∂D/∂x. A power iteration at some x ~ p_t finds the
+  eigenvalue at these x, from below; elsewhere it may be larger. (The Jacobian of a network is not symmetric; only its
+  symmetric part counts.)
 - e(l) is the root mean square error of the predicted noise against the exact denoiser of the given data set, under its
-  p_t. (The denoising loss would be an upper bound for it, larger by the variance of the noise that nobody can
-  predict.) For a network that generalises instead of memorising, it is large at small noise: this is the bound for
-  *these* data.
+  p_t. (The denoising loss would be an upper bound for it, larger by the variance of the noise that is unpredictable.)
+  For a network that generalises instead of memorising, it is large at small noise: this is the bound for *these* data.
 - W2(p_t*, q_t*) comes as an interval.
 
-So each term has an interval of its own, and the sum is what it is called. It stands beside the paired cost that is
-measured (`solving`), to be compared with it.
+So each term has an interval of its own, and their sum has one. The report compares it with the paired cost that is
+measured (`sampling_cost`).
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ ITERATIONS = 8
 
 @dataclass(frozen=True)
 class EstimatedBound:
-    """The terms of the estimated bound; logarithms are natural, since the terms can be astronomically large.
+    """The terms of the estimated bound, in natural logarithms: the terms can be astronomically large.
 
     Attributes:
-        timesteps: Where κ and e were sampled, from t* to the clean end.
+        timesteps: Timesteps at which κ and e were sampled, from t* to the clean end.
         gains: (smallest, largest) sampled κ at each.
         noise_errors: (lower, estimate, upper 95 %) of e at each.
         log_growth: log I(t*) with the smallest and with the largest sampled κ.
@@ -75,16 +74,16 @@ def estimated_bound(
     """Samples every term.
 
     Arguments:
-        unet, scheduler: The network, and what it was trained on.
+        unet, scheduler: The network and its scheduler.
         rows: The data, images (N, C, H, W).
         start: t*.
         prior_error: W2(p_t*, q_t*) as an interval.
-        label: Class label told to the network, or None.
-        end: Where the bound ends; by default the cleanest timestep.
-        levels: Timesteps at which κ and e are sampled, equally spaced in log-SNR.
-        points: x at which κ is sought, at each.
-        draws: x on which e is measured, at each.
-        generator: Of all draws.
+        label: Class label that the network is called with, or None.
+        end: Timestep at which the bound ends; by default the cleanest.
+        levels: Number of timesteps at which κ and e are sampled, equally spaced in log-SNR.
+        points: Number of x at which κ is sampled, for each timestep.
+        draws: Number of x at which e is sampled, for each timestep.
+        generator: Seeds all draws.
     """
     check_integer("levels", levels, 2)
     check_integer("points", points, 1)
@@ -97,36 +96,42 @@ def estimated_bound(
         -math.inf < noisy < clean < math.inf, "start, end", "of finite log-SNR, end the cleaner", (start, end)
     )
     log_snrs = torch.linspace(noisy, clean, levels, dtype=torch.float64)
+    times = [schedule.timestep(log_snr) for log_snr in log_snrs.tolist()]
     exact = FiniteDenoiser(rows.flatten(1))
-    gains, errors, sigmas, times = [], [], [], []
-    for log_snr in log_snrs.tolist():
-        t = schedule.timestep(log_snr)
+    gains, errors = [], []
+    for t in times:
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         picked = torch.randint(len(rows), (max(draws, points),), generator=generator)
         clean_rows = rows[picked].float()
-        x = alpha * clean_rows + sigma * torch.randn(clean_rows.shape, generator=generator)
-        x = x.to(home)
-        told = None if label is None else torch.full((len(x),), label, device=home)
-        network = NetworkDenoiser(unet, scheduler, told)
-        few = NetworkDenoiser(unet, scheduler, None if told is None else told[:points])
+        x = (alpha * clean_rows + sigma * torch.randn(clean_rows.shape, generator=generator)).to(home)
+        labels = None if label is None else torch.full((len(x),), label, device=home)
+        network = NetworkDenoiser(unet, scheduler, labels)
+        few = NetworkDenoiser(unet, scheduler, None if labels is None else labels[:points])
         found = sampled_gain(few, x[:points], alpha, sigma)
         gains.append((float(found.min()), float(found.max())))
-        with torch.no_grad():
-            x, predicted = x.cpu(), network(x, alpha, sigma).cpu()
-            off = predicted.flatten(1).double() - exact(x.flatten(1), alpha, sigma).double()
-        squares = MeanEstimate.of((alpha / sigma) ** 2 * (off**2).sum(dim=1))
-        ends = [squares.limit(0.975, side) for side in ("lower", "upper")]
-        errors.append(tuple(math.sqrt(max(v, 0.0)) for v in (ends[0], squares.value, ends[1])))
-        sigmas.append(sigma)
-        times.append(t)
-    return _assembled(log_snrs, torch.tensor(sigmas), times, gains, errors, prior_error)
+        errors.append(_noise_error(network, exact, x, alpha, sigma))
+    sigmas = torch.tensor([schedule.sigma(t) for t in times])
+    return _assembled(log_snrs, sigmas, times, gains, errors, prior_error)
+
+
+@torch.no_grad()
+def _noise_error(
+    network: Denoiser, exact: Denoiser, x: Tensor, alpha: float, sigma: float
+) -> tuple[float, float, float]:
+    """e at a moment: lower limit, estimate and upper limit."""
+    x, predicted = x.cpu(), network(x, alpha, sigma).cpu()
+    off = predicted.flatten(1).double() - exact(x.flatten(1), alpha, sigma).double()
+    squares = MeanEstimate.of((alpha / sigma) ** 2 * (off**2).sum(dim=1))
+    ends = [squares.limit(0.975, side) for side in ("lower", "upper")]
+    low, middle, high = (math.sqrt(max(value, 0.0)) for value in (ends[0], squares.value, ends[1]))
+    return low, middle, high
 
 
 def sampled_gain(denoiser: Denoiser, x: Tensor, alpha: float, sigma: float) -> Tensor:
     """The largest eigenvalue of sym α ∂D/∂x at each x (B, ...), (B,), from below: Rayleigh quotients.
 
-    Power iteration finds the eigenvalue that is largest in size. For an exact denoiser none is negative; a network's
-    negative ones are small beside the positive.
+    Power iteration finds the eigenvalue of largest modulus. An exact denoiser has no negative eigenvalue, and a
+    network's negative ones are much smaller than the positive.
     """
     x = x.detach().requires_grad_(True)
     direction = torch.ones_like(x) + 0.1 * x.detach()
@@ -157,7 +162,7 @@ def _assembled(
     sigmas: Tensor,
     times: list[float],
     gains: list[tuple[float, float]],
-    errors: list[tuple[float, ...]],
+    errors: list[tuple[float, float, float]],
     prior_error: ErrorInterval,
 ) -> EstimatedBound:
     growths, scores, priors, totals = [], [], [], []
@@ -181,7 +186,7 @@ def _assembled(
     return EstimatedBound(
         tuple(times),
         tuple(gains),
-        tuple((e[0], e[1], e[2]) for e in errors),
+        tuple(errors),
         (growths[0], growths[1]),
         (scores[0], scores[1]),
         (priors[0], priors[1]),

@@ -23,13 +23,9 @@ from otprior_studies.papers.from_scratch.images import image_files
 from otprior_studies.papers.from_scratch.settings import BUNDLED, MNIST, Settings
 from otprior_studies.papers.material import settled, train_features
 from otprior_studies.papers.reproduction import Part, Request
-from otprior_studies.training import (
-    NetworkPlan,
-    TrainingProgress,
-    checkpoint_path,
-    train_network,
-    training_scheduler,
-)
+from otprior_studies.training.loop import TrainingProgress, checkpoint_path, train_network
+from otprior_studies.training.network import NetworkPlan
+from otprior_studies.training.schedules import training_scheduler
 
 FEATURES = 64
 JUDGED_BY = ("validation", "held_out", "reference")

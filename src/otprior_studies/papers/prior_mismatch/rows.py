@@ -10,7 +10,7 @@ from otprior.diffusion.schedule import NoiseSchedule
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.utils.validation import invalid, require
 from otprior_studies.papers.prior_mismatch.settings import Settings
-from otprior_studies.training import training_scheduler
+from otprior_studies.training.schedules import training_scheduler
 
 DPM = "DPMSolverMultistepScheduler"
 # At the end of the cosine schedule α is 5e-5, and what a network says of the noise is divided by it: from any start,

@@ -44,7 +44,8 @@ from otprior_studies.papers.prior_mismatch.tables import (
 )
 from otprior_studies.papers.prior_mismatch.words import lead
 from otprior_studies.papers.reproduction import Part, Request
-from otprior_studies.training import NetworkPlan, checkpoint_path, train_network
+from otprior_studies.training.loop import checkpoint_path, train_network
+from otprior_studies.training.network import NetworkPlan
 
 FEATURES = 128
 CLASSES = 10
