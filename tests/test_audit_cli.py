@@ -161,7 +161,8 @@ def test_a_schedule_alone_is_audited_by_name_by_file_and_by_folder(tmp_path: Pat
 def audit_of(data: ImageSet, scheduler: Any = None, **options: Any) -> dict[str, Any]:
     scheduler = scheduler or DDPMScheduler()
     times = options.pop("timesteps", (200.0, 500.0, 999.0))
-    return run_audit(AuditRequest(scheduler, "test", data=data, timesteps=tuple(times), draws=8, **options))
+    request = AuditRequest(scheduler, "test", data=data, timesteps=tuple(times), draws=8, **options)
+    return run_audit(request).to_json()
 
 
 def test_the_same_seed_gives_the_same_audit(images: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from report_example import example_json
 
 from otprior.report import SamplingReport
-from otprior.report.summary import find, headline, summary
+from otprior.report.summary import headline, key_rows, summary
 
 
 def _report(
@@ -152,7 +152,7 @@ _ROWS = st.lists(
 def test_what_is_claimed_follows_from_the_rows(rows: list[dict[str, Any]]) -> None:
     report = _report(*rows)
     title, text = headline(report), _text(report)
-    best = find(report).best
+    best = key_rows(report).best
     plain = [row for row in rows if row["prior"] == "none"]
     if best is None:
         return

@@ -33,7 +33,7 @@ from otprior.report.plots import (
 from otprior.report.rows import COPY_MARGIN, copies_more, evaluations, quality, real_copy_rate, start_label
 from otprior.report.sampling_report import SamplingReport, Solve
 from otprior.report.sampling_tables import full_table, further_tables, gate_table, shown_metrics
-from otprior.report.summary import find, headline, summary
+from otprior.report.summary import headline, key_rows, summary
 from otprior.report.tables import limits_text, number
 
 _GENERAL = (
@@ -111,7 +111,7 @@ def sampling_page(report: SamplingReport, images: Sequence[ReportImages] = ()) -
 
 def _tiles(report: SamplingReport) -> list[Tile]:
     """Up to four large figures about the start that the summary puts first."""
-    found = find(report)
+    found = key_rows(report)
     best = found.best
     if best is None:
         return []

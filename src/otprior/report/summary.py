@@ -20,7 +20,7 @@ _SHARE, _FID = METRIC["copy_rate"], METRIC["fid"]
 
 
 @dataclass(frozen=True)
-class Findings:
+class KeyRows:
     """The rows that a report's conclusions rest on; None where a report has no such row.
 
     Arguments:
@@ -40,7 +40,7 @@ class Findings:
     copying: tuple[ReportRow, ...]
 
 
-def find(report: SamplingReport) -> Findings:
+def key_rows(report: SamplingReport) -> KeyRows:
     """Picks the rows that the summary describes."""
 
     def lowest(rows: Sequence[ReportRow]) -> ReportRow | None:
@@ -54,14 +54,14 @@ def find(report: SamplingReport) -> Findings:
     copying = [row for row in starts if copies_more(report, row)]
     copying.sort(key=lambda row: -(row.copy_rate or 0.0))
     if best is None:
-        return Findings(None, None, (), lowest(plain), tuple(copying))
+        return KeyRows(None, None, (), lowest(plain), tuple(copying))
     behind = [row for row in plain if level(report, row) > level(report, best)]
     as_good = [row for row in plain if level(report, row) <= level(report, best)]
     matches = min(as_good, key=lambda row: (evaluations(row), level(report, row)), default=None)
     same_cost = lowest([row for row in behind if evaluations(row) <= evaluations(best)])
     before = lowest([row for row in behind if matches is None or evaluations(row) < evaluations(matches)])
     short = [row for row in (same_cost, before) if row is not None]
-    return Findings(
+    return KeyRows(
         best=best,
         matches=matches,
         short=tuple(short[:1] if len(short) == 2 and short[0] is short[1] else short),
@@ -74,7 +74,7 @@ def headline(report: SamplingReport) -> str:
     """One line that holds whatever the figures are."""
     if report.lead:
         return report.lead.title
-    found = find(report)
+    found = key_rows(report)
     best, matches = found.best, found.matches
     if best is None:
         return "Samples measured against held-out real images"
@@ -98,7 +98,7 @@ def headline(report: SamplingReport) -> str:
 
 def summary(report: SamplingReport) -> list[str]:
     """The report in a few plain paragraphs: what was found first, what it was measured on last."""
-    found = find(report)
+    found = key_rows(report)
     own = report.lead
     sentences = (
         *(own.sentences if own else _headline(report, found)),
@@ -133,7 +133,7 @@ def _measured(report: SamplingReport) -> str:
     return " ".join(part for part in parts if part)
 
 
-def _headline(report: SamplingReport, found: Findings) -> list[str]:
+def _headline(report: SamplingReport, found: KeyRows) -> list[str]:
     best = found.best
     if best is None:
         if found.closest is None:
@@ -155,7 +155,7 @@ def _headline(report: SamplingReport, found: Findings) -> list[str]:
     return [sentence for sentence in (first, _saving(report, found), _fewer(report, best)) if sentence]
 
 
-def _saving(report: SamplingReport, found: Findings) -> str:
+def _saving(report: SamplingReport, found: KeyRows) -> str:
     """The best start with a prior against N(0, I) at T."""
     best, matches = found.best, found.matches
     if best is None or found.closest is None:
@@ -184,7 +184,7 @@ def _fewer(report: SamplingReport, best: ReportRow) -> str:
     return f"With {_cost(row)} the same kind of start has an FID {_standing(report, row)}{copies}."
 
 
-def _copying(report: SamplingReport, found: Findings) -> str:
+def _copying(report: SamplingReport, found: KeyRows) -> str:
     others = [row for row in found.copying if row is not found.best]
     if not others:
         return ""
@@ -197,7 +197,7 @@ def _copying(report: SamplingReport, found: Findings) -> str:
     )
 
 
-def _source(found: Findings) -> str:
+def _source(found: KeyRows) -> str:
     row = found.best
     if row is None or row.source_rate is None:
         return ""

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 # What a cell says besides its text, and how a terminal shows that.
 _STYLES = {"": "", "name": "bold", "good": "green", "bad": "bold red", "open": "yellow"}
 
+# More columns than these stand close together on a terminal.
+FEW_COLUMNS = 5
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -68,10 +71,15 @@ class Table:
         from rich.text import Text
 
         table = RichTable(
-            box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title=self.title or None,
-            title_justify="left", caption=Text(self.note) if self.note else None, caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 0 if len(self.columns) > FEW_COLUMNS else 1),
+            pad_edge=False,
+            title=self.title or None,
+            title_justify="left",
+            caption=Text(self.note) if self.note else None,
+            caption_justify="left",
             caption_style="dim",
-        )  # fmt: skip
+        )
         for place, heading in enumerate(self.columns):
             low, high = (None, None) if place else self.first_width
             table.add_column(

@@ -20,6 +20,8 @@ from otprior.error.audit.stability import potential_stability
 from otprior.error.interval import Bound
 from otprior.error.sampling_cost import RootMeanSquare, Sampler
 from otprior.error.start_law import sample_starts, seeds_to_starts, semidiscrete
+from otprior.report.audit.record import BoundRow, CheckRow, CostRow, ErrorRow, StabilityRow
+from otprior.report.record import Limits
 from otprior.transport.gaussian import gaussian_map
 from otprior.utils.random import normal_block, seed_from
 
@@ -33,10 +35,10 @@ def cost_rows(
     sampler: Sampler,
     timestep: float,
     generator: torch.Generator,
-) -> Iterator[dict[str, Any]]:
-    """One row a start: the paired distance of samples, beside that of K steps from a fine grid.
+) -> Iterator[CostRow]:
+    """A row for each start: the paired distance of samples, and that of K steps from a fine grid.
 
-    Fresh and frozen starts have no group in it: their noise is not the seed's, and no code says what it should be.
+    Fresh and frozen starts are left out: their noise is not the seed's, so they are not coupled with codes.
     """
     schedule = NoiseSchedule.from_scheduler(request.scheduler)
     alpha, sigma = schedule.alpha(float(timestep)), schedule.sigma(float(timestep))
@@ -55,18 +57,19 @@ def cost_rows(
             continue
         begun = image(group.flow.codes)[rows].reshape(shape).float()
         apart = RootMeanSquare.between(ends, sampler(begun, alpha, sigma, coarse))
-        yield each.facts | {
-            "timestep": float(timestep),
-            "nfe": sampler.evaluations(alpha, sigma, coarse),
-            "pairs": apart.rows,
-            "cost": apart.value,
-            "cost_interval": list(apart.interval),
-            "cost_upper": apart.upper,
-            "start_gap": RootMeanSquare.between(x, begun).value,
-            "stepping": stepping.value,
-            "stepping_interval": list(stepping.interval),
-            "fine_nfe": sampler.evaluations(alpha, sigma, fine),
-        }
+        yield CostRow(
+            **each.facts,
+            timestep=float(timestep),
+            nfe=sampler.evaluations(alpha, sigma, coarse),
+            pairs=apart.rows,
+            cost=apart.value,
+            cost_interval=apart.interval,
+            cost_upper=apart.upper,
+            start_gap=RootMeanSquare.between(x, begun).value,
+            stepping=stepping.value,
+            stepping_interval=stepping.interval,
+            fine_nfe=sampler.evaluations(alpha, sigma, fine),
+        )
 
 
 def _shape(request: AuditRequest) -> tuple[int, ...]:
@@ -99,12 +102,11 @@ def check_row(
     request: AuditRequest,
     audited: AuditedStart,
     group: DataGroup,
-    timestep: float,
-    row: dict[str, Any],
+    row: ErrorRow,
     generator: torch.Generator,
-) -> dict[str, Any]:
-    """Sliced, max-sliced and discrete W2 of one start, held against its row of errors."""
-    alpha, sigma = row["alpha"], row["sigma"]
+) -> CheckRow:
+    """Sliced, max-sliced and discrete W2 of one start at its row of errors, with whose interval they should agree."""
+    timestep, alpha, sigma = row.timestep, row.alpha, row.sigma
     rows = group.target.rows
     assert rows is not None
     seed = seed_from(generator)
@@ -119,23 +121,24 @@ def check_row(
         starts = gaussian_map(law)(codes)
     else:
         starts = sample_starts(audited.prior.at(timestep), codes, group.label, seed)  # type: ignore[union-attr]
-    upper = math.inf if row["upper"] is None else row["upper"]
-    interval = ErrorInterval("data", Bound(row["lower"], row["lower_by"]), Bound(upper, row["upper_by"]))
     axes = group.target.spectrum.basis[:, :16]
-    checks = cross_checks(samples[0], samples[1], starts, interval, axes, seed=request.seed)
-    return audited.facts | {"timestep": float(timestep)} | vars(checks)
+    checks = cross_checks(samples[0], samples[1], starts, _interval(row), axes, seed=request.seed)
+    return CheckRow(**audited.facts, timestep=timestep, **vars(checks))
+
+
+def _interval(row: ErrorRow) -> ErrorInterval:
+    upper = math.inf if row.upper is None else row.upper
+    return ErrorInterval("data", Bound(row.lower, row.lower_by), Bound(upper, row.upper_by))
 
 
 def bound_row(
     request: AuditRequest,
     audited: AuditedStart,
     group: DataGroup,
-    row: dict[str, Any],
+    row: ErrorRow,
     generator: torch.Generator,
-) -> dict[str, Any]:
+) -> BoundRow:
     """The estimated bound of one start, in decimal logarithms."""
-    upper = math.inf if row["upper"] is None else row["upper"]
-    interval = ErrorInterval("data", Bound(row["lower"], row["lower_by"]), Bound(upper, row["upper_by"]))
     rows = group.target.rows
     assert rows is not None
     assert request.unet is not None
@@ -143,28 +146,31 @@ def bound_row(
         request.unet,
         request.scheduler,
         rows.reshape(-1, *_shape(request)),
-        row["timestep"],
-        interval,
+        row.timestep,
+        _interval(row),
         label=request.network_label,
         generator=generator,
     )
-    return audited.facts | {
-        "timestep": row["timestep"],
-        "timesteps": list(found.timesteps),
-        "gains": [list(pair) for pair in found.gains],
-        "noise_errors": [list(each) for each in found.noise_errors],
-        "log10_growth_interval": _decimal(found.log_growth),
-        "log10_score_term_interval": _decimal(found.log_score_term),
-        "log10_prior_term_interval": _decimal(found.log_prior_term),
-        "log10_total_interval": _decimal(found.log_total),
-    }
+    return BoundRow(
+        **audited.facts,
+        timestep=row.timestep,
+        timesteps=found.timesteps,
+        gains=found.gains,
+        noise_errors=found.noise_errors,
+        log10_growth_interval=_decimal(found.log_growth),
+        log10_score_term_interval=_decimal(found.log_score_term),
+        log10_prior_term_interval=_decimal(found.log_prior_term),
+        log10_total_interval=_decimal(found.log_total),
+    )
 
 
-def _decimal(ends: tuple[float, float]) -> list[float | None]:
-    return [each / math.log(10) if math.isfinite(each) else None for each in sorted(ends)]
+def _decimal(logarithms: tuple[float, float]) -> Limits:
+    low, high = (each / math.log(10) if math.isfinite(each) else None for each in sorted(logarithms))
+    return low, high
 
 
-def stability_rows(prior: Any, label: int | None, generator: torch.Generator) -> list[dict[str, Any]]:
+def stability_rows(prior: Any, label: int | None, generator: torch.Generator) -> list[StabilityRow]:
     """How the starts of a semi-discrete prior answer to errors of its potential."""
     rows = potential_stability(prior, label=label, count=1024, generator=generator)
-    return [{"timestep": float(prior.timestep), "class": label} | vars(row) for row in rows]
+    facts = {"timestep": float(prior.timestep), "class": label}
+    return [StabilityRow.from_json(facts | vars(row)) for row in rows]

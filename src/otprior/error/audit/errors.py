@@ -28,6 +28,7 @@ from otprior.error import (
 from otprior.error.audit.request import AuditRequest
 from otprior.error.start_law import holds_atoms, semidiscrete
 from otprior.priors import IdentityPrior, Prior
+from otprior.report.audit.record import ErrorRow
 from otprior.transport.gaussian import bures_squared, noised
 from otprior.transport.moments import Spectrum
 
@@ -179,7 +180,7 @@ def _own_group(
 
 def error_rows(
     request: AuditRequest, audited: AuditedStart, groups: list[DataGroup], generator: torch.Generator
-) -> Iterator[list[dict[str, Any]]]:
+) -> Iterator[list[ErrorRow]]:
     """For each timestep, the rows of one start: for the data and, where data are held out, for the population."""
     schedule = NoiseSchedule.from_scheduler(request.scheduler)
     level = 1 - (1 - request.level) / len(groups)
@@ -216,15 +217,16 @@ def error_rows(
         rows = []
         for target, intervals in found.items():
             for group, interval in intervals:
-                rows.append(audited.facts | moment | _figures(group.label, interval))
+                values = audited.facts | moment | _figures(group.label, interval)
                 law = audited.law(group, t, alpha, sigma)
                 if law is not None and target == "data":
-                    rows[-1] |= _shares(noised(group.target.spectrum, alpha, sigma), law)
+                    values |= _shares(noised(group.target.spectrum, alpha, sigma), law)
+                rows.append(ErrorRow.from_json(values))
             if len(intervals) > 1:
                 whole = combined(
                     target, [each for _, each in intervals], [group.weight for group, _ in intervals]
                 )
-                rows.append(audited.facts | moment | _figures("all classes", whole))
+                rows.append(ErrorRow.from_json(audited.facts | moment | _figures("all classes", whole)))
         yield rows
 
 

@@ -1,11 +1,10 @@
-"""An audit from request to report: a plain dictionary in the form of `report/schemas/report.schema.json`."""
+"""An audit from request to report."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
 
 import torch
 
@@ -15,40 +14,65 @@ from otprior.error.audit.errors import AuditedStart, DataGroup, audited_priors, 
 from otprior.error.audit.request import AuditRequest
 from otprior.error.sampling_cost import Sampler
 from otprior.error.start_law import semidiscrete
-from otprior.error.terminal import TerminalAudit, TerminalData, judge_terminal, terminal_audit, terminal_data
+from otprior.error.terminal import TerminalData, judge_terminal, terminal_audit, terminal_data
+from otprior.report.audit.record import (
+    Audit,
+    AuditVerdict,
+    BoundRow,
+    CheckRow,
+    CostRow,
+    DataAtTheEnd,
+    ErrorRow,
+    StabilityRow,
+    Terminal,
+)
 
 logger = logging.getLogger(__name__)
 
 Listener = Callable[[str, int, int], None]
 
 
-def run_audit(request: AuditRequest, listen: Listener | None = None) -> dict[str, Any]:
+def run_audit(request: AuditRequest, listen: Listener | None = None) -> Audit:
     """Computes everything that was asked.
 
     Arguments:
         request: The audit.
         listen: Called with (stage, done, total) now and then.
-
-    Returns:
-        The part "audit" of a report.
     """
-    tell = listen or (lambda stage, done, total: None)
-    tell("reading the schedule", 0, 0)
+    listen = listen or (lambda stage, done, total: None)
+    listen("reading the schedule", 0, 0)
     terminal = terminal_audit(request.scheduler, request.shape or _shape(request.data))
-    report: dict[str, Any] = {
-        "name": request.name,
-        "terminal": asdict(terminal),
-        "data": None,
-        "verdict": asdict(judge_terminal(terminal)),
-        "errors": [],
-        "costs": [],
-        "checks": [],
-        "bounds": [],
-        "stability": [],
-    }
-    if request.data is not None:
-        _of_data(request, request.data, terminal, report, tell)
-    return report
+    audit = Audit(
+        name=request.name,
+        terminal=Terminal.from_json(asdict(terminal)),
+        data=None,
+        verdict=AuditVerdict.from_json(asdict(judge_terminal(terminal))),
+        errors=(),
+        costs=(),
+        checks=(),
+        bounds=(),
+        stability=(),
+    )
+    if request.data is None:
+        return audit
+    run = _DataAudit(request, request.data, listen)
+    at_end = terminal_data(terminal, request.data, run.groups[0].target.spectrum)
+    starts, errors = run.errors(run.groups, by_class=False)
+    checks, stability = run.checks(starts, errors)
+    costs, bounds = run.costs(starts), run.bounds(starts, errors)
+    if request.conditional:
+        listen("moments and flow of each class", 0, 0)
+        groups = data_groups(request, request.data, request.held_out, True, run.generator)
+        errors += run.errors(groups, by_class=True)[1]
+    return audit.replace(
+        data=_data_part(at_end, request.data),
+        verdict=asdict(judge_terminal(terminal, at_end)),
+        errors=errors,
+        costs=costs,
+        checks=checks,
+        bounds=bounds,
+        stability=stability,
+    )
 
 
 def _shape(data: ImageSet | None) -> tuple[int, int, int] | None:
@@ -58,106 +82,97 @@ def _shape(data: ImageSet | None) -> tuple[int, int, int] | None:
     return int(channels), int(height), int(width)
 
 
-def _of_data(
-    request: AuditRequest, data: ImageSet, terminal: TerminalAudit, report: dict[str, Any], tell: Listener
-) -> None:
-    generator = torch.Generator().manual_seed(request.seed)
-    tell("moments and flow of the data", 0, 0)
-    groups = data_groups(request, data, request.held_out, False, generator)
-    if len(data) <= groups[0].target.dim:
-        logger.warning(
-            "%d images in %d dimensions: their covariance is singular, and says little of the population's",
-            len(data),
-            groups[0].target.dim,
-        )
-    at_end = terminal_data(terminal, data, groups[0].target.spectrum)
-    report["data"] = _data_part(at_end, data)
-    report["verdict"] = asdict(judge_terminal(terminal, at_end))
-    starts = _errors(request, data, groups, False, report, tell, generator)
-    _rest(request, starts, groups[0], report, tell, generator)
-    if request.conditional:
-        tell("moments and flow of each class", 0, 0)
-        by_class = data_groups(request, data, request.held_out, True, generator)
-        _errors(request, data, by_class, True, report, tell, generator)
-
-
-def _data_part(at_end: TerminalData, data: ImageSet) -> dict[str, Any]:
+def _data_part(at_end: TerminalData, data: ImageSet) -> DataAtTheEnd:
     spectrum = at_end.spectrum
-    return {
-        "name": data.name,
-        "sha256": data.sha256,
-        "images": at_end.images,
-        "brightness_shift": at_end.brightness_shift,
-        "brightness_spread": at_end.brightness_spread,
-        "mean_shift": at_end.mean_shift,
-        "bits": at_end.bits,
-        "frequency": spectrum.frequency.tolist(),
-        "power": spectrum.power.tolist(),
-        "mean_power": spectrum.mean_power.tolist(),
-        "excess": at_end.excess.tolist(),
-        "classes": [asdict(each) for each in at_end.classes],
-    }
-
-
-def _errors(
-    request: AuditRequest,
-    data: ImageSet,
-    groups: list[DataGroup],
-    by_class: bool,
-    report: dict[str, Any],
-    tell: Listener,
-    generator: torch.Generator,
-) -> list[AuditedStart]:
-    starts = []
-    for each in audited_priors(request, data, groups, by_class, generator):
-        starts.append(each)
-        stage = f"errors of {each.facts['prior']}" + (" by class" if by_class else "")
-        for done, rows in enumerate(error_rows(request, each, groups, generator)):
-            report["errors"] += rows
-            tell(stage, done + 1, len(request.timesteps))
-    return starts
-
-
-def _rest(
-    request: AuditRequest,
-    starts: list[AuditedStart],
-    group: DataGroup,
-    report: dict[str, Any],
-    tell: Listener,
-    generator: torch.Generator,
-) -> None:
-    """Cross-checks, costs in samples, the estimated bound and stability."""
-    middle = (
-        request.cost_timesteps[0]
-        if request.cost_timesteps
-        else request.timesteps[len(request.timesteps) // 2]
+    return DataAtTheEnd.from_json(
+        {
+            "name": data.name,
+            "sha256": data.sha256,
+            "images": at_end.images,
+            "brightness_shift": at_end.brightness_shift,
+            "brightness_spread": at_end.brightness_spread,
+            "mean_shift": at_end.mean_shift,
+            "bits": at_end.bits,
+            "frequency": spectrum.frequency.tolist(),
+            "power": spectrum.power.tolist(),
+            "mean_power": spectrum.mean_power.tolist(),
+            "excess": at_end.excess.tolist(),
+            "classes": [asdict(each) for each in at_end.classes],
+        }
     )
-    known = {_key(row): row for row in report["errors"] if row["target"] == "data" and row["class"] is None}
-    for each in starts:
-        tell("cross-checks", 0, 0)
-        own = each.own.get(None, group)
-        row = known[_key(each.facts | {"timestep": float(middle)})]
-        if own.target.rows is not None and row["alpha"] > 0:
-            report["checks"].append(check_row(request, each, own, middle, row, generator))
-        # (Starts that differ in their noise alone have the same map. What is known of stability is of cells in all
-        # directions.)
-        cells = semidiscrete(each.prior)
-        solved = cells is not None and cells.smoothing == 0 and cells.axes.shape[1] == 0
-        if cells is not None and solved and not report["stability"]:
-            report["stability"] = stability_rows(cells.at(middle), None, generator)
-    if request.unet is None:
-        return
-    if group.flow is not None:
-        sampler = Sampler(request.unet, request.sampler or request.scheduler, request.network_label)
-        for done, t in enumerate(request.cost_timesteps):
-            tell("cost in samples", done, len(request.cost_timesteps))
-            report["costs"] += list(cost_rows(request, starts, group, sampler, t, generator))
-    if request.estimated_bound:
-        tell("estimated bound", 0, 0)
-        for each in starts[:2]:
-            row = known[_key(each.facts | {"timestep": float(middle)})]
-            report["bounds"].append(bound_row(request, each, group, row, generator))
 
 
-def _key(row: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[name] for name in ("name", "prior", "noise", "correlation", "smoothing", "timestep"))
+class _DataAudit:
+    """The parts of an audit that need data; all draws are of one generator, so their order matters."""
+
+    def __init__(self, request: AuditRequest, data: ImageSet, listen: Listener) -> None:
+        self.request, self.data, self.listen = request, data, listen
+        self.generator = torch.Generator().manual_seed(request.seed)
+        listen("moments and flow of the data", 0, 0)
+        self.groups = data_groups(request, data, request.held_out, False, self.generator)
+        dim = self.groups[0].target.dim
+        if len(data) <= dim:
+            message = "%d images in %d dimensions: their covariance is singular, and says little of the population's"
+            logger.warning(message, len(data), dim)
+        times = request.cost_timesteps
+        # Where the errors are looked at more closely.
+        self.middle = float(times[0] if times else request.timesteps[len(request.timesteps) // 2])
+
+    def errors(self, groups: list[DataGroup], by_class: bool) -> tuple[list[AuditedStart], list[ErrorRow]]:
+        """The starts, and their errors at every timestep."""
+        starts, found = [], []
+        for each in audited_priors(self.request, self.data, groups, by_class, self.generator):
+            starts.append(each)
+            stage = f"errors of {each.facts['prior']}" + (" by class" if by_class else "")
+            for done, rows in enumerate(error_rows(self.request, each, groups, self.generator)):
+                found += rows
+                self.listen(stage, done + 1, len(self.request.timesteps))
+        return starts, found
+
+    def checks(
+        self, starts: list[AuditedStart], errors: list[ErrorRow]
+    ) -> tuple[list[CheckRow], list[StabilityRow]]:
+        """Cross-checks of every start, and the stability of the first semi-discrete one."""
+        checks: list[CheckRow] = []
+        stability: list[StabilityRow] = []
+        for each in starts:
+            self.listen("cross-checks", 0, 0)
+            own, row = each.own.get(None, self.groups[0]), self._row(each, errors)
+            if own.target.rows is not None and row.alpha > 0:
+                checks.append(check_row(self.request, each, own, row, self.generator))
+            # (Starts that differ in their noise alone have the same map. Stability is known for cells in all
+            # directions.)
+            cells = semidiscrete(each.prior)
+            solved = cells is not None and cells.smoothing == 0 and cells.axes.shape[1] == 0
+            if cells is not None and solved and not stability:
+                stability = stability_rows(cells.at(self.middle), None, self.generator)
+        return checks, stability
+
+    def costs(self, starts: list[AuditedStart]) -> list[CostRow]:
+        """Costs in samples, where there are a network and draws."""
+        request, costs = self.request, []
+        if request.unet is not None and self.groups[0].flow is not None:
+            sampler = Sampler(request.unet, request.sampler or request.scheduler, request.network_label)
+            for done, t in enumerate(request.cost_timesteps):
+                self.listen("cost in samples", done, len(request.cost_timesteps))
+                costs += list(cost_rows(request, starts, self.groups[0], sampler, t, self.generator))
+        return costs
+
+    def bounds(self, starts: list[AuditedStart], errors: list[ErrorRow]) -> list[BoundRow]:
+        """The estimated bound of white noise and of the gaussian prior, if it was asked for."""
+        if self.request.unet is None or not self.request.estimated_bound:
+            return []
+        self.listen("estimated bound", 0, 0)
+        return [
+            bound_row(self.request, each, self.groups[0], self._row(each, errors), self.generator)
+            for each in starts[:2]
+        ]
+
+    def _row(self, start: AuditedStart, errors: list[ErrorRow]) -> ErrorRow:
+        """The error of a start for the data as a whole, at the middle timestep."""
+        return next(
+            row
+            for row in errors
+            if row.target == "data" and row.label is None and row.timestep == self.middle
+            if row.start == tuple(start.facts.values())
+        )

@@ -39,7 +39,7 @@ BLOCK = 1024
 
 
 @dataclass(frozen=True)
-class StabilityRow:
+class Perturbation:
     """The starts of a potential and of a perturbed one, with the same seeds.
 
     Attributes:
@@ -66,7 +66,7 @@ def potential_stability(
     label: int | None = None,
     count: int = 4096,
     generator: torch.Generator,
-) -> list[StabilityRow]:
+) -> list[Perturbation]:
     """Perturbs the potential of a prior (of one class) by independent normal errors, and compares starts.
 
     Arguments:
@@ -105,7 +105,7 @@ def potential_stability(
         mean = MeanEstimate.of(torch.cat(squares))
         largest = float(error.abs().max())
         rows.append(
-            StabilityRow(
+            Perturbation(
                 size=float(size),
                 largest=largest,
                 changed=float(torch.cat(changed).double().mean()),

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from otprior.report.audit.plots import error_against_time, spectrum_left
-from otprior.report.audit.record import Audit, AuditedStart, AuditReport, ErrorRow
+from otprior.report.audit.record import Audit, AuditReport, AuditRow, ErrorRow
 from otprior.report.audit.text import audit_headline, audit_summary, error_text
 from otprior.report.folder import write_folder
 from otprior.report.page import (
@@ -259,7 +259,7 @@ def _more(audit: Audit) -> Section:
     return Section("More", blocks)
 
 
-def _simple(rows: Sequence[AuditedStart], columns: dict[str, str]) -> Table:
+def _simple(rows: Sequence[AuditRow], columns: dict[str, str]) -> Table:
     lines = []
     for row in rows:
         values = [getattr(row, key) for key in columns.values()]

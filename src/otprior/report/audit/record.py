@@ -65,8 +65,8 @@ class AuditVerdict(Record):
     remedy: str
 
 
-class AuditedStart(Record):
-    """A start that is audited, at a timestep.
+class AuditRow(Record):
+    """A row of an audit: a start at a timestep.
 
     Attributes:
         name: What it was called; None for the starts of every audit.
@@ -109,7 +109,7 @@ class OtherBound(Record):
     note: str
 
 
-class ErrorRow(AuditedStart):
+class ErrorRow(AuditRow):
     """lower <= W2(p_t, law of the starts) <= upper.
 
     Attributes:
@@ -139,7 +139,7 @@ class ErrorRow(AuditedStart):
     bounds: Many[OtherBound]
 
 
-class CostRow(AuditedStart):
+class CostRow(AuditRow):
     """Root mean square distances of samples from coupled starts, and of K steps from a fine grid.
 
     Attributes:
@@ -161,7 +161,7 @@ class CostRow(AuditedStart):
     fine_nfe: Count | None
 
 
-class CheckRow(AuditedStart):
+class CheckRow(AuditRow):
     """Other distances of samples, each with its floor; see `otprior.error.audit.cross_checks`."""
 
     draws: Count | None
@@ -174,7 +174,7 @@ class CheckRow(AuditedStart):
     consistent: bool
 
 
-class BoundRow(AuditedStart):
+class BoundRow(AuditRow):
     """The estimated bound, which is no bound: two of its terms are sampled. Decimal logarithms."""
 
     timesteps: Many[float]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,6 +11,7 @@ from otprior.data.images import load_images
 from otprior.error.audit.errors import audited_priors, data_groups, error_rows
 from otprior.error.audit.request import AuditRequest
 from otprior.priors import Prior, SemiDiscretePrior
+from otprior.report.audit.record import ErrorRow
 from otprior.utils.files import write_json
 from otprior_studies.papers.prior_mismatch.rows import scheduler_of
 
@@ -50,12 +50,12 @@ def write_errors(
         draws=draws,
         conditional=True,
     )
-    rows: list[dict[str, Any]] = []
+    rows: list[ErrorRow] = []
     for by_class in (False, True):
         generator = torch.Generator().manual_seed(request.seed)
         parts = data_groups(request, data, held_out, by_class, generator)
         for audited in audited_priors(request, data, parts, by_class, generator):
             for found in error_rows(request, audited, parts, generator):
                 # (Single classes are in the sum over them.)
-                rows += [row for row in found if row["class"] == ("all classes" if by_class else None)]
-    write_json(out, rows)
+                rows += [row for row in found if row.label == ("all classes" if by_class else None)]
+    write_json(out, [row.to_json() for row in rows])
