@@ -1,6 +1,7 @@
-"""How wrong a prior is: W2 between p_t and the law of its starts, as an interval, and what it costs in samples.
+"""The error of a prior: W2 between p_t and the law of its starts, as an interval, and its cost in samples.
 
-`data_error` is for p_t of a given data set, `population_error` for that of the population that held-out data come from.
+`data_error` is the error for p_t of a given data set, `population_error` for p_t of the population of held-out data.
+`audit` runs both, and more, for a model and its priors.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
-r"""How much of a finite data set a Gaussian can explain exactly: a coupling of X with ζ ~ N(0, I) by halving.
+r"""A coupling of a finite data set X with ζ ~ N(0, I) whose regression is known exactly, by halving.
 
 X takes N values y_i of mass 1/N. The data are halved along an axis, each half again, and so on down to single points;
-beside it the space of ζ is halved along the same axis in the same proportion of its normal mass. So each y_i gets a
-box of ζ-space of exactly its mass, (X, ζ) has the right two marginals without anything being solved, and the mean of
+the space of ζ is halved along the same axis in the same proportion of its normal mass. So each y_i gets a box of
+ζ-space of exactly its mass, (X, ζ) has the right two marginals without anything being solved, and the mean of
 ζ over a box is in closed form: in a coordinate cut to (a, b] it is (φ(a) − φ(b))/(Φ(b) − Φ(a)). Hence
 
     γ_j = E (X − E X)_j ζ_j = Σ (y_i − m)_j E[ζ_j | box i]/N
 
-exactly, along each axis. Beside a Gaussian that is diagonal along the same axes, Γ = diag(γ) is all that
-`gaussians.coupled_squared` needs of E (X − E X) ζᵀ: the best linear map is then diagonal too. Beside another one the
-rest counts as well, and none of it may be left out. In one dimension the boxes are the cells of the optimal map.
+exactly, along each axis. For a Gaussian that is diagonal along the same axes, `coupled_squared` (`transport.gaussian`)
+needs only the diagonal Γ = diag(γ) of E (X − E X) ζᵀ: the best linear map is then diagonal too. For another Gaussian it
+needs the whole matrix. In one dimension the boxes are the cells of the optimal map.
 No coupling with N points gets far: |E[ζ | X]|² averages 2 ln N at most (Talagrand), so a few axes use it up.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from otprior.transport.moments import Spectrum
 
-# With images, 8 axes explained more than 4 or 16: of what there is to explain, they hold the most.
+# With images, 8 axes explained more than 4 or 16.
 MOST_AXES = 8
 
 
@@ -31,8 +31,8 @@ def explained_by_cells(rows: Tensor, axes: Tensor, diagonal: bool = True) -> Spe
     """Γ Γᵀ of the coupling of this module, as a covariance (of mean zero).
 
     Arguments:
-        rows: The data y, shape (N, d), all of one mass.
-        axes: U, orthonormal columns, shape (d, k); the leading ones are cut.
+        rows: The data y, shape (N, d), of equal masses.
+        axes: U, orthonormal columns, shape (d, k); boxes are cut along the leading ones.
         diagonal: Whether Γ = U diag(γ), for starts whose covariance is diagonal along U; else all of E (X − E X) ζᵀ.
     """
     places = rows.double() @ axes[:, :MOST_AXES].double()
@@ -61,7 +61,7 @@ def _box_means(places: Tensor) -> Tensor:
             means[rows[0]] = torch.tensor(mean, dtype=torch.float64)
             continue
         here = data[rows]
-        # The axis along which both the data and ζ have most left to give.
+        # The axis along which data and ζ together still vary most.
         axis = int((here.var(axis=0) * variance).argmax())
         order = rows[here[:, axis].argsort(kind="stable")]
         middle = len(rows) // 2

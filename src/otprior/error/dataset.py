@@ -4,14 +4,14 @@ With p = p_t, the law of α X + σ ε for X uniform over N data points, and q th
 
 | prior | below | above |
 |---|---|---|
-| identity, gaussian | gelbrich; marginals | shared noise; cells; flow |
-| semidiscrete | dual; nearest start (frozen) | chain; independent atoms and flow (but for frozen) |
+| of Gaussian starts | gelbrich; marginals | shared noise; cells; flow |
+| semidiscrete | dual; nearest start (frozen) | chain; independent atoms and flow (not for frozen) |
 | random atom | 0 | 0: its law is p_t |
 | any other | dual | flow; without it no upper bound is known |
 
-Derivations are in docs/prior-error.md and at the heads of this package's modules. Bounds from draws (of seeds, of
-cells, of p_t) hold with a stated probability, the others are exact to rounding. All bounds of a side together miss
-with probability 1 − level at most, so the best of them may be taken.
+Derivations are in docs/prior-error.md and in the docstrings of this package's modules. Bounds from draws (of seeds, of
+cells, of p_t) hold with a stated probability, the others are exact to rounding. All bounds of a side miss with
+probability 1 − level at most, together, so the best of them may be taken.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ from otprior.transport.moments import Spectrum
 from otprior.utils.random import normal_block, seed_from
 from otprior.utils.validation import require
 
-# Draws of p_t whose nearest frozen start is sought.
+# Number of draws of p_t for which the nearest frozen start is found.
 NEAREST_DRAWS = 512
-# Draws of the starts of a prior of which nothing is known.
+# Number of draws of the starts of a prior that is known by samples alone.
 SAMPLED_DRAWS = 2048
 
 
@@ -75,14 +75,15 @@ def data_error(
     """The interval of W2(p_t of the data, law of the prior's starts), at the prior's timestep.
 
     Arguments:
-        prior: Any of the library's.
-        target: The data. A prior of atoms is known best beside its own (`StartDraws.target`); beside other images
-            only as a map of which draws are to be had.
+        prior: Any prior.
+        target: The data. A prior of atoms has the tightest bounds for its own atoms (`StartDraws.target`); for other
+            data it is known by samples alone.
         label: The class, for a conditional prior; `target` then holds that class's data.
-        draws: Of `draw_starts`, for a semi-discrete prior; drawn here if None. They serve every timestep.
-        flow: Of `couple_by_flow` on the same data, at (among others) the prior's (α, σ): adds the flow's coupling.
-        level: With which each end holds, where it does not hold for certain.
-        generator: Of draws made here.
+        draws: Result of `draw_starts` for a semi-discrete prior, at any timestep; drawn here if None.
+        flow: Result of `couple_by_flow` for the same data, with the prior's (α, σ) among its moments: adds the flow's
+            coupling.
+        level: Probability with which each end holds, where it does not hold for certain.
+        generator: Seeds the draws that are made here.
 
     Raises:
         ValueError: If data and prior have different dimensions.
@@ -117,10 +118,10 @@ def gaussian_error(
     """The interval of W2(law of α X + σ ε, N(a, S)), at any moment (α, σ), σ = 0 included.
 
     Arguments:
-        target: X: data, or moments alone (then only Gelbrich's bound and its mirror image).
+        target: X: data, or moments alone (then only Gelbrich's bound and its mirror image apply).
         alpha, sigma: The moment.
         start: a and S.
-        flow, level: As for `data_error`.
+        flow, level: See `data_error`.
     """
     clean, moments = target.spectrum, noised(target.spectrum, alpha, sigma)
     nothing = no_covariance(target.dim)
@@ -140,7 +141,7 @@ def gaussian_error(
 
 
 def part_level(level: float, parts: int) -> float:
-    """The level of each of several limits that together hold with `level`."""
+    """The level that each of several limits needs, so that all of them hold together with `level`."""
     return 1 - (1 - level) / parts
 
 
@@ -204,7 +205,7 @@ def _sampled_error(
     level: float,
     generator: torch.Generator,
 ) -> ErrorInterval:
-    """For a map of which only draws are to be had."""
+    """The interval of a prior that is known by samples of its starts alone."""
     moments, seed = noised(target.spectrum, prior.alpha, prior.sigma), seed_from(generator)
     starts = sample_starts(prior, normal_block(seed, "seeds", 0, SAMPLED_DRAWS, prior.dim), label, seed)
     lower = [dual_bound(moments, lambda pair: MeanEstimate(pair.mean_at_target(moments)), starts, level)]

@@ -1,4 +1,4 @@
-"""What is known of a prior's error: two ends, each with its reason."""
+"""The interval of a prior's error: two ends, each with its reason."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Bound:
 
     Attributes:
         value: At least 0; math.inf for an upper bound where none is known.
-        how: Its name: see docs/prior-error.md.
-        level: With what probability it holds; None where it holds for certain, up to rounding.
-        note: What it rests on, in words, where that is not plain from its name.
+        how: Name of the bound, see docs/prior-error.md.
+        level: Probability with which it holds; None where it holds for certain, up to rounding.
+        note: Numbers of draws or terms that it rests on, in words.
     """
 
     value: float
@@ -33,9 +33,9 @@ class ErrorInterval:
     """W2 between p_t and the law of a prior's starts lies between `lower` and `upper`.
 
     Attributes:
-        target: "data" (p_t of the given images) or "population" (of what they were drawn from).
+        target: "data" (p_t of the given images) or "population" (p_t of the law that held-out images come from).
         lower, upper: The best of each kind.
-        others: All bounds that were computed, the best ones too.
+        others: All bounds that were computed, the best ones included.
     """
 
     target: str
@@ -45,7 +45,7 @@ class ErrorInterval:
 
     @property
     def ratio(self) -> float:
-        """upper/lower: 1 where the error is known, infinite where nothing is known from below or from above."""
+        """upper/lower: 1 where the error is known, infinite where one side has no bound."""
         if self.upper.value == self.lower.value:
             return 1.0
         return self.upper.value / self.lower.value if self.lower.value > 0 else math.inf
@@ -54,19 +54,19 @@ class ErrorInterval:
 def best(target: str, lower: list[Bound], upper: list[Bound]) -> ErrorInterval:
     """The interval of the largest lower and the smallest upper bound.
 
-    Of bounds that hold with a probability, those compared should hold together with the level that each states: whoever
-    computes k of them on the same draws gives each the level 1 − δ/k.
+    Bounds that hold with a probability should hold together with the level that each states: k of them computed on the
+    same draws each need the level 1 − δ/k.
     """
     low = max(lower, key=lambda bound: bound.value, default=Bound(0.0, "none"))
     high = min(upper, key=lambda bound: bound.value, default=Bound(math.inf, "no upper bound known"))
     if high.value < low.value:
-        # One of two estimates missed by a little (or by rounding); an upper bound may always be raised.
+        # One of two estimates missed by a little (or by rounding). An upper bound may always be raised.
         high = replace(high, value=low.value)
     return ErrorInterval(target, low, high, (*lower, *upper))
 
 
 def combined(target: str, parts: list[ErrorInterval], weights: list[float]) -> ErrorInterval:
-    """The interval of √Σ w_c W2²_c over classes: W2 between laws of (latent, label) that may not change labels."""
+    """The interval of √Σ w_c W2²_c over classes: W2 between laws of (latent, label) by plans that keep the label."""
     low = math.sqrt(sum(w * part.lower.value**2 for w, part in zip(weights, parts)))
     high = math.sqrt(sum(w * part.upper.value**2 for w, part in zip(weights, parts)))
     levels = [bound.level for part in parts for bound in (part.lower, part.upper) if bound.level is not None]

@@ -1,4 +1,4 @@
-r"""The interval of a prior's error for p_t of the population that held-out data were drawn from: an estimate.
+r"""The interval of a prior's error for p_t of the population, estimated from held-out data.
 
 *Below*: the quadratic pairs of `dual`. One half of the held-out data chooses the pair, the other half estimates its
 mean over the population, to which independent noise adds σ² tr(I − A) exactly.
@@ -7,10 +7,10 @@ mean over the population, to which independent noise adds σ² tr(I − A) exact
 
     W2²(p_t of the population, q) ≤ E W2²(p_t of μ_n, q),
 
-and what bounds the right side for a given data set bounds the left in expectation. The held-out data are cut into
-blocks, each block is a data set of its own, and the mean over blocks has Student's upper limit. (Blocks are small,
-and a small data set's p_t is further from any smooth q than the population's: these bounds err on the safe side.) For
-the coupling that shares noise the bound is a mean over single X, so blocks are not needed.
+and an upper bound of the right side for a given data set is one of the left in expectation. The held-out data are cut
+into blocks, each a data set of its own, and the mean over blocks has Student's upper limit. (Blocks are small, and a
+small data set's p_t is further from any smooth q than the population's: these bounds err on the safe side.) The
+coupling that shares the noise gives a mean over single X, so it needs no blocks.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from otprior.transport.gaussian import bures_squared, gaussian_map, isotropic, n
 from otprior.transport.moments import Spectrum, streaming_spectrum
 from otprior.utils.validation import check_finite, check_integer, invalid, require
 
-# Up to this dimension the pair is chosen freely; beyond, diagonal along the start's own axes, which costs no d³.
+# Up to this dimension the dual pair is unrestricted; beyond, it is diagonal along the start's own axes, to avoid d³.
 FREE_PAIR_LIMIT = 128
-# Rows of a block that are matched with as many draws of starts.
+# Rows of a block that are matched with draws of starts, at most.
 MATCHED = 512
 # Blocks of held-out data, and rows that each must have.
 BLOCKS = 8
@@ -58,7 +58,7 @@ LEAST_HELD_OUT = ROWS_A_BLOCK * BLOCKS
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Held-out data, shared out for estimates that must not see the same rows.
+    """Held-out data, split for estimates that must not use the same rows.
 
     Build it with `of`.
 
@@ -67,7 +67,7 @@ class HeldOut:
         measured: The half that estimates, shape (m, d).
         rows: All of them, in random order, shape (n, d).
         blocks: Disjoint data sets that make up `rows`.
-        flows: For each block, draws of its p_t with their codes; empty if no moments were asked for.
+        flows: For each block, draws of its p_t with their codes; empty without moments.
     """
 
     chosen: Spectrum
@@ -86,14 +86,17 @@ class HeldOut:
         draws: int = 16,
         generator: torch.Generator,
     ) -> HeldOut:
-        """Shares images (N, C, H, W) or rows (N, d) out at random.
+        """Splits images (N, C, H, W) or rows (N, d) at random.
 
         Arguments:
             images: At least four for each block.
-            scales: Moments (α, σ) at which the flow's coupling is wanted.
+            scales: Moments (α, σ) of the flow's coupling.
             blocks: Number of blocks, at least 2.
-            draws: Draws of p_t of each block.
-            generator: Shuffles and draws.
+            draws: Number of draws of each block's p_t.
+            generator: Seeds the shuffle and the draws.
+
+        Raises:
+            ValueError: If there are too few images, or one has NaN or infinity.
         """
         rows = images.flatten(1)
         check_finite("held-out data", rows)
@@ -129,12 +132,15 @@ def population_error(
     """The interval of W2(p_t of the population, law of the prior's starts): each end holds with `level`.
 
     Arguments:
-        prior: Identity, gaussian or semidiscrete.
+        prior: A prior of Gaussian starts (`Prior.gaussian_law`), or a semi-discrete one.
         held_out: Data that the prior was not fitted on (of the class).
         label: The class, for a conditional prior.
-        draws: Of `draw_starts`, for a semi-discrete prior; drawn here if None.
-        level: Of each end.
-        generator: Of draws made here.
+        draws: Result of `draw_starts` for a semi-discrete prior; drawn here if None.
+        level: Probability with which each end holds.
+        generator: Seeds the draws that are made here.
+
+    Raises:
+        ValueError: If the prior is of another kind, or of another dimension than the data.
     """
     dim = held_out.rows.shape[1]
     require(dim == prior.dim, "held-out data", f"of the prior's dimension {prior.dim}", dim)
@@ -159,7 +165,7 @@ def gaussian_population_error(
         held_out: Draws of X, on which `start` does not depend.
         alpha, sigma: The moment.
         start: a and S.
-        level: Of each end.
+        level: Probability with which each end holds.
     """
     chosen = held_out.chosen
     if len(start.mean) > FREE_PAIR_LIMIT and start.basis.shape[1]:
@@ -215,7 +221,7 @@ def _semidiscrete_error(
 
 
 def _matched(held_out: HeldOut, draws: StartDraws) -> MeanEstimate:
-    """E W2² between a block's data and as many draws of the prior's atoms: above W2² of population and atoms."""
+    """E W2² between a block's data and draws of the prior's atoms: an upper bound for population and atoms."""
     import ot
 
     chosen = draws.atoms[draws.cells].double()
@@ -240,7 +246,7 @@ def _flow_bound(
     level: float,
     start: Spectrum | None = None,
 ) -> Bound:
-    """The mean over blocks of the coupling of each block's own flow."""
+    """The flow bound from the mean over blocks, each coupled by its own flow."""
     reference = noised(held_out.chosen, alpha, sigma)
     gaps = [squared_gap(each, alpha, sigma, image, start, reference) for each in held_out.flows]
     means = torch.stack([gap.values.mean() for gap in gaps])

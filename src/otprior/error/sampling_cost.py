@@ -1,10 +1,10 @@
-"""What a prior's error costs in samples: coupled starts, x ~ p_t* and T(z), through one and the same sampler.
+"""The cost of a prior's error in samples: coupled starts, x ~ p_t* and T(z), go through the same sampler.
 
-√E|x_0 − x_0'|² of where the two end is an upper bound on W2 between the two laws of samples, for any network, any
-sampler and any coupling. The tighter the coupling the better: that of the data's own flow (`flow`) is used.
-Beside it stands what solving in K steps costs, √E|x_0(K steps) − x_0(fine grid)|² from the same x ~ p_t*.
+Their samples x_0 and x_0' give √E|x_0 − x_0'|², an upper bound on W2 between the two laws of samples, for any network,
+any sampler and any coupling. The tighter the coupling the better: that of the data's own flow is used. For
+comparison, the error of solving in K steps is √E|x_0(K steps) − x_0(fine grid)|² from the same x ~ p_t*.
 
-`pipelines` goes from a seed to an image; here the start itself is given, since a start drawn from p_t has no seed.
+A pipeline goes from a seed to an image; here the start itself is given, since a start drawn from p_t has no seed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from otprior.error.bounds.dual import MeanEstimate
 from otprior.sampling.schedulers import Start, matching_timestep, start_scheduler
 from otprior.utils.validation import require
 
-# Their steps draw noise; a pair of starts would end apart for that reason alone.
+# Schedulers whose steps draw noise, which would separate a pair of starts.
 _STOCHASTIC = ("DDPM", "EulerAncestral", "KDPM2Ancestral", "LCM", "TCD", "SASolver")
 
 
@@ -38,9 +38,9 @@ class Sampler:
 
     Attributes:
         unet: With UNet2DModel's call.
-        scheduler: One that can start at an intermediate timestep.
-        label: Class label told to the network, or None if it takes none.
-        batch_size: Latents at a time.
+        scheduler: A scheduler that can start at an intermediate timestep.
+        label: Class label that the network is called with, or None if it takes none.
+        batch_size: Number of latents at a time.
     """
 
     unet: nn.Module
@@ -60,12 +60,12 @@ class Sampler:
 
     @torch.no_grad()
     def __call__(self, latents: Tensor, alpha: float, sigma: float, timesteps: Sequence[float]) -> Tensor:
-        """Where the sampler takes latents α x_0 + σ ε.
+        """Samples from latents α x_0 + σ ε.
 
         Arguments:
             latents: Shape (B, C, H, W), at scales (α, σ).
-            alpha, sigma: Those scales.
-            timesteps: The grid, from the timestep that has them.
+            alpha, sigma: The scales.
+            timesteps: The grid, from the timestep that has these scales.
 
         Returns:
             Shape (B, C, H, W), float32, neither rounded nor clipped.
@@ -74,7 +74,7 @@ class Sampler:
         return torch.cat(parts)
 
     def evaluations(self, alpha: float, sigma: float, timesteps: Sequence[float]) -> int:
-        """Network evaluations of a latent on the way."""
+        """Network evaluations of a latent."""
         return self._start(alpha, sigma, timesteps, torch.device("cpu")).nfe
 
     def _start(self, alpha: float, sigma: float, timesteps: Sequence[float], device: torch.device) -> Start:
@@ -85,11 +85,10 @@ class Sampler:
         parameter = next(self.unet.parameters(), torch.zeros(()))
         start = self._start(alpha, sigma, timesteps, parameter.device)
         x = (x * start.scale(alpha, sigma)).to(parameter.device, parameter.dtype)
-        told = (
-            {} if self.label is None else {"class_labels": torch.full((len(x),), self.label, device=x.device)}
-        )
+        labels = None if self.label is None else torch.full((len(x),), self.label, device=x.device)
+        options = {} if labels is None else {"class_labels": labels}
         for index, t in enumerate(start.timesteps):
-            out = self.unet(start.model_input(x, index), t, **told, return_dict=False)[0]
+            out = self.unet(start.model_input(x, index), t, **options, return_dict=False)[0]
             x = start.step(out.to(x.dtype), index, x)
         return x.float().cpu()
 
@@ -100,9 +99,9 @@ class RootMeanSquare:
 
     Attributes:
         value: The estimate.
-        interval: 95 % of it, both ends.
-        upper: Upper limit of a one-sided 95 % interval.
-        rows: How many.
+        interval: Two-sided 95 % interval.
+        upper: Upper limit of the one-sided 95 % interval.
+        rows: Number of rows.
     """
 
     value: float
@@ -112,11 +111,9 @@ class RootMeanSquare:
 
     @classmethod
     def between(cls, a: Tensor, b: Tensor) -> RootMeanSquare:
-        """Of two batches (n, ...), row by row; n >= 2."""
-        require(
-            a.shape == b.shape and len(a) >= 2, "rows", f"of one shape {tuple(a.shape)}, at least 2", b.shape
-        )
+        """The distance of two batches (n, ...), row by row; n >= 2."""
+        same = a.shape == b.shape and len(a) >= 2
+        require(same, "rows", f"of one shape {tuple(a.shape)}, at least 2", tuple(b.shape))
         mean = MeanEstimate.of(((a.double() - b.double()) ** 2).flatten(1).sum(dim=1))
-        ends = (math.sqrt(max(mean.limit(0.975, side), 0.0)) for side in ("lower", "upper"))
-        low, high = ends
+        low, high = (math.sqrt(max(mean.limit(0.975, side), 0.0)) for side in ("lower", "upper"))
         return cls(math.sqrt(mean.value), (low, high), math.sqrt(mean.limit(0.95, "upper")), len(a))

@@ -1,4 +1,4 @@
-r"""Bounds on the error of a semi-discrete start α b(z) + σ n, a chain from it to p_t.
+r"""Bounds on the error of a semi-discrete start α b(z) + σ n, by a chain of laws from the start's to p_t.
 
     α b + σ n  →  α y_i + σ n  →  α y_i + σ ε  →  α X + σ ε,      i = i(z) the cell, ε ~ N(0, I) independent of it.
 
@@ -7,12 +7,12 @@ r"""Bounds on the error of a semi-discrete start α b(z) + σ n, a chain from it
   Talagrand's inequality its W2² from there is at most twice that. Adding the same √(1 − ρ²) ε' on both sides adds
   nothing to a coupling's cost, so over all cells W2 ≤ ρ σ √(2 H(p)) ≤ ρ σ √(2 ln N). Fresh noise has ρ = 0. Frozen
   noise is a point ε_i for each atom: W2² ≤ σ² E|ε − ε_i|² = σ² (d + E|ε_i|²).
-- *Masses*: the cells' masses are not those of X: α W2(Σ p_i δ_{y_i}, law of X), from `masses` for the atoms themselves,
-  from held-out data for the population.
+- *Masses*: the cells' masses are not those of X: α W2(Σ p_i δ_{y_i}, law of X), from `mass_coupling` for the atoms
+  themselves, from held-out data for the population.
 
-Another route keeps n and takes X independent of the seed: W2² ≤ α² E|b − X|². It is the better one where little
-signal is left, and does not hold for frozen noise. From below, frozen starts are N points w_i, and wherever a point
-of p_t goes it goes to one of them: W2² ≥ E min_i |x − w_i|².
+Another bound keeps n and takes X independent of the seed: W2² ≤ α² E|b − X|². It is the better one where little
+signal is left, and does not hold for frozen noise. From below, frozen starts are N points w_i, and every coupling sends
+each point of p_t to one of them: W2² ≥ E min_i |x − w_i|².
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def dual_bound(
 
     Arguments:
         chosen: Moments of p_t, of data that `target_mean` does not estimate from.
-        target_mean: From a pair to E_p f.
-        starts: Draws (n, d).
-        level: Of the lower limit.
+        target_mean: Returns E_p f for a pair.
+        starts: Draws of starts, (n, d).
+        level: Probability with which the limit holds.
     """
     half = len(starts) // 2
     pair = QuadraticPair.between(chosen, _moments_along(starts[:half], chosen.basis))
@@ -61,21 +61,21 @@ def _moments_along(starts: Tensor, axes: Tensor) -> Spectrum:
 
 
 def estimated_links(prior: SemiDiscretePrior) -> int:
-    """Links of the chain that are estimated: masses always, smoothing and frozen noise where there is any."""
+    """Number of links of the chain that are estimated: masses, and smoothing and frozen noise where there is any."""
     return 1 + bool(prior.smoothing) + (prior.noise == "frozen")
 
 
 def chain_bound(
     draws: StartDraws, alpha: float, sigma: float, masses: float, part_level: float, level: float
 ) -> Bound:
-    """The chain of the module's head.
+    """The upper bound by the chain of this module.
 
     Arguments:
-        draws: Of the prior.
+        draws: Draws of the prior's starts.
         alpha, sigma: Scales.
         masses: An upper bound of W2² between the atoms with the cells' masses and the clean data.
-        part_level: Of the limit of each link that is estimated.
-        level: Of all bounds of the interval together, as reported.
+        part_level: Level of the limit of each estimated link.
+        level: Level of all bounds of the interval together, as reported.
     """
     prior = draws.prior
     links = {"masses": alpha * math.sqrt(masses)}
@@ -102,11 +102,11 @@ def frozen_bound(
     """√E min_i |x − w_i|², lower confidence limit.
 
     Arguments:
-        draws: Of a frozen prior.
-        rows: Draws of clean data, (n, d): one x of p_t is made from each.
+        draws: Draws of a frozen prior's starts.
+        rows: Draws of clean data, (n, d): each is noised to one x of p_t.
         alpha, sigma: Scales.
-        level: Of the limit.
-        generator: Of the noise.
+        level: Probability with which the limit holds.
+        generator: Seeds the noise.
     """
     noise = normal_block(seed_from(generator), "nearest", 0, len(rows), rows.shape[1])
     x = alpha * rows.float() + sigma * noise

@@ -1,11 +1,11 @@
-r"""The radial power spectrum of images, next to which white noise is flat.
+r"""The radial power spectrum of images; that of white noise is flat.
 
 With the orthonormal discrete Fourier transform, white noise of unit variance has power 1 in every coefficient. So
-latents α x_0 + σ ε have power α² P(k) + σ², P the power of clean images at frequency k, and where α² P(k) is not
-small beside σ², a start from white noise lacks something of that size. Images have their power at low k: what is left
-of them last is their brightness (k = 0) and their coarse shape.
+latents α x_0 + σ ε have power α² P(k) + σ², P the power of clean images at frequency k. A start from white noise lacks
+α² P(k), which matters where it is not much smaller than σ². Images have their power at low k: the last of their signal
+is their brightness (k = 0) and their coarse shape.
 
-Of two sets of images in pairs (x_i, y_i), the *coherence* at frequency k is the correlation of their coefficients of
+For pairs of images (x_i, y_i), the *coherence* at frequency k is the correlation of their coefficients of
 that frequency, Re Σ x̂ ŷ*/√(Σ|x̂|² Σ|ŷ|²): 1 for equal images, 0 for unrelated ones without a common mean.
 """
 
@@ -28,8 +28,8 @@ class RadialSpectrum:
     Attributes:
         frequency: In cycles an image: 0, 1, 2, …, float64 (K,).
         power: Mean of |x̂|² over images, channels and the coefficients of about that frequency, (K,).
-        mean_power: The same of the mean image: what all images share, (K,).
-        coefficients: How many coefficients of a channel have that frequency, int64 (K,).
+        mean_power: Power of the mean image, which all images share, (K,).
+        coefficients: Number of a channel's coefficients of that frequency, int64 (K,).
     """
 
     frequency: Tensor
@@ -65,7 +65,7 @@ def radial_spectrum(images: Tensor) -> RadialSpectrum:
 def radial_coherence(x: Tensor, y: Tensor) -> Tensor:
     """Correlation of pairs of images (N, C, H, W) by spatial frequency 0, 1, 2, … cycles an image, float64 (K,).
 
-    Means are the caller's to remove. Where either set has no power the coherence is 0.
+    Remove the means first if they should not count. Where either set has no power the coherence is 0.
     """
     _check_pairs(x, y)
     ring, count = _rings(*x.shape[2:])
@@ -79,7 +79,7 @@ def radial_coherence(x: Tensor, y: Tensor) -> Tensor:
 
 
 def low_passed(images: Tensor, cycles: int) -> Tensor:
-    """Images (N, C, H, W) with frequencies above `cycles` (rounded) an image removed, float64."""
+    """Images (N, C, H, W) without the frequencies above `cycles` an image, float64."""
     ring, _ = _rings(*images.shape[2:])
     kept = (ring <= cycles).reshape(images.shape[2:])
     return torch.fft.ifft2(torch.fft.fft2(images.double()) * kept).real
@@ -93,7 +93,7 @@ def _check_pairs(x: Tensor, y: Tensor) -> None:
 
 
 def _rings(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Frequency of each coefficient in whole cycles an image, int64 (H W,), and how many have each, (K,)."""
+    """Frequency of each coefficient in whole cycles an image, int64 (H W,), and the number of each, (K,)."""
     rows = torch.fft.fftfreq(height, d=1 / height, dtype=torch.float64)
     columns = torch.fft.fftfreq(width, d=1 / width, dtype=torch.float64)
     ring = torch.hypot(rows[:, None], columns).round().long().reshape(-1)

@@ -1,7 +1,7 @@
-"""What a prior is held against: p_t of a given data set, known by its moments or by all of its images.
+"""The target of a prior: p_t of a given data set, known by its moments or by all of its images.
 
 Moments are enough for Gelbrich's bound and for the coupling that shares the noise, and come from one pass over data
-of any size. With the images themselves the data set's p_t, a mixture of N narrow Gaussians, is known exactly, and
+of any size. With the images themselves the data set's p_t, a mixture of N narrow Gaussians, is known exactly, and the
 bounds are tighter.
 """
 
@@ -19,9 +19,9 @@ from otprior.transport.gaussian import no_covariance, total_variance
 from otprior.transport.moments import FULL_COVARIANCE_LIMIT, Spectrum, StreamingMoments, streaming_spectrum
 from otprior.utils.validation import check_finite, require
 
-# Axes kept beyond FULL_COVARIANCE_LIMIT dimensions, as in the gaussian prior.
+# Number of axes kept beyond FULL_COVARIANCE_LIMIT dimensions, as in the gaussian prior.
 DEFAULT_RANK = 512
-# Marginals along more axes than this are nearly normal once noise is added, and each costs a pass over the data.
+# Marginals along further axes are nearly normal once noise is added, and each costs a pass over the data.
 MARGINAL_AXES = 8
 
 
@@ -35,7 +35,7 @@ class Target:
         spectrum: Mean and covariance of the clean data, float64.
         rows: The data, shape (N, d), or None if only moments are known.
         given: The part of the covariance that a coupling with N(0, I) explains, where the caller knows one (Γ Γᵀ of
-            `gaussians.coupled_squared`); all of it for Gaussian data.
+            `transport.gaussian.coupled_squared`); the whole covariance for Gaussian data.
     """
 
     spectrum: Spectrum
@@ -44,7 +44,7 @@ class Target:
 
     @classmethod
     def of(cls, images: Tensor, rank: int | None = None) -> Target:
-        """A data set: images (N, C, H, W) or rows (N, d).
+        """Makes a target of images (N, C, H, W) or rows (N, d).
 
         Raises:
             ValueError: If there are fewer than two images, or one has NaN or infinity.
@@ -56,7 +56,7 @@ class Target:
 
     @classmethod
     def streamed(cls, batches: Iterable[Tensor], rank: int | None = None) -> Target:
-        """The moments of a stream of batches (B, C, H, W) or (B, d), read once, none of it kept."""
+        """Makes a target of the moments of a stream of batches (B, C, H, W) or (B, d), which is read once."""
         moments: StreamingMoments | None = None
         count = 0
         for batch in batches:
@@ -74,11 +74,11 @@ class Target:
 
     @classmethod
     def weighted(cls, rows: Tensor, weights: Tensor) -> Target:
-        """The moments of rows (N, d) of masses (N,), sum 1."""
+        """Makes a target of the moments of rows (N, d) with masses (N,), sum 1."""
         weights = weights.double()
         mean = weights @ rows.double()
         scaled = (rows.double() - mean) * (len(rows) * weights).sqrt()[:, None]
-        # Each row with its opposite: of mean zero, with the second moments of the weighted rows.
+        # Each row and its negative: mean zero, and the second moments of the weighted rows.
         spectrum = streaming_spectrum(torch.cat([scaled, -scaled]), axes_kept(rows.shape[1]))
         return cls(replace(spectrum, mean=mean))
 
@@ -94,7 +94,7 @@ class Target:
 
     @cached_property
     def explained(self) -> Spectrum:
-        """Γ Γᵀ: as given, of the boxes of `cells` where the data are there, or nothing."""
+        """Γ Γᵀ: as given, of the boxes of `cell_coupling` where the data are known, or 0."""
         if self.given is not None:
             return self.given
         if self.rows is not None:
@@ -103,7 +103,7 @@ class Target:
 
     @cached_property
     def explained_off_axes(self) -> Spectrum:
-        """The same beside a Gaussian that is not diagonal along the data's axes."""
+        """Γ Γᵀ for Gaussians that are not diagonal along the data's axes."""
         if self.given is not None or self.rows is None:
             return self.explained
         return explained_by_cells(self.rows, self.spectrum.basis, diagonal=False)
@@ -117,7 +117,7 @@ class Target:
 
 
 def axes_kept(dim: int, rank: int | None = None) -> int:
-    """How many principal axes are followed: all in few dimensions."""
+    """Number of principal axes that are kept: all in few dimensions."""
     if rank is None:
         return dim if dim <= FULL_COVARIANCE_LIMIT else DEFAULT_RANK
     require(1 <= rank <= dim, "rank", f"in [1, {dim}]", rank)

@@ -1,1 +1,1 @@
-"""The papers' claims as tests, a file each; `claim` says what a verdict means, `registry` finds them."""
+"""The claims of papers as tests, one file each; `claim` defines verdicts, `registry` finds the claims."""

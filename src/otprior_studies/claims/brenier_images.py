@@ -1,11 +1,11 @@
 r"""The same question as `brenier_plane` for 1,000 images in 784 dimensions: is the flow's limit the Brenier map?
 
-The optimal map is known only up to the solver's error in the cells' masses, which moves walls and so makes a
-mismatch of its own. What it makes is seen by solving twice, from different draws: the two solutions disagree on at
-least as much as either of them and the truth (their errors are independent). So the claim is "the flow disagrees
-with a solution no more than two solutions with each other".
+The optimal map is known only up to the solver's error in the cells' masses, which moves walls and so causes a
+mismatch of its own. Solving twice, from different draws, measures it: the two solutions disagree at least as much as
+either of them and the truth (their errors are independent). So the claim is "the flow disagrees with a solution no more
+than two solutions with each other".
 
-In cost: for any offsets h, E[u(z) − ⟨z, F(z)⟩ − h_F(z)] ≥ E⟨z, T(z)⟩ − E⟨z, F(z)⟩, with equality at the optimal h;
+The cost: for any offsets h, E[u(z) − ⟨z, F(z)⟩ − h_F(z)] ≥ E⟨z, T(z)⟩ − E⟨z, F(z)⟩, with equality at the optimal h;
 and the convexity of the semi-dual between two solutions estimates by how much h misses the optimum.
 """
 

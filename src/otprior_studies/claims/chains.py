@@ -1,10 +1,10 @@
-r"""Random laws that are short tensor trains, with exact scores: chains of Gaussians.
+r"""Chains of Gaussians: random laws that are short tensor trains and have exact scores.
 
     p(x) = Σ over i_1 … i_{d−1} of  Π_k w_k[i_{k−1}, i_k] N(x_k; m_k[i_{k−1}, i_k], s_k²[i_{k−1}, i_k]),
 
-a product of d matrices of bumps, of r rows and columns (one at the two ends). It is what 2202.07477 takes for random
-laws, a normal density times a train of random positive entries, made smooth: their entries are independent from one
-grid point to the next, which no polynomial between the points follows. Written out, it is a mixture of r^{d−1}
+a product of d matrices of bumps, of r rows and columns (one at the two ends). 2202.07477 takes a normal density times a
+train of random positive entries as a random law. Those entries are independent from one grid point to the next, which
+no polynomial between the points follows; a chain is a smooth version of it. Written out, it is a mixture of r^{d−1}
 Gaussians along the axes, so its scores are known in closed form; and α x + σ ε is a chain again, with m → α m and
 s² → α² s² + σ².
 """
@@ -32,7 +32,7 @@ class Chain:
     """A chain of Gaussians; each tensor of shape (r_{k−1}, r_k), float64.
 
     Attributes:
-        weights: w_k; over all chains of indices they sum to 1.
+        weights: w_k; the products over all chains of indices sum to 1.
         means: m_k.
         widths: s_k, standard deviations.
     """

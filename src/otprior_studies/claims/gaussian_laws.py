@@ -4,8 +4,8 @@ For eigenvalues λ and mean μ, at scales (α, σ):
 
     W2²(N(α μ, α² Σ + σ² I), N(0, s² I)) = α² |μ|² + Σ (√(α² λ + σ²) − s)².
 
-The differences of roots are taken as (α² λ + σ² − s²)/(√(α² λ + σ²) + s), with the numerator written out: without
-that they would drown in rounding long before α is small.
+The differences of roots are computed as (α² λ + σ² − s²)/(√(α² λ + σ²) + s), with the numerator written out;
+otherwise rounding would dominate them long before α is small.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""How far the exact flow can carry a prior's error apart: the analytic bound on samples.
+r"""How much the exact flow can amplify a prior's error: the analytic bound on samples.
 
 Two points on the probability flow of one score s with sym ∇s ≤ λ(t), dx = f x dt + g dw being the forward process, end
 at most I times as far apart as they were at t*, and if a network's score is off by J(t) in mean square under p_t,
@@ -38,8 +38,7 @@ from otprior.utils.validation import require
 # κ as a function of the log-SNR.
 Gain = Callable[[float], float]
 
-# Below this log-SNR no data of the size of images are to be told from noise, and the integral over what is left is
-# none.
+# Below this log-SNR, data of the size of images cannot be distinguished from noise, and the integral is negligible.
 NOISIEST = -60.0
 
 

@@ -7,9 +7,9 @@ of p_t and N(0, I), whichever is nearer:
 - α y(z) + σ ε with a z + b ε, where y(z) is the image in which the flow from z ends and a² + b² = 1. At the best a,
   b, W2² ≤ α² E|y|² + σ² d + d − 2 √(α² m² + σ² d²), m = E⟨z, y(z)⟩.
 
-And W2(p_0, N(0, I)) itself: below by the dual of the semi-discrete problem, at any offsets. The contraction is then
-shown if the upper end at t is below α_t times the lower end at 0. For the rate both ends must fall alike, since an
-interval whose ends fall at different speeds says nothing of what is between them.
+W2(p_0, N(0, I)) itself is bounded below by the dual of the semi-discrete problem, at any offsets. The contraction is
+shown if the upper end at t is below α_t times the lower end at 0. For the rate both ends must fall alike: an interval
+whose ends fall at different speeds does not determine the rate of the distance.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The bundled images as finite data: their flow under the exact score, and their optimal transport.
 
-1,000 images of Fashion-MNIST, 100 of each class, d = 784. Several claims look at the same flow from the same noise,
-so it is computed once in a process.
+1,000 images of Fashion-MNIST, 100 of each class, d = 784. Several claims use the same flow from the same noise, so it
+is computed once in a process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from otprior.transport.solve import solve_semidiscrete
 from otprior_studies.claims.claim import Effort
 
 PER_CLASS = 100
-# Of the bundled network's schedule, from noise to data.
+# Timesteps of the bundled network's schedule, from noise to data.
 TIMESTEPS = (900, 700, 600, 500, 400, 300, 200, 100)
 # Runge-Kutta steps a unit of s = asinh(α/σ): 12 leave 3e-4 in a pixel, 24 leave 1e-6.
 STEPS_PER_UNIT = 14
@@ -40,13 +40,13 @@ def images() -> Tensor:
 
 @dataclass(frozen=True)
 class ImageFlow:
-    """Where the exact flow takes draws of pure noise.
+    """The exact flow of draws of pure noise.
 
     Attributes:
         z: N(0, I) draws, shape (n, d), float32.
         moments: Scales at TIMESTEPS.
-        points: At each of those, shape (n, d): draws of p_t.
-        basin: The image in which each ends, int64 (n,).
+        points: The draws at each of these moments, shape (n, d): draws of p_t.
+        basin: Index of the image in which each draw ends, int64 (n,).
         settled: Share of the draws for which one image has 99 % of the weight at the end.
     """
 
@@ -59,7 +59,7 @@ class ImageFlow:
 
 @cache
 def image_flow(effort: Effort) -> ImageFlow:
-    """The flow of `images()` from pure noise, with 1,500 draws, or 250 if it is to be fast."""
+    """The flow of `images()` from pure noise, with 1,500 draws, or 250 with fast effort."""
     law = FiniteDenoiser(images())
     schedule = NoiseSchedule.from_scheduler(bundled.load_scheduler())
     moments = tuple(Scales.at(schedule, t) for t in TIMESTEPS)

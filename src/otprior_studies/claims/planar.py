@@ -1,4 +1,4 @@
-r"""Few atoms in the plane: Laguerre cells of exactly known mass, and the basins of the flow beside them.
+r"""A few atoms in the plane: Laguerre cells of exactly known mass, and the basins of the flow.
 
 Along a ray of direction φ the scores r ⟨e_φ, y_i⟩ + h_i are lines in r, so cell i holds an interval [r_0, r_1] of
 it, and
@@ -23,7 +23,7 @@ from otprior.diffusion.denoisers import FiniteDenoiser
 from otprior.diffusion.flow import NOISE, Scales, probability_flow
 
 ANGLES = 20_000
-# Equal steps of s for atoms of any size, to where each point has settled.
+# Equal steps of s for atoms of any size, until each point has settled.
 FLOW_STEPS = 120
 
 # Corners of an equilateral triangle: reflections leave flow and transport alike, so both have straight cell walls.
@@ -82,6 +82,6 @@ def basins(law: FiniteDenoiser, z: Tensor, steps: int = FLOW_STEPS) -> Tensor:
     """The atom that the flow takes each z (B, d) to, from pure noise, int64 (B,)."""
     apart = torch.cdist(law.atoms, law.atoms)
     nearest = float(apart[apart > 0].min())
-    # At this noise two atoms are 20 standard deviations apart: what is not settled is on a wall.
+    # At this noise two atoms are 20 standard deviations apart, so only points on a wall have not settled.
     end = Scales(1.0, nearest / 20)
     return law.shares(probability_flow(law, z, NOISE, end, steps=steps).x, *end).argmax(dim=1)

@@ -1,4 +1,4 @@
-r"""What a wrong start costs in the end, with exact scores: W2 of the final laws against W2 of the starts.
+r"""The error of a wrong start at the end, with exact scores: W2 of the final laws against W2 of the starts.
 
 Two laws carried by the same flow from t* to the end stay coupled, so with J the flow's Jacobian
 
@@ -12,9 +12,9 @@ Checked where both sides are known:
 - mixtures on the line, started from N(0, 1) instead of p_t*: the flow is monotone, so both W2 are integrals over
   quantiles.
 
-There the bound is also seen to be loose: for modes that lie far apart, sup λ_max is reached between them, where no
-mass is. But the amplification itself is large too: a start that is wrong by w moves a mass of about w over the
-divide, and that mass ends a distance Δ from where it belongs, so that W2 at the end is about Δ √w, however small w.
+The mixtures also show that the bound is loose: for modes that lie far apart, sup λ_max is reached between them, where
+there is no mass. But the amplification itself is large too: a start that is wrong by w moves a mass of about w over the
+divide, and that mass ends a distance Δ from its right place, so W2 at the end is about Δ √w, however small w.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from otprior_studies.claims.claim import PRIOR_V2, Curves, Effort, Finding, clai
 
 END = Scales.vp(0.995)
 STARTS = (0.05, 0.1, 0.2, 0.4, 0.8)
-# Distance of the two modes in units of their width.
+# Distances of the two modes in units of their width.
 SEPARATIONS = (2.0, 8.0, 16.0)
-# Of the integral in I: Simpson's rule on so many nodes leaves 1e-9 for a Gaussian.
+# Nodes of the integral in I: Simpson's rule has an error of 1e-9 for a Gaussian.
 NODES = 401
 TOLERANCE = 1e-7
 

@@ -7,8 +7,8 @@ E|T(z) − F_{t*}(z)|² for
 - the gaussian map α μ + (α² Σ + σ² I)^{1/2} z;
 - N(0, I): z itself.
 
-The ratio of the first to the second is the statistic: below 1 if static transport is the better single step. Two
-opposite limits can be foreseen. Towards noise the flow is z + α μ + ½ α² (Σ − I) z + O(α³), as is the gaussian map,
+The ratio of the first to the second is the statistic: below 1 if static transport is the better single step. The two
+limits are opposite. Towards noise the flow is z + α μ + ½ α² (Σ − I) z + O(α³), as is the gaussian map,
 while α y_{i(z)} + σ z is off by α y: the gaussian map wins at large t*, whatever the data. At the data end the flow
 ends in data points, and so does transport, while the gaussian map blurs.
 """

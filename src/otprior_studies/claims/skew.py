@@ -1,4 +1,4 @@
-r"""How far a map between images and codes is from the gradient of a potential, by random probes of its Jacobian.
+r"""Measures how far a map between images and codes is from a gradient, by random probes of its Jacobian.
 
 Optimal maps for the square distance are gradients, so their Jacobian J is symmetric. For v ~ N(0, I),
 
@@ -8,10 +8,10 @@ and Jᵀ v is one backward pass, J v two forward ones (a central difference): no
 ratio is 0 for a gradient, tan φ for one that is turned by φ in every plane, and the same for the inverse of a map that
 is a rotation; a map and its inverse are symmetric together.
 
-This sees a rotation at one point, where pairing points sees none before it is large enough to bring one point nearer
-to another's partner: in high dimension it is the primary test. But it also sees that a network is no denoiser: the
-Jacobian of an exact one is symmetric at each moment (`denoisers`), so that the flow's skew comes from the product of
-many of these alone. `own_skew` looks at the network by itself.
+This detects a rotation at a single point. Pairing points detects a rotation only once it brings one point nearer to
+another's partner, so in high dimension probing is the primary test. But it also detects that a network is no exact
+denoiser: the Jacobian of an exact one is symmetric at each moment (`denoisers`), so the flow's skew comes only from the
+product of many of them. `own_skew` measures the network by itself.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from otprior.diffusion.denoisers import Denoiser
 from otprior.diffusion.flow import Scales
 from otprior.utils.validation import check_integer, require
 
-# Moments between clean and noisy at which a network is looked at by itself.
+# Number of moments between clean and noisy at which a network is measured by itself.
 SKEW_MOMENTS = 4
 
 
 def light(denoiser: Denoiser) -> Denoiser:
-    """The same denoiser, keeping no activations: each call is computed again on the way back."""
+    """The same denoiser without stored activations: the backward pass computes each call again."""
 
     def again(x: Tensor, alpha: float, sigma: float) -> Tensor:
         return checkpoint(denoiser, x, alpha, sigma, use_reentrant=False)
@@ -52,8 +52,9 @@ def probed_skew(
         maps: From (B, ...) to the same shape, row by row, differentiable.
         points: Shape (B, ...).
         generator: Draws the probes, on the CPU.
-        probes: For each point. (Few make the ratio vary; they bias it by its relative variance only.)
-        step: Of the central difference, times a probe: large enough for float32, short beside what bends the map.
+        probes: Number of probes for each point. (With few the ratio varies; its bias is only its relative variance.)
+        step: Step of the central difference, in units of a probe: large enough for float32, and short compared with the
+            map's curvature.
     """
     check_integer("probes", probes, 1)
     require(step > 0, "step", "positive", step)
@@ -82,8 +83,8 @@ def own_skew(
 
     Arguments:
         denoiser: D.
-        images: Clean, (B, ...).
-        moments: Where to look.
+        images: Clean images, (B, ...).
+        moments: Moments to measure at.
         generator: Draws noise and probes.
         probes, step: See `probed_skew`.
     """

@@ -1,4 +1,4 @@
-r"""Other distances between the same two laws, which theory puts on one side of W2 or the other.
+r"""Checks of an interval by other distances between the same two laws, which are known to lie below or above W2.
 
 From n draws of each, x of p_t and w of the prior's starts:
 
@@ -6,11 +6,11 @@ From n draws of each, x of p_t and w of the prior's starts:
 - *max-sliced*: W2 along any one direction is at most W2; tried are random ones, the data's principal axes and the
   direction of the means;
 - *discrete*: W2 between the two samples, whose square is on average at least W2² (it is convex in each law). In high
-  dimension it is mostly the distance between any two samples of one law, which stands beside it.
+  dimension it is mostly the distance between two samples of one law, which is reported with it.
 
-From samples the first two carry an error: by the triangle inequality each is at most its value for the two laws plus
-the distances of both samples from their laws, which together are about √2 times the *floor*, the distance of two
-samples of one law. So a check fails only beyond that.
+From samples the first two have an error: by the triangle inequality each is at most its value for the two laws plus
+the distances of both samples from their laws, together about √2 times the *floor*, the distance of two samples of one
+law. So a check fails only beyond that.
 
 References:
     Bonneel et al., Sliced and Radon Wasserstein barycenters of measures (2015). POT computes all three.
@@ -27,21 +27,21 @@ from torch import Tensor
 from otprior.error.interval import ErrorInterval
 from otprior.utils.validation import check_integer, require
 
-# How many floors two samples are from their laws together, with some room; and that of the discrete distance, relative.
+# Distance of two samples from their laws, in floors, with a margin; and a relative margin for the discrete distance.
 FLOORS = 1.6
 ROOM = 0.05
 
 
 @dataclass(frozen=True)
 class CrossChecks:
-    """Distances from samples, each with its floor: the same between two samples of p_t.
+    """Distances from samples, each with its floor: the same distance between two samples of p_t.
 
     Attributes:
         draws: n.
         sliced, sliced_floor: √d · sliced W2.
         max_sliced, max_sliced_floor: The largest along one direction.
         discrete, discrete_floor: Between samples.
-        consistent: Whether all fall where the interval puts them.
+        consistent: Whether all distances agree with the interval.
     """
 
     draws: int
@@ -64,15 +64,18 @@ def cross_checks(
     projections: int = 128,
     seed: int = 0,
 ) -> CrossChecks:
-    """Computes all three.
+    """Computes all three distances.
 
     Arguments:
         x, again: Two independent samples of p_t, each (n, d).
         starts: A sample of the prior's starts, (n, d).
-        interval: What is claimed of W2.
-        axes: Directions to try besides random ones, orthonormal columns (d, k).
+        interval: The interval of W2 that is checked.
+        axes: Directions to try in addition to random ones, orthonormal columns (d, k).
         projections: Number of random directions.
-        seed: Of these.
+        seed: Seed of the random directions.
+
+    Raises:
+        ValueError: If the samples differ in shape.
     """
     import ot
 

@@ -1,4 +1,4 @@
-"""What an audit is asked, checked before any of it is computed."""
+"""The request of an audit, which is checked before any of it is computed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from otprior.error.sampling_cost import Sampler
 from otprior.priors import Prior
 from otprior.utils.validation import check_integer, require
 
-# Where a schedule of continuous time is looked at, besides its end.
+# Log-SNRs at which a schedule of continuous time is audited, in addition to its end.
 _LOG_SNRS = (2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.5, -6.0, -8.0)
 
 
@@ -34,28 +34,32 @@ def default_timesteps(schedule: NoiseSchedule) -> list[float]:
 
 @dataclass(frozen=True, eq=False)
 class AuditRequest:
-    """An audit. Without data it is of the scheduler alone.
+    """The request of an audit. Without data only the scheduler is audited.
 
     Attributes:
-        scheduler: The model's own scheduler, of diffusers.
-        name: What the report calls it.
+        scheduler: The model's own scheduler, a diffusers scheduler.
+        name: Name of the model in the report.
         shape: (C, H, W) of a sample, if known.
         unet: The network, for costs in samples; None leaves them out.
         sampler: The scheduler that samples, deterministic and able to start at t*; the model's own if None.
-        network_label: Class label told to the network, or None if it takes none.
-        data: The images that p_t is of.
-        held_out: Other images of the same population, for the interval that is about it.
-        priors: Fitted priors by the names that reports give them. (Identity and gaussian are made here.)
-        timesteps: Where errors are computed.
-        cost_timesteps: Where costs in samples are; each one of `timesteps`.
-        steps: K of the sampler.
-        fine_steps: Steps of the grid that K steps are compared with, or as many as there are below t*.
-        draws: Draws of p_t that the data's own flow carries to their codes; 0 leaves that coupling, and costs, out.
-        pairs: Of these, how many are run through the sampler.
-        conditional: Whether errors are computed class by class, too.
+        network_label: Class label that the network is called with, or None if it takes none.
+        data: The images whose p_t priors are compared with.
+        held_out: Other images of the same population, for the interval of the population.
+        priors: Fitted priors by their names in reports. (Identity and gaussian are always audited.)
+        timesteps: Timesteps at which errors are computed.
+        cost_timesteps: Timesteps at which costs in samples are measured; each one of `timesteps`.
+        steps: Number K of steps of the sampler.
+        fine_steps: Number of steps of the grid that K steps are compared with; at most one for each timestep below t*.
+        draws: Number of draws of p_t that the data's own flow carries to their codes; 0 leaves out that coupling, and
+            costs.
+        pairs: Number of these draws that run through the sampler.
+        conditional: Whether errors are computed for each class as well.
         estimated_bound: Whether the analytic bound is estimated for the network, at the first of `cost_timesteps`.
-        level: Of limits that hold with a probability.
-        seed: Of every draw.
+        level: Probability with which limits hold that do not hold for certain.
+        seed: Seed of every draw.
+
+    Raises:
+        ValueError: If parts of the request are out of range or do not fit together.
     """
 
     scheduler: Any

@@ -32,18 +32,18 @@ from otprior.transport.gaussian import (
 )
 from otprior.transport.moments import Spectrum
 
-# Eigenvalues below this share of the largest are lifted to it: any A is allowed, and this one can be inverted.
+# Eigenvalues below this share of the largest are raised to it, so that A can be inverted; any A is allowed.
 RIDGE = 1e-9
 
 
 @dataclass(frozen=True)
 class MeanEstimate:
-    """An estimated mean: its value, standard error and the degrees of freedom of that; exact with error 0.
+    """An estimated mean with its standard error, or an exact one.
 
     Attributes:
         value: The estimate.
-        standard_error: Of it.
-        freedom: Student's degrees of freedom; math.inf where nothing was estimated.
+        standard_error: Standard error of the estimate; 0 where it is exact.
+        freedom: Student's degrees of freedom of the standard error; math.inf where it is exact.
     """
 
     value: float
@@ -57,7 +57,7 @@ class MeanEstimate:
         return cls(float(values.mean()), float(values.std()) / math.sqrt(n), n - 1)
 
     def __add__(self, other: MeanEstimate) -> MeanEstimate:
-        """The sum with an independent one, degrees of freedom after Welch and Satterthwaite."""
+        """The sum with an independent estimate, degrees of freedom after Welch and Satterthwaite."""
         first, second = self.standard_error**2, other.standard_error**2
         total = first + second
         parts = first**2 / self.freedom + second**2 / other.freedom
@@ -94,7 +94,7 @@ class QuadraticPair:
 
     @classmethod
     def between(cls, target: Spectrum, start: Spectrum) -> QuadraticPair:
-        """The best pair for laws with these moments."""
+        """Makes the best pair for laws with these moments."""
         shared = shared_axes(target, start)
         outer = math.sqrt(_positive(start.residual) / _positive(target.residual))
         if shared is not None:
@@ -123,7 +123,7 @@ class QuadraticPair:
         return self._values(y, self.start_centre, self._inverse, 1 / self.outer, -1.0)
 
     def noise_at_target(self, sigma: float) -> float:
-        """What independent noise σ ε adds to the mean of f: σ² tr(I − A)."""
+        """The mean of f under independent noise σ ε alone: σ² tr(I − A)."""
         dim, rank = self.axes.shape
         trace = float(self.inner.sum() if self.inner.ndim == 1 else self.inner.trace())
         return sigma**2 * (rank - trace + (dim - rank) * (1 - self.outer))

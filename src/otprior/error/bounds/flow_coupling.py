@@ -1,15 +1,15 @@
 r"""The tightest coupling that can be computed for p_t of a data set: its own probability flow.
 
 The flow carries x ~ p_t to a code z that is N(0, I) exactly, if the score is exact and the flow is followed to α = 0;
-for a finite data set both can be had. So (x, T(z)) is a coupling of p_t with the law of T(N(0, I)), for any map T,
+for a finite data set both are possible. So (x, T(z)) is a coupling of p_t with the law of T(N(0, I)), for any map T,
 and
 
     W2(p_t, T#N(0, I)) ≤ √E|x − T(z)|².
 
-One pass of the flow, from the earliest t* to pure noise, gives a coupling at every t* on its way. What keeps it from
-being a proof is that draws are finitely many (a confidence limit) and the flow is solved in steps. The second error is
-measured on some of the draws, solved again in steps half as long: as the method is of fourth order, what the halving
-changes is about 16/15 of the error that it removes.
+One pass of the flow, from the earliest t* to pure noise, gives a coupling at every t* on its way. It is no proof, since
+draws are finitely many (a confidence limit) and the flow is solved in steps. The second error is measured on some of
+the draws, solved again in steps half as long: the method is of fourth order, so the error is about 16/15 of the
+difference.
 
 Steps are equal in asinh(b α/σ), b² the larger of 1 and the data's largest variance: the scale on which the flow of a
 Gaussian like the data bends.
@@ -36,7 +36,7 @@ from otprior.utils.validation import check_integer, require
 
 # Steps of the fourth-order method in a unit of the time in which they are equal.
 STEPS_A_UNIT = 3.0
-# Draws on which the step error is measured.
+# Number of draws on which the step error is measured.
 CHECKED = 8
 
 
@@ -48,7 +48,7 @@ class FlowCoupling:
         scales: The moments, from clean to noisy.
         x: The draws at each moment, at its scale, each (n, d), float32.
         codes: z of each draw, (n, d), float32.
-        fine_x, fine_codes: The same for the first rows, solved in steps half as long.
+        fine_x, fine_codes: Draws and codes of the first rows, solved in steps half as long.
     """
 
     scales: tuple[Scales, ...]
@@ -82,14 +82,17 @@ def couple_by_flow(
     largest_variance: float,
     generator: torch.Generator,
 ) -> FlowCoupling:
-    """Draws from p_t of a data set at the cleanest of some moments, carried through the others to noise.
+    """Draws from p_t of a data set at the cleanest of some moments, and carries the draws through the others to noise.
 
     Arguments:
-        rows: The data, shape (N, d), all of one mass.
+        rows: The data, shape (N, d), of equal masses.
         scales: (α, σ) of each moment, α > 0, σ > 0.
         count: Number of draws n.
-        largest_variance: λ₁ of the data, about.
-        generator: Of the draws.
+        largest_variance: Largest principal variance of the data, roughly.
+        generator: Seeds the draws.
+
+    Raises:
+        ValueError: If there is no moment, or one without signal or noise.
     """
     check_integer("count", count, 2)
     moments = sorted({Scales(*pair) for pair in scales}, key=lambda each: -each.time)
@@ -113,7 +116,7 @@ class SquaredGap:
 
     Attributes:
         values: Independent values of the same mean as |x − T(z)|², shape (n,).
-        stepping: What the steps of the flow may add to √E|x − T(z)|².
+        stepping: Error of √E|x − T(z)|² by the steps of the flow.
     """
 
     values: Tensor
@@ -134,7 +137,7 @@ def squared_gap(
     |x − T|² − |R − T|² + E|R − T|² has the right mean, and much less variance where R is near the flow.
 
     Arguments:
-        flow: With the moment among its own.
+        flow: A coupling that has the moment.
         alpha, sigma: The moment.
         image: T on codes (n, d).
         start: The moments of T(z), if it is Gaussian.
@@ -152,7 +155,7 @@ def squared_gap(
 
 
 def flow_bound(gap: SquaredGap, part: float, level: float, note: str) -> Bound:
-    """The upper confidence limit, of level `part`, plus the steps' share; reported with `level`."""
+    """The upper confidence limit, of level `part`, plus the error of the steps; reported with `level`."""
     squares = max(MeanEstimate.of(gap.values).limit(part, "upper"), 0.0)
     return Bound(
         math.sqrt(squares) + gap.stepping, "flow", level, f"{note}; {gap.stepping:.1g} for its steps"

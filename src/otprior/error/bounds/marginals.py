@@ -1,4 +1,4 @@
-r"""A lower bound that sees more than moments: distances of marginals along orthogonal axes, added.
+r"""A lower bound that uses more than moments: the sum of the marginals' distances along orthogonal axes.
 
 A coupling of p and q projects to one of their marginals on each axis, so for orthonormal axes u_j
 
@@ -21,11 +21,11 @@ import math
 import torch
 from torch import Tensor
 
-# Points of a marginal's grid in a standard deviation of the noise: at 2 the rule is exact to 1e-14. And how many
-# standard deviations the grid reaches past the data.
+# Points of a marginal's grid in a standard deviation of the noise: at 2 the rule is exact to 1e-14. And the number of
+# standard deviations by which the grid extends beyond the data.
 POINTS_PER_SIGMA = 3
 REACH = 9.0
-# Where the noise is so small that the grid would be longer, the noise is left out and paid for.
+# Where the noise is so small that the grid would be longer, κ without noise plus σ is used as an upper bound.
 LONGEST_GRID = 1 << 12
 # Values of F held at once.
 BLOCK = 1 << 22
@@ -39,8 +39,8 @@ def normal_products(places: Tensor, alpha: float, sigma: float) -> Tensor:
         alpha, sigma: Scales, σ ≥ 0.
 
     Returns:
-        Shape (k,), float64. Where the noise is very small beside the data, an upper bound instead: κ without the noise,
-        plus σ. (An upper bound of κ is what a lower bound of the distance needs.)
+        Shape (k,), float64. Where the noise is very small relative to the data, an upper bound instead: κ without the
+        noise, plus σ. (A lower bound of the distance needs an upper bound of κ.)
     """
     values = []
     for column in places.double().T:
@@ -56,7 +56,7 @@ def normal_products(places: Tensor, alpha: float, sigma: float) -> Tensor:
 def marginals_squared(shifts: Tensor, variances: Tensor, products: Tensor, start_variances: Tensor) -> Tensor:
     """W2² along each axis, (k,), from mean differences, p's variances, κ and q's variances, each (k,)."""
     kappa = torch.minimum(products, variances.sqrt())
-    # As a sum of squares: c − κ² is what Gelbrich's bound does not see.
+    # As a sum of squares: c − κ² is missing from Gelbrich's bound.
     return shifts**2 + (variances - kappa**2) + (kappa - start_variances.sqrt()) ** 2
 
 

@@ -1,4 +1,4 @@
-r"""What wrong cell masses cost: W2 between Σ p_i δ_{y_i}, which a semi-discrete map has, and Σ ν_i δ_{y_i}.
+r"""The cost of wrong cell masses: W2 between Σ p_i δ_{y_i}, the atoms with the cells' masses, and Σ ν_i δ_{y_i}.
 
 The masses p are not known, but n independent draws of cells are, with frequencies p̂ and E p̂ = p. As W2² is convex in
 each measure,
@@ -11,8 +11,8 @@ and
 
     W2²(p, ν) ≤ cost of a plan from p̂ to ν + D² √(ln(1/δ)/2n)
 
-holds with probability 1 − δ, for any n. The plan is exact within blocks of neighbouring atoms, as far as p̂ and ν give a
-block equal mass; what one has too much, which is little, goes to others that have too little, spread out as it lies.
+holds with probability 1 − δ, for any n. The plan is exact within blocks of neighbouring atoms, up to the mass by which
+p̂ and ν differ on a block. This small surplus goes to the blocks that lack mass, distributed as the blocks' own mass is.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OUTERMOST = 1024
 
 @dataclass(frozen=True)
 class MassPlan:
-    """What a plan from p̂ to ν costs.
+    """The cost of a plan from p̂ to ν.
 
     Attributes:
         cost: Σ mass · squared distance, at least W2²(p̂, ν), and equal to it where there is one block.
@@ -45,12 +45,12 @@ class MassPlan:
     slack: float
 
     def upper(self, level: float) -> float:
-        """W2²(p, ν) is below this with probability `level`."""
+        """An upper limit of W2²(p, ν) that holds with probability `level`."""
         return self.cost + self.slack * math.sqrt(math.log(1 / (1 - level)))
 
 
 def mass_plan(atoms: Tensor, counts: Tensor, weights: Tensor | None = None) -> MassPlan:
-    """A plan from the frequencies of cells to the masses that they should have.
+    """Makes a plan from the frequencies of cells to the masses that they should have.
 
     Arguments:
         atoms: y, shape (N, d).
@@ -68,7 +68,7 @@ def mass_plan(atoms: Tensor, counts: Tensor, weights: Tensor | None = None) -> M
 
 
 def _diameter(y: Tensor) -> float:
-    """At least the largest distance between two rows: exact for pairs with one of the outermost, else by the radii."""
+    """An upper bound of the largest distance of two rows: exact for pairs with an outermost row, else by the radii."""
     radii, order = torch.linalg.vector_norm(y - y.mean(dim=0), dim=1).sort(descending=True)
     outer = order[:OUTERMOST]
     exact = float(torch.cdist(y[outer].float(), y.float()).max()) * (1 + 1e-5)
@@ -76,7 +76,7 @@ def _diameter(y: Tensor) -> float:
 
 
 def _blocks(y: Tensor) -> list[Tensor]:
-    """Rows in blocks of neighbours, halved along the coordinate that varies most within a block."""
+    """Splits rows into blocks of neighbours, by halving along the coordinate that varies most within a block."""
     done, waiting = [], [torch.arange(len(y))]
     while waiting:
         rows = waiting.pop()
@@ -90,7 +90,7 @@ def _blocks(y: Tensor) -> list[Tensor]:
 
 
 def _within(y: Tensor, have: Tensor, want: Tensor) -> float:
-    """Exact transport between a block's two shares, scaled to the smaller."""
+    """Cost of exact transport between a block's two distributions, scaled to the smaller mass."""
     amount = min(float(have.sum()), float(want.sum()))
     if amount == 0:
         return 0.0
@@ -98,9 +98,9 @@ def _within(y: Tensor, have: Tensor, want: Tensor) -> float:
 
 
 def _across(y: Tensor, have: Tensor, want: Tensor, blocks: list[Tensor]) -> float:
-    """What blocks have too much to what others have too little, each spread over its block as it lies."""
-    left = np.array([float(have[rows].sum() - want[rows].sum()) for rows in blocks])
-    over, under = np.flatnonzero(left > 0), np.flatnonzero(left < 0)
+    """Cost of moving the surplus of some blocks to the deficits of others, each distributed as its block's mass."""
+    surplus = np.array([float(have[rows].sum() - want[rows].sum()) for rows in blocks])
+    over, under = np.flatnonzero(surplus > 0), np.flatnonzero(surplus < 0)
     if not len(over) or not len(under):
         return 0.0
     givers = [_spread(y[blocks[i]], have[blocks[i]]) for i in over]
@@ -108,9 +108,8 @@ def _across(y: Tensor, have: Tensor, want: Tensor, blocks: list[Tensor]) -> floa
     cost = torch.tensor(
         [[float(((a - b) ** 2).sum()) + v + w for b, w in takers] for a, v in givers], dtype=torch.float64
     )
-    return float(left[over].sum()) * _exact(
-        torch.from_numpy(left[over]), torch.from_numpy(-left[under]), cost
-    )
+    moved = torch.from_numpy(surplus[over]), torch.from_numpy(-surplus[under])
+    return float(surplus[over].sum()) * _exact(*moved, cost)
 
 
 def _spread(y: Tensor, mass: Tensor) -> tuple[Tensor, float]:
