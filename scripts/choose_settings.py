@@ -19,11 +19,12 @@ from typing import Any
 
 from otprior.data import bundled
 from otprior.diffusion.grids import SPACINGS
-from otprior.experiments.comparison import Comparison, StageProgress
+from otprior.experiments.chosen import SHORT_NAMES, short_name
+from otprior.experiments.comparison import Comparison
 from otprior.experiments.run import run_comparison
+from otprior.experiments.study import StageProgress
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.utils.files import write_json
-from otprior_studies.comparisons import SHORT_NAMES, short_name
 
 # Far from the seeds of any report.
 FIRST_SEED = 1_000_000_000

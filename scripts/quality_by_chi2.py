@@ -21,15 +21,15 @@ import torch
 from otprior import SemiDiscretePrior
 from otprior.cli.progress import progress_bar
 from otprior.cli.studies import follow
+from otprior.experiments.chosen import settings_rows
 from otprior.experiments.comparison import Comparison
-from otprior.experiments.inputs import atoms_of, schedule_of
+from otprior.experiments.inputs import Inputs
 from otprior.experiments.run import run_comparison
 from otprior.transport.cells.search import LaguerreCells
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.methods.sgd import AveragedSgd
 from otprior.transport.stopping import StoppingRule
 from otprior.utils.files import output_file, read_json, write_json
-from otprior_studies.comparisons import settings_rows
 
 LEVELS = (1.0, 0.3, 0.1, 0.05, 0.02, 0.01)
 # Averaged gradients leave χ² of about this many N/n after n draws.
@@ -43,13 +43,14 @@ def save_priors(study: Comparison, levels: list[float], work: Path) -> None:
     folders = [work / name / "priors" / "semidiscrete" for name in names(levels)]
     if all(folder.exists() for folder in folders):
         return
-    atoms = atoms_of(study)
+    inputs = Inputs.of(study)
+    atoms = inputs.atoms
     measure = DiscreteMeasure.build(atoms.images.flatten(1))
     cells = LaguerreCells.build(measure, SEED)
     rule = StoppingRule(cells, tol=min(levels))
     sgd = AveragedSgd(cells)
     # The prior is fitted without a solve, and its potential is replaced for each level.
-    prior = SemiDiscretePrior.fit(atoms, schedule_of(study), tol=1e6, max_draws=1, throw=False)
+    prior = SemiDiscretePrior.fit(atoms, inputs.schedule, tol=1e6, max_draws=1, throw=False)
     state = sgd.init()
     for folder, level in zip(folders, [None, *sorted(levels, reverse=True)]):
         while level is not None and state.step * sgd.draws_per_step < DRAWS_PER_ATOM * len(measure) / level:

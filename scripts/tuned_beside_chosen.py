@@ -18,6 +18,7 @@ from pathlib import Path
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import stdout
 from otprior.cli.studies import follow, print_report
+from otprior.experiments.chosen import settings_rows
 from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import difference_gate
 from otprior.experiments.processes import kept_processes
@@ -25,7 +26,6 @@ from otprior.experiments.run import run_comparison
 from otprior.report import SamplingReport, write_report
 from otprior.sampling.settings import read_settings, row_of_steps
 from otprior.utils.files import check_output_dir, output_dir
-from otprior_studies.comparisons import settings_rows
 
 
 def main() -> None:

@@ -75,9 +75,12 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["sample", "bundled", "--settings", "SETTINGS", "--steps", "7"],
             ["steps must be a number of steps for which the settings have one row", "for 3"],
         ),
-        (["compare", "--preset", "baselines", "--training", "x"], ["--training must be left out unless"]),
-        (["compare", "--preset", "frontier", "--training", "x"], ["--training x: there is no such file"]),
-        (["compare", "--seed-sets", "1"], ["two or more"]),
+        (
+            ["compare", "--preset", "baselines", "--training", "x"],
+            ["--training must be left out: baselines has no such setting"],
+        ),
+        (["compare", "--preset", "frontier", "--training", "x"], ["training x: there is no such file"]),
+        (["compare", "--seed-sets", "1"], ["seed_sets must be an integer >= 2"]),
     ],
 )
 def test_bad_input_is_refused(material: Path, tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
@@ -128,7 +131,7 @@ def test_a_prior_from_the_model_itself(
         for function, given in tasks:
             finished(function(*given))
 
-    monkeypatch.setattr("otprior.experiments.model_images.run_in_processes", here)
+    monkeypatch.setattr("otprior.experiments.processes.run_in_processes", here)
     words = ["fit", material / "model", "--from-model", 40, "--model-steps", 2, "--tol", 0.5]
     result = run(*words, "--conditional", "--out", tmp_path / "a")
     assert result.exit_code == 0, result.output

@@ -19,7 +19,7 @@ from torch import Tensor
 from otprior.data.images import ImageSet, load_images
 from otprior.diffusion.codes import Codes, Encoder
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.experiments.comparison import StageProgress
+from otprior.experiments.study import StageProgress
 from otprior_studies.claims.power import TurnedMap, rotate
 from otprior_studies.codes import (
     CodeStudy,

@@ -1,4 +1,4 @@
-"""Studies: resumable, independent of how the work is split, and judged by the rule that the gates state."""
+"""Comparisons: resumable, independent of how the work is split, and judged by the rule that the gates state."""
 
 import json
 from dataclasses import replace
@@ -67,7 +67,7 @@ def test_images_do_not_depend_on_the_cut_into_blocks(
     other = tmp_path / "other"
     other.mkdir()
     (other / "priors").symlink_to(work / "priors")
-    run_comparison(replace(STUDY, rows=(COUPLED,), block=5), other, workers=1)
+    run_comparison(replace(STUDY, starts=(COUPLED,), block=5), other, workers=1)
 
     def images(folder: Path, size: int) -> Samples:
         paths = sorted((folder / "images" / COUPLED.key).glob("*.npz"))

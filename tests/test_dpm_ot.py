@@ -18,15 +18,15 @@ from scipy.stats import norm
 
 from otprior.data import bundled
 from otprior.experiments.comparison import Comparison
-from otprior.experiments.inputs import models_of, schedule_of
+from otprior.experiments.inputs import Inputs
 from otprior.experiments.sampling import Block, Samples
+from otprior.experiments.study import find_study, read_pairs, study_names
 from otprior.metrics import mixture_mask
 from otprior.metrics.features import FeatureExtractor, save_extractor
 from otprior.report import SamplingReport
 from otprior.sampling import seeds_to_generators
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import read_json
-from otprior_studies.papers import find, names, read_settings
 from otprior_studies.papers.dpm_ot import Settings
 from otprior_studies.papers.dpm_ot.filters import (
     FilterLaw,
@@ -42,14 +42,14 @@ from otprior_studies.papers.dpm_ot.maps import (
     solved_map,
 )
 from otprior_studies.papers.dpm_ot.published import adam, cube_draws, kept_in_batch
-from otprior_studies.papers.dpm_ot.rows import Rows, level_of
 from otprior_studies.papers.dpm_ot.sampling import (
     SAMPLER,
     kept_cells,
-    row_starts,
-    sample_row,
+    sample_start,
+    starting_latents,
 )
 from otprior_studies.papers.dpm_ot.singular import AngleFilter
+from otprior_studies.papers.dpm_ot.starts import Starts, level_of
 
 SMALL = Settings(atoms=40, code_atoms=20, code_steps=5, tol=0.5)
 
@@ -200,11 +200,11 @@ def test_the_batch_filters_masses_are_those_of_its_lower_indices() -> None:
 def test_authors_batches_give_each_seed_a_latent() -> None:
     found = line([-1.0, 0.0, 2.0], [0.0, 0.5, 0.0], source="cube")
     given = {"rule": "batch", "topk": 2, "threshold": 0.7}
-    starts = row_starts(found, given, seeds_to_generators(range(10)), 0)
+    starts = starting_latents(found, given, seeds_to_generators(range(10)), 0)
     assert starts.shape == (10,)
     # On [0, 1] the pieces ½ and 2 z lead, in either order, at one angle: the lower index is 1 in every pair.
     assert set(starts.tolist()) == {1}
-    assert torch.equal(starts, row_starts(found, given, seeds_to_generators(range(10)), 0))
+    assert torch.equal(starts, starting_latents(found, given, seeds_to_generators(range(10)), 0))
 
 
 def _report(**parts: Any) -> dict[str, Any]:
@@ -222,12 +222,12 @@ def _report(**parts: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def rows() -> Rows:
-    return Rows(SMALL, schedule_of(Comparison("", (StartSpec("none", 0, 1),), 12)))
+def rows() -> Starts:
+    return Starts(SMALL, Inputs.of(Comparison("", (StartSpec("none", 0, 1),), 12)).schedule)
 
 
 @pytest.fixture(scope="module")
-def maps(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def maps(rows: Starts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The map that the published row draws by."""
     folder = tmp_path_factory.mktemp("maps")
     row = rows.published()
@@ -238,7 +238,7 @@ def maps(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_rows_take_the_same_number_of_evaluations_but_for_those_of_many_levels(rows: Rows) -> None:
+def test_rows_take_the_same_number_of_evaluations_but_for_those_of_many_levels(rows: Starts) -> None:
     main = rows.main([0.6, 1.3])
     longer = [rows.fine(0.05), rows.fine(0.5), rows.described()]
     # ln 5 and ln 50 in steps of ln 5000/231, the last level and the denoising; 10 levels of 5 steps and the denoising.
@@ -259,13 +259,13 @@ def test_rows_take_the_same_number_of_evaluations_but_for_those_of_many_levels(r
     assert rows.schedule.sigma(t) / rows.schedule.alpha(t) == pytest.approx(1.0, rel=1e-9)
 
 
-def sampled(rows: Rows, maps: Path, folder: Path, row: StartSpec, first: int, count: int) -> Samples:
-    models = models_of(Comparison("", (row,), 12), folder / "priors")
+def sampled(rows: Starts, maps: Path, folder: Path, row: StartSpec, first: int, count: int) -> Samples:
+    models = Inputs.of(Comparison("", (row,), 12)).models(folder / "priors")
     block = Block(row, first, count, folder / f"{row.key}-{first}-{count}.npz")
-    return Samples.read([sample_row(maps, models, block)])
+    return Samples.read([sample_start(maps, models, block)])
 
 
-def test_a_rows_images_are_functions_of_their_seeds(rows: Rows, maps: Path, tmp_path: Path) -> None:
+def test_a_rows_images_are_functions_of_their_seeds(rows: Starts, maps: Path, tmp_path: Path) -> None:
     # (Two levels of one step: what is tested is not how good the images are.)
     short = replace(rows.published(), options=_shorter(rows.published()))
     kept = replace(rows.filtered(short, 1.2), label="")
@@ -281,7 +281,7 @@ def test_a_rows_images_are_functions_of_their_seeds(rows: Rows, maps: Path, tmp_
 
 
 def test_published_starts_come_back_as_the_images_they_were_made_of(
-    rows: Rows, maps: Path, tmp_path: Path
+    rows: Starts, maps: Path, tmp_path: Path
 ) -> None:
     """At the published noise an image is its latent's, to a few grey levels on average."""
     found = sampled(rows, maps, tmp_path, rows.published(), 0, 3)
@@ -291,7 +291,7 @@ def test_published_starts_come_back_as_the_images_they_were_made_of(
     assert float((found.images - originals).square().mean().sqrt()) < 0.04
 
 
-def test_white_noise_has_no_source(rows: Rows, maps: Path, tmp_path: Path) -> None:
+def test_white_noise_has_no_source(rows: Starts, maps: Path, tmp_path: Path) -> None:
     white = next(row for row in rows.main([0.6, 1.3]) if row.prior == "none" and row.scheduler == SAMPLER)
     found = sampled(rows, maps, tmp_path, replace(white, options=_shorter(white)), 0, 2)
     assert found.sources is None
@@ -330,7 +330,7 @@ def test_an_image_is_mixed_if_two_classes_reach_the_limit() -> None:
         ("mixture=0.5", "mixture must be in (0, 0.5); got 0.5"),
         ("calls=7", "calls must be a multiple of steps_per_level (5); got 7"),
         ("sigma_end=60", "sigma_begin and sigma_end must be with 0 < sigma_end < sigma_begin"),
-        ("topk=few", "--set topk must be a whole number; got 'few'"),
+        ("topk=few", "--set topk must be a valid integer; got 'few'"),
         ("atom=3", "the NAME of --set must be one of"),
         ("atoms", "--set must be NAME=VALUE"),
         ("model=here", "model, images, reference, held_out, extractor must be all given, or none"),
@@ -364,14 +364,17 @@ def test_what_cannot_be_done_is_refused_before_anything_long(
 
 
 def test_settings_are_read_as_what_their_defaults_are() -> None:
-    assert read_settings(Settings, ["level=3", "step=0.5"]) == {"level": 3, "step": 0.5}
+    given = read_pairs(["level=3", "step=0.5"])
+    settings = find_study("dpm-ot").request(Path("work"), settings=given).settings
+    assert (settings.level, settings.step) == (3, 0.5)
+    assert isinstance(settings, Settings)
     result = run("reproduce", "--list")
     assert result.exit_code == 0
-    for name in names():
+    for name in study_names():
         assert name in result.output
     assert "--set threshold=0.6" in result.output
-    assert find("dpm-ot").request(Path("work"), None, True, ["atoms=700"]).settings.atoms == 700
-    assert_refused(run("reproduce", "no-such"), "reproduction must be one of 'dpm-ot'")
+    assert find_study("dpm-ot").request(Path("work"), "fast", settings={"atoms": 700}).settings.atoms == 700
+    assert_refused(run("reproduce", "no-such"), "study must be one of")
 
 
 def write_folder(folder: Path, count: int, seed: int) -> Path:

@@ -14,6 +14,7 @@ import pytest
 from otprior.utils.files import (
     check_output_dir,
     folder_sha256,
+    mark_work,
     output_dir,
     output_file,
     sha256,
@@ -169,3 +170,22 @@ def test_a_folder_digest_is_of_names_and_contents(tmp_path: Path) -> None:
     assert folder_sha256(tmp_path / "two", "*", "unet/*") != first
     (tmp_path / "two" / "unet" / "weights").rename(tmp_path / "two" / "unet" / "others")
     assert folder_sha256(tmp_path / "two", "unet/*") != first
+
+
+def test_only_the_same_job_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "job.work" / "settings.json"
+    mark_work(path, {"steps": 5, "images": [1, 2]}, "of these settings")
+    mark_work(path, {"steps": 5, "images": [1, 2]}, "of these settings")
+    before = path.read_bytes()
+    with pytest.raises(
+        ValueError, match=r"job\.work must be empty, or of these settings; got another's\. Name"
+    ):
+        mark_work(path, {"steps": 6, "images": [1, 2]}, "of these settings")
+    assert path.read_bytes() == before
+
+
+def test_a_damaged_mark_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"settings\.json is not valid JSON"):
+        mark_work(path, {}, "of these settings")

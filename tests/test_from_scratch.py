@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from otprior.experiments.comparison import StageProgress
+from otprior.experiments.study import Request, StageProgress, find_study, read_pairs
 from otprior.report import SamplingReport
 from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons import equal_copying as matching
-from otprior_studies.papers import find
-from otprior_studies.papers.from_scratch import REPRODUCTION, Settings
-from otprior_studies.papers.from_scratch import study as anew
+from otprior_studies.papers.from_scratch import STUDY, Settings, headline
 from otprior_studies.papers.from_scratch.images import image_files
 
 
@@ -34,20 +31,19 @@ def toys(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One solver, one spacing, one start; and all in this process."""
+    """One solver, one spacing, one start."""
 
-    def run(tasks: Iterable[Any], workers: int, threads: int, finished: Callable[[Any], None]) -> None:
-        for function, arguments in tasks:
-            finished(function(*arguments))
-
-    for module in ("run", "measuring"):
-        monkeypatch.setattr(f"otprior.experiments.{module}.run_in_processes", run)
-    monkeypatch.setattr(anew, "SCREENED", ("UniPC",))
-    monkeypatch.setattr(anew, "USUAL", ("trailing",))
+    monkeypatch.setattr(headline, "SCREENED", ("UniPC",))
+    monkeypatch.setattr(headline, "USUAL", ("trailing",))
     monkeypatch.setattr(matching, "STARTS", (300, 500))
-    monkeypatch.setattr(anew, "RANDOM_STARTS", (250,))
-    monkeypatch.setattr(anew, "MIXTURE_STARTS", (250,))
-    monkeypatch.setattr(anew, "candidates", lambda schedule, steps: [coupled(steps)])
+    monkeypatch.setattr(headline, "RANDOM_STARTS", (250,))
+    monkeypatch.setattr(headline, "MIXTURE_STARTS", (250,))
+    monkeypatch.setattr(headline, "candidates", lambda schedule, steps: [coupled(steps)])
+
+
+def request_of(work: Path, *given: str, samples: int = 12, **options: Any) -> Request:
+    """A rehearsal in this process."""
+    return STUDY.request(work, "fast", samples, read_pairs(given), workers=0, **options)
 
 
 def coupled(steps: int) -> StartSpec:
@@ -62,7 +58,7 @@ def test_everything_from_an_empty_folder_and_nothing_twice(toys: Path, tmp_path:
     def run() -> dict[str, Any]:
         seen.clear()
         work = tmp_path / "work"
-        return REPRODUCTION.run(REPRODUCTION.request(work, 12, True, given, listen=seen.append))
+        return STUDY.run(request_of(work, *given, listen=seen.append))
 
     parts = run()
     assert list(parts) == [""]
@@ -86,7 +82,7 @@ def test_everything_from_an_empty_folder_and_nothing_twice(toys: Path, tmp_path:
     # The networks alone are enough for another run, on the same images.
     own = [*given, f"networks={tmp_path / 'work' / 'network'}"]
     seen.clear()
-    third = REPRODUCTION.run(REPRODUCTION.request(tmp_path / "other", 12, True, own, listen=seen.append))
+    third = STUDY.run(request_of(tmp_path / "other", *own, listen=seen.append))
     assert not [at for at in seen if at.stage == "training the network"]
     assert [row["fid"] for row in third[""].report["rows"]] == pytest.approx(
         [row["fid"] for row in parts[""].report["rows"]], rel=1e-3
@@ -96,9 +92,9 @@ def test_everything_from_an_empty_folder_and_nothing_twice(toys: Path, tmp_path:
     with pytest.raises(
         ValueError, match="networks must be trained for 4 steps on toys/atoms, 72 images; got others"
     ):
-        REPRODUCTION.run(REPRODUCTION.request(tmp_path / "third", 12, True, own))
+        STUDY.run(request_of(tmp_path / "third", *own))
     with pytest.raises(ValueError, match="of these settings"):
-        REPRODUCTION.run(REPRODUCTION.request(tmp_path / "work", 12, True, [*given, "batch_size=5"]))
+        STUDY.run(request_of(tmp_path / "work", *given, "batch_size=5"))
 
 
 @pytest.mark.parametrize(
@@ -112,27 +108,27 @@ def test_what_cannot_be_done_is_refused_before_anything_is_trained(
     toys: Path, tmp_path: Path, samples: int, given: list[str], message: str
 ) -> None:
     seen: list[StageProgress] = []
-    request = REPRODUCTION.request(tmp_path, samples, True, [f"data={toys}", *given], listen=seen.append)
+    request = request_of(tmp_path, f"data={toys}", *given, samples=samples, listen=seen.append)
     with pytest.raises(ValueError, match=message):
-        REPRODUCTION.run(request)
+        STUDY.run(request)
     assert not [at for at in seen if at.stage.startswith("training")]
 
 
 def test_a_network_may_not_be_trained_on_what_it_is_judged_by(toys: Path, tmp_path: Path) -> None:
-    request = REPRODUCTION.request(tmp_path, 12, True, [f"data={toys}", f"training={toys}"])
+    request = request_of(tmp_path, f"data={toys}", f"training={toys}")
     with pytest.raises(
         ValueError, match=r"validation images of .*toys.npz must be images that are not among"
     ):
-        REPRODUCTION.run(request)
+        STUDY.run(request)
     assert not (tmp_path / "classifier").exists()
 
 
 def test_equal_images_in_two_parts_are_found_before_anything_is_trained(toys: Path, tmp_path: Path) -> None:
     once = np.load(toys)
     np.savez(tmp_path / "twice.npz", **{name: np.concatenate([once[name]] * 2) for name in once.files})
-    request = REPRODUCTION.request(tmp_path, 12, True, [f"data={tmp_path / 'twice.npz'}"])
+    request = request_of(tmp_path, f"data={tmp_path / 'twice.npz'}")
     with pytest.raises(ValueError, match="that are not among"):
-        REPRODUCTION.run(request)
+        STUDY.run(request)
     assert not (tmp_path / "classifier").exists()
 
 
@@ -153,7 +149,7 @@ def test_parts_are_disjoint_and_written_once(toys: Path, tmp_path: Path) -> None
 
 
 def test_the_command_knows_it() -> None:
-    assert find("from-scratch") is REPRODUCTION
+    assert find_study("from-scratch") is STUDY
     assert Settings().percents == (25, 50, 100)
     assert torch.get_num_threads() == 1
 
@@ -170,7 +166,7 @@ def test_the_command_knows_it() -> None:
 )
 def test_settings_are_checked_at_once(given: list[str], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        REPRODUCTION.request(Path("unused"), None, False, given)
+        STUDY.request(Path("unused"), settings=read_pairs(given))
 
 
 def test_images_that_will_not_do_are_refused(tmp_path: Path) -> None:

@@ -13,21 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from otprior.data import bundled
 from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.gates import CopyLimit
+from otprior.experiments.study import find_study
 from otprior.metrics import Interval
 from otprior.report import SamplingReport
-from otprior_studies.comparisons import (
-    PRESETS,
-    Stages,
-    atom_sets,
-    conditional,
-)
-from otprior_studies.comparisons import (
-    stages as preset,
-)
-from otprior_studies.comparisons.stages import CHOOSING, Scale
+from otprior_studies.comparisons import conditional, stages
+from otprior_studies.comparisons.stages import CHOOSING
 
 PARTS = {
     "headline": {""},
@@ -40,14 +32,14 @@ PARTS = {
 CHOSEN_FROM = {"matching", "target", "candidates"}
 
 
-def invented(study: Comparison) -> ComparisonResult:
-    """A result whose figures follow from the rows' keys."""
+def invented(comparison: Comparison) -> ComparisonResult:
+    """A result whose figures follow from the starts' keys."""
     rows, sets = [], {}
-    for row in study.rows:
-        chance = random.Random(row.key)
+    for start in comparison.starts:
+        chance = random.Random(start.key)
         fid, rate = chance.uniform(4, 30), chance.choice((0.0, 0.0, 0.005, 0.3))
-        sets[row.key] = [
-            {"fid": fid + chance.uniform(-1, 1), "copy_rate": rate} for _ in range(study.seed_sets)
+        sets[start.key] = [
+            {"fid": fid + chance.uniform(-1, 1), "copy_rate": rate} for _ in range(comparison.seed_sets)
         ]
         figures = {
             "fid": fid,
@@ -59,33 +51,33 @@ def invented(study: Comparison) -> ComparisonResult:
             "seed_agreement": chance.random(),
             "recall": 0.5,
             "coverage": 0.5,
-            "seconds_per_image": row.evaluations / 100,
-            "fit_seconds": None if row.prior == "none" else 10.0,
+            "seconds_per_image": start.evaluations / 100,
+            "fit_seconds": None if start.prior == "none" else 10.0,
         }
         rows.append(
             {
-                "label": row.label,
-                "prior": row.prior,
-                "noise": row.noise,
-                "start_timestep": row.start_timestep,
-                "nfe": row.evaluations,
-                "samples": study.samples * study.seed_sets,
+                "label": start.label,
+                "prior": start.prior,
+                "noise": start.noise,
+                "start_timestep": start.start_timestep,
+                "nfe": start.evaluations,
+                "samples": comparison.samples * comparison.seed_sets,
                 **figures,
             }
         )
     report = {
         "format_version": 1,
         "features": {"name": "invented", "dim": 2},
-        "ot": {"atoms": study.atoms, "dim": 784, "chi2": 0.05, "seconds": 1.0},
+        "ot": {"atoms": comparison.atoms, "dim": 784, "chi2": 0.05, "seconds": 1.0},
         "reference": {"n": 2000, "fid_floor": 2.7, "copy_rate": 0.0085},
         "rows": rows,
     }
-    return ComparisonResult(report, [], sets, study, Path("nowhere"))
+    return ComparisonResult(report, [], sets, comparison, Path("nowhere"))
 
 
 @pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[Comparison]:
-    """The studies that were run."""
+def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Comparison]:
+    """The comparisons that were run."""
     studies: list[Comparison] = []
 
     def run_comparison(study: Comparison, *_: Any, **__: Any) -> ComparisonResult:
@@ -95,25 +87,30 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Comparison]:
     def difference(*_: Any, **__: Any) -> Interval:
         return Interval(-1.0, 1.0, 0.0)
 
-    for module in ("otprior_studies.comparisons.stages", "otprior.experiments.search"):
+    for module in (
+        "otprior_studies.comparisons.stages",
+        "otprior_studies.comparisons.headline",
+        "otprior.experiments.search",
+    ):
         monkeypatch.setattr(f"{module}.run_comparison", run_comparison)
     for module in ("otprior.experiments.gates", "otprior_studies.comparisons.atom_sets"):
         monkeypatch.setattr(f"{module}.paired_fid_difference", difference)
-    monkeypatch.setattr(preset, "own_limit", lambda *_: CopyLimit(0.006, 2000))
+    monkeypatch.setattr(stages, "own_limit", lambda *_: CopyLimit(0.006, 2000))
     monkeypatch.setattr(
         conditional, "_hits", lambda *_: torch.rand(50, generator=torch.Generator().manual_seed(0))
     )
-    drawn = bundled.atoms().select(slice(0, 12))
-    monkeypatch.setattr(atom_sets, "draw_model_images", lambda *_, **__: drawn)
+    drawn = tmp_path / "model-images" / "model-10000.npz"
+    drawn.parent.mkdir()
+    drawn.touch()  # no comparison that is invented reads it
     return studies
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PARTS)
 def test_what_is_chosen_is_chosen_on_other_images_and_seeds_than_it_is_reported_on(
     name: str, seen: list[Comparison], tmp_path: Path
 ) -> None:
-    found = PRESETS[name]
-    parts = found.run(Stages(Scale(2000, found.seed_sets), tmp_path))
+    study = find_study(name)
+    parts = study.run(study.request(tmp_path, samples=2000))
     assert set(parts) == PARTS[name]
     choosing = [study for study in seen if study.split == "validation"]
     reported = [study for study in seen if study.split == "reference"]
@@ -126,5 +123,6 @@ def test_what_is_chosen_is_chosen_on_other_images_and_seeds_than_it_is_reported_
         SamplingReport.from_json(result.report)
         rows = result.report["rows"]
         assert len({row["label"] for row in rows}) == len(rows)
-        if result.study is not None:
-            assert result.study.split == ("validation" if part in CHOSEN_FROM else "reference")
+        assert isinstance(result, ComparisonResult)
+        if result.comparison is not None:
+            assert result.comparison.split == ("validation" if part in CHOSEN_FROM else "reference")

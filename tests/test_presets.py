@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +11,17 @@ import pytest
 
 from otprior.data import bundled
 from otprior.diffusion.schedule import NoiseSchedule
+from otprior.experiments.chosen import settings_rows
 from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import CopyLimit
 from otprior.experiments.sampling import network_precision, sampler_of
 from otprior.experiments.search import Trial
+from otprior.experiments.study import find_study, study_names
 from otprior.sampling.schedulers import start_scheduler
 from otprior.sampling.start_spec import StartSpec
-from otprior_studies.comparisons import (
-    PRESETS,
-    Stages,
-    baselines,
-    better_priors,
-    conditional,
-    frontier,
-)
-from otprior_studies.comparisons import (
-    stages as preset,
-)
-from otprior_studies.comparisons.spacings import SOLVERS, Solver, white
-from otprior_studies.comparisons.stages import Scale
+from otprior_studies.comparisons import baselines, better_priors, conditional, frontier, stages
+from otprior_studies.comparisons.candidates import SOLVERS, Solver, white
+from otprior_studies.comparisons.stages import Stages
 
 SCHEDULER = bundled.load_scheduler()
 
@@ -55,8 +48,6 @@ def test_every_solver_can_run_on_every_spacing_that_it_is_tried_on(solver: Solve
 
 
 def test_candidates_differ_and_fit_the_schedule() -> None:
-    from otprior_studies.comparisons import settings_rows
-
     coupled = settings_rows()["coupled_5"]
     rows = [row for group in better_priors.candidates(coupled, 10_000).values() for row in group]
     assert len({row.key for row in rows}) == len(rows)
@@ -69,7 +60,7 @@ def test_candidates_differ_and_fit_the_schedule() -> None:
 
 def test_what_copies_too_much_is_told_by_the_validation_images(tmp_path: Path) -> None:
     # 12 of the 2,000 have a near copy among the 10,000 atoms; of the 4,000 held-out ones 34 have.
-    assert Stages(Scale(2000), tmp_path).copy_limit() == CopyLimit(12 / 2000, 2000)
+    assert Stages(tmp_path, 2000).copy_limit() == CopyLimit(12 / 2000, 2000)
 
 
 def test_guided_rows_are_compared_at_equal_calls() -> None:
@@ -81,26 +72,52 @@ def test_guided_rows_are_compared_at_equal_calls() -> None:
     assert made == [5, 10, 6, 10, 6, 10, 6, 10]
 
 
-def test_sizes() -> None:
-    usual = PRESETS["baselines"].scale(None, None, None, full=False)
-    assert (usual.samples, usual.seed_sets, usual.precision, usual.rehearsal) == (
-        2000,
-        1,
-        network_precision("auto"),
-        False,
+@pytest.mark.parametrize(
+    ("name", "size", "samples", "seed_sets"),
+    [
+        ("headline", "usual", 4000, 5),
+        ("baselines", "usual", 2000, 1),
+        ("frontier", "full", 4000, 5),
+        ("conditional", "fast", 48, 1),
+    ],
+)
+def test_sizes(name: str, size: Any, samples: int, seed_sets: int, tmp_path: Path) -> None:
+    request = find_study(name).request(tmp_path, size).resolved()
+    assert (request.samples, request.settings.seed_sets) == (samples, seed_sets)
+    assert request.settings.full is (size == "full")
+    whole = name == "headline" or size == "full"
+    assert request.settings.precision == network_precision("float32" if whole else "auto")
+
+
+def test_what_is_named_overrides_the_size(tmp_path: Path) -> None:
+    request = find_study("frontier").request(
+        tmp_path, "full", 500, {"seed_sets": "2", "precision": "bfloat16"}
     )
-    head = PRESETS["headline"].scale(None, None, None, full=False)
-    assert (head.samples, head.seed_sets, head.precision) == (4000, 5, "float32")
-    full = PRESETS["frontier"].scale(500, None, None, full=True)
-    assert (full.samples, full.seed_sets, full.precision) == (500, 5, "float32")
-    assert Scale(48).share(0.1) == 12
+    found = (request.samples, request.settings.seed_sets, request.settings.precision)
+    assert found == (500, 2, "bfloat16")
+    with pytest.raises(ValueError, match="seed_sets must be an integer >= 2; got 1"):
+        find_study("headline").request(tmp_path, settings={"seed_sets": 1})
+    with pytest.raises(ValueError, match="--set seed_sets must be a valid integer; got 'few'"):
+        find_study("headline").request(tmp_path, settings={"seed_sets": "few"})
+    with pytest.raises(ValueError, match=r"study must be one of .*'frontier'"):
+        find_study("backwards")
 
 
-def test_a_rehearsal_solves_for_fewer_atoms(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_every_study_has_a_module_and_settings_that_all_sizes_fit(tmp_path: Path) -> None:
+    assert len(study_names()) == 8
+    for name in study_names():
+        study = find_study(name)
+        assert find_spec(study.module) is not None
+        for size in ("usual", "fast", *(("full",) if study.full else ())):
+            assert study.request(tmp_path, size).samples >= 12  # type: ignore[arg-type]
+
+
+def test_a_rehearsal_solves_for_fewer_atoms(tmp_path: Path) -> None:
     row = StartSpec("none", 999, 5)
-    small, usual = (Stages(Scale(n), tmp_path).study("a", [row]) for n in (48, 2000))
+    small, usual = (Stages(tmp_path, n).comparison("a", [row]) for n in (48, 2000))
     assert (small.atoms, usual.atoms) == (1000, 10_000)
-    assert Stages(Scale(48), tmp_path).priors(small).name == "atoms-1000"
+    assert Stages(tmp_path, 48).priors(small).name == "atoms-1000"
+    assert Stages(tmp_path, 48).share(0.1) == 12
 
 
 def test_a_start_that_cannot_be_shown_not_to_copy_says_so(
@@ -108,16 +125,16 @@ def test_a_start_that_cannot_be_shown_not_to_copy_says_so(
 ) -> None:
     rows = [StartSpec("random_atom", t, 5, label=f"t* = {t}") for t in (300, 400)]
     rates = {"t* = 300": 0.2, "t* = 400": 0.1}
-    monkeypatch.setattr(preset, "own_limit", lambda *_: CopyLimit(0.0, 2000))
-    monkeypatch.setattr(preset, "other_turns", lambda *_, **__: [])
+    monkeypatch.setattr(stages, "own_limit", lambda *_: CopyLimit(0.0, 2000))
+    monkeypatch.setattr(stages, "other_turns", lambda *_, **__: [])
 
     def tried(study: Comparison, rows: Sequence[StartSpec], *_: Any, **__: Any) -> list[Trial]:
         return [
             Trial(row, 1000, {"fid": 1.0, "copy_rate": rates[row.label], "source_rate": 0.5}) for row in rows
         ]
 
-    monkeypatch.setattr(preset, "halving", tried)
-    stages = Stages(Scale(200), tmp_path)
-    assert stages.best("any", rows).label == "t* = 400, copying limit not shown"
+    monkeypatch.setattr(stages, "halving", tried)
+    small = Stages(tmp_path, 200)
+    assert small.best("any", rows).label == "t* = 400, copying limit not shown"
     rates["t* = 300"] = 0.0
-    assert stages.best("any", rows).label == "t* = 300"
+    assert small.best("any", rows).label == "t* = 300"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +14,12 @@ from otprior import NoiseSchedule
 from otprior.data import bundled
 from otprior.data.images import ImageSet, load_images
 from otprior.error import Target, gaussian_error
+from otprior.experiments.study import Request, find_study, read_pairs
 from otprior.report import SamplingReport
 from otprior.transport.gaussian import isotropic
-from otprior_studies.papers import find
-from otprior_studies.papers.prior_mismatch import REPRODUCTION, Settings
-from otprior_studies.papers.prior_mismatch.images import image_files, shrunk
-from otprior_studies.papers.prior_mismatch.rows import places
+from otprior_studies.papers.prior_mismatch import STUDY, Settings
+from otprior_studies.papers.prior_mismatch.networks import image_files, shrunk
+from otprior_studies.papers.prior_mismatch.places import places
 from otprior_studies.papers.prior_mismatch.tables import gates
 from otprior_studies.training.schedules import training_scheduler
 
@@ -42,9 +41,9 @@ def test_every_start_is_sampled_at_the_end_and_at_one_log_snr() -> None:
         assert schedule.log_snr(float(star.timestep)) == pytest.approx(settings.level, abs=0.02)
         corrected = [start.name for start in end.starts[1:]]
         assert corrected == ([] if name == "zero-snr" else ["gaussian", "fresh", "coupled"])
-        assert [row.steps for row in end.starts[0].rows] == [settings.few, settings.many]
-        assert all(row.conditional for start in by_class.starts for row in start.rows)
-        rows = [row for place in found for start in place.starts for row in start.rows]
+        assert [row.steps for row in end.starts[0].specs] == [settings.few, settings.many]
+        assert all(row.conditional for start in by_class.starts for row in start.specs)
+        rows = [row for place in found for start in place.starts for row in start.specs]
         assert len({row.key for row in rows}) == len({row.label for row in rows}) == len(rows)
 
 
@@ -88,41 +87,40 @@ def test_images_are_averaged_over_two_by_two() -> None:
 )
 def test_settings_are_checked_at_once(given: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        REPRODUCTION.request(Path("unused"), None, False, given)
+        STUDY.request(Path("unused"), settings=read_pairs(given))
+
+
+def request_of(work: Path, *given: str, **options: Any) -> Request:
+    """A rehearsal in this process."""
+    return STUDY.request(work, "fast", 12, read_pairs(given), workers=0, **options)
 
 
 def test_an_unknown_schedule_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    assert find("prior-mismatch") is REPRODUCTION
-    request = REPRODUCTION.request(tmp_path / "work", 12, True, ["schedules=sigmoid"])
+    assert find_study("prior-mismatch") is STUDY
+    request = request_of(tmp_path / "work", "schedules=sigmoid")
     with pytest.raises(ValueError, match="schedule must be one of linear"):
-        REPRODUCTION.run(request)
+        STUDY.run(request)
     # At the end of ve:1 there is more signal than at t*.
-    request = REPRODUCTION.request(tmp_path / "work", 12, True, ["schedules=ve:1"])
+    request = request_of(tmp_path / "work", "schedules=ve:1")
     with pytest.raises(ValueError, match="level must be a log-SNR that schedule ve:1 has; got -2"):
-        REPRODUCTION.run(request)
-    request = REPRODUCTION.request(tmp_path / "work", 12, True, ["schedules=linear", "many=1001"])
+        STUDY.run(request)
+    request = request_of(tmp_path / "work", "schedules=linear", "many=1001")
     with pytest.raises(ValueError, match="many must be at most 1000: schedule linear has no more timesteps"):
-        REPRODUCTION.run(request)
+        STUDY.run(request)
     assert not (tmp_path / "work").exists()
 
 
 @pytest.fixture
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """600 real images a split, and all in this process."""
+    """600 real images a split, and little training."""
 
-    def run(tasks: Iterable[Any], workers: int, threads: int, finished: Callable[[Any], None]) -> None:
-        for function, arguments in tasks:
-            finished(function(*arguments))
-
-    for module in ("compare.running", "compare.measuring", "reproductions.prior_mismatch.running"):
-        monkeypatch.setattr(f"otprior.{module}.run_in_processes", run)
     whole = bundled.split
 
     def split(name: str) -> ImageSet:
         return whole(name).select(slice(600))
 
     monkeypatch.setattr(bundled, "split", split)
-    monkeypatch.setattr("otprior_studies.papers.prior_mismatch.running.ROUNDS", 2)
+    monkeypatch.setattr("otprior_studies.papers.prior_mismatch.networks.ROUNDS", 2)
 
 
 @pytest.mark.slow
@@ -133,10 +131,8 @@ def test_the_whole_run_and_nothing_twice(tmp_path: Path) -> None:
 
     def run() -> dict[str, Any]:
         seen.clear()
-        request = REPRODUCTION.request(
-            tmp_path / "work", 12, True, given, listen=lambda at: seen.append(at.stage)
-        )
-        return REPRODUCTION.run(request)
+        request = request_of(tmp_path / "work", *given, listen=lambda at: seen.append(at.stage))
+        return STUDY.run(request)
 
     parts = run()
     assert list(parts) == ["", "shifted-16", "zero-snr"]

@@ -1,9 +1,9 @@
-"""Parts of studies that the headline has no use for: classes, guidance, the full flow, growing, rivals, statements."""
+"""Comparisons by class, with guidance, with a full sampler, growing, with rivals; and statements about them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 
 from otprior.data import bundled
 from otprior.data.images import to_uint8
-from otprior.experiments import inputs as material
+from otprior.experiments import inputs
 from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.gates import difference_gate, paired_fid_difference
-from otprior.experiments.run import claim_work, run_comparison
+from otprior.experiments.run import claim_work
+from otprior.experiments.run import run_comparison as run_in_any_process
 from otprior.experiments.search_plot import search_curve
 from otprior.metrics.features import classify
 from otprior.report import SamplingReport
@@ -26,6 +27,8 @@ from otprior_studies.comparisons.frontier import break_even
 WHITE = StartSpec("none", 999, 1, spacing="trailing", label="white")
 RANDOM = StartSpec("random_atom", 500, 1, label="random")
 COUPLED = StartSpec("semidiscrete", 500, 1, noise="coupled", label="coupled")
+# (Starting other processes takes longer than what they would do here.)
+run_comparison = partial(run_in_any_process, workers=0)
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +43,6 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
     return Comparison("small", (WHITE,), samples=20, atoms=60, tol=0.5, block=10, **paths)
 
 
-@pytest.fixture(autouse=True)
-def _here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All in this process: starting others takes longer than what they would do here."""
-
-    def run(tasks: Iterable[Any], workers: int, threads: int, finished: Callable[[Any], None]) -> None:
-        for function, arguments in tasks:
-            finished(function(*arguments))
-
-    for module in ("run", "measuring"):
-        monkeypatch.setattr(f"otprior.experiments.{module}.run_in_processes", run)
-
-
 def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
     small: Comparison, tmp_path: Path
 ) -> None:
@@ -62,12 +53,11 @@ def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
         replace(RANDOM, conditional=True),
     ]
     # (Among 60 atoms not every class has one.)
-    result = run_comparison(replace(small, rows=tuple(rows), atoms=150), tmp_path)
+    result = run_comparison(replace(small, starts=tuple(rows), atoms=150), tmp_path)
     SamplingReport.from_json(result.report)
     figures = result.report["rows"]
     assert [row["nfe"] for row in figures] == [1, 2, 1, 1]
     assert [row["guidance"] for row in figures] == [1.0, 2.0, 1.0, 1.0]
-    assert result.study is not None
     for spec, row in zip(rows, figures):
         samples = result.samples(spec)
         assert samples.labels is not None
@@ -88,7 +78,7 @@ def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
 
 def test_agreement_is_taken_to_the_flow_that_a_study_names(small: Comparison, tmp_path: Path) -> None:
     flow = replace(WHITE, steps=2, label="flow")
-    result = run_comparison(replace(small, rows=(WHITE, flow), flow=flow), tmp_path)
+    result = run_comparison(replace(small, starts=(WHITE, flow), flow=flow), tmp_path)
     white, full = result.report["rows"]
     assert full["seed_agreement"] == 1.0
     assert 0 <= white["seed_agreement"] <= 1
@@ -100,7 +90,7 @@ def test_agreement_is_taken_to_the_flow_that_a_study_names(small: Comparison, tm
 
 
 def test_a_growing_study_takes_over_what_it_has(small: Comparison, tmp_path: Path) -> None:
-    study = replace(small, rows=(WHITE,))
+    study = replace(small, starts=(WHITE,))
     run_comparison(study, tmp_path, growing=True)
     images = sorted((tmp_path / "images").rglob("*.npz"))
     before = {path: path.stat().st_mtime_ns for path in images}
@@ -147,7 +137,7 @@ def test_rivals_are_rows_like_others(small: Comparison, tmp_path: Path) -> None:
         replace(RANDOM, prior="mixture", options=(("components", 5), ("rank", 3)), label="mixture"),
         replace(RANDOM, prior="mixture", label="mixture of the default size"),
     )
-    result = run_comparison(replace(small, rows=rows), tmp_path)
+    result = run_comparison(replace(small, starts=rows), tmp_path)
     SamplingReport.from_json(result.report)
     kinds = [row["prior"] for row in result.report["rows"]]
     assert kinds == ["semidiscrete", "unsolved", "boosted_atom", "mini_batch", "mixture", "mixture"]
@@ -158,7 +148,7 @@ def test_rivals_are_rows_like_others(small: Comparison, tmp_path: Path) -> None:
 def test_atoms_from_a_file_and_copies_of_others(small: Comparison, tmp_path: Path) -> None:
     path = tmp_path / "mine.npz"
     np.savez(path, images=to_uint8(bundled.split("validation").images[:60]))
-    study = replace(small, rows=(RANDOM,), atoms_from=str(path))
+    study = replace(small, starts=(RANDOM,), atoms_from=str(path))
     own = run_comparison(study, tmp_path / "own")
     assert own.report["settings"]["atoms_from"] == "mine.npz"  # no folder of this machine
     assert own.report["ot"]["atoms"] == 60
@@ -170,7 +160,8 @@ def test_atoms_from_a_file_and_copies_of_others(small: Comparison, tmp_path: Pat
     distances = [part.report["reference"]["nearest_pixel_distance"] for part in (own, other)]
     assert distances[0] > distances[1] == 0
     np.savez(path, images=np.zeros((60, 28, 28), dtype=np.uint8))
-    material._images.cache_clear()
+    inputs._images.cache_clear()
+    inputs._inputs.cache_clear()
     with pytest.raises(ValueError, match="this very study"):
         run_comparison(study, tmp_path / "own")
 
@@ -179,10 +170,10 @@ def test_atoms_from_a_file_and_copies_of_others(small: Comparison, tmp_path: Pat
 
 
 def test_differences_are_paired_by_seed(small: Comparison, tmp_path: Path) -> None:
-    result = run_comparison(replace(small, rows=(WHITE, COUPLED)), tmp_path)
+    result = run_comparison(replace(small, starts=(WHITE, COUPLED)), tmp_path)
     same = paired_fid_difference(result, WHITE, WHITE)
     # A study of its own for the rival makes no difference.
-    alone = run_comparison(replace(small, rows=(COUPLED,)), tmp_path / "alone")
+    alone = run_comparison(replace(small, starts=(COUPLED,)), tmp_path / "alone")
     apart = paired_fid_difference(result, WHITE, COUPLED, rival_in=alone)
     assert apart == paired_fid_difference(result, WHITE, COUPLED)
     assert (same.lo, same.estimate, same.hi) == (0.0, 0.0, 0.0)

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from enum import StrEnum
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from otprior.cli.inputs import require_path
 from otprior.cli.options import Debug, Overwrite, Verbose
-from otprior.cli.progress import progress_bar
 from otprior.cli.session import session
-from otprior.cli.studies import (
-    Compile,
-    Precision,
-    Workers,
-    default_workers,
-    follow,
-    write_parts,
-)
-from otprior.utils.files import check_output_dir
+from otprior.cli.studies import Compile, Precision, Workers, run_study
 from otprior.utils.validation import require
 
 EXAMPLES = (
@@ -31,31 +20,22 @@ EXAMPLES = (
 )
 
 
-class Preset(StrEnum):
-    """The studies there are."""
-
-    headline = "headline"
-    baselines = "baselines"
-    conditional = "conditional"
-    better_priors = "better-priors"
-    frontier = "frontier"
-
-
 def compare(
     preset: Annotated[
-        Preset,
+        str,
         typer.Option(
+            metavar="NAME",
             help="headline: the coupled start against the best of N(0, I). baselines: against all that could explain "
             "it away. conditional: by class, with guidance. better-priors: experiments. frontier: every number of "
-            "evaluations, and of atoms."
+            "evaluations, and of atoms.",
         ),
-    ] = Preset.headline,
+    ] = "headline",
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")] = Path("compare-report"),
     samples: Annotated[
         int | None,
         typer.Option(
             min=12,
-            help="Images of a row in one set of seeds; 4,000 for the headline, else 2,000. Fewer than 250 are a "
+            help="Images of a start in one set of seeds; 4,000 for the headline, else 2,000. Fewer than 250 are a "
             "rehearsal.",
             show_default=False,
         ),
@@ -98,33 +78,24 @@ def compare(
     Pieces are kept in DIR.work: a run that was interrupted goes on from there when it is started again. Delete that
     folder when you are done.
     """
-    work = out.with_name(out.name + ".work")
     # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
     with session(verbose, debug):
-        check_output_dir(out, overwrite)
-        if training is not None:
-            rule = "left out unless --preset is frontier"
-            require(preset is Preset.frontier, "--training", rule, preset.value)
-            require_path("--training", training)
-        with progress_bar("loading") as bar:
-            from importlib import import_module
+        from otprior.experiments.study import find_study
 
-            from otprior.experiments.processes import kept_processes
-
-            comparisons = import_module("otprior_studies.comparisons")
-            PRESETS, Stages = comparisons.PRESETS, comparisons.Stages
-
-            started = time.perf_counter()
-            study = PRESETS[preset.value]
-            count = workers or default_workers()
-            scale = study.scale(
-                samples,
-                seed_sets,
-                precision.value if precision else None,
-                full,
-                workers=count,
-                training="" if training is None else str(training),
-            )
-            with kept_processes(count, compiled=compiled):
-                results = study.run(Stages(scale, work, follow(bar)))
-        write_parts(out, overwrite, results, time.perf_counter() - started)
+        study = find_study(preset)
+        options = {"seed_sets": seed_sets, "precision": precision and precision.value, "training": training}
+        settings = {name: str(value) for name, value in options.items() if value is not None}
+        known = {entry.name for entry in fields(study.settings)}
+        for name in settings.keys() - known:
+            rule = f"left out: {preset} has no such setting"
+            require(False, f"--{name.replace('_', '-')}", rule, settings[name])
+        run_study(
+            study,
+            out,
+            overwrite,
+            size="full" if full else "usual",
+            samples=samples,
+            settings=settings,
+            workers=workers,
+            compiled=compiled,
+        )

@@ -9,8 +9,8 @@ from otprior.cli.inputs import BUNDLED
 from otprior.cli.processes import check_alone
 from otprior.cli.progress import progress_bar
 from otprior.cli.studies import default_workers, follow
+from otprior.utils.files import mark_work
 from otprior.utils.validation import require
-from otprior.utils.work_folder import mark_work
 
 if TYPE_CHECKING:
     from otprior.data.images import ImageSet

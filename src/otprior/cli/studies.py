@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprior.cli.progress import Bar
+from otprior.cli.progress import Bar, progress_bar
 from otprior.cli.session import stdout
-from otprior.utils.files import output_dir
+from otprior.utils.files import check_output_dir, output_dir
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from otprior.experiments.comparison import StageProgress
-    from otprior.report import ReportImages, SamplingReport
+    from otprior.experiments.study import Part, SizeName, StageProgress, Study
+    from otprior.report import SamplingReport
 
 Workers = Annotated[
     int | None,
@@ -38,16 +39,6 @@ Compile = Annotated[
 ]
 
 MOST_WORKERS = 8
-
-
-class Part(Protocol):
-    """A report in the form of `report.schema.json`, and the images that go with it."""
-
-    @property
-    def report(self) -> dict[str, Any]: ...
-
-    @property
-    def images(self) -> Sequence[ReportImages]: ...
 
 
 class Precision(StrEnum):
@@ -92,12 +83,41 @@ def print_report(console: Console, report: SamplingReport, out: Path) -> None:
     console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
 
 
-def write_parts(out: Path, overwrite: bool, parts: Mapping[str, Part], seconds: float) -> None:
-    """Writes the parts of a study, each in a folder of its name, with the command and its time; prints the main one.
+def run_study(
+    study: Study,
+    out: Path,
+    overwrite: bool = False,
+    *,
+    size: SizeName = "usual",
+    samples: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    workers: int | None = None,
+    compiled: bool = False,
+) -> None:
+    """Runs a study in a work folder next to `out`, writes its reports there, and prints the main one.
 
     Arguments:
-        parts: By name; the main one's is "".
+        study: The study.
+        out: The folder to write.
+        overwrite: Whether to replace it.
+        size, samples, settings: As for `Study.request`.
+        workers: Processes; by default `default_workers()`.
+        compiled: Whether networks are compiled.
     """
+    check_output_dir(out, overwrite)
+    work, count = out.with_name(out.name + ".work"), workers or default_workers()
+    with progress_bar("loading") as bar:
+        request = study.request(work, size, samples, settings, count, follow(bar))
+        from otprior.experiments.processes import kept_processes
+
+        started = time.perf_counter()
+        with kept_processes(count, compiled=compiled):
+            parts = study.run(request)
+    _write_parts(out, overwrite, parts, time.perf_counter() - started)
+
+
+def _write_parts(out: Path, overwrite: bool, parts: Mapping[str, Part], seconds: float) -> None:
+    """Writes each part into a folder of its name, with the command and its time; prints the main one."""
     from otprior.report import SamplingReport, write_report
 
     made = {"command": ["otprior", *sys.argv[1:]], "timings": {"seconds_of_the_last_run": seconds}}

@@ -18,8 +18,9 @@ from otprior.utils.validation import require
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from otprior.experiments.comparison import Comparison, Listener
+    from otprior.experiments.comparison import Comparison
     from otprior.experiments.search import Search
+    from otprior.experiments.study import Listener
     from otprior.priors import Prior
 
 
@@ -146,13 +147,13 @@ def _study(material: Material, samples: int, precision: str) -> Comparison:
         samples,
         split=split,
         real_split=split,
-        atoms=material.limit or (0 if own else 10_000),
+        atoms=material.limit,
         atoms_from=material.data if own else "atoms",
         tol=material.tol,
         precision=precision,
-        model="" if material.model == BUNDLED else material.model,
+        model=material.model,
         null_class_label=material.null_label,
-        extractor="" if material.extractor is None else str(material.extractor),
+        extractor=BUNDLED if material.extractor is None else str(material.extractor),
         value_range=material.value_range,
     )
 

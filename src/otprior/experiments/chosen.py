@@ -1,4 +1,4 @@
-"""The demo and the headline, with settings that were chosen on the validation images.
+"""The demo, with settings that were chosen on the validation images.
 
 The settings lie beside the bundled network (`settings.json`); `scripts/choose_settings.py` chose them and says how.
 """
@@ -48,20 +48,6 @@ def demo(quick: bool = False, samples: int | None = None) -> Comparison:
     if quick:
         study = replace(study, name="demo --quick", atoms=1000, tol=0.2, block=50)
     return study
-
-
-def headline(samples: int = 4000, seed_sets: int = 5, precision: str = "float32") -> Comparison:
-    """The claim at full size: paired sets of seeds of the coupled start and of the best of N(0, I)."""
-    rows = settings_rows()
-    names = ("coupled_5", "coupled_3", "none_10", "none_20")
-    return Comparison(
-        "headline",
-        tuple(rows[name] for name in names),
-        samples,
-        seed_sets,
-        precision=precision,
-        block=500,
-    )
 
 
 def short_name(scheduler: str) -> str:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otprior.experiments.comparison import Comparison, Listener, StageProgress
-from otprior.experiments.inputs import atoms_of, schedule_of
+from otprior.experiments.comparison import Comparison
+from otprior.experiments.inputs import Inputs
 from otprior.experiments.priors import fitted_name
+from otprior.experiments.study import Listener, StageProgress
 from otprior.priors import GaussianPrior, MixturePrior, SemiDiscretePrior
 from otprior.sampling.start_spec import StartSpec
 from otprior.transport.solution import Progress
@@ -41,7 +42,7 @@ class Fitted:
 
 def fit_priors(study: Comparison, folder: Path, listen: Listener) -> Fitted:
     """Fits the priors that the rows need, unless they are there."""
-    needed = {name: row for row in study.sampled_rows if (name := fitted_name(row)) is not None}
+    needed = {name: row for row in study.sampled_starts if (name := fitted_name(row)) is not None}
     for name in sorted(needed):
         if not (folder / name).exists():
             began = time.perf_counter()
@@ -71,7 +72,8 @@ def _ot(folder: Path, needed: Container[str]) -> dict[str, Any] | None:
 
 
 def _fit(study: Comparison, folder: Path, name: str, row: StartSpec, listen: Listener) -> None:
-    atoms, schedule = atoms_of(study), schedule_of(study)
+    inputs = Inputs.of(study)
+    atoms, schedule = inputs.atoms, inputs.schedule
     labels = None
     if row.conditional:
         rule = "labelled, for priors by class"

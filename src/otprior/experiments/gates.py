@@ -1,4 +1,4 @@
-"""What was to be shown, beside the limit that decides it; and what "copies no more than real images" means.
+"""Statements with the limit that decides each, and the rule for "copies no more than real images".
 
 A statement is reached when the upper limit of a one-sided 95 % interval is at most its threshold.
 """
@@ -14,7 +14,7 @@ from scipy import stats
 
 from otprior.data import bundled
 from otprior.experiments.comparison import ComparisonResult
-from otprior.experiments.inputs import extractor_of, reference_of
+from otprior.experiments.inputs import Inputs
 from otprior.metrics import (
     Interval,
     block_interval,
@@ -37,7 +37,7 @@ class CopyLimit:
     """How often samples may count as copies.
 
     Attributes:
-        rate: That of real images that nobody saw, or a limit that was set.
+        rate: The copy rate of held-out images, or a limit that was set.
         images: On how many images `rate` was measured; None if it was set.
         margin: By how much the upper 95 % limit of the difference may exceed 0.
     """
@@ -55,7 +55,7 @@ class CopyLimit:
         return rate - self.rate + math.sqrt((most - rate) ** 2 + own)
 
     def allows(self, rate: float, samples: int) -> bool:
-        """Whether it can be said, at 95 %, that the rate is at most `margin` above the limit."""
+        """Whether the rate is at most `margin` above the limit, at 95 % confidence."""
         return self.upper(rate, samples) <= self.margin
 
     def chance(self, rate: float, samples: int, final: int) -> float:
@@ -83,21 +83,21 @@ def gate(
 
 
 def ratio_gate(
-    result: ComparisonResult, row: StartSpec, rival: StartSpec, threshold: float, statement: str
+    result: ComparisonResult, start: StartSpec, rival: StartSpec, threshold: float, statement: str
 ) -> dict[str, Any]:
-    """That a row's excess FID is at most `threshold` times a rival's, over two or more sets of seeds."""
+    """A start's excess FID is at most `threshold` times a rival's, over two or more sets of seeds."""
     floor = result.report["reference"]["fid_floor"]
-    mine, other = ([one["fid"] - floor for one in result.sets[each.key]] for each in (row, rival))
+    mine, other = ([one["fid"] - floor for one in result.sets[each.key]] for each in (start, rival))
     ratio = ratio_interval(mine, other, side="upper")
     return gate(statement, ratio.estimate, ratio.hi, threshold)
 
 
 def copy_gate(
-    result: ComparisonResult, row: StartSpec, statement: str, held_out: int, threshold: float = 0.01
+    result: ComparisonResult, start: StartSpec, statement: str, held_out: int, threshold: float = 0.01
 ) -> dict[str, Any]:
-    """That a row copies at most `threshold` more often than real images, of which there were `held_out`."""
+    """A start copies at most `threshold` more often than real images, of which there were `held_out`."""
     real = result.report["reference"]["copy_rate"]
-    seeds = seed_set_interval([one["copy_rate"] for one in result.sets[row.key]], side="upper")
+    seeds = seed_set_interval([one["copy_rate"] for one in result.sets[start.key]], side="upper")
     # Two sources of error: other seeds, and other held-out images.
     error = ONE_SIDED * (real * (1 - real) / held_out) ** 0.5
     more = seeds.estimate - real
@@ -106,52 +106,52 @@ def copy_gate(
 
 
 def difference_gate(
-    result: ComparisonResult, row: StartSpec, rival: StartSpec, statement: str
+    result: ComparisonResult, start: StartSpec, rival: StartSpec, statement: str
 ) -> dict[str, Any]:
-    """That a row's FID is below a rival's on the same seeds."""
-    both = paired_fid_difference(result, row, rival)
-    upper = paired_fid_difference(result, row, rival, level=0.9).hi
+    """A start's FID is below a rival's on the same seeds."""
+    both = paired_fid_difference(result, start, rival)
+    upper = paired_fid_difference(result, start, rival, level=0.9).hi
     return gate(statement, both.estimate, upper, 0.0, both)
 
 
 def paired_fid_difference(
     result: ComparisonResult,
-    row: StartSpec,
+    start: StartSpec,
     rival: StartSpec,
     level: float = 0.95,
     rival_in: ComparisonResult | None = None,
 ) -> Interval:
-    """FID of a row less that of a rival on the same seeds, which is also the difference of excesses.
+    """FID of a start less that of a rival on the same seeds, which is also the difference of excesses.
 
     Over two or more sets of seeds by Student's t of the sets' differences; of one set, over disjoint blocks of seeds
-    that both share. `rival_in` is the rival's study, if it is another one: of as many seeds, with the same images for
-    reference.
+    that both share. `rival_in` is the rival's result, if it is from another comparison: of as many seeds, with the same
+    images for reference.
     """
-    where = ((result, row), (rival_in or result, rival))
-    if len(result.sets[row.key]) > 1:
+    where = ((result, start), (rival_in or result, rival))
+    if len(result.sets[start.key]) > 1:
         mine, other = ([one["fid"] for one in found.sets[each.key]] for found, each in where)
         return paired_difference(mine, other, level=level)
-    assert result.study is not None
-    study, moments = result.study, reference_of(result.study).moments
-    sides = [extract_features(extractor_of(study), found.samples(each).images) for found, each in where]
+    comparison, inputs = result.asked, Inputs.of(result.asked)
+    moments = inputs.reference.moments
+    sides = [extract_features(inputs.extractor, found.samples(each).images) for found, each in where]
     width = sides[0].shape[1]
 
     def difference(rows: torch.Tensor) -> float:
         return frechet_distance(rows[:, :width], moments) - frechet_distance(rows[:, width:], moments)
 
-    generator = torch.Generator().manual_seed(study.first_seed)
-    blocks = min(MOST_BLOCKS, study.samples // 2)
+    generator = torch.Generator().manual_seed(comparison.first_seed)
+    blocks = min(MOST_BLOCKS, comparison.samples // 2)
     return block_interval(difference, torch.cat(sides, dim=1), generator, blocks, level)
 
 
 def headline_gates(
-    result: ComparisonResult, rows: dict[str, StartSpec], held_out: int | None = None
+    result: ComparisonResult, starts: dict[str, StartSpec], held_out: int | None = None
 ) -> list[dict[str, Any]]:
     """The statements about quality and about copying that the headline is judged by.
 
     Arguments:
-        result: Of a study with several sets of seeds.
-        rows: "coupled_5", "coupled_3", "none_10" and "none_20".
+        result: A comparison over several sets of seeds.
+        starts: "coupled_5", "coupled_3", "none_10" and "none_20".
         held_out: Real images behind the floor; by default as many as are bundled.
     """
     require(all(len(sets) > 1 for sets in result.sets.values()), "seed_sets", "two or more", 1)
@@ -159,10 +159,10 @@ def headline_gates(
     for start, rival, threshold in (("coupled_5", "none_20", 0.5), ("coupled_3", "none_10", 1.0)):
         few, many = (int(name.split("_")[1]) for name in (start, rival))
         statement = f"Excess FID of the coupled start at {few} evaluations over that of N(0, I) at {many}"
-        gates.append(ratio_gate(result, rows[start], rows[rival], threshold, statement))
+        gates.append(ratio_gate(result, starts[start], starts[rival], threshold, statement))
     held_out = held_out or int(bundled.manifest()["splits"]["held_out"]["n"])
     for start in ("coupled_5", "coupled_3"):
         few = int(start.split("_")[1])
         statement = f"Copy rate of the coupled start at {few} evaluations less that of held-out real images"
-        gates.append(copy_gate(result, rows[start], statement, held_out))
+        gates.append(copy_gate(result, starts[start], statement, held_out))
     return gates

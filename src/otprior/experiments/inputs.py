@@ -1,11 +1,11 @@
-"""What a study works with, found by name: images, the feature extractor, and what samples are compared with.
+"""What a comparison works with: its network, its images, and what samples are compared with.
 
-Everything is read once a process, however many studies ask for it.
+Images, features and references are read or computed once a process, however many comparisons name the same.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from otprior.data import bundled
 from otprior.data.images import ImageSet, load_images
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.experiments.comparison import USUAL_ATOMS, Comparison
+from otprior.experiments.comparison import BUNDLED, Comparison
 from otprior.experiments.sampling import Models
 from otprior.metrics import FeatureMoments, Reference
 from otprior.metrics.classes import class_moments
@@ -30,67 +30,166 @@ from otprior.utils.validation import require
 SAME_IMAGE, MOST_SAME = 0.01, 0.01
 
 
+class Inputs:
+    """The network, images and features that a comparison names.
+
+    `Inputs.of` gives comparisons that name the same the same inputs. Everything is read when it is first asked for.
+
+    Attributes:
+        model: The network's diffusers folder.
+        null_class_label: Its label for no class, if known.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        null_class_label: int | None,
+        extractor: str,
+        value_range: Any,
+        split: str,
+        real_split: str,
+        atoms_from: str,
+        atoms: int | None,
+        copies_of: str | None,
+    ) -> None:
+        own = model != BUNDLED
+        self.model = Path(model) if own else bundled.pipeline_path()
+        self.null_class_label = null_class_label if own else bundled.null_class_label()
+        self._own_model, self._extractor, self._value_range = own, extractor, value_range
+        self._split, self._real_split = split, real_split
+        self._atoms = (atoms_from, atoms or 0)
+        self._copied = self._atoms if copies_of is None else (copies_of, 0)
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> Inputs:
+        """The inputs that a comparison names."""
+        return _inputs(
+            comparison.model,
+            comparison.null_class_label,
+            comparison.extractor,
+            comparison.value_range,
+            comparison.split,
+            comparison.real_split,
+            comparison.atoms_from,
+            comparison.atoms,
+            comparison.copies_of,
+        )
+
+    def images(self, name: str) -> ImageSet:
+        """The images of a name, as `Comparison` names them."""
+        return _images(name, self._value_range, 0)
+
+    @property
+    def split(self) -> ImageSet:
+        """The images that quality is measured against."""
+        return self.images(self._split)
+
+    @property
+    def real(self) -> ImageSet:
+        """The real images that give the floor."""
+        return self.images(self._real_split)
+
+    @property
+    def atoms(self) -> ImageSet:
+        """The images that priors are fitted to."""
+        return _images(self._atoms[0], self._value_range, self._atoms[1])
+
+    @property
+    def copied(self) -> ImageSet:
+        """The images that samples could be copies of."""
+        return _images(self._copied[0], self._value_range, self._copied[1])
+
+    @cached_property
+    def schedule(self) -> NoiseSchedule:
+        """The forward process of the network."""
+        scheduler = own_scheduler(self.model) if self._own_model else bundled.load_scheduler()
+        return NoiseSchedule.from_scheduler(scheduler)
+
+    @property
+    def extractor(self) -> FeatureExtractor:
+        """The feature extractor."""
+        return _extractor(self._extractor)
+
+    @property
+    def real_features(self) -> Tensor:
+        """Features of the real images that give the floor, shape (n, D)."""
+        return _features(self._extractor, self._value_range, self._real_split, 0)
+
+    @property
+    def reference(self) -> Reference:
+        """What samples are compared with."""
+        return _reference(self._extractor, self._value_range, self._split, self._real_split, *self._copied)
+
+    @property
+    def class_moments(self) -> list[FeatureMoments]:
+        """Feature moments of each class of the images that quality is measured against.
+
+        Raises:
+            ValueError: If these have no labels.
+        """
+        return _class_moments(self._extractor, self._value_range, self._split)
+
+    @property
+    def classes(self) -> int | None:
+        """How many classes the network knows, besides the label for no class; None if it takes no labels."""
+        if not self._own_model:
+            return len(bundled.class_names())
+        config, null = component_folder(self.model, "unet") / "config.json", self.null_class_label
+        count = read_json(config).get("num_class_embeds") if config.is_file() else None
+        if count is None:
+            return None
+        null = read_json(self.model / "model_index.json").get("null_class_label") if null is None else null
+        return real_classes(count, null)
+
+    def models(self, priors: Path, precision: str = "float32", conditional: bool = True) -> Models:
+        """The network, and where its fitted priors are; its classes are looked up only if starts are conditional."""
+        classes = self.classes if conditional else None
+        return Models(self.model, priors, self.null_class_label, precision, classes)
+
+    def fingerprint(self) -> dict[str, str]:
+        """SHA-256 of all that is not bundled, by the field of `Comparison` that names it."""
+        names = {
+            "split": self._split,
+            "real_split": self._real_split,
+            "atoms_from": self._atoms[0],
+            "copies_of": self._copied[0],
+        }
+        found = {field: self.images(name).sha256 for field, name in names.items() if not _is_bundled(name)}
+        if self._own_model:
+            found["model"] = _network_digest(self.model, "model_index.json")
+        if self._extractor != BUNDLED:
+            found["extractor"] = _digest(self._extractor, "*")
+        return found
+
+    def check_not_atoms(self, name: str) -> None:
+        """Refuses images to be judged by if samples could be copies of them.
+
+        Raises:
+            ValueError: If more than 1 % of the images of this name are among those that could be copied.
+        """
+        _check_not_atoms(name, self._value_range, *self._copied)
+
+
 def check_floor(samples: int, held_out: int, otherwise: str = "") -> None:
-    """For excess FIDs: the FID of as many held-out images as a row has samples is the floor of its own.
+    """Refuses more samples of a start than there are held-out images, whose FID at equal n is the floor.
 
     Arguments:
-        samples: Of a row.
-        held_out: Held-out images.
+        samples: Of a start.
+        held_out: Number of held-out images.
         otherwise: What else can be done, for the error.
 
     Raises:
-        ValueError: If there are not so many.
+        ValueError: If there are too few held-out images.
     """
     rule = f"at most {held_out:,}, the held-out images that give the floor{otherwise}"
     require(samples <= held_out, "samples", rule, samples)
 
 
-def images_of(study: Comparison, name: str) -> ImageSet:
-    """The images that a study calls `name`."""
-    return _images(name, study.value_range)
-
-
-def atoms_of(study: Comparison) -> ImageSet:
-    """The images that the study's priors are fitted to."""
-    return _atoms(study.atoms_from, study.value_range, study.atoms)
-
-
-def copied_of(study: Comparison) -> ImageSet:
-    """The images that the study's samples could be copies of."""
-    return images_of(study, study.copies_of) if study.copies_of else atoms_of(study)
-
-
-def extractor_of(study: Comparison) -> FeatureExtractor:
-    """The study's feature extractor."""
-    return _extractor(study.extractor)
-
-
-def features_of(study: Comparison, name: str) -> Tensor:
-    """Features of the images that a study calls `name`, shape (n, D)."""
-    return _features(name, study.value_range, 0, study.extractor)
-
-
-def reference_of(study: Comparison) -> Reference:
-    """What the study's samples are compared with."""
-    named, count = _copied_from(study)
-    return _reference(study.split, study.real_split, named, count, study.extractor, study.value_range)
-
-
-def check_not_atoms(study: Comparison, name: str) -> None:
-    """That images are not the atoms (or those of `copies_of`): what is judged by them would be copies.
-
-    Raises:
-        ValueError: If more than 1 % of the images called `name` are.
-    """
-    named, count = _copied_from(study)
-    _check_not_atoms(name, study.value_range, named, count)
-
-
 def check_unseen(name: str, images: ImageSet, seen: ImageSet) -> None:
-    """That images are not among those that priors are fitted to, or a network is trained on.
+    """Refuses images to be judged by that are among those that priors are fitted to, or a network is trained on.
 
     Arguments:
-        name: Of the images, for the error.
+        name: What the error calls the images.
         images: What is judged by.
         seen: What starts or networks are made of.
 
@@ -105,64 +204,7 @@ def check_unseen(name: str, images: ImageSet, seen: ImageSet) -> None:
     require(float(same.double().mean()) <= MOST_SAME, name, rule, came)
 
 
-def moments_by_class(study: Comparison) -> list[FeatureMoments]:
-    """Of the features of the images that quality is measured against; they must be labelled."""
-    return _class_moments(study.split, study.extractor, study.value_range)
-
-
-def models_of(study: Comparison, priors: Path) -> Models:
-    """The study's network, and where its fitted priors are."""
-    if not study.model:
-        return Models(
-            pipeline=bundled.pipeline_path(),
-            priors=priors,
-            null_class_label=bundled.null_class_label(),
-            precision=study.precision,
-            classes=len(bundled.class_names()),
-        )
-    folder, null = Path(study.model), study.null_class_label
-    by_class = any(row.conditional for row in study.sampled_rows)
-    return Models(folder, priors, null, study.precision, _classes(folder, null) if by_class else None)
-
-
-def _classes(folder: Path, null: int | None) -> int | None:
-    """How many classes a network's folder says it has, besides the label for none; None if it takes no labels."""
-    config = component_folder(folder, "unet") / "config.json"
-    count = read_json(config).get("num_class_embeds") if config.is_file() else None
-    if count is None:
-        return None
-    null = read_json(folder / "model_index.json").get("null_class_label") if null is None else null
-    return real_classes(count, null)
-
-
-def schedule_of(study: Comparison) -> NoiseSchedule:
-    """The forward process of the study's network."""
-    if not study.model:
-        return NoiseSchedule.from_scheduler(bundled.load_scheduler())
-    return NoiseSchedule.from_scheduler(own_scheduler(Path(study.model)))
-
-
-def fingerprint(study: Comparison) -> dict[str, str]:
-    """SHA-256 of all that the study works with and that is not bundled, by the field of `Comparison`."""
-    images = {name: getattr(study, name) for name in ("split", "real_split", "atoms_from", "copies_of")}
-    found = {
-        field: images_of(study, name).sha256
-        for field, name in images.items()
-        if name and not _is_bundled(name)
-    }
-    if study.model:
-        found["model"] = _network_digest(Path(study.model), "model_index.json")
-    if study.extractor:
-        found["extractor"] = _digest(study.extractor, "*")
-    return found
-
-
 _digest, _network_digest = cache(folder_sha256), cache(network_sha256)
-
-
-def _copied_from(study: Comparison) -> tuple[str, int]:
-    """What `copied_of` gives: its name and how many of them, 0 for all."""
-    return (study.copies_of, 0) if study.copies_of else (study.atoms_from, study.atoms)
 
 
 def _is_bundled(name: str) -> bool:
@@ -170,57 +212,59 @@ def _is_bundled(name: str) -> bool:
 
 
 @cache
-def _images(name: str, value_range: Any) -> ImageSet:
+def _inputs(*named: Any) -> Inputs:
+    return Inputs(*named)
+
+
+@cache
+def _images(name: str, value_range: Any, count: int) -> ImageSet:
+    """`count` of the images, all of them for 0; see `Comparison.atoms`."""
+    if count:
+        images = _images(name, value_range, 0)
+        require(
+            count <= len(images), "atoms", f"at most the {len(images):,} images that there are", f"{count:,}"
+        )
+        if _is_bundled(name) or count == len(images):
+            return images.select(slice(count))
+        return images.sample(count)
     if name == "atoms":
         return bundled.atoms()
     return bundled.split(name) if name in bundled.SPLITS else load_images(name, value_range=value_range)
 
 
 @cache
-def _atoms(name: str, value_range: Any, count: int) -> ImageSet:
-    """`count` of the images, or all of them for 0; see `Comparison.atoms`."""
-    images = _images(name, value_range)
-    # (10,000 is what a study takes if nobody says how many.)
-    rule = f"at most the {len(images):,} images that there are ({Path(name).name})"
-    require(count <= max(len(images), USUAL_ATOMS), "atoms", rule, f"{count:,}")
-    if _is_bundled(name) or count in (0, len(images)):
-        return images.select(slice(count or None))
-    return images.sample(count)
-
-
-@cache
-def _check_not_atoms(name: str, value_range: Any, atoms_from: str, count: int) -> None:
-    """(Every search among starts asks, most of them about the same images.)"""
-    check_unseen(f"images {name}", _images(name, value_range), _atoms(atoms_from, value_range, count))
+def _check_not_atoms(name: str, value_range: Any, copied: str, count: int) -> None:
+    """The check of `Inputs.check_not_atoms`: searches ask it again and again about the same images."""
+    check_unseen(f"images {name}", _images(name, value_range, 0), _images(copied, value_range, count))
 
 
 @cache
 def _extractor(folder: str) -> FeatureExtractor:
-    return load_extractor(folder) if folder else bundled.extractor()
+    return bundled.extractor() if folder == BUNDLED else load_extractor(folder)
+
+
+@cache
+def _features(extractor: str, value_range: Any, name: str, count: int) -> Tensor:
+    return extract_features(_extractor(extractor), _images(name, value_range, count).images)
 
 
 @cache
 def _reference(
-    split: str, real_split: str, atoms_from: str, count: int, extractor: str, value_range: Any
+    extractor: str, value_range: Any, split: str, real_split: str, copied: str, count: int
 ) -> Reference:
+    """The reference of all networks that are judged by these images."""
     return Reference.build(
-        reference_features=_features(split, value_range, 0, extractor),
-        atom_pixels=_atoms(atoms_from, value_range, count).images,
-        atom_features=_features(atoms_from, value_range, count, extractor),
-        held_out_pixels=_images(real_split, value_range).images,
-        held_out_features=_features(real_split, value_range, 0, extractor),
+        reference_features=_features(extractor, value_range, split, 0),
+        atom_pixels=_images(copied, value_range, count).images,
+        atom_features=_features(extractor, value_range, copied, count),
+        held_out_pixels=_images(real_split, value_range, 0).images,
+        held_out_features=_features(extractor, value_range, real_split, 0),
     )
 
 
 @cache
-def _features(name: str, value_range: Any, count: int, extractor: str) -> Tensor:
-    """Of the images that `_atoms` gives."""
-    return extract_features(_extractor(extractor), _atoms(name, value_range, count).images)
-
-
-@cache
-def _class_moments(split: str, extractor: str, value_range: Any) -> list[FeatureMoments]:
-    images = _images(split, value_range)
-    require(images.labels is not None, f"images {split}", "labelled, for figures by class", "without labels")
-    assert images.labels is not None
-    return class_moments(_features(split, value_range, 0, extractor), images.labels)
+def _class_moments(extractor: str, value_range: Any, split: str) -> list[FeatureMoments]:
+    labels, rule = _images(split, value_range, 0).labels, "labelled, for figures by class"
+    require(labels is not None, f"images {split}", rule, "without labels")
+    assert labels is not None
+    return class_moments(_features(extractor, value_range, split, 0), labels)

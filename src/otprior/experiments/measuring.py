@@ -1,8 +1,7 @@
-"""Figures of rows and of real images: one set of seeds at a time, each set a file."""
+"""Figures of starts and of real images: one set of seeds at a time, each set a file."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,11 @@ import torch
 from torch import Tensor
 
 from otprior.data import bundled
-from otprior.experiments.comparison import (
-    AGREEMENT_SEEDS,
-    Comparison,
-    Listener,
-    StageProgress,
-)
-from otprior.experiments.inputs import (
-    extractor_of,
-    features_of,
-    images_of,
-    moments_by_class,
-    reference_of,
-)
-from otprior.experiments.processes import run_in_processes
+from otprior.experiments.comparison import AGREEMENT_SEEDS, BUNDLED, Comparison
+from otprior.experiments.inputs import Inputs
+from otprior.experiments.processes import Piece, run_pieces
 from otprior.experiments.sampling import Block, Samples
+from otprior.experiments.study import Listener
 from otprior.metrics import (
     Interval,
     bootstrap_mean,
@@ -37,7 +26,6 @@ from otprior.metrics.classes import class_figures
 from otprior.metrics.features import class_logits, classify, extract_features
 from otprior.metrics.intervals import FEW_EVENTS, binomial_interval
 from otprior.report.sampling_report import RealImages
-from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import read_json, write_json
 
 FLOOR_SETS = 8
@@ -48,97 +36,82 @@ NO_SHARES = ("fid", "class_fid", "kid", "density", "nearest_pixel_distance", "ne
 
 
 def measure(
-    study: Comparison,
+    comparison: Comparison,
     folder: Path,
     blocks: dict[str, list[list[Block]]],
     workers: int,
     threads: int,
     listen: Listener,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Figures by row key and set of seeds."""
-    paths = {
-        (key, seed_set): folder / f"{key}-{study.first_of(seed_set):09d}-{study.samples}.json"
-        for key in blocks
-        for seed_set in range(study.seed_sets)
-    }
-    missing = [place for place, path in paths.items() if not path.exists()]
-    done = len(paths) - len(missing)
-    listen(StageProgress("measuring", done, len(paths)))
-
-    def finished(_: Any) -> None:
-        nonlocal done
-        done += 1
-        listen(StageProgress("measuring", done, len(paths)))
-
-    tasks = [(_measure_set, (study, blocks[key][k], paths[key, k])) for key, k in missing]
-    if tasks:
-        run_in_processes(tasks, min(workers, len(tasks)), threads, finished)
-    return {key: [read_json(paths[key, k]) for k in range(study.seed_sets)] for key in blocks}
+    """Figures by the start's key and set of seeds."""
+    pieces = {}
+    for key, sets in blocks.items():
+        for k, one in enumerate(sets):
+            path = folder / f"{key}-{comparison.first_of(k):09d}-{comparison.samples}.json"
+            pieces[key, k] = Piece(path, _measure_set, (comparison, one, path), note=one[0].start.label)
+    run_pieces(list(pieces.values()), "measuring", listen, workers, threads)
+    return {key: [read_json(pieces[key, k].path) for k in range(len(sets))] for key, sets in blocks.items()}
 
 
-def _measure_set(study: Comparison, blocks: list[Block], path: Path) -> None:
-    samples = Samples.read(blocks)
-    features = extract_features(extractor_of(study), samples.images)
+def _measure_set(comparison: Comparison, blocks: list[Block], path: Path) -> None:
+    samples, inputs = Samples.read(blocks), Inputs.of(comparison)
+    features = extract_features(inputs.extractor, samples.images)
     generator = torch.Generator().manual_seed(blocks[0].first_seed)
-    known = samples.sources is not None and not study.copies_of
+    known = samples.sources is not None and comparison.copies_of is None
     sources = torch.from_numpy(samples.sources) if known else None
     figures = evaluate(
-        features, samples.images, reference=reference_of(study), generator=generator, sources=sources
+        features, samples.images, reference=inputs.reference, generator=generator, sources=sources
     )
-    if study.mixture:
-        figures |= _mixture(study, samples.images, generator)
+    if comparison.mixture:
+        figures |= _mixture(inputs, samples.images, comparison.mixture, generator)
     if samples.labels is not None:
         labels = torch.from_numpy(samples.labels)
-        figures |= _by_class(study, features, samples.images, labels, generator)
+        figures |= _by_class(inputs, features, samples.images, labels, generator)
     figures["nfe"] = samples.nfe
     figures["seconds_per_image"] = samples.seconds_per_image
     write_json(path, figures)
 
 
 def _by_class(
-    study: Comparison, features: Tensor, images: Tensor, labels: Tensor, generator: torch.Generator
+    inputs: Inputs, features: Tensor, images: Tensor, labels: Tensor, generator: torch.Generator
 ) -> dict[str, Any]:
-    predicted = classify(extractor_of(study), images)
-    return class_figures(features, predicted, labels, moments_by_class(study), generator)
+    predicted = classify(inputs.extractor, images)
+    return class_figures(features, predicted, labels, inputs.class_moments, generator)
 
 
-def _mixture(study: Comparison, images: Tensor, generator: torch.Generator) -> dict[str, Any]:
-    mixed = mixture_mask(class_logits(extractor_of(study), images), study.mixture)
+def _mixture(inputs: Inputs, images: Tensor, limit: float, generator: torch.Generator) -> dict[str, Any]:
+    mixed = mixture_mask(class_logits(inputs.extractor, images), limit)
     share = bootstrap_mean(mixed, generator)
     return {"mode_mixture": share.estimate, "mode_mixture_interval": share.limits()}
 
 
-def real_figures(study: Comparison, folder: Path) -> dict[str, Any]:
+def real_figures(comparison: Comparison, folder: Path) -> dict[str, Any]:
     """The floor: the same figures of real images, over disjoint sets of `samples`, up to `FLOOR_SETS`."""
-    by_class = any(row.conditional for row in study.rows)
-    name = Path(study.real_split).name + ("-by-class" if by_class else "")
-    name += f"-mixture-{study.mixture:g}" if study.mixture else ""
-    path = folder / f"{name}-{study.samples}.json"
+    by_class = any(start.conditional for start in comparison.starts)
+    name = Path(comparison.real_split).name + ("-by-class" if by_class else "")
+    name += f"-mixture-{comparison.mixture:g}" if comparison.mixture else ""
+    path = folder / f"{name}-{comparison.samples}.json"
     if not path.exists():
-        # Nothing of the samples: searches on the same images ask for the same figures.
-        rows = (StartSpec("none", 0, 1),)
-        images = replace(study, name="", rows=rows, first_seed=0, seed_sets=1, flow=None)
-        images = replace(images, model="", null_class_label=None)
-        write_json(path, _real_figures(images, by_class))
+        write_json(
+            path, _real_figures(Inputs.of(comparison), comparison.samples, comparison.mixture, by_class)
+        )
     return read_json(path)
 
 
 @cache
-def _real_figures(study: Comparison, by_class: bool) -> dict[str, Any]:
-    real = images_of(study, study.real_split)
-    size = min(study.samples, len(real))
-    features = features_of(study, study.real_split)
+def _real_figures(inputs: Inputs, samples: int, mixture: float, by_class: bool) -> dict[str, Any]:
+    """The figures of `real_figures`; searches ask for those of the same images again and again."""
+    real, features = inputs.real, inputs.real_features
+    size = min(samples, len(real))
     generator = torch.Generator().manual_seed(0)
 
     def figures_of(rows: slice) -> dict[str, Any]:
-        chosen = evaluate(
-            features[rows], real.images[rows], reference=reference_of(study), generator=generator
-        )
-        if study.mixture:
-            chosen |= _mixture(study, real.images[rows], generator)
+        chosen = evaluate(features[rows], real.images[rows], reference=inputs.reference, generator=generator)
+        if mixture:
+            chosen |= _mixture(inputs, real.images[rows], mixture, generator)
         if by_class:
             assert real.labels is not None
-            chosen |= _by_class(study, features[rows], real.images[rows], real.labels[rows], generator)
+            chosen |= _by_class(inputs, features[rows], real.images[rows], real.labels[rows], generator)
         return chosen
 
     sets = [figures_of(slice(i, i + size)) for i in range(0, len(real) - size + 1, size)[:FLOOR_SETS]]
@@ -178,35 +151,38 @@ def over_sets(sets: list[dict[str, Any]], samples: int) -> dict[str, Any]:
     return figures
 
 
-def flow_classes(study: Comparison, flow: list[Block] | None) -> Tensor | None:
-    """The class of the image that the full flow makes of each of the first seeds, shape (n,), int64.
+def flow_classes(comparison: Comparison, flow: list[Block] | None) -> Tensor | None:
+    """The class of the image that the full sampler makes of each of the first seeds, shape (n,), int64.
 
     Arguments:
-        study: The study.
-        flow: Its full sampler's first set of seeds; without it the stored classes of the bundled network's are taken,
-            which are few. None if these are of other seeds or of another network.
+        comparison: The comparison.
+        flow: Its full sampler's first set of seeds. Without it the few classes that are stored for the bundled network
+            are taken, or None if the seeds or the network are others.
     """
     if flow is not None:
-        return classify(extractor_of(study), Samples.read(flow).images)
+        return classify(Inputs.of(comparison).extractor, Samples.read(flow).images)
     stored = bundled.full_sampler()
-    if stored is None or study.first_seed != 0 or study.model:
+    if stored is None or comparison.first_seed != 0 or comparison.model != BUNDLED:
         return None
-    return stored.classes[: min(AGREEMENT_SEEDS, study.samples)]
+    return stored.classes[: min(AGREEMENT_SEEDS, comparison.samples)]
 
 
 def seed_agreement(
-    study: Comparison, blocks: list[Block], classes: Tensor | None
+    comparison: Comparison, blocks: list[Block], classes: Tensor | None
 ) -> tuple[float | None, Interval | None]:
-    """Share of seeds whose image has the class that the full flow's image of the same seed has.
+    """Share of seeds whose image has the class that the full sampler's image of the same seed has.
 
     Arguments:
-        study: The study.
-        blocks: A row's first set of seeds.
-        classes: Of the flow's images; see `flow_classes`. Stored ones, being few, give no interval, and say nothing of
-            rows by class.
+        comparison: The comparison.
+        blocks: A start's first set of seeds.
+        classes: Classes of the full sampler's images; see `flow_classes`. The stored ones are too few for an interval,
+            and do not apply to conditional starts.
     """
-    if classes is None or (study.flow is None and blocks[0].row.conditional):
+    if classes is None or (comparison.flow is None and blocks[0].start.conditional):
         return None, None
-    mine = classify(extractor_of(study), Samples.read(blocks).images[: len(classes)])
-    share = bootstrap_mean(mine == classes, torch.Generator().manual_seed(blocks[0].first_seed))
-    return share.estimate, None if study.flow is None else share
+    images = Samples.read(blocks).images[: len(classes)]
+    share = bootstrap_mean(
+        classify(Inputs.of(comparison).extractor, images) == classes,
+        torch.Generator().manual_seed(blocks[0].first_seed),
+    )
+    return share.estimate, None if comparison.flow is None else share

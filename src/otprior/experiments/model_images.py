@@ -6,19 +6,15 @@ is the drawing. They are drawn in blocks, each a file, by several processes, so 
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from otprior.data.images import ImageSet
-from otprior.experiments.comparison import Listener, StageProgress
-from otprior.experiments.processes import run_in_processes
-from otprior.experiments.sampling import (
-    Block,
-    Models,
-    Samples,
-    sample_block,
-)
+from otprior.experiments.processes import run_pieces
+from otprior.experiments.sampling import Models, Samples, sample_block, seed_blocks
+from otprior.experiments.study import Listener, ignore
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import check_integer, require
 
@@ -43,7 +39,7 @@ def draw_model_images(
     first_seed: int = FIRST_SEED,
     workers: int = 1,
     threads: int = 1,
-    listen: Listener | None = None,
+    listen: Listener = ignore,
 ) -> ImageSet:
     """Draws `count` images of a pixel-space model, or reads those that are there.
 
@@ -65,28 +61,9 @@ def draw_model_images(
     )
     row = full_sampler(steps, conditional)
 
-    def block(seed: int) -> Block:
-        # Whole blocks are the same whatever `count` is; only the last may be cut off.
-        size = min(BLOCK, first_seed + count - seed)
-        name = f"{seed}.npz" if size == BLOCK else f"{seed}-{size}.npz"
-        return Block(row, seed, size, work / row.key / name)
-
-    blocks = [block(seed) for seed in range(first_seed, first_seed + count, BLOCK)]
-    done = sum(block.count for block in blocks if block.done)
-
-    def tell() -> None:
-        if listen is not None:
-            listen(StageProgress("drawing the model's images", done, count, f"{done:,} of {count:,}"))
-
-    def finished(block: Block) -> None:
-        nonlocal done
-        done += block.count
-        tell()
-
-    tell()
-    tasks = [(sample_block, (models, block)) for block in blocks if not block.done]
-    if tasks:
-        run_in_processes(tasks, min(workers, len(tasks)), threads, finished)
+    blocks = seed_blocks(row, work, first_seed, first_seed + count, BLOCK)
+    pieces = [block.piece(partial(sample_block, models)) for block in blocks]
+    run_pieces(pieces, "drawing the model's images", listen, workers, threads)
     samples = Samples.read(blocks)
     return ImageSet(
         images=samples.images,

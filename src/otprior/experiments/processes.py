@@ -10,20 +10,22 @@ import contextlib
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from otprior.experiments.study import Listener, StageProgress
 from otprior.utils.validation import invalid
 
 
 @dataclass
 class _State:
-    """Of this process.
+    """How this process shares work out.
 
     Attributes:
         kept: The processes that `kept_processes` keeps; none outside of it.
@@ -40,6 +42,66 @@ _state = _State([])
 def compiles_networks() -> bool:
     """Whether networks are compiled here: in the processes of `kept_processes(compiled=True)` and in their owner."""
     return _state.compiled
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Work whose result goes into a file.
+
+    Attributes:
+        path: The file or folder. If it exists, the work is done: it has to be written whole or not at all.
+        work: The function that writes it.
+        args: Its arguments; with other processes, what can be pickled.
+        cost: In any unit, for the progress.
+        note: What it is, for the progress.
+    """
+
+    path: Path
+    work: Callable[..., Any]
+    args: tuple[Any, ...] = ()
+    cost: float = 1
+    note: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is there."""
+        return self.path.exists()
+
+
+def run_pieces(
+    pieces: Sequence[Piece], stage: str, listen: Listener, workers: int = 0, threads: int = 1
+) -> None:
+    """Does the pieces that are not done yet, in their order.
+
+    Arguments:
+        pieces: All of a stage.
+        stage: Its name, for the progress.
+        listen: Called before the first piece, and after each.
+        workers: Processes that do them; 0 to do them in this one.
+        threads: Threads of each process.
+    """
+    missing = [piece for piece in pieces if not piece.done]
+    total = sum(piece.cost for piece in pieces)
+    done = total - sum(piece.cost for piece in missing)
+    listen(StageProgress(stage, done, total, missing[0].note if missing else ""))
+
+    def finished(piece: Piece) -> None:
+        nonlocal done
+        done += piece.cost
+        listen(StageProgress(stage, done, total, piece.note))
+
+    if missing and workers:
+        run_in_processes(
+            [(_do, (piece,)) for piece in missing], min(workers, len(missing)), threads, finished
+        )
+        return
+    for piece in missing:
+        finished(_do(piece))
+
+
+def _do(piece: Piece) -> Piece:
+    piece.work(*piece.args)
+    return Piece(piece.path, _do, cost=piece.cost, note=piece.note)  # without the arguments, for the way back
 
 
 def run_in_processes(
@@ -128,7 +190,7 @@ def _start_process(threads: int, compiled: bool) -> None:
 
 
 def _end_with_parent() -> None:
-    """A process whose parent was killed would go on sampling for nobody."""
+    """Ends this process with its parent: a result would have no reader."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

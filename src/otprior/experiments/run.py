@@ -1,4 +1,4 @@
-"""Running a study: fits what the rows need, samples, measures, and makes the report."""
+"""Running a comparison: fit the priors that its starts need, sample, measure, and make the report."""
 
 from __future__ import annotations
 
@@ -12,111 +12,84 @@ import torch
 
 from otprior import __version__
 from otprior.data import bundled
-from otprior.experiments.comparison import (
-    Comparison,
-    ComparisonResult,
-    Listener,
-    StageProgress,
-)
+from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.fitting import fit_priors
-from otprior.experiments.inputs import (
-    copied_of,
-    extractor_of,
-    fingerprint,
-    models_of,
-    reference_of,
-)
-from otprior.experiments.measuring import (
-    flow_classes,
-    measure,
-    over_sets,
-    real_figures,
-    seed_agreement,
-)
-from otprior.experiments.processes import compiles_networks, run_in_processes
-from otprior.experiments.sampling import (
-    Block,
-    Models,
-    Samples,
-    sample_block,
-)
+from otprior.experiments.inputs import Inputs
+from otprior.experiments.measuring import flow_classes, measure, over_sets, real_figures, seed_agreement
+from otprior.experiments.processes import compiles_networks, run_pieces
+from otprior.experiments.sampling import Block, Models, Samples, sample_block
+from otprior.experiments.study import Listener, ignore
+from otprior.metrics import Interval
 from otprior.metrics.copying import copy_mask
 from otprior.report import ReportImages, ReportRow
 from otprior.sampling.start_spec import StartSpec
-from otprior.utils.files import sha256
-from otprior.utils.work_folder import mark_work
+from otprior.utils.files import mark_work, sha256
 
 
 def run_comparison(
-    study: Comparison,
+    comparison: Comparison,
     work: str | Path,
     *,
     workers: int = 1,
     threads: int = 1,
-    listen: Listener | None = None,
+    listen: Listener = ignore,
     priors: Path | None = None,
     growing: bool = False,
     sample: Callable[[Models, Block], Block] = sample_block,
 ) -> ComparisonResult:
-    """Fits what the rows need, samples, measures.
+    """Fits the priors that the starts need, samples, measures.
 
     Arguments:
-        study: What to do.
-        work: Folder for the pieces; one that holds pieces of the same study is gone on with.
-        workers: Processes that sample.
+        comparison: What to compare.
+        work: Folder of the pieces of work; a run takes up what the same comparison left there.
+        workers: Processes that sample; 0 to do all work in this one.
         threads: Threads of each.
         listen: Called as work proceeds.
-        priors: Where fitted priors are and go, for studies that share them; by default below `work`.
-        growing: Whether `work` may hold pieces of the same study with other numbers of samples, to be taken over;
+        priors: The folder of fitted priors, for comparisons that share them; by default below `work`.
+        growing: Whether `work` may hold pieces of the same comparison with other numbers of samples, to be taken over;
             all numbers but the last are then multiples of `block`.
-        sample: Makes a block into its file, for studies with rows that `generation.sample_block` does not know.
+        sample: Makes a block into its file, for starts that `sample_block` does not know.
 
     Raises:
-        ValueError: If `work` holds pieces of another study.
+        ValueError: If `work` holds pieces of another comparison.
     """
-    listen = listen or (lambda _: None)
-    work = Path(work)
-    claim_work(work, study, growing)
+    work, inputs = Path(work), Inputs.of(comparison)
+    claim_work(work, comparison, growing)
     priors = priors or work / "priors"
-    fitted = fit_priors(study, priors, listen)
-    blocks = {
-        row.key: [study.blocks(row, work / "images", k) for k in range(study.seed_sets)] for row in study.rows
-    }
-    flow = None if study.flow is None else study.blocks(study.flow, work / "images", 0)
-    every = {
-        block.path: block for row in blocks.values() for one in [*row, flow or []] for block in one
-    }.values()
-    _sample(partial(sample, models_of(study, priors)), list(every), workers, threads, listen)
-    sets = measure(study, work / "figures", blocks, workers, threads, listen)
-    reference = real_figures(study, work / "figures")
-    classes = flow_classes(study, flow)
+    fitted = fit_priors(comparison, priors, listen)
+    starts, sets = comparison.starts, range(comparison.seed_sets)
+    blocks = {start.key: [comparison.blocks(start, work / "images", k) for k in sets] for start in starts}
+    flow = None if comparison.flow is None else comparison.blocks(comparison.flow, work / "images", 0)
+    models = inputs.models(
+        priors, comparison.precision, any(start.conditional for start in comparison.sampled_starts)
+    )
+    every = [block for sets in blocks.values() for one in sets for block in one] + (flow or [])
+    _sample(partial(sample, models), every, workers, threads, listen)
+    figures = measure(comparison, work / "figures", blocks, workers, threads, listen)
+    reference = real_figures(comparison, work / "figures")
+    classes = flow_classes(comparison, flow)
     rows, images = [], []
-    for row in study.rows:
-        figures = _report_row(study, row, blocks[row.key], sets[row.key], reference, classes)
-        rows.append(figures | {"fit_seconds": fitted.seconds_of(row)})
-        images.append(_report_images(study, row, blocks[row.key][0]))
+    for start in starts:
+        first = blocks[start.key][0]
+        agreement = seed_agreement(comparison, first, classes)
+        row = _report_row(comparison, start, figures[start.key], reference, agreement)
+        rows.append(row | {"fit_seconds": fitted.seconds_of(start)})
+        images.append(_report_images(comparison, start, first))
     report = {
         "format_version": 1,
-        "features": {"name": extractor_of(study).name, "dim": extractor_of(study).dim},
+        "features": {"name": inputs.extractor.name, "dim": inputs.extractor.dim},
         "ot": fitted.ot,
         "reference": reference,
         "rows": rows,
-        "settings": study.settings(),
-        "environment": {
-            "otprior": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "workers": workers,
-            "threads": threads,
-            "compiled": compiles_networks(),
-        },
+        "settings": _settings(comparison),
+        "environment": _environment(workers, threads),
     }
-    return ComparisonResult(report, images, sets, study, work)
+    return ComparisonResult(report, images, figures, comparison, work)
 
 
-def claim_work(work: Path, study: Comparison, growing: bool) -> None:
+def claim_work(work: Path, comparison: Comparison, growing: bool) -> None:
     """Marks a work folder with all that its pieces depend on, or refuses one that is marked otherwise."""
-    settings = study.settings()
+    settings = _settings(comparison)
     if growing:
         settings = {
             name: value for name, value in settings.items() if name not in ("name", "samples", "seed_sets")
@@ -125,44 +98,49 @@ def claim_work(work: Path, study: Comparison, growing: bool) -> None:
         "otprior": __version__,
         "study": settings,
         "manifest": sha256(bundled.ROOT / "manifest.json"),
-        **fingerprint(study),
+        **Inputs.of(comparison).fingerprint(),
     }
     mark_work(work / "study.json", mark, "one of this very study")
+
+
+def _settings(comparison: Comparison) -> dict[str, Any]:
+    return comparison.settings() | {"atoms": len(Inputs.of(comparison).atoms)}
+
+
+def _environment(workers: int, threads: int) -> dict[str, Any]:
+    return {
+        "otprior": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "workers": workers,
+        "threads": threads,
+        "compiled": compiles_networks(),
+    }
 
 
 def _sample(
     make: Callable[[Block], Block], blocks: list[Block], workers: int, threads: int, listen: Listener
 ) -> None:
-    total = sum(block.cost for block in blocks)
-    missing = [block for block in blocks if not block.done]
-    done = total - sum(block.cost for block in missing)
-    listen(StageProgress("sampling", done, total, "network evaluations"))
-
-    def finished(block: Block) -> None:
-        nonlocal done
-        done += block.cost
-        listen(StageProgress("sampling", done, total, block.row.label))
-
-    # Rows take turns, so that a busy hour slows none more than the others; of each turn the long ones come first.
-    missing.sort(key=lambda block: (block.first_seed, -block.cost))
-    if missing:
-        tasks = [(make, (block,)) for block in missing]
-        run_in_processes(tasks, min(workers, len(tasks)), threads, finished)
+    different = {block.path: block for block in blocks}  # the full sampler may be a start, too
+    # Starts take turns, so that a busy hour slows none more than the others; the long blocks of a turn come first.
+    order = sorted(
+        different.values(), key=lambda block: (block.first_seed, -block.start.evaluations * block.count)
+    )
+    run_pieces([block.piece(make) for block in order], "sampling", listen, workers, threads)
 
 
 def _report_row(
-    study: Comparison,
-    row: StartSpec,
-    blocks: list[list[Block]],
+    comparison: Comparison,
+    start: StartSpec,
     sets: list[dict[str, Any]],
     reference: dict[str, Any],
-    classes: torch.Tensor | None,
+    agreement: tuple[float | None, Interval | None],
 ) -> dict[str, Any]:
-    figures = over_sets(sets, study.samples)
+    figures = over_sets(sets, comparison.samples)
     floor = reference["fid_floor"]
     low, high = figures["fid_interval"]
-    agreement, error = seed_agreement(study, blocks[0], classes)
-    last = study.first_of(study.seed_sets) - 1
+    share, error = agreement
+    last = comparison.first_of(comparison.seed_sets) - 1
     given: dict[str, Any] = {} if error is None else {"seed_agreement_interval": error.limits()}
     if "mode_mixture" in figures:
         real, ends = reference["mode_mixture"], figures["mode_mixture_interval"]
@@ -174,18 +152,18 @@ def _report_row(
         ends = figures["class_fid_interval"]
         given["excess_class_fid_interval"] = ends and [end - class_floor for end in ends]
     values = dict(
-        label=row.label,
-        prior=row.prior,
-        noise=row.noise,
-        smoothing=row.smoothing if row.prior == "semidiscrete" else None,
-        correlation=row.correlation if row.noise == "coupled" else None,
-        start_timestep=row.start_timestep,
-        scheduler=row.scheduler,
-        spacing=row.spacing,
-        guidance=row.guidance,
-        samples=study.samples * study.seed_sets,
-        seeds=f"{study.first_seed}-{last}",
-        seed_agreement=agreement,
+        label=start.label,
+        prior=start.prior,
+        noise=start.noise,
+        smoothing=start.smoothing if start.prior == "semidiscrete" else None,
+        correlation=start.correlation if start.noise == "coupled" else None,
+        start_timestep=start.start_timestep,
+        scheduler=start.scheduler,
+        spacing=start.spacing,
+        guidance=start.guidance,
+        samples=comparison.samples * comparison.seed_sets,
+        seeds=f"{comparison.first_seed}-{last}",
+        seed_agreement=share,
         excess_fid=figures["fid"] - floor,
         excess_fid_interval=[low - floor, high - floor],
         **{**figures, "nfe": round(figures["nfe"]), **given},
@@ -193,14 +171,17 @@ def _report_row(
     return ReportRow.from_json(values).to_json()
 
 
-def _report_images(study: Comparison, row: StartSpec, blocks: list[Block], count: int = 10) -> ReportImages:
-    """The first seeds' images of a row, with the nearest atom of each."""
+def _report_images(
+    comparison: Comparison, start: StartSpec, blocks: list[Block], count: int = 10
+) -> ReportImages:
+    """The images of a start's first seeds, with the nearest atom of each."""
     images = Samples.read(blocks[:1]).images[:count]
-    distances, index = reference_of(study).atoms.nearest(images, 2)
+    inputs = Inputs.of(comparison)
+    distances, index = inputs.reference.atoms.nearest(images, 2)
     return ReportImages(
-        label=row.label,
+        label=start.label,
         images=images,
-        nearest=copied_of(study).images[index[:, 0]],
+        nearest=inputs.copied.images[index[:, 0]],
         copied=copy_mask(distances),
-        seeds=list(range(study.first_seed, study.first_seed + len(images))),
+        seeds=list(range(comparison.first_seed, comparison.first_seed + len(images))),
     )

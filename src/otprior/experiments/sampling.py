@@ -1,10 +1,10 @@
-"""Blocks of seeds made into files: the pipeline of a row, called on each block."""
+"""Blocks of seeds made into files: the pipeline of a start, called on each block."""
 
 from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -20,7 +20,7 @@ from otprior.data.images import to_pixels, to_uint8
 from otprior.diffusion.grids import timestep_grid
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.priors import prior_of
-from otprior.experiments.processes import compiles_networks
+from otprior.experiments.processes import Piece, compiles_networks
 from otprior.sampling import OTPriorPipeline, OTPriorPipelineOutput, seeds_to_generators
 from otprior.sampling.schedulers.support import remade, spacing_changes, stock_spacing
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
@@ -49,10 +49,10 @@ class Models:
 
     Attributes:
         pipeline: A diffusers folder with `unet` and `scheduler`.
-        priors: A folder with those of the fitted priors; see `generation.starts`.
+        priors: The folder of the fitted priors; see `experiments.priors`.
         null_class_label: The network's label for "no class", or None.
         precision: "float32", or "bfloat16" for autocast of the network alone.
-        classes: How many classes conditional rows go through.
+        classes: How many classes conditional starts go through.
     """
 
     pipeline: Path
@@ -64,22 +64,32 @@ class Models:
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive seeds of one row, and the file that their images go to."""
+    """Consecutive seeds of one start, and the file that their images go to."""
 
-    row: StartSpec
+    start: StartSpec
     first_seed: int
     count: int
     path: Path
 
-    @property
-    def done(self) -> bool:
-        """Whether the file is there; it is written whole or not at all."""
-        return self.path.is_file()
+    def piece(self, make: Callable[[Block], Any]) -> Piece:
+        """The work of making this block into its file; its cost is in network evaluations."""
+        return Piece(self.path, make, (self,), self.count * self.start.evaluations, self.start.label)
 
-    @property
-    def cost(self) -> int:
-        """Network evaluations, the unit of progress."""
-        return self.count * self.row.evaluations
+
+def seed_blocks(
+    start: StartSpec, folder: Path, first_seed: int, end: int, size: int, digits: int = 0
+) -> list[Block]:
+    """The blocks of a start on the seeds from `first_seed` to `end` − 1.
+
+    A whole block has the same file whatever `end` is. A shorter one at the end has a name of its own, since a longer
+    run has a whole block in its place.
+    """
+    blocks = []
+    for seed in range(first_seed, end, size):
+        count = min(size, end - seed)
+        name = f"{seed:0{digits}d}" + ("" if count == size else f"-{count}")
+        blocks.append(Block(start, seed, count, folder / start.key / f"{name}.npz"))
+    return blocks
 
 
 @dataclass(frozen=True)
@@ -126,23 +136,23 @@ class Samples:
         )
 
 
-def sampler_of(scheduler: Any, row: StartSpec) -> tuple[Any, list[float] | None]:
-    """The scheduler of a row, made from the network's own, and the row's grid if its spacing is one of ours."""
-    changed = getattr(diffusers, row.scheduler).from_config(scheduler.config, **dict(row.sampler))
-    if not row.spacing.startswith(OWN_GRID):
-        return remade(changed, **spacing_changes(stock_spacing(changed, row.spacing, row.steps))), None
+def sampler_of(scheduler: Any, start: StartSpec) -> tuple[Any, list[float] | None]:
+    """The scheduler of a start, made from the network's own, and its grid of timesteps unless its spacing is stock."""
+    changed = getattr(diffusers, start.scheduler).from_config(scheduler.config, **dict(start.sampler))
+    if not start.spacing.startswith(OWN_GRID):
+        return remade(changed, **spacing_changes(stock_spacing(changed, start.spacing, start.steps))), None
     schedule = NoiseSchedule.from_scheduler(scheduler)
-    spacing = row.spacing.removeprefix(OWN_GRID)
-    return changed, list(timestep_grid(schedule, row.start_timestep, row.steps, spacing))
+    spacing = start.spacing.removeprefix(OWN_GRID)
+    return changed, list(timestep_grid(schedule, start.start_timestep, start.steps, spacing))
 
 
-def build_pipeline(models: Models, row: StartSpec) -> tuple[OTPriorPipeline, list[float] | None]:
-    """The pipeline of a row, and its own grid of timesteps if it is not a stock spacing."""
+def build_pipeline(models: Models, start: StartSpec) -> tuple[OTPriorPipeline, list[float] | None]:
+    """The pipeline of a start, and its grid of timesteps unless its spacing is stock."""
     base = load_pipeline(models)
-    scheduler, grid = sampler_of(base.scheduler, row)
+    scheduler, grid = sampler_of(base.scheduler, start)
     pipe = OTPriorPipeline.from_pipe(
         base,
-        prior=prior_of(models.priors, row),
+        prior=prior_of(models.priors, start),
         scheduler=scheduler,
         null_class_label=models.null_class_label,
     )
@@ -152,14 +162,14 @@ def build_pipeline(models: Models, row: StartSpec) -> tuple[OTPriorPipeline, lis
 
 def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block:
     """Samples a block and writes its file."""
-    row = block.row
-    pipe, grid = build_pipeline(models, row)
+    start = block.start
+    pipe, grid = build_pipeline(models, start)
     started = time.perf_counter()
     pixels, sources, labels, nfe = [], [], [], 0
     for first in range(block.first_seed, block.first_seed + block.count, batch_size):
         seeds = range(first, min(first + batch_size, block.first_seed + block.count))
         asked = None
-        if row.conditional:
+        if start.conditional:
             assert models.classes is not None
             asked = [seed % models.classes for seed in seeds]
             labels += asked
@@ -171,9 +181,9 @@ def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block
             out = pipe(
                 batch_size=len(seeds),
                 class_labels=asked,
-                num_inference_steps=row.steps,
+                num_inference_steps=start.steps,
                 timesteps=grid,
-                guidance_scale=row.guidance,
+                guidance_scale=start.guidance,
                 generator=seeds_to_generators(seeds),
                 output_type="latent",
             )
@@ -184,14 +194,32 @@ def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block
         nfe = out.nfe
         if out.sources is not None:
             sources.append(out.sources.cpu().numpy())
-    arrays: dict[str, Any] = {
-        "pixels": np.concatenate(pixels),
-        "nfe": np.int64(nfe),
-        "seconds": np.float64(time.perf_counter() - started),
-    }
-    if sources:
+    seconds = time.perf_counter() - started
+    return write_block(block, np.concatenate(pixels), nfe, seconds, sources, labels)
+
+
+def write_block(
+    block: Block,
+    pixels: np.ndarray,
+    nfe: int,
+    seconds: float,
+    sources: Sequence[np.ndarray] = (),
+    labels: Sequence[int] = (),
+) -> Block:
+    """Writes a block's file, which `Samples.read` reads.
+
+    Arguments:
+        block: The block.
+        pixels: Shape (n, C, H, W), uint8.
+        nfe: Network evaluations an image.
+        seconds: The time that the block took.
+        sources: Index of the atom behind each start, in parts that are joined; none if there are no atoms.
+        labels: Class that each image was asked for; none without classes.
+    """
+    arrays: dict[str, Any] = {"pixels": pixels, "nfe": np.int64(nfe), "seconds": np.float64(seconds)}
+    if len(sources):
         arrays["sources"] = np.concatenate(sources)
-    if labels:
+    if len(labels):
         arrays["labels"] = np.array(labels)
     with output_file(block.path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)

@@ -26,7 +26,7 @@ from typing import Any
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import CopyLimit
-from otprior.experiments.inputs import check_not_atoms, images_of, schedule_of
+from otprior.experiments.inputs import Inputs
 from otprior.experiments.measuring import real_figures
 from otprior.experiments.run import claim_work, run_comparison
 from otprior.experiments.sampling import BATCH
@@ -237,8 +237,9 @@ def own_limit(study: Comparison, work: Path, margin: float = 0.01) -> CopyLimit:
     """
     claim_work(work, study, growing=True)
     real = real_figures(study, work / "figures")
-    check_not_atoms(study, study.real_split)
-    return CopyLimit(real["copy_rate"], len(images_of(study, study.real_split)), margin)
+    inputs = Inputs.of(study)
+    inputs.check_not_atoms(study.real_split)
+    return CopyLimit(real["copy_rate"], len(inputs.real), margin)
 
 
 def halving(
@@ -271,7 +272,7 @@ def halving(
                 "the time is up; %d candidates are judged on %d seeds", len(going), sizes[number - 1]
             )
             break
-        rung = replace(study, rows=tuple(going), samples=size)
+        rung = replace(study, starts=tuple(going), samples=size)
         result = run_comparison(rung, work, growing=True, **options)
         found = [Trial(row, size, figures) for row, figures in zip(going, result.report["rows"])]
         trials += found
@@ -334,12 +335,12 @@ def tune(
     require(minutes > 0, "minutes", "positive", minutes)
     deadline = time.monotonic() + 60 * minutes
     block, sizes = rungs(study.samples)
-    schedule = schedule_of(study)
+    schedule = Inputs.of(study).schedule
     first = candidates(schedule, steps, prior, SCHEDULERS[schedule.kind])
     require(bool(first), "steps", "at most the timesteps below every t* that is tried", steps)
-    study = replace(study, rows=tuple(first), block=block, first_seed=FIRST_SEED)
+    study = replace(study, starts=tuple(first), block=block, first_seed=FIRST_SEED)
     folder = Path(work)
-    check_not_atoms(study, study.split)
+    Inputs.of(study).check_not_atoms(study.split)
     rule = limit or own_limit(replace(study, samples=sizes[0]), folder, margin)
     trials = halving(study, first, folder, rule, sizes[:-1] or sizes, FIRST_KEPT, deadline, **options)
     # The winner's neighbourhood, with the winner, and with whoever else is still in.

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from otprior.utils.validation import require
+
 
 def check_output_dir(path: str | Path, overwrite: bool = False) -> Path:
     """Refuses an output folder that exists and is not empty, before any long work starts.
@@ -113,3 +115,21 @@ def folder_sha256(folder: str | Path, *patterns: str) -> str:
     files = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     lines = [f"{path.relative_to(folder).as_posix()} {sha256(path)}" for path in files]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def mark_work(path: Path, mark: dict[str, Any], what: str) -> None:
+    """Marks a work folder with all that its pieces depend on, so that no other job goes on with them.
+
+    Arguments:
+        path: The JSON file to write in the work folder. If it exists, it has to hold the same mark.
+        mark: Settings, and SHA-256 of the files that they name; what JSON can hold, without tuples.
+        what: Which job may use the folder, for the message: "of these settings".
+
+    Raises:
+        ValueError: If the folder is marked for another job.
+    """
+    if not path.is_file():
+        write_json(path, mark)
+        return
+    hint = "Name another folder, or delete this one"
+    require(read_json(path) == mark, f"work folder {path.parent}", f"empty, or {what}", "another's", hint)

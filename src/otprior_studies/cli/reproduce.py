@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated
@@ -10,16 +9,8 @@ from typing import Annotated
 import typer
 
 from otprior.cli.options import Debug, Overwrite, Verbose
-from otprior.cli.progress import progress_bar
 from otprior.cli.session import session, stdout
-from otprior.cli.studies import (
-    Compile,
-    Workers,
-    default_workers,
-    follow,
-    write_parts,
-)
-from otprior.utils.files import check_output_dir
+from otprior.cli.studies import Compile, Workers, run_study
 
 EXAMPLES = (
     "otprior reproduce dpm-ot --out dpm-ot",
@@ -39,11 +30,13 @@ def reproduce(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="The folder to write; by default named as the reproduction is.",
+            help="The folder to write; by default named as the study is.",
             show_default=False,
         ),
     ] = None,
-    samples: Annotated[int | None, typer.Option(min=12, help="Images of a row.", show_default=False)] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=12, help="Images of a start.", show_default=False)
+    ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="A rehearsal in a few minutes; its figures mean nothing.")
     ] = False,
@@ -54,7 +47,7 @@ def reproduce(
         ),
     ] = None,
     list_only: Annotated[
-        bool, typer.Option("--list", help="List reproductions and their settings, and run none.")
+        bool, typer.Option("--list", help="List studies and their settings, and run none.")
     ] = False,
     workers: Workers = None,
     compiled: Compile = False,
@@ -68,37 +61,34 @@ def reproduce(
     folder when you are done.
     """
     with session(verbose, debug):
-        from otprior_studies.papers import find, names
+        from otprior.experiments.study import find_study, read_pairs, study_names
 
         if list_only:
-            for each in names() if name is None else (name,):
+            for each in study_names() if name is None else (name,):
                 _describe(each)
             return
         if name is None:
-            raise ValueError(f"name a reproduction: {', '.join(names())}")
-        out = Path(name) if out is None else out
-        check_output_dir(out, overwrite)
-        found = find(name)
-        work = out.with_name(out.name + ".work")
-        count = workers or default_workers()
-        with progress_bar("loading") as bar:
-            request = found.request(work, samples, fast, settings or (), workers=count, listen=follow(bar))
-            from otprior.experiments.processes import kept_processes
-
-            started = time.perf_counter()
-            with kept_processes(count, compiled=compiled):
-                parts = found.run(request)
-        write_parts(out, overwrite, parts, time.perf_counter() - started)
+            raise ValueError(f"name a study: {', '.join(study_names())}")
+        run_study(
+            find_study(name),
+            Path(name) if out is None else out,
+            overwrite,
+            size="fast" if fast else "usual",
+            samples=samples,
+            settings=read_pairs(settings or ()),
+            workers=workers,
+            compiled=compiled,
+        )
 
 
 def _describe(name: str) -> None:
-    """A reproduction's paper, what it does, how long that takes, and its settings."""
+    """Prints what a study is about, what it does, how long that takes, and its settings."""
     from rich.text import Text
 
-    from otprior_studies.papers import find
+    from otprior.experiments.study import find_study
 
-    found = find(name)
-    lines = [f"{name}: {found.paper}", f"  {found.summary}", f"  {found.minutes}"]
-    lines += [f"  --set {entry.name}={entry.default}" for entry in fields(found.settings)]
+    study = find_study(name)
+    lines = [f"{name}: {study.title}", f"  {study.summary}", f"  {study.minutes}"]
+    lines += [f"  --set {entry.name}={entry.default}" for entry in fields(study.settings)]
     for line in lines:
         stdout().print(Text(line), soft_wrap=True)

@@ -1,12 +1,12 @@
-"""Pieces of a study: batches of network work, each a file, done by whichever process is free.
+"""What the network does in a study of codes, batch by batch: encode, decode, sample, swap, probe.
 
-A piece is a function of its arguments alone, so it does not matter who does it, or after which restart.
+Each batch is a piece of work, done by whichever process is free. It is a function of its arguments alone, so it does
+not matter which process does it, or after which restart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,73 +20,43 @@ from otprior.diffusion.coder import ImageCoder
 from otprior.diffusion.codes import Encoder
 from otprior.diffusion.flow import flow_grid
 from otprior.diffusion.grids import timestep_grid
-from otprior.experiments.comparison import Listener, StageProgress
-from otprior.experiments.processes import run_in_processes
+from otprior.experiments.processes import Piece
 from otprior.priors import Prior
 from otprior.sampling import OTPriorPipeline, OTPriorPipelineOutput
 from otprior.utils.files import output_file
 from otprior.utils.random import stream_generator
-from otprior_studies.claims.skew import (
-    SKEW_MOMENTS,
-    light,
-    own_skew,
-    probed_skew,
-)
+from otprior_studies.claims.skew import SKEW_MOMENTS, light, own_skew, probed_skew
 from otprior_studies.codes.study import Network
 
 
-@dataclass(frozen=True)
-class Piece:
-    """Work whose result goes into a file.
+def array_piece(path: Path, cost: float, work: Callable[..., dict[str, Any]], *args: Any) -> Piece:
+    """A piece whose result is arrays in an .npz file.
 
-    Attributes:
-        path: An .npz file; if it is there, the work was done.
-        cost: In network evaluations, for the progress.
-        work: Gives the file's arrays by name.
-        args: For `work`.
+    Arguments:
+        path: The file.
+        cost: In network evaluations.
+        work: Gives the arrays by name.
+        args: Its arguments.
     """
-
-    path: Path
-    cost: float
-    work: Callable[..., dict[str, Any]]
-    args: tuple[Any, ...]
-
-    def portable(self) -> Piece:
-        """The same with arrays for tensors, of which another process would be sent the storage they are views of."""
-        return replace(self, args=tuple(a.numpy() if isinstance(a, Tensor) else a for a in self.args))
-
-    def read(self) -> dict[str, Tensor]:
-        """The file's arrays."""
-        with np.load(self.path, allow_pickle=False) as file:
-            return {name: torch.from_numpy(file[name]) for name in file.files}
+    # (A tensor would take the whole storage that it is a view of to another process; an array takes its part.)
+    carried = tuple(arg.numpy() if isinstance(arg, Tensor) else arg for arg in args)
+    return Piece(path, _write_arrays, (path, work, carried), cost, "network evaluations")
 
 
-def run_pieces(pieces: Sequence[Piece], stage: str, workers: int, threads: int, listen: Listener) -> None:
-    """Does those pieces that are not done yet, in other processes, or with 0 workers in this one."""
-    total = sum(piece.cost for piece in pieces)
-    missing = [piece for piece in pieces if not piece.path.is_file()]
-    done = total - sum(piece.cost for piece in missing)
-    listen(StageProgress(stage, done, total))
-
-    def finished(cost: float) -> None:
-        nonlocal done
-        done += cost
-        listen(StageProgress(stage, done, total, "network evaluations"))
-
-    if not workers:
-        for piece in missing:
-            finished(_do(piece))
-    elif missing:
-        tasks = [(_do, (piece.portable(),)) for piece in missing]
-        run_in_processes(tasks, min(workers, len(tasks)), threads, finished)
-
-
-def _do(piece: Piece) -> float:
-    args = (torch.from_numpy(arg) if isinstance(arg, np.ndarray) else arg for arg in piece.args)
-    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in piece.work(*args).items()}
-    with output_file(piece.path) as temporary, open(temporary, "wb") as file:
+def _write_arrays(path: Path, work: Callable[..., dict[str, Any]], args: Sequence[Any]) -> None:
+    found = work(*(torch.from_numpy(arg) if isinstance(arg, np.ndarray) else arg for arg in args))
+    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in found.items()}
+    with output_file(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays)
-    return piece.cost
+
+
+def read_arrays(pieces: Sequence[Piece]) -> dict[str, Tensor]:
+    """The arrays of pieces that are done, by name, joined along the first axis in the pieces' order."""
+    parts = []
+    for piece in pieces:
+        with np.load(piece.path, allow_pickle=False) as file:
+            parts.append({name: torch.from_numpy(file[name]) for name in file.files})
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def encoded(network: Network, encoder: Encoder, images: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
@@ -124,14 +94,14 @@ def swapped(
     encoder: Encoder,
     images: Tensor,
     labels: Tensor | None,
-    told: Sequence[int | None],
+    as_labels: Sequence[int | None],
 ) -> dict[str, Tensor]:
-    """What `target`, told each of some labels, makes of the codes of images: (B, len(told), C, H, W)."""
+    """What `target` makes of the codes of images as each of some labels: (B, len(as_labels), C, H, W)."""
     giver, taker = _coder(source, encoder), _coder(target, encoder)
     found = []
     with torch.no_grad():
         z = giver.to_seed(giver.encode(images, labels).x)
-        for label in told:
+        for label in as_labels:
             as_label = target.no_class(len(z)) if label is None else torch.full((len(z),), label)
             found.append(taker.decode(taker.from_seed(z), as_label).x)
     return {"images": torch.stack(found, dim=1)}
@@ -155,8 +125,8 @@ def probed(
     moments = flow_grid(coder.clean, coder.noisy, SKEW_MOMENTS + 1, "log_snr")[1:-1]
 
     def decode(codes: Tensor) -> Tensor:
-        told = light(coder.denoiser(None if labels is None else labels[: len(codes)]))
-        return coder.encoder.decode(told, coder.from_seed(codes), coder.clean, coder.noisy).x
+        denoiser = light(coder.denoiser(None if labels is None else labels[: len(codes)]))
+        return coder.encoder.decode(denoiser, coder.from_seed(codes), coder.clean, coder.noisy).x
 
     def measured(codes: Tensor, step: float) -> Tensor:
         return probed_skew(decode, codes, stream_generator(seed, "code probes", block), probes, step)

@@ -19,12 +19,12 @@ EVALUATIONS_A_STEP = {"euler": 1, "heun": 2, "rk4": 4}
 
 @dataclass(frozen=True)
 class Network:
-    """A network on disk, and what it is told.
+    """A saved network and its class-label conventions.
 
     Attributes:
         folder: In diffusers layout, with `unet` and `scheduler`.
         null_label: Its label for no class; None for a network that takes no labels.
-        classes: How many labels it takes beside that one; 0 for none.
+        classes: How many other labels it takes; 0 for none.
     """
 
     folder: Path
@@ -32,18 +32,18 @@ class Network:
     classes: int = 0
 
     def no_class(self, count: int) -> Tensor | None:
-        """What the network is told about so many images of no class."""
+        """Labels for so many images of no class; None if the network takes no labels."""
         return None if self.null_label is None else torch.full((count,), self.null_label)
 
 
 @dataclass(frozen=True)
 class CodeSubject:
-    """What is studied.
+    """A network, and images to encode.
 
     Attributes:
-        name: For people.
-        network: Whose codes.
-        images: To be encoded, in the order in which they are taken.
+        name: A label for reports.
+        network: The network whose codes are studied.
+        images: Images to encode, in the order in which they are taken.
         atoms: Images that the fast priors, and the moments of the gaussian map, are fitted to.
         other: A second network, to decode the first one's codes; None without.
         other_images: Images like those that one was trained on.
@@ -66,7 +66,7 @@ class CodeStudy:
         subset: Points of the disjoint sets that intervals are over; at least two fit into n.
         encoder: The method. (Runge-Kutta in 13 steps, 52 evaluations, was five times nearer to the flow than Heun in
             50 evaluations and than DDIM's solved inversion in 166.)
-        conditional: Whether the network is told each image's own class, instead of none.
+        conditional: Whether the network is given each image's own class, instead of none.
         refined: Images encoded again in half as long steps, which says what the steps cost; and decoded again.
         probed: Images at whose codes the decoder's Jacobian is probed; 0 leaves it out.
         probes: Of each.

@@ -1,4 +1,4 @@
-"""Codes decoded as other classes, or by another network: the pieces of work, and what they come to."""
+"""Codes decoded as other classes, or by another network: the pieces of work, and what they show."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from otprior.data.images import ImageSet
+from otprior.experiments.processes import Piece
 from otprior.report import ReportImages
 from otprior_studies.codes.layout import Leg, layout_figures
-from otprior_studies.codes.pieces import Piece, swapped
+from otprior_studies.codes.pieces import array_piece, read_arrays, swapped
 from otprior_studies.codes.study import CodeStudy, CodeSubject
 
 # Images side by side.
@@ -27,11 +28,16 @@ def swap_pieces(study: CodeStudy, subject: CodeSubject, folder: Path) -> list[Pi
         images = subject.images.images[: study.swaps]
         each = images.split(study.block)
         return [
-            Piece(
+            array_piece(
                 folder / f"network-{i:03d}.npz",
                 len(part) * 2 * study.evaluations,
                 swapped,
-                (network, other, study.encoder, part, network.no_class(len(part)), (None,)),
+                network,
+                other,
+                study.encoder,
+                part,
+                network.no_class(len(part)),
+                (None,),
             )
             for i, part in enumerate(each)
         ]
@@ -40,14 +46,13 @@ def swap_pieces(study: CodeStudy, subject: CodeSubject, folder: Path) -> list[Pi
         images = _of_class(subject.images, label)[: study.swaps]
         cost = len(images) * (1 + network.classes) * study.evaluations
         labels = torch.full((len(images),), label)
-        told = tuple(range(network.classes))
-        args = (network, network, study.encoder, images, labels, told)
-        pieces.append(Piece(folder / f"class-{label:03d}.npz", cost, swapped, args))
+        args = (network, network, study.encoder, images, labels, tuple(range(network.classes)))
+        pieces.append(array_piece(folder / f"class-{label:03d}.npz", cost, swapped, *args))
     return pieces
 
 
 class Swaps:
-    """What the pieces came to.
+    """What the pieces show.
 
     Arguments:
         study, subject: As they were done.
@@ -56,7 +61,7 @@ class Swaps:
 
     def __init__(self, study: CodeStudy, subject: CodeSubject, pieces: list[Piece]) -> None:
         self._study, self._subject = study, subject
-        found = [piece.read()["images"] for piece in pieces]
+        found = [read_arrays([piece])["images"] for piece in pieces]
         self._between = "networks" if subject.other is not None else "classes"
         # Between classes: by source class, (m, K, C, H, W). Between networks: one, (m, 1, C, H, W).
         self._swapped = [torch.cat(found)] if subject.other is not None else found

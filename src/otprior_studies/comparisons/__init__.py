@@ -1,50 +1,108 @@
-"""The bundled studies, one file each; `docs/studies.md` says what they answer.
+"""Bundled comparisons, one file each; `docs/studies.md` says what they answer.
 
-`chosen` holds the demo and the headline on settings that were chosen before; the others choose on validation images
-first and measure on the reference images then. `preset` says what a study of several stages is made of, `subject` of
-which network and images, `spacings` and `matching` are stages that several share. `anew` is the headline on another
-subject than the bundled one.
+The headline measures settings that were chosen before. The others choose on validation images first, and measure on
+the reference images then. `stages` runs the stages of a comparison; `candidates`, `spacings` and `equal_copying` are
+stages that several comparisons share. Nothing heavy is imported here.
 """
 
-from otprior.experiments.chosen import (
-    SHORT_NAMES,
-    demo,
-    headline,
-    settings_rows,
-    short_name,
-)
-from otprior_studies.comparisons import (
-    baselines,
-    better_priors,
-    conditional,
-    frontier,
-)
-from otprior_studies.comparisons.stages import (
-    Preset,
-    Scale,
-    Stages,
-    run_headline,
-)
-from otprior_studies.comparisons.subject import Subject
+from __future__ import annotations
 
-__all__ = [
-    "PRESETS",
-    "SHORT_NAMES",
-    "Preset",
-    "Scale",
-    "Stages",
-    "Subject",
-    "demo",
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from otprior.experiments.study import Size, Study
+from otprior.utils.validation import check_choice, check_integer
+
+__all__ = ["BASELINES", "BETTER_PRIORS", "CONDITIONAL", "FRONTIER", "HEADLINE"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a comparison is measured.
+
+    Attributes:
+        seed_sets: Sets of seeds; with two or more, intervals are over the sets.
+        precision: Precision of the network: "float32", "bfloat16", or "auto" for the faster one on this machine.
+        full: Whether parts that take hours are done too.
+    """
+
+    seed_sets: int = 1
+    precision: str = "auto"
+    full: bool = False
+
+    def __post_init__(self) -> None:
+        check_integer("seed_sets", self.seed_sets, 1)
+        check_choice("precision", self.precision, ("auto", "float32", "bfloat16"))
+
+
+@dataclass(frozen=True)
+class HeadlineSettings(Settings):
+    """The same, over five sets of seeds in float32."""
+
+    seed_sets: int = 5
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("seed_sets", self.seed_sets, 2)  # the headline's intervals are over them
+
+
+@dataclass(frozen=True)
+class FrontierSettings(Settings):
+    """The same, for more atoms than are bundled.
+
+    Attributes:
+        training: 60,000 training images, as a path, for the largest numbers of atoms.
+    """
+
+    training: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.training and not Path(self.training).exists():
+            raise FileNotFoundError(f"training {self.training}: there is no such file or folder")
+
+
+def _study(name: str, title: str, summary: str, **changes: Any) -> Study:
+    study = Study(
+        title=title,
+        summary=summary,
+        module=f"{__name__}.{name}",
+        settings=Settings,
+        usual=Size(2000),
+        fast=Size(48),
+        full=Size(4000, {"seed_sets": 5, "precision": "float32", "full": True}),
+        minutes="docs/studies.md says how long it takes.",
+    )
+    return replace(study, **changes)
+
+
+HEADLINE = _study(
     "headline",
-    "settings_rows",
-    "short_name",
-]
-
-# What `otprior compare --preset` offers.
-PRESETS = {
-    "headline": Preset(run_headline, samples=4000, seed_sets=5, precision="float32"),
-    "baselines": Preset(baselines.run),
-    "conditional": Preset(conditional.run),
-    "better-priors": Preset(better_priors.run),
-    "frontier": Preset(frontier.run),
-}
+    "The coupled start against the best of N(0, I)",
+    "Excess FID and copying at 5 and 3 evaluations, over paired sets of seeds.",
+    settings=HeadlineSettings,
+    usual=Size(4000),
+)
+BASELINES = _study(
+    "baselines",
+    "The coupled start against all that could explain its quality away",
+    "Solvers and spacings, other priors, and a random training image with fresh noise at equal copying.",
+)
+CONDITIONAL = _study(
+    "conditional",
+    "Starts by class, with and without guidance",
+    "One map a class, at equal network evaluations, for four scales of guidance.",
+)
+BETTER_PRIORS = _study(
+    "better_priors",
+    "Starts that keep the seed's image, and starts that hold no image",
+    "Gaussian priors, smoothed coupled ones and mixtures, tried on the validation images.",
+)
+FRONTIER = _study(
+    "frontier",
+    "Each prior at each number of evaluations and of atoms",
+    "Quality from 1 to 20 evaluations; 100 to 10,000 atoms; atoms that no network saw, and none from data.",
+    settings=FrontierSettings,
+)

@@ -1,6 +1,6 @@
 """The coupled start on other sets of atoms, its settings chosen for each of them.
 
-- `numbers_of_atoms`: 100 to 10,000; 30,000 and 60,000 need a file of training images (`Scale.training`).
+- `numbers_of_atoms`: 100 to 10,000; 30,000 and 60,000 need a file of training images.
 - `unseen`: as many held-out images as atoms, which no network saw, beside training images. Nothing that is an atom is
   evaluated on: the reference images give quality, the validation images the floor.
 - `model_atoms`: the full sampler's own images. Copying is measured against them, and in a second row against the
@@ -13,17 +13,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from otprior.data import bundled
-from otprior.data.images import to_uint8
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import paired_fid_difference
-from otprior.experiments.inputs import atoms_of, images_of, models_of
-from otprior.experiments.model_images import draw_model_images
+from otprior.experiments.inputs import Inputs
+from otprior.experiments.processes import run_pieces
+from otprior.experiments.sampling import Samples, sample_block, seed_blocks
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import output_file
 from otprior.utils.validation import require
@@ -35,27 +35,26 @@ MORE_ATOMS = (30_000, 60_000)
 STEPS = 5
 # As many held-out images as there are are the atoms that no network saw.
 UNSEEN = 4000
-MODEL_STEPS = 50
+# The model's images: evaluations of its full sampler; the first seed, far from any comparison's; images a piece.
+MODEL_STEPS, MODEL_SEED, MODEL_BLOCK = 50, 2_000_000_000, 250
 
 
-def check_training(stages: Stages) -> None:
+def check_training(stages: Stages, training: str) -> None:
     """Looks at the file of training images.
 
     Raises:
         ValueError: If it does not hold enough, or others than the network's.
     """
-    name = stages.scale.training
-    study = replace(stages.study("training", [FULL_SAMPLER]), atoms_from=name, atoms=max(MORE_ATOMS))
-    shape, own = tuple(atoms_of(study).images.shape[1:]), tuple(bundled.atoms().images.shape[1:])
-    require(shape == own, f"images {Path(name).name}", f"of shape {own}", shape)
+    stage = replace(stages.comparison("training", [FULL_SAMPLER]), atoms_from=training, atoms=max(MORE_ATOMS))
+    shape, own = (tuple(images.images.shape[1:]) for images in (Inputs.of(stage).atoms, stages.inputs.atoms))
+    require(shape == own, f"images {Path(training).name}", f"of shape {own}", shape)
 
 
-def numbers_of_atoms(stages: Stages) -> ComparisonResult:
+def numbers_of_atoms(stages: Stages, training: str = "") -> ComparisonResult:
     """From very few atoms to all of the training images."""
-    scale = stages.scale
-    counts = [(count, "atoms") for count in ATOMS if not scale.rehearsal or count <= 1000]
-    if scale.training:
-        counts += [(count, scale.training) for count in MORE_ATOMS]
+    counts = [(count, "atoms") for count in ATOMS if not stages.rehearsal or count <= 1000]
+    if training:
+        counts += [(count, training) for count in MORE_ATOMS]
     sets: list[dict[str, Any]] = [{"atoms": count, "atoms_from": name} for count, name in counts]
     result = _joined([_on(stages, best_coupled(stages, STEPS, **given), **given) for given in sets])
     result.report["curves"] = _curves(result.report)
@@ -65,10 +64,9 @@ def numbers_of_atoms(stages: Stages) -> ComparisonResult:
 def unseen(stages: Stages) -> ComparisonResult:
     """Atoms that no network saw, beside as many that it was trained on."""
     validation = stages.subject.validation
-    given: dict[str, Any] = {"atoms": 1000 if stages.scale.rehearsal else UNSEEN, "real_split": validation}
-    # (The floor has to be that of as many real images.)
-    real = len(images_of(stages.study("floor", [FULL_SAMPLER]), validation))
-    size = min(stages.scale.samples, real)
+    given: dict[str, Any] = {"atoms": 1000 if stages.rehearsal else UNSEEN, "real_split": validation}
+    # The floor is computed on equally many real images.
+    size = min(stages.samples, len(stages.inputs.images(validation)))
     start = best_coupled(stages, STEPS, atoms_from="held_out", **given)
     own = _on(stages, start, size, atoms_from="held_out", **given)
     same = _on(stages, _plainly(start), size, atoms_from="atoms", **given)
@@ -78,18 +76,16 @@ def unseen(stages: Stages) -> ComparisonResult:
     return _joined([own, other, same], [(what, own, same)])
 
 
-def model_atoms(stages: Stages) -> ComparisonResult:
+def model_atoms(stages: Stages, training: str = "") -> ComparisonResult:
     """Atoms that the full sampler drew."""
-    scale = stages.scale
-    count = 1000 if scale.rehearsal else 10_000
+    count = 1000 if stages.rehearsal else 10_000
     drawn: dict[str, Any] = {"atoms": count, "atoms_from": str(_model_images(stages, count))}
     data: dict[str, Any] = {"atoms": count, "atoms_from": "atoms"}
     start = best_coupled(stages, STEPS, **drawn)
     own = _on(stages, start, **drawn)
-    # Its copying measured against the training images; which atom a sample has is then no matter.
-    row = replace(start, label=f"{_only_row(own).label}, copies of training images")
-    study = stages.study("model against training images", [row])
-    against = stages.run_comparison(replace(study, **drawn, copies_of=scale.training or "atoms"))
+    # Its copying is measured against the training images, too; which atom a sample has does not matter there.
+    again = replace(start, label=f"{_only_start(own).label}, copies of training images")
+    against = stages.run("model against training images", [again], **drawn, copies_of=training or "atoms")
     same = _on(stages, _plainly(start), **data)
     other = _on(stages, best_coupled(stages, STEPS, **data), **data)
     what = (
@@ -99,21 +95,21 @@ def model_atoms(stages: Stages) -> ComparisonResult:
 
 
 def _model_images(stages: Stages, count: int) -> Path:
-    """A file of the full sampler's images, drawn unless it is there."""
-    path = stages.work / "model-images" / f"model-{count}.npz"
+    """A file of images that the network's full sampler draws, unless it is there; every block of them is a piece."""
+    folder = stages.work / "model-images"
+    path = folder / f"model-{count}.npz"
     if not path.exists():
-        study = stages.study("model images", [FULL_SAMPLER])
-        steps = 4 if stages.scale.rehearsal else MODEL_STEPS
-        images = draw_model_images(
-            models_of(study, Path()), count, path.parent, steps=steps, **stages.options("model")
-        )
+        sampler = replace(FULL_SAMPLER, start_timestep=0, steps=4 if stages.rehearsal else MODEL_STEPS)
+        blocks = seed_blocks(sampler, folder, MODEL_SEED, MODEL_SEED + count, MODEL_BLOCK)
+        make = partial(sample_block, stages.inputs.models(folder))
+        run_pieces([block.piece(make) for block in blocks], "model images", stages.listen, stages.workers)
         with output_file(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, images=to_uint8(images.images))
+            np.savez_compressed(file, images=Samples.read(blocks).pixels)
     return path
 
 
 def _on(stages: Stages, start: StartSpec, samples: int | None = None, **changes: Any) -> ComparisonResult:
-    """A start on the set of atoms that `changes` (fields of a `Study`) say."""
+    """A start on the set of atoms that `changes` (fields of a `Comparison`) name."""
     source = Path(changes["atoms_from"]).stem
     label = f"{changes['atoms']:,} {source.replace('_', '-')}: {start.label}"
     name = " ".join(["atoms", str(changes["atoms"]), source, changes.get("real_split", "")]).strip()
@@ -125,33 +121,31 @@ def _plainly(start: StartSpec) -> StartSpec:
     return replace(start, label=start.label.removesuffix(OVER_LIMIT))
 
 
-def _only_row(result: ComparisonResult) -> StartSpec:
-    assert result.study is not None
-    (row,) = result.study.rows
-    return row
+def _only_start(result: ComparisonResult) -> StartSpec:
+    (start,) = result.asked.starts
+    return start
 
 
 def _joined(
     results: Sequence[ComparisonResult], pairs: Sequence[tuple[str, ComparisonResult, ComparisonResult]] = ()
 ) -> ComparisonResult:
-    """One report of several studies, each once, the first one's reference and solve; rows say what their own atoms are.
+    """One report of several results: the first one's reference and solve, and of every result its row with its atoms.
 
     Arguments:
-        results: Of studies of one row.
-        pairs: Studies of the same row, whose FIDs are compared seed by seed; and what for.
+        results: Results of one start each; equal ones are reported once.
+        pairs: What is compared, and two results of the same start, whose FIDs are compared seed by seed.
     """
-    # (A start that is chosen for two sets is the same study in both places.)
     different: dict[Any, ComparisonResult] = {}
     for result in results:
-        different.setdefault((result.work, _only_row(result).key), result)
+        different.setdefault((result.work, _only_start(result).key), result)
     rows = [_row_on_its_atoms(result) for result in different.values()]
     report = {**results[0].report, "rows": rows}
     images = [image for result in different.values() for image in result.images]
     if pairs:
         lines = []
         for what, one, other in pairs:
-            row = _only_row(one)
-            found = paired_fid_difference(one, row, row, rival_in=other)
+            start = _only_start(one)
+            found = paired_fid_difference(one, start, start, rival_in=other)
             lines.append([what, found.estimate, *found.limits()])
         report["tables"] = [
             {
@@ -161,18 +155,17 @@ def _joined(
                 "lines": lines,
             }
         ]
-    # (Figures by row are those of a start, whatever its atoms: not to be joined.)
+    # (Figures by start are not joined: several results may be of the same start.)
     return ComparisonResult(report, images, {})
 
 
 def _row_on_its_atoms(result: ComparisonResult) -> dict[str, Any]:
-    study, report = result.study, result.report
-    assert study is not None
+    stage, report = result.asked, result.report
     (row,) = report["rows"]
     rate, chi2 = report["reference"]["copy_rate"], report["ot"]["chi2"]
     return row | {
-        "atoms": study.atoms,
-        "atoms_from": Path(study.atoms_from).stem,
+        "atoms": stage.atoms,
+        "atoms_from": Path(stage.atoms_from).stem,
         "held_out_copy_rate": rate,
         "note": f"real images: {rate:.2%} count as copies of these; χ² {chi2:.3f}",
     }

@@ -3,10 +3,10 @@
 1. Solvers from white noise at T, the spacing of each chosen on the validation images.
 2. t* at which a random training image with fresh noise, plain or boosted, copies as often as the coupled start, or has
    its own image as nearest as often; on seeds that no report uses.
-3. All rows on the reference images: those solvers, long ancestral sampling (the network's own limit), the other
+3. All starts on the reference images: those solvers, long ancestral sampling (the network's own limit), the other
    priors, both rivals at every t* and at the matched ones, the coupled start with a potential that was not solved for,
    and with mini-batch transport.
-4. Five sets of twice as many seeds, or of as many as there are held-out images, for the rows that statements are made
+4. Five sets of twice as many seeds, or of as many as there are held-out images, for the starts that statements are made
    about.
 """
 
@@ -19,10 +19,12 @@ from otprior.data import bundled
 from otprior.experiments.chosen import settings_rows
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import copy_gate, difference_gate, ratio_gate
+from otprior.experiments.study import Part, Request
 from otprior.sampling.start_spec import StartSpec
+from otprior_studies.comparisons import Settings
+from otprior_studies.comparisons.candidates import LAST, SOLVERS, best_spacings
 from otprior_studies.comparisons.equal_copying import Matching
-from otprior_studies.comparisons.spacings import LAST, SOLVERS, best_spacings
-from otprior_studies.comparisons.stages import Scale, Stages
+from otprior_studies.comparisons.stages import Stages
 
 EVALUATIONS = (5, 10, 20)
 # Ancestral steps of the network's own limit; the last takes as long as all else, and is left to a full run.
@@ -35,19 +37,23 @@ PAIRED_SETS = 5
 RIVALS = (("random_atom", ""), ("boosted_atom", "atom"), ("boosted_atom", "mean"))
 
 
-def run(stages: Stages) -> dict[str, ComparisonResult]:
-    """The study; its reports are "" (all rows), "pairs" (the statements), "matching" and "target" (rates by t*, and
-    those of the coupled start, by which t* was matched)."""
-    chosen = settings_rows()
+def run(request: Request) -> dict[str, Part]:
+    """The comparison.
+
+    Its reports are "" (all starts), "pairs" (the statements), "matching" and "target" (rates by t*, and those of the
+    coupled start, by which t* was matched).
+    """
+    settings: Settings = request.settings
+    stages, chosen = Stages.of(request), settings_rows()
     coupled = chosen["coupled_5"]
-    stages.check_samples(stages.scale.samples)
+    stages.check_samples(stages.samples)
     held_out = int(bundled.manifest()["splits"]["held_out"]["n"])
-    solvers = best_spacings(stages, SOLVERS, EVALUATIONS, stages.scale.share(0.25))
+    solvers = best_spacings(stages, SOLVERS, EVALUATIONS, stages.share(0.25))
     best = _best_at(stages, solvers, max(EVALUATIONS))
 
     rivals = [_rival(coupled, kind, direction) for kind, direction in RIVALS]
     matching = Matching.measure(stages, coupled, rivals)
-    matched = [matching.row(rival, by) for rival in rivals for by in ("copying", "source")]
+    matched = [matching.start(rival, by) for rival in rivals for by in ("copying", "source")]
 
     main = stages.run(
         "baselines",
@@ -59,15 +65,15 @@ def run(stages: Stages) -> dict[str, ComparisonResult]:
                 *matched,
                 *matching.measured,
                 *solvers.values(),
-                *_ancestral(stages.scale),
+                *_ancestral(stages.rehearsal, settings.full),
             ]
         ),
     )
     pairs = stages.run(
         "pairs",
         _distinct([coupled, best, *matched]),
-        min(2 * stages.scale.samples, held_out),
-        seed_sets=max(PAIRED_SETS, stages.scale.seed_sets),
+        min(2 * stages.samples, held_out),
+        seed_sets=max(PAIRED_SETS, stages.seed_sets),
         block=500,
     )
     pairs.report["gates"] = _gates(pairs, coupled, best, matched, held_out)
@@ -77,9 +83,9 @@ def run(stages: Stages) -> dict[str, ComparisonResult]:
 
 def _best_at(stages: Stages, solvers: dict[tuple[str, int], StartSpec], nfe: int) -> StartSpec:
     """The best of the solvers at `nfe`, on more validation images than the spacings were screened on."""
-    finalists = [row for (_, count), row in solvers.items() if count == nfe]
-    result = stages.choose("finalists", finalists, stages.scale.samples)
-    return min(finalists, key=lambda row: result.row(row)["fid"])
+    finalists = [start for (_, count), start in solvers.items() if count == nfe]
+    result = stages.choose("finalists", finalists, stages.samples)
+    return min(finalists, key=lambda start: result.row(start)["fid"])
 
 
 def _rival(coupled: StartSpec, prior: str, direction: str) -> StartSpec:
@@ -95,22 +101,22 @@ def _same_start(coupled: StartSpec) -> list[StartSpec]:
     t = coupled.start_timestep
     same = replace(coupled, smoothing=0.0, correlation=1.0)
 
-    def row(label: str, **changes: Any) -> StartSpec:
+    def start(label: str, **changes: Any) -> StartSpec:
         return replace(same, label=f"{label}, t* = {t:g}, {coupled.steps}", **changes)
 
     return [
-        row("coupled, all of the seed's noise, no smoothing"),
-        row("gaussian", prior="gaussian", noise=None),
-        row("identity", prior="identity", noise=None),
-        row("frozen (DPM-OT's map)", noise="frozen"),
-        row("potential of independent scores", prior="unsolved", options=(("potential", "independent"),)),
-        row("potential zero", prior="unsolved", options=(("potential", "zero"),)),
-        row("mini-batch transport, 125", prior="mini_batch", noise=None),
+        start("coupled, all of the seed's noise, no smoothing"),
+        start("gaussian", prior="gaussian", noise=None),
+        start("identity", prior="identity", noise=None),
+        start("frozen (DPM-OT's map)", noise="frozen"),
+        start("potential of independent scores", prior="unsolved", options=(("potential", "independent"),)),
+        start("potential zero", prior="unsolved", options=(("potential", "zero"),)),
+        start("mini-batch transport, 125", prior="mini_batch", noise=None),
     ]
 
 
-def _ancestral(scale: Scale) -> list[StartSpec]:
-    counts = FULL_ANCESTRAL if scale.full else REHEARSED_ANCESTRAL if scale.rehearsal else ANCESTRAL
+def _ancestral(rehearsal: bool, full: bool) -> list[StartSpec]:
+    counts = FULL_ANCESTRAL if full else REHEARSED_ANCESTRAL if rehearsal else ANCESTRAL
     return [
         StartSpec(
             "none", LAST, steps, "DDPMScheduler", "trailing", label=f"N(0, I) at T, ancestral DDPM, {steps}"
@@ -119,11 +125,11 @@ def _ancestral(scale: Scale) -> list[StartSpec]:
     ]
 
 
-def _distinct(rows: list[StartSpec]) -> list[StartSpec]:
-    """Each row once, under the label that it has first: a matched t* may be one that was measured."""
+def _distinct(starts: list[StartSpec]) -> list[StartSpec]:
+    """Each start once, under the label that it has first: a matched t* may be one that was measured."""
     first: dict[str, StartSpec] = {}
-    for row in rows:
-        first.setdefault(row.key, row)
+    for start in starts:
+        first.setdefault(start.key, start)
     return list(first.values())
 
 
@@ -137,7 +143,7 @@ def _gates(
         ratio_gate(pairs, coupled, best, WANTED_RATIO, f"{ratio} ({best.label})"),
         copy_gate(pairs, coupled, copying, held_out),
     ]
-    for row in matched:
-        statement = f"FID of the coupled start less that of “{row.label}”"
-        gates.append(difference_gate(pairs, coupled, row, statement))
+    for start in matched:
+        statement = f"FID of the coupled start less that of “{start.label}”"
+        gates.append(difference_gate(pairs, coupled, start, statement))
     return gates

@@ -1,17 +1,24 @@
-"""Where the frontier's starts are looked for, and the sampler that goes on from them."""
+"""Candidates that a choice is made among: white noise at T with every solver and spacing, and starts at each t*.
+
+Spacings are screened on the validation images: the lowest FID of each solver at each number of evaluations is kept.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from otprior.diffusion.grids import SPACINGS
 from otprior.experiments.chosen import settings_rows
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
-from otprior_studies.comparisons.spacings import LAST
 from otprior_studies.comparisons.stages import Stages
 
+# Timestep T − 1 of the bundled network.
+LAST = 999
+GRIDS = tuple(OWN_GRID + name for name in SPACINGS)
+USUAL = ("trailing", "karras", "exponential", "beta")
 UNIPC = "UniPCMultistepScheduler"
 FULL_SAMPLER = StartSpec("none", LAST, 100, spacing="trailing", label="full sampler, DPM++2M, 100")
 STARTS = (350, 425, 500, 550, 600, 675)
@@ -21,28 +28,84 @@ RANDOM_STARTS = (250, 300, 350, 400, 425, 450, 500, 550)
 MIXTURE_STARTS = (250, 300, 350, 400, 450, 550)
 
 
+@dataclass(frozen=True)
+class Solver:
+    """A sampler from T: its name for people, its diffusers class, config values, and the spacings it has."""
+
+    name: str
+    scheduler: str
+    spacings: tuple[str, ...]
+    sampler: tuple[tuple[str, Any], ...] = ()
+
+    def steps(self, nfe: int) -> int:
+        """Steps of at most `nfe` evaluations; Heun makes 2K − 1."""
+        return (nfe + 1) // 2 if self.scheduler == "HeunDiscreteScheduler" else nfe
+
+
+SOLVERS = (
+    Solver("DDIM", "DDIMScheduler", ("trailing", "linspace", *GRIDS), (("clip_sample", False),)),
+    Solver("DPM++2M", "DPMSolverMultistepScheduler", (*USUAL, "lu", *GRIDS)),
+    Solver(
+        "SDE-DPM++2M",
+        "DPMSolverMultistepScheduler",
+        (*USUAL, "lu", *GRIDS),
+        (("algorithm_type", "sde-dpmsolver++"),),
+    ),
+    Solver("UniPC", "UniPCMultistepScheduler", (*USUAL, *GRIDS)),
+    Solver("DEIS", "DEISMultistepScheduler", (*USUAL, *GRIDS)),
+    # (Its Karras spacing runs between the ends of the spacing that it would have otherwise.)
+    Solver("Heun (EDM)", "HeunDiscreteScheduler", (*USUAL, *GRIDS), (("timestep_spacing", "linspace"),)),
+)
+
+
+def white(solver: Solver, nfe: int, spacing: str) -> StartSpec:
+    """N(0, I) at T with a solver."""
+    start = StartSpec("none", LAST, solver.steps(nfe), solver.scheduler, spacing, sampler=solver.sampler)
+    label = f"N(0, I) at T, {solver.name}, {spacing}, {start.evaluations}"
+    return replace(start, label=label)
+
+
+def best_spacings(
+    stages: Stages, solvers: Sequence[Solver], evaluations: Sequence[int], samples: int
+) -> dict[tuple[str, int], StartSpec]:
+    """The start of lowest validation FID for each solver and number of evaluations."""
+    best = {}
+    for nfe in evaluations:
+        # (With one call all spacings are the same.)
+        starts = {
+            (solver.name, spacing): white(solver, nfe, spacing)
+            for solver in solvers
+            for spacing in (solver.spacings if nfe > 1 else solver.spacings[:1])
+        }
+        result = stages.choose(f"spacings {nfe}", list(starts.values()), samples)
+        for solver in solvers:
+            mine = [start for (name, _), start in starts.items() if name == solver.name]
+            best[solver.name, nfe] = min(mine, key=lambda start: result.row(start)["fid"])
+    return best
+
+
 def best_coupled(stages: Stages, steps: int, **changes: Any) -> StartSpec:
-    """The best coupled start in so many steps, on the atoms that `changes` (fields of a `Study`) say."""
+    """The best coupled start in so many steps, on the atoms that `changes` (fields of a `Comparison`) say."""
     plain = StartSpec("semidiscrete", 0, steps, UNIPC, OWN_GRID + "log_snr", noise="coupled")
-    rows = [
-        row for rho in CORRELATIONS for row in at_each(replace(plain, correlation=rho), "coupled", STARTS)
+    starts = [
+        start for rho in CORRELATIONS for start in at_each(replace(plain, correlation=rho), "coupled", STARTS)
     ]
     # The settings beside the bundled network were chosen among more.
     known = settings_rows().get(f"coupled_{steps}")
     if known is not None:
-        rows.append(_labelled(known, "coupled"))
-    # (Named by all that a search depends on: those that are asked for the same go through it once.)
-    study = replace(stages.study("any", rows), **changes)
-    name = f"choosing {steps} coupled on {study.atoms} {Path(study.atoms_from).stem}"
-    return stages.best(name, rows, **{**changes, "real_split": stages.subject.validation})
+        starts.append(_labelled(known, "coupled"))
+    # (The name holds all that a search depends on, so that equal searches are done once.)
+    stage = replace(stages.comparison("any", starts), **changes)
+    name = f"choosing {steps} coupled on {stage.atoms} {Path(stage.atoms_from).stem}"
+    return stages.best(name, starts, **{**changes, "real_split": stages.subject.validation})
 
 
-def at_each(row: StartSpec, name: str, timesteps: Sequence[int]) -> list[StartSpec]:
-    """The row at each t*, labelled with it."""
-    return [_labelled(replace(row, start_timestep=t), name) for t in timesteps]
+def at_each(start: StartSpec, name: str, timesteps: Sequence[int]) -> list[StartSpec]:
+    """The start at each t*, labelled with it."""
+    return [_labelled(replace(start, start_timestep=t), name) for t in timesteps]
 
 
-def _labelled(row: StartSpec, name: str) -> StartSpec:
-    kept = "" if row.correlation == 1 else f", ρ = {row.correlation:g}"
-    smooth = f", ε = {row.smoothing:g} τ" if row.smoothing else ""
-    return replace(row, label=f"{name}, t* = {row.start_timestep:g}{kept}{smooth}, {row.steps}")
+def _labelled(start: StartSpec, name: str) -> StartSpec:
+    kept = "" if start.correlation == 1 else f", ρ = {start.correlation:g}"
+    smooth = f", ε = {start.smoothing:g} τ" if start.smoothing else ""
+    return replace(start, label=f"{name}, t* = {start.start_timestep:g}{kept}{smooth}, {start.steps}")

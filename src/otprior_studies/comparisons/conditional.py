@@ -15,15 +15,14 @@ from torch import Tensor
 
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import difference_gate, gate
-from otprior.experiments.inputs import extractor_of
+from otprior.experiments.inputs import Inputs
+from otprior.experiments.study import Part, Request
 from otprior.metrics import paired_difference
 from otprior.metrics.features import classify
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
-from otprior_studies.comparisons.candidates import RANDOM_STARTS
-from otprior_studies.comparisons.spacings import LAST
+from otprior_studies.comparisons.candidates import LAST, RANDOM_STARTS, UNIPC
 from otprior_studies.comparisons.stages import Stages
 
-UNIPC = "UniPCMultistepScheduler"
 GUIDANCES = (1.0, 2.0, 3.0, 4.0)
 # Steps by guidance, for 5 and 10 evaluations without it, 6 and 10 with it.
 STEPS = {1.0: (5, 10)}
@@ -39,9 +38,10 @@ CORRELATIONS = (0.7, 1.0)
 ACCURACY_MARGIN = 0.02
 
 
-def run(stages: Stages) -> dict[str, ComparisonResult]:
-    """The study: one report."""
-    rows: list[StartSpec] = []
+def run(request: Request) -> dict[str, Part]:
+    """The comparison: one report."""
+    stages = Stages.of(request)
+    starts: list[StartSpec] = []
     pairs: list[tuple[StartSpec, StartSpec]] = []
     for guidance in GUIDANCES:
         for steps in STEPS.get(guidance, GUIDED_STEPS):
@@ -55,13 +55,13 @@ def run(stages: Stages) -> dict[str, ComparisonResult]:
             mixture = stages.best(f"{name} mixture", _each(plain, "mixture", "mixture", MIXTURE_STARTS))
             gaussian = stages.best(f"{name} gaussian", _each(plain, "gaussian", "gaussian", GAUSSIAN_STARTS))
             white = replace(plain, spacing="trailing", label=_label("N(0, I) at T", plain))
-            rows += [coupled, random, mixture, gaussian, white]
+            starts += [coupled, random, mixture, gaussian, white]
             pairs.append((coupled, random))
-        rows.append(_full(guidance))
-    result = stages.run("conditional", rows)
+        starts.append(_full(guidance))
+    result = stages.run("conditional", starts)
     # (The first pair is that of 5 evaluations without guidance.)
     result.report["gates"] = [
-        *(_accuracy_gate(result, row, _full(1.0)) for row in pairs[0]),
+        *(_accuracy_gate(result, start, _full(1.0)) for start in pairs[0]),
         *(
             difference_gate(result, mine, other, f"FID of “{mine.label}” less that of “{other.label}”")
             for mine, other in pairs
@@ -71,46 +71,47 @@ def run(stages: Stages) -> dict[str, ComparisonResult]:
 
 
 def _coupled(plain: StartSpec) -> list[StartSpec]:
-    rows = [
+    starts = [
         replace(plain, prior="semidiscrete", noise="coupled", start_timestep=t, correlation=rho)
         for t in STARTS
         for rho in CORRELATIONS
     ]
-    return [replace(row, label=_label(f"coupled, ρ = {row.correlation:g}", row)) for row in rows]
+    return [replace(start, label=_label(f"coupled, ρ = {start.correlation:g}", start)) for start in starts]
 
 
-def _each(plain: StartSpec, prior: str, name: str, starts: tuple[int, ...]) -> list[StartSpec]:
-    rows = [replace(plain, prior=prior, start_timestep=t) for t in starts]
-    return [replace(row, label=_label(name, row)) for row in rows]
+def _each(plain: StartSpec, prior: str, name: str, timesteps: tuple[int, ...]) -> list[StartSpec]:
+    starts = [replace(plain, prior=prior, start_timestep=t) for t in timesteps]
+    return [replace(start, label=_label(name, start)) for start in starts]
 
 
-def _label(name: str, row: StartSpec) -> str:
-    where = "" if row.prior == "none" else f", t* = {row.start_timestep:g}"
-    return f"{name}{where}, w = {row.guidance:g}, {row.evaluations}"
+def _label(name: str, start: StartSpec) -> str:
+    where = "" if start.prior == "none" else f", t* = {start.start_timestep:g}"
+    return f"{name}{where}, w = {start.guidance:g}, {start.evaluations}"
 
 
 def _full(guidance: float) -> StartSpec:
     """The full sampler at a guidance, in equal network calls for all."""
     steps = FULL_EVALUATIONS if guidance == 1.0 else FULL_EVALUATIONS // 2
-    row = StartSpec("none", LAST, steps, spacing="trailing", conditional=True, guidance=guidance)
-    return replace(row, label=_label("full sampler", row))
+    start = StartSpec("none", LAST, steps, spacing="trailing", conditional=True, guidance=guidance)
+    return replace(start, label=_label("full sampler", start))
 
 
-def _hits(result: ComparisonResult, row: StartSpec) -> Tensor:
-    """Whether each sample of a row, over all sets of seeds, is of the class it was asked to be; shape (n,), float64."""
-    assert result.study is not None
+def _hits(result: ComparisonResult, start: StartSpec) -> Tensor:
+    """Whether each sample of a start, over all sets of seeds, is of the class asked for; shape (n,), float64."""
     hits = []
-    for number in range(result.study.seed_sets):
-        samples = result.samples(row, number)
+    for number in range(result.asked.seed_sets):
+        samples = result.samples(start, number)
         assert samples.labels is not None
-        right = classify(extractor_of(result.study), samples.images) == torch.from_numpy(samples.labels)
+        right = classify(Inputs.of(result.asked).extractor, samples.images) == torch.from_numpy(
+            samples.labels
+        )
         hits.append(right.double())
     return torch.cat(hits)
 
 
-def _accuracy_gate(result: ComparisonResult, row: StartSpec, full: StartSpec) -> dict[str, Any]:
+def _accuracy_gate(result: ComparisonResult, start: StartSpec, full: StartSpec) -> dict[str, Any]:
     """That a start's class accuracy is at most `ACCURACY_MARGIN` below the full sampler's, on the same seeds."""
-    most, mine = (_hits(result, each) for each in (full, row))
+    most, mine = (_hits(result, each) for each in (full, start))
     less = paired_difference(most, mine, side="upper")
-    statement = f"Class accuracy of “{full.label}” less that of “{row.label}”"
+    statement = f"Class accuracy of “{full.label}” less that of “{start.label}”"
     return gate(statement, less.estimate, less.hi, ACCURACY_MARGIN, paired_difference(most, mine))

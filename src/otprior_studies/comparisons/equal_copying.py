@@ -32,8 +32,8 @@ class Matching:
     """What rivals are matched by: their rates at every t* of `STARTS`, and those of the coupled start.
 
     Attributes:
-        rivals: A row for each rival and t*.
-        coupled: The coupled start's row.
+        rivals: Every rival at every t*.
+        coupled: The coupled start.
     """
 
     rivals: ComparisonResult
@@ -41,27 +41,25 @@ class Matching:
 
     @property
     def measured(self) -> tuple[StartSpec, ...]:
-        """The rows of all rivals."""
-        assert self.rivals.study is not None
-        return self.rivals.study.rows
+        """The starts of all rivals."""
+        return self.rivals.asked.starts
 
     @classmethod
     def measure(cls, stages: Stages, coupled: StartSpec, rivals: Sequence[StartSpec]) -> Matching:
         """Measures them, in stages "matching" and "matching target"."""
-        samples = stages.scale.samples
+        samples = stages.samples
         measured = [moved(rival, t) for rival in rivals for t in STARTS]
         return cls(
             stages.choose("matching", measured, samples),
             stages.choose("matching target", [coupled], TARGET_SEEDS * samples, first_seed=TARGET_FIRST),
         )
 
-    def row(self, rival: StartSpec, by: str) -> StartSpec:
+    def start(self, rival: StartSpec, by: str) -> StartSpec:
         """The rival at the t* where it copies ("copying") or keeps its atom ("source") as the coupled start does."""
         key = _FIGURES[by]
-        assert self.rivals.study is not None
         rates = [self.rivals.row(moved(rival, t))[key] for t in STARTS]
         target = self.coupled.report["rows"][0][key]
-        timestep = matching_timestep_of(STARTS, rates, target, self.rivals.study.samples)
+        timestep = matching_timestep_of(STARTS, rates, target, self.rivals.asked.samples)
         return moved(rival, timestep, equal(by, rates, target))
 
 
@@ -88,15 +86,15 @@ def matching_timestep_of(
 
 
 def equal(what: str, rates: Sequence[float], target: float) -> str:
-    """What a row at the t* found may be said to have: an equal rate, or only the nearest that was measured."""
+    """What a start at the t* found may be said to have: an equal rate, or only the nearest that was measured."""
     return f"{'equal' if min(rates) <= target <= max(rates) else 'nearest'} {what}"
 
 
-def moved(row: StartSpec, timestep: int, why: str = "") -> StartSpec:
-    """A row at another t*, and a label that says so."""
-    name = {"random_atom": "random image + fresh noise", "boosted_atom": "the same, boosted"}[row.prior]
-    direction = dict(row.options).get("direction")
+def moved(start: StartSpec, timestep: int, why: str = "") -> StartSpec:
+    """A start at another t*, and a label that says so."""
+    name = {"random_atom": "random image + fresh noise", "boosted_atom": "the same, boosted"}[start.prior]
+    direction = dict(start.options).get("direction")
     towards = f" ({direction})" if direction else ""
     reason = f", {why}" if why else ""
-    label = f"{name}{towards}, t* = {timestep}{reason}, {row.steps}"
-    return replace(row, start_timestep=timestep, label=label)
+    label = f"{name}{towards}, t* = {timestep}{reason}, {start.steps}"
+    return replace(start, start_timestep=timestep, label=label)

@@ -5,7 +5,7 @@ copying rule, for each number of evaluations and set of atoms apart; the sampler
 For N(0, I) at T, solver and spacing are chosen.
 
 - "": each prior at 1 to 20 evaluations, with the images after which its fitting has paid for itself.
-- "atoms", "unseen", "model": the coupled start on other sets of atoms; see `presets.atom_sets`.
+- "atoms", "unseen", "model": the coupled start on other sets of atoms; see `comparisons.atom_sets`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from dataclasses import replace
 from typing import Any
 
 from otprior.experiments.comparison import ComparisonResult
+from otprior.experiments.study import Part, Request
 from otprior.report import ReportRow
 from otprior.report.rows import family
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
+from otprior_studies.comparisons import FrontierSettings
 from otprior_studies.comparisons.atom_sets import (
     check_training,
     model_atoms,
@@ -26,13 +28,15 @@ from otprior_studies.comparisons.atom_sets import (
 )
 from otprior_studies.comparisons.candidates import (
     FULL_SAMPLER,
+    LAST,
     MIXTURE_STARTS,
     RANDOM_STARTS,
     UNIPC,
+    Solver,
     at_each,
     best_coupled,
+    best_spacings,
 )
-from otprior_studies.comparisons.spacings import LAST, Solver, best_spacings
 from otprior_studies.comparisons.stages import Stages
 
 EVALUATIONS = (1, 2, 3, 4, 5, 8, 10, 20)
@@ -50,36 +54,38 @@ STARTS = {
 }
 
 
-def run(stages: Stages) -> dict[str, ComparisonResult]:
-    """The four studies.
+def run(request: Request) -> dict[str, Part]:
+    """The four comparisons.
 
     Raises:
         ValueError: If the file of training images does not hold enough, or others than the network's.
     """
-    if stages.scale.training:
-        check_training(stages)
+    settings: FrontierSettings = request.settings
+    stages, training = Stages.of(request), settings.training
+    if training:
+        check_training(stages, training)
     return {
         "": _evaluations(stages),
-        "atoms": numbers_of_atoms(stages),
+        "atoms": numbers_of_atoms(stages, training),
         "unseen": unseen(stages),
-        "model": model_atoms(stages),
+        "model": model_atoms(stages, training),
     }
 
 
 def _evaluations(stages: Stages) -> ComparisonResult:
-    white = best_spacings(stages, WHITE, EVALUATIONS, stages.scale.share(0.25))
-    rows: list[StartSpec] = []
+    white = best_spacings(stages, WHITE, EVALUATIONS, stages.share(0.25))
+    starts: list[StartSpec] = []
     for nfe in EVALUATIONS:
         plain = StartSpec("none", LAST, nfe, UNIPC, OWN_GRID + "log_snr")
-        rows += [white[solver.name, nfe] for solver in WHITE]
-        rows.append(best_coupled(stages, nfe))
-        for name, (prior, noise, starts) in STARTS.items():
-            candidates = at_each(replace(plain, prior=prior, noise=noise), name, starts)
-            rows.append(stages.best(f"choosing {nfe} {noise or prior}", candidates))
-    result = stages.run("evaluations", [*rows, FULL_SAMPLER], flow=FULL_SAMPLER)
+        starts += [white[solver.name, nfe] for solver in WHITE]
+        starts.append(best_coupled(stages, nfe))
+        for name, (prior, noise, timesteps) in STARTS.items():
+            candidates = at_each(replace(plain, prior=prior, noise=noise), name, timesteps)
+            starts.append(stages.best(f"choosing {nfe} {noise or prior}", candidates))
+    result = stages.run("evaluations", [*starts, FULL_SAMPLER], flow=FULL_SAMPLER)
     report = result.report
     for row in report["rows"]:
-        row["break_even"] = break_even(row, report["rows"], stages.scale.workers)
+        row["break_even"] = break_even(row, report["rows"], stages.workers)
     report["headline_nfe"] = HEADLINE
     report["curves"] = _curves([row for row in report["rows"] if row["nfe"] <= max(EVALUATIONS)])
     return result

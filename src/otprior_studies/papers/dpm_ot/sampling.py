@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,10 +22,10 @@ from otprior.experiments.sampling import (
     compiled_if,
     load_pipeline,
     sample_block,
+    write_block,
 )
 from otprior.sampling import seeds_to_generators
 from otprior.sampling.inputs import draw, latent_shape
-from otprior.utils.files import output_file
 from otprior.utils.random import stream_generator
 from otprior.utils.validation import check_finite, invalid
 from otprior_studies.papers.dpm_ot.langevin import annealed_langevin, geometric_levels
@@ -39,31 +38,31 @@ SAMPLER = "AnnealedLangevin"
 MOST_DRAWS = 1000
 
 
-def sample_row(maps: Path, models: Models, block: Block) -> Block:
-    """Samples a block of a row and writes its file; rows of other samplers go to `sample_block`.
+def sample_start(maps: Path, models: Models, block: Block) -> Block:
+    """Samples a block of a start and writes its file; starts of other samplers go to `sample_block`.
 
     Arguments:
         maps: Folder with those of the maps.
         models: The network; its process is variance preserving.
-        block: Seeds; its row's options say which map, which filter and which levels (see `rows`).
+        block: Seeds; its start's options say which map, which filter and which levels (see `starts`).
     """
-    row = block.row
-    if row.scheduler != SAMPLER:
+    start = block.start
+    if start.scheduler != SAMPLER:
         return sample_block(models, block, batch_size=BATCH)
-    given: dict[str, Any] = dict(row.options)
+    given: dict[str, Any] = dict(start.options)
     pipe = load_pipeline(models)
     generators = seeds_to_generators(range(block.first_seed, block.first_seed + block.count))
     began = time.perf_counter()
     # (Twice the authors' level: pixels are in [−1, 1] here.)
     sigmas = [2 * sigma for sigma in geometric_levels(given["begin"], given["end"], given["count"])]
     sources = None
-    if row.prior == "none":
+    if start.prior == "none":
         shape = latent_shape(pipe.unet)
         assert shape is not None
         x = sigmas[0] * draw((len(generators), *shape), generators)
     else:
         found = LatentMap.load(maps / given["map"])
-        sources = row_starts(found, given, generators, block.first_seed)
+        sources = starting_latents(found, given, generators, block.first_seed)
         x = 2 * found.latents[sources] - 1
     null = pipe.config.get("null_class_label")
     labels = None if null is None else torch.full((len(x),), null)
@@ -84,26 +83,18 @@ def sample_row(maps: Path, models: Models, block: Block) -> Block:
         noise = partial(draw, x.shape, generators)
         images = annealed_langevin(counted, x, sigmas, given["steps"], given["step"], noise)
     check_finite(f"images of seeds from {block.first_seed} on", images)
-    arrays: dict[str, Any] = {
-        "pixels": to_uint8(images),
-        "nfe": np.int64(calls),
-        "seconds": np.float64(time.perf_counter() - began),
-    }
-    if sources is not None:
-        arrays["sources"] = sources.numpy()
-    with output_file(block.path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-    return block
+    own = [] if sources is None else [sources.numpy()]
+    return write_block(block, to_uint8(images), calls, time.perf_counter() - began, own)
 
 
-def row_starts(
+def starting_latents(
     found: LatentMap, given: dict[str, Any], generators: list[torch.Generator], first_seed: int
 ) -> Tensor:
     """Which latent each seed begins at, int64 (n,).
 
     Arguments:
         found: The map.
-        given: The row's options: "rule" is "map" (i(z)), "angle" (new draws until one is kept), "batch" (the
+        given: The start's options: "rule" is "map" (i(z)), "angle" (new draws until one is kept), "batch" (the
             authors'), or "random" (no map: any latent).
         generators: One a seed, unused so far.
         first_seed: Of the block, for the authors' batches.

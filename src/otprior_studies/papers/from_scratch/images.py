@@ -13,8 +13,8 @@ import torch
 
 from otprior.data.images import ImageSet, load_images
 from otprior.utils.validation import require
-from otprior_studies.papers.from_scratch.settings import MNIST
-from otprior_studies.papers.material import write_images
+from otprior_studies.papers.features import write_images
+from otprior_studies.papers.from_scratch import MNIST
 from otprior_studies.training.splits import split_images
 
 PARTS = {"atoms": 0.60, "validation": 0.10, "held_out": 0.16, "reference": 0.14}

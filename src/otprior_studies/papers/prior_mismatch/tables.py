@@ -1,4 +1,4 @@
-"""Tables and a plot of the run: where each process ends; errors and excess FID before and after a correction."""
+"""What the run found, in tables, a plot and a few sentences: errors and excess FID before and after a correction."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from otprior.error.terminal import TerminalAudit, TerminalData
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import difference_gate, paired_fid_difference
-from otprior_studies.papers.prior_mismatch.rows import Place, Start
+from otprior_studies.papers.prior_mismatch.places import NamedStart, Place
 
 # √ᾱ_T below which next to nothing is left to correct: the controls, and what ends at zero SNR.
 LEAST_LEAK = 0.01
@@ -36,7 +36,7 @@ class Finding:
     result: ComparisonResult
     errors: tuple[dict[str, Any], ...]
 
-    def error(self, place: Place, start: Start, target: str) -> dict[str, Any] | None:
+    def error(self, place: Place, start: NamedStart, target: str) -> dict[str, Any] | None:
         """The audit's row of a start for "data" or "population"; None where it was not computed."""
         noise = start.noise if start.prior == "semidiscrete" else None
         for row in self.errors:
@@ -93,13 +93,13 @@ def starts_table(each: Finding) -> dict[str, Any]:
     """Errors and excess FID of a schedule's starts, the uncorrected one first in each place."""
     lines: list[list[Any]] = []
     for place in each.places:
-        for at, row in enumerate(place.starts[0].rows):
+        for at, before in enumerate(place.starts[0].specs):
             for start in place.starts:
-                spec = start.rows[at]
+                spec = start.specs[at]
                 figures = each.result.row(spec)
                 change = None
                 if start is not place.starts[0]:
-                    found = paired_fid_difference(each.result, spec, row)
+                    found = paired_fid_difference(each.result, spec, before)
                     change = f"{found.estimate:+.2f} [{found.lo:+.2f}, {found.hi:+.2f}]"
                 lines.append(
                     [
@@ -148,7 +148,7 @@ def error_curves(findings: Sequence[Finding], many: int) -> list[dict[str, Any]]
                 continue
             else:
                 error = (row["lower"] + row["upper"]) / 2
-            excess = each.result.row(start.rows[-1])["excess_fid"]
+            excess = each.result.row(start.specs[-1])["excess_fid"]
             series.setdefault(start.name, []).append([error, excess])
     plot = {
         "name": "excess-by-error",
@@ -167,16 +167,16 @@ def gates(each: Finding) -> list[dict[str, Any]]:
     if each.terminal.leak < LEAST_LEAK:
         return []
     place = each.places[0]
-    before = place.starts[0].rows[-1]
+    before = place.starts[0].specs[-1]
     return [
         difference_gate(
-            each.result, start.rows[-1], before, f"FID of “{start.rows[-1].label}” less that of N(0, I)"
+            each.result, start.specs[-1], before, f"FID of “{start.specs[-1].label}” less that of N(0, I)"
         )
         for start in place.starts[1:]
     ]
 
 
-def error_range(each: Finding, place: Place, start: Start, target: str) -> str | None:
+def error_range(each: Finding, place: Place, start: NamedStart, target: str) -> str | None:
     """Lower and upper end of W2, for "data" or "population"; exactly 0 for noise where no signal is left."""
     if place.name == "T" and each.terminal.alpha == 0:
         return "0"
@@ -185,3 +185,54 @@ def error_range(each: Finding, place: Place, start: Start, target: str) -> str |
         return None
     upper = "∞" if row["upper"] is None else f"{row['upper']:.3g}"
     return f"{row['lower']:.3g} to {upper}"
+
+
+def lead(findings: Sequence[Finding], gates: Sequence[list[dict[str, Any]]], many: int) -> dict[str, Any]:
+    """Title and sentences: starts at T in `many` evaluations, for all images, whatever their figures are.
+
+    Arguments:
+        findings: Of each schedule.
+        gates: The statements on each; none where there is nothing to correct.
+        many: Evaluations that the statements are about.
+    """
+    statements = [gate for those in gates for gate in those]
+    title = "Where no signal is left at T, there is nothing to correct"
+    if statements:
+        reached = sum(gate["reached"] for gate in statements)
+        title = f"A corrected start at T lowers FID in {reached} of {len(statements)} comparisons"
+    pairs = list(zip(findings, gates, strict=True))
+    sentences = [_corrected(each, those, many) for each, those in pairs if those]
+    others = [each for each, those in pairs if not those]
+    if others:
+        ends = ", ".join(f"{each.name} at {_excess(each):.1f}" for each in others)
+        sentences.append(f"Next to nothing to correct; N(0, I) ends above the floor: {ends}.")
+    return {"title": title, "sentences": [*sentences, _copies(findings)]}
+
+
+def _corrected(each: Finding, gates: list[dict[str, Any]], many: int) -> str:
+    place = each.places[0]
+    before, *after = place.starts
+    changes = []
+    for start, gate in zip(after, gates, strict=True):
+        low, high = gate["interval"]
+        changes.append(f"{start.name} {gate['statistic']:+.1f} [{low:+.1f}, {high:+.1f}]")
+    error = error_range(each, place, before, "data")
+    return (
+        f"{each.name} (leak {each.terminal.leak:.2g}): N(0, I) is at W2 {error} from p_T, and in "
+        f"{many} evaluations ends {_excess(each):.1f} above the floor. Correcting it changes FID by: "
+        f"{', '.join(changes)}."
+    )
+
+
+def _excess(each: Finding) -> float:
+    return float(each.result.row(each.places[0].starts[0].specs[-1])["excess_fid"])
+
+
+def _copies(findings: Sequence[Finding]) -> str:
+    rates = [
+        each.result.row(start.specs[-1])["copy_rate"] for each in findings for start in each.places[0].starts
+    ]
+    real = findings[0].result.report["reference"]["copy_rate"]
+    return (
+        f"At most {max(rates):.1%} of these samples count as copies, against {real:.1%} of held-out images."
+    )

@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
 
 from otprior.data import bundled
 from otprior.data.images import ImageSet, load_images
 from otprior.diffusion.schedule import NoiseSchedule
+from otprior.error.audit.errors import audited_priors, data_groups, error_rows
+from otprior.error.audit.request import AuditRequest
 from otprior.error.terminal import terminal_audit, terminal_data
-from otprior.experiments.comparison import (
-    Comparison,
-    ComparisonResult,
-    Listener,
-    StageProgress,
-)
+from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.inputs import check_floor
-from otprior.experiments.processes import run_in_processes
+from otprior.experiments.processes import Piece, run_in_processes, run_pieces
 from otprior.experiments.run import run_comparison
+from otprior.experiments.study import Part, Request, StageProgress
+from otprior.priors import Prior, SemiDiscretePrior
+from otprior.report.audit.record import ErrorRow
 from otprior.transport.moments import streaming_spectrum
-from otprior.utils.files import folder_sha256, read_json
+from otprior.utils.files import folder_sha256, mark_work, read_json, write_json
 from otprior.utils.validation import require
-from otprior.utils.work_folder import mark_work
-from otprior_studies.papers.material import settled, train_features
-from otprior_studies.papers.prior_mismatch.errors import write_errors
-from otprior_studies.papers.prior_mismatch.images import image_files
-from otprior_studies.papers.prior_mismatch.rows import (
-    Place,
-    file_name,
-    places,
-    scheduler_of,
-)
-from otprior_studies.papers.prior_mismatch.settings import Settings
+from otprior_studies.papers.features import train_features, write_images
+from otprior_studies.papers.prior_mismatch import Settings
+from otprior_studies.papers.prior_mismatch.places import Place, file_name, places, scheduler_of
 from otprior_studies.papers.prior_mismatch.tables import (
     Finding,
     ends_table,
     error_curves,
     gates,
+    lead,
     starts_table,
 )
-from otprior_studies.papers.prior_mismatch.words import lead
-from otprior_studies.papers.reproduction import Part, Request
 from otprior_studies.training.loop import checkpoint_path, train_network
 from otprior_studies.training.network import NetworkPlan
 
@@ -51,18 +46,18 @@ FEATURES = 128
 CLASSES = 10
 # Parts into which trainings are cut, so that all networks go forward together and progress is seen.
 ROUNDS = 25
+# Images of 28 x 28 get a dark border, and are averaged over squares of pixels.
+BORDER, FACTOR = 2, 2
 
 
 def run(request: Request) -> dict[str, Part]:
     """Reports: "" on all schedules, and one of each schedule's name."""
-    request = settled(request)
     settings: Settings = request.settings
     check_floor(request.samples, len(bundled.split("held_out")))
     require(settings.atoms <= len(bundled.atoms()), "atoms", "at most the bundled 10,000", settings.atoms)
-    schedulers = {name: scheduler_of(name) for name in settings.names}
     planned = {
-        name: tuple(places(NoiseSchedule.from_scheduler(scheduler), settings, name))
-        for name, scheduler in schedulers.items()
+        name: tuple(places(NoiseSchedule.from_scheduler(scheduler_of(name)), settings, name))
+        for name in settings.names
     }
     files = [Path(name) for name in settings.names if Path(name).is_file()]
     digests = {f"{path} sha256": folder_sha256(path.parent, path.name) for path in files}
@@ -79,11 +74,26 @@ def run(request: Request) -> dict[str, Part]:
     )
     _train(request, images["atoms"])
     results = {name: _sample(request, name, planned[name], images) for name in settings.names}
-    _errors(request, schedulers, planned, images)
-    findings = [
-        _finding(request, name, schedulers[name], planned[name], results[name], images) for name in results
-    ]
+    _errors(request, planned, images)
+    findings = [_finding(request, name, planned[name], results[name], images) for name in results]
     return _parts(findings, settings)
+
+
+def shrunk(images: Tensor) -> Tensor:
+    """Images (N, C, 28, 28) in [-1, 1] with a dark border of two pixels, averaged over 2 x 2: (N, C, 16, 16)."""
+    return avg_pool2d(pad(images, (BORDER,) * 4, value=-1.0), FACTOR)
+
+
+def image_files(folder: Path, atoms: int) -> dict[str, Path]:
+    """The files of the bundled parts, written unless they are there; of the atoms the first so many."""
+    paths = {}
+    for name in ("atoms", *bundled.SPLITS):
+        path = folder / (f"atoms-{atoms}.npz" if name == "atoms" else f"{name}.npz")
+        if not path.is_file():
+            images = bundled.atoms().select(slice(atoms)) if name == "atoms" else bundled.split(name)
+            write_images(path, replace(images, images=shrunk(images.images)))
+        paths[name] = path
+    return paths
 
 
 def _folder(request: Request, name: str) -> Path:
@@ -134,13 +144,12 @@ def _sample(
     def listen(at: StageProgress) -> None:
         request.listen(replace(at, stage=f"{name}: {at.stage}"))
 
-    study = Comparison(
+    comparison = Comparison(
         name,
-        tuple(row for place in planned for start in place.starts for row in start.rows),
+        tuple(spec for place in planned for start in place.starts for spec in start.specs),
         request.samples,
         split=str(images["reference"]),
         real_split=str(images["held_out"]),
-        atoms=0,
         atoms_from=str(images["atoms"]),
         tol=settings.tol,
         precision=settings.sampling,
@@ -148,53 +157,76 @@ def _sample(
         model=str(checkpoint_path(folder / "network", 100)),
         extractor=str(request.work / "classifier"),
     )
-    return run_comparison(study, folder, workers=request.workers, listen=listen)
+    return run_comparison(comparison, folder, workers=request.workers, listen=listen)
 
 
-def _errors(
-    request: Request,
-    schedulers: dict[str, Any],
-    planned: dict[str, tuple[Place, ...]],
+def _errors(request: Request, planned: dict[str, tuple[Place, ...]], images: dict[str, Path]) -> None:
+    """The errors of all schedules, each a piece of work."""
+    settings: Settings = request.settings
+    pieces = []
+    for name, found in planned.items():
+        folder = _folder(request, name)
+        schedule = NoiseSchedule.from_scheduler(scheduler_of(name))
+        timesteps = sorted({place.timestep for place in found if schedule.alpha(float(place.timestep)) > 0})
+        out = folder / "errors.json"
+        given = (name, images, folder / "priors", timesteps, settings.draws, out)
+        pieces.append(Piece(out, write_errors, given, note=name))
+    run_pieces(pieces, "prior errors", request.listen, request.workers)
+
+
+def write_errors(
+    name: str,
     images: dict[str, Path],
+    priors: Path,
+    timesteps: Sequence[int],
+    draws: int,
+    out: Path,
 ) -> None:
-    """The errors of all schedules, each in a process, unless they are there."""
-    tasks = []
-    for name, scheduler in schedulers.items():
-        out = _folder(request, name) / "errors.json"
-        if out.is_file():
-            continue
-        schedule = NoiseSchedule.from_scheduler(scheduler)
-        timesteps = sorted(
-            {place.timestep for place in planned[name] if schedule.alpha(float(place.timestep)) > 0}
-        )
-        priors = _folder(request, name) / "priors"
-        settings: Settings = request.settings
-        tasks.append((write_errors, (name, images, priors, timesteps, settings.draws, out)))
-    done = len(schedulers) - len(tasks)
+    """Writes the rows of an audit to `out`, as JSON.
 
-    def finished(_: Any) -> None:
-        nonlocal done
-        done += 1
-        _tell(request.listen, done, len(schedulers))
-
-    _tell(request.listen, done, len(schedulers))
-    if tasks:
-        run_in_processes(tasks, min(request.workers, len(tasks)), 1, finished)
-
-
-def _tell(listen: Listener, done: int, total: int) -> None:
-    listen(StageProgress("prior errors", done, total, "schedules"))
+    Arguments:
+        name: Of the schedule.
+        images: Files of "atoms" and "held_out".
+        priors: Folder of the fitted "semidiscrete" and "semidiscrete-by-class".
+        timesteps: Where errors are computed; there is signal at all of them.
+        draws: Of p_t, for the coupling by the data's flow.
+        out: The file.
+    """
+    given: dict[str, Prior] = {}
+    for kind in ("semidiscrete", "semidiscrete-by-class"):
+        fitted = SemiDiscretePrior.from_pretrained(priors / kind)
+        for noise in ("fresh", "coupled"):
+            given[f"{kind}, {noise}"] = fitted.with_options(noise=noise)
+    data, held_out = (load_images(images[part]) for part in ("atoms", "held_out"))
+    request = AuditRequest(
+        scheduler_of(name),
+        name,
+        data=data,
+        held_out=held_out,
+        priors=given,
+        timesteps=tuple(float(t) for t in timesteps),
+        draws=draws,
+        conditional=True,
+    )
+    rows: list[ErrorRow] = []
+    for by_class in (False, True):
+        generator = torch.Generator().manual_seed(request.seed)
+        parts = data_groups(request, data, held_out, by_class, generator)
+        for audited in audited_priors(request, data, parts, by_class, generator):
+            for found in error_rows(request, audited, parts, generator):
+                # (Single classes are in the sum over them.)
+                rows += [row for row in found if row.label == ("all classes" if by_class else None)]
+    write_json(out, [row.to_json() for row in rows])
 
 
 def _finding(
     request: Request,
     name: str,
-    scheduler: Any,
     planned: tuple[Place, ...],
     result: ComparisonResult,
     images: dict[str, Path],
 ) -> Finding:
-    data = _images(str(images["atoms"]))
+    scheduler, data = scheduler_of(name), _images(str(images["atoms"]))
     rows = data.images.flatten(1)
     terminal = terminal_audit(scheduler, tuple(data.images.shape[1:]))  # type: ignore[arg-type]
     return Finding(
@@ -216,9 +248,8 @@ def _parts(findings: list[Finding], settings: Settings) -> dict[str, Part]:
         report["settings"] |= {"reproduction": asdict(settings)}
         parts[file_name(each.name)] = Part(report, each.result.images)
     reports = [part.report for part in parts.values()]
-    # All studies have the same images, atoms and features, but networks of their own. So of different schedules only
-    # the rows where nothing is corrected stand together, those of most evaluations; a correction stands beside what it
-    # corrects, in tables.
+    # All schedules have the same images, atoms and features, but networks of their own. So the main report compares
+    # only their uncorrected starts with most evaluations; its tables compare a correction with what it corrects.
     ends = [row for report in reports for row in report["rows"] if row["prior"] == "none"]
     whole = {
         **reports[0],

@@ -1,27 +1,17 @@
-"""What reproductions that train their own networks share: settings as they hold here, images as files, features."""
+"""What papers that train their own networks share: images as files, and the classifier whose features judge them."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from otprior.data.images import ImageSet, to_uint8
-from otprior.experiments.comparison import Listener, StageProgress
-from otprior.experiments.sampling import network_precision
+from otprior.experiments.study import Listener, StageProgress
 from otprior.metrics.features import classify, save_extractor
 from otprior.utils.files import output_file
-from otprior_studies.papers.reproduction import Request
 from otprior_studies.training.classifier import train_classifier
-
-
-def settled(request: Request) -> Request:
-    """The request with every precision that is "auto" as what it means on this machine."""
-    given = request.settings
-    auto = [entry.name for entry in fields(given) if getattr(given, entry.name) == "auto"]
-    return replace(request, settings=replace(given, **dict.fromkeys(auto, network_precision("auto"))))
 
 
 def write_images(path: Path, images: ImageSet) -> None:
@@ -44,20 +34,20 @@ def train_features(
     """Trains the classifier whose features a study is judged by, and saves it, unless it is there.
 
     Arguments:
-        images: That it is trained on, labelled.
-        validation: That its accuracy is measured on, labelled.
-        folder: Where it is and goes.
-        name: Printed beside every figure.
+        images: Labelled images to train on.
+        validation: Labelled images on which its accuracy is measured.
+        folder: The classifier's folder.
+        name: Its name in reports.
         dim: Number of features.
-        epochs: Of the training.
-        listen: Called after each.
+        epochs: Epochs of the training.
+        listen: Called after each epoch.
     """
     if folder.is_dir():
         return
     assert images.labels is not None
     assert validation.labels is not None
 
-    def told(epoch: int, loss: float) -> None:
+    def report(epoch: int, loss: float) -> None:
         listen(StageProgress("training the classifier", epoch, epochs, f"loss {loss:.3f}"))
 
     extractor = train_classifier(
@@ -67,7 +57,7 @@ def train_features(
         classes=int(images.labels.max()) + 1,
         dim=dim,
         epochs=epochs,
-        listen=told,
+        listen=report,
     )
     extractor.half().float()  # as it is stored
     right = classify(extractor, validation.images) == validation.labels

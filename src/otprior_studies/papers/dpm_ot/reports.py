@@ -1,4 +1,4 @@
-"""The run: maps, then rows of the paper's description, then rows of the authors' code, then tables of both."""
+"""The run: maps, then starts as the paper describes them, then starts as the authors' code has them; tables of both."""
 
 from __future__ import annotations
 
@@ -12,31 +12,19 @@ from torch import Tensor
 
 from otprior.diffusion.network import NetworkDenoiser
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.experiments.comparison import (
-    Comparison,
-    ComparisonResult,
-    Listener,
-    StageProgress,
-)
+from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.gates import gate
-from otprior.experiments.inputs import (
-    atoms_of,
-    check_floor,
-    check_unseen,
-    extractor_of,
-    fingerprint,
-    images_of,
-    models_of,
-    schedule_of,
-)
+from otprior.experiments.inputs import Inputs, check_floor, check_unseen
 from otprior.experiments.run import run_comparison
 from otprior.experiments.sampling import load_pipeline
+from otprior.experiments.study import Listener, Part, Request, StageProgress
 from otprior.metrics import mixture_mask, paired_share_difference
 from otprior.metrics.features import class_logits
 from otprior.sampling.inputs import latent_shape, takes_labels
 from otprior.sampling.start_spec import StartSpec
+from otprior.utils.files import mark_work
 from otprior.utils.validation import require
-from otprior.utils.work_folder import mark_work
+from otprior_studies.papers.dpm_ot import OWN, Settings
 from otprior_studies.papers.dpm_ot.filters import (
     FilterLaw,
     batch_table,
@@ -52,75 +40,71 @@ from otprior_studies.papers.dpm_ot.maps import (
     solved_map,
 )
 from otprior_studies.papers.dpm_ot.published import BATCH
-from otprior_studies.papers.dpm_ot.rows import Rows
-from otprior_studies.papers.dpm_ot.sampling import sample_row
-from otprior_studies.papers.dpm_ot.settings import OWN, Settings
+from otprior_studies.papers.dpm_ot.sampling import sample_start
 from otprior_studies.papers.dpm_ot.singular import AngleFilter, smallest_angle
-from otprior_studies.papers.material import settled
-from otprior_studies.papers.reproduction import Part, Request
+from otprior_studies.papers.dpm_ot.starts import Starts
 
 MIXTURE_LIMITS = (0.1, 0.2, 0.3, 0.4)
-# Names of real images beside rows.
+# Names of real images in tables of starts.
 REAL, ATOMS = "held-out real images", "the training images behind the latents"
 
 
 def run(request: Request) -> dict[str, Part]:
     """Reports: "" on what the paper describes, "code" on what its code does."""
-    request = settled(request)
     settings: Settings = request.settings
     maps = request.work / "maps"
-    everything = _study("dpm-ot", [StartSpec("none", 0, 1)], request, settings.atoms)
-    rows = Rows(settings, schedule_of(everything))
-    pools = rows.pools()
-    _check(settings, rows, everything)
-    # What else is set stands in the names of the pieces: a run whose filter was refused keeps its maps.
+    everything = _comparison("dpm-ot", [StartSpec("none", 0, 1)], request, settings.atoms)
+    inputs = Inputs.of(everything)
+    starts = Starts(settings, inputs.schedule)
+    pools = starts.pools()
+    _check(settings, starts, everything)
+    # The names of the pieces hold the other settings, so a run whose filter was refused keeps its maps.
     carried = {"sampling": settings.sampling, "null_label": settings.null_label}
-    mark_work(request.work / "settings.json", carried | fingerprint(everything), "of these settings")
+    mark_work(request.work / "settings.json", carried | inputs.fingerprint(), "of these settings")
 
-    _fit(rows, everything, maps, request.listen)
-    laws = [_law(row, settings, maps, request.listen) for row in pools]
+    _fit(starts, everything, maps, request.listen)
+    laws = [_law(start, settings, maps, request.listen) for start in pools]
     filters = _filters(settings, laws)
-    main = replace(everything, rows=tuple(rows.main([each.threshold for each in filters])))
-    code = _study("dpm-ot code", rows.code(), request, settings.code_atoms)
-    _fit(rows, everything, maps, request.listen)
-    results = []
-    for study in (main, code):
-        results.append(
-            run_comparison(
-                study,
-                request.work / study.name.replace(" ", "-"),
-                workers=request.workers,
-                listen=request.listen,
-                sample=partial(sample_row, maps),
-            )
+    main = replace(everything, starts=tuple(starts.main([each.threshold for each in filters])))
+    code = _comparison("dpm-ot code", starts.code(), request, settings.code_atoms)
+    _fit(starts, everything, maps, request.listen)
+    results = [
+        run_comparison(
+            each,
+            request.work / each.name.replace(" ", "-"),
+            workers=request.workers,
+            listen=request.listen,
+            sample=partial(sample_start, maps),
         )
+        for each in (main, code)
+    ]
     first, second = results
     mixed, other = (_logits(result) for result in results)
     first.report["gates"] = _gates(first, mixed)
-    first.report["curves"] = filter_curves({row.label: law for row, law in zip(pools, laws)})
+    first.report["curves"] = filter_curves({start.label: law for start, law in zip(pools, laws)})
     first.report["tables"] = [
-        *(_filter(first, mixed, row, law, each, maps) for row, law, each in zip(pools, laws, filters)),
+        *(_filter(first, mixed, start, law, each, maps) for start, law, each in zip(pools, laws, filters)),
         _limits(first, mixed),
         _different_latents(first),
-        _solves(rows, maps),
+        _solves(starts, maps),
     ]
-    theirs = LatentMap.load(maps / dict(rows.code()[1].options)["map"])
+    theirs = LatentMap.load(maps / dict(starts.code()[1].options)["map"])
     batches = batch_table(theirs, settings.topk, settings.batch_threshold, settings.filter_draws)
     second.report["tables"] = [batches, _limits(second, other), _different_latents(second)]
-    first.report["ot"] = LatentMap.load(maps / dict(rows.published().options)["map"]).facts
+    first.report["ot"] = LatentMap.load(maps / dict(starts.published().options)["map"]).facts
     second.report["ot"] = theirs.facts
-    # (Where files lie is nobody's business: their names are among the study's settings.)
+    # (Reports name files, not the folders they are in: the comparison's settings do.)
     own = {key: value for key, value in asdict(settings).items() if key not in OWN}
     for result in results:
         result.report["settings"] |= {"reproduction": own}
     return {"": Part(first.report, first.images), "code": Part(second.report, second.images)}
 
 
-def _study(name: str, rows: Sequence[StartSpec], request: Request, atoms: int) -> Comparison:
+def _comparison(name: str, starts: Sequence[StartSpec], request: Request, atoms: int) -> Comparison:
     settings: Settings = request.settings
-    study = Comparison(
+    comparison = Comparison(
         name,
-        tuple(rows),
+        tuple(starts),
         request.samples,
         atoms=atoms,
         tol=settings.tol,
@@ -129,9 +113,9 @@ def _study(name: str, rows: Sequence[StartSpec], request: Request, atoms: int) -
         mixture=settings.mixture,
     )
     if not settings.model:
-        return study
+        return comparison
     return replace(
-        study,
+        comparison,
         model=settings.model,
         atoms_from=settings.images,
         split=settings.reference,
@@ -141,39 +125,41 @@ def _study(name: str, rows: Sequence[StartSpec], request: Request, atoms: int) -
     )
 
 
-def _check(settings: Settings, rows: Rows, main: Comparison) -> None:
-    """Everything that can be found wrong before anything long."""
+def _check(settings: Settings, starts: Starts, main: Comparison) -> None:
+    """Refuses before anything long whatever can be found wrong then."""
+    inputs = Inputs.of(main)
     if settings.model:
         _check_own(main)
-    check_floor(main.samples, len(images_of(main, main.real_split)))
-    there = len(images_of(main, main.atoms_from))
+    check_floor(main.samples, len(inputs.real))
+    there = len(inputs.images(main.atoms_from))
     require(settings.atoms <= there, "atoms", f"at most {there:,}, the number of images", settings.atoms)
-    (spec, *_) = rows.maps.values()
-    least = smallest_angle(noised(atoms_of(main).images, spec.sigma).flatten(1))
+    (spec, *_) = starts.maps.values()
+    least = smallest_angle(noised(inputs.images(main.atoms_from).images[: spec.atoms], spec.sigma).flatten(1))
     rule = f"above {least:.3g} radians, the least angle between two of the published latents"
     require(settings.threshold >= least, "threshold", rule, settings.threshold, "It rejects every draw")
 
 
 def _check_own(main: Comparison) -> None:
-    """That the network fits images and samplers, and that nothing is evaluated on what the starts are made of."""
-    pipe = load_pipeline(models_of(main, Path()))
+    """Refuses a network that fits neither images nor samplers, and evaluation on what the starts are made of."""
+    inputs = Inputs.of(main)
+    pipe = load_pipeline(inputs.models(Path()))
     schedule = NoiseSchedule.from_scheduler(pipe.scheduler)
     require(schedule.kind == "vp", "model", "of a variance-preserving process", schedule.kind)
-    told = not takes_labels(pipe.unet) or pipe.config.get("null_class_label") is not None
-    require(told, "null_label", "given: the network takes labels, and samples here are of no class", "none")
+    known = not takes_labels(pipe.unet) or pipe.config.get("null_class_label") is not None
+    require(known, "null_label", "given: the network takes labels, and samples here are of no class", "none")
     NetworkDenoiser(pipe.unet, pipe.scheduler)  # refuses predictions that it does not know
     shape = latent_shape(pipe.unet)
     for name in (main.atoms_from, main.split, main.real_split):
-        found = tuple(images_of(main, name).images.shape[1:])
+        found = tuple(inputs.images(name).images.shape[1:])
         require(shape in (None, found), f"images {name}", f"of the network's shape {shape}", found)
-    everything = images_of(main, main.atoms_from)
+    everything = inputs.images(main.atoms_from)
     for name in (main.split, main.real_split):
-        check_unseen(f"images {name}", images_of(main, name), everything)
+        check_unseen(f"images {name}", inputs.images(name), everything)
 
 
-def _fit(rows: Rows, study: Comparison, maps: Path, listen: Listener) -> None:
-    """Solves for the maps of the rows so far, unless they are there."""
-    for spec in rows.maps.values():
+def _fit(starts: Starts, comparison: Comparison, maps: Path, listen: Listener) -> None:
+    """Solves for the maps of the starts so far, unless they are there."""
+    for spec in starts.maps.values():
         folder = maps / spec.name
         if folder.is_dir():
             continue
@@ -183,17 +169,17 @@ def _fit(rows: Rows, study: Comparison, maps: Path, listen: Listener) -> None:
         def progress(done: float, total: float, note: str, stage: str = stage) -> None:
             listen(StageProgress(stage, done, total, note))
 
-        latents = noised(atoms_of(replace(study, atoms=spec.atoms)).images, spec.sigma)
+        latents = noised(Inputs.of(replace(comparison, atoms=spec.atoms)).atoms.images, spec.sigma)
         if spec.published:
             published_map(latents, int(spec.effort), progress).save(folder)
         else:
             solved_map(latents, spec.effort, progress).save(folder)
 
 
-def _law(row: StartSpec, settings: Settings, maps: Path, listen: Listener) -> FilterLaw:
-    """How the draws of a row's map lie to its jumps."""
+def _law(start: StartSpec, settings: Settings, maps: Path, listen: Listener) -> FilterLaw:
+    """How the draws of a start's map lie to its jumps."""
     listen(StageProgress("angles of draws", 0, 1))
-    name = dict(row.options)["map"]
+    name = dict(start.options)["map"]
     file = maps / f"{name}-law-{settings.filter_draws}-{settings.topk}.npz"
     return law_of(LatentMap.load(maps / name), settings.filter_draws, settings.topk, file)
 
@@ -208,38 +194,34 @@ def _filters(settings: Settings, laws: Sequence[FilterLaw]) -> list[AngleFilter]
 
 
 def _logits(result: ComparisonResult) -> dict[str, Tensor]:
-    """The classifier's logits of each row's samples, by the row's key; of real images as `REAL` and `ATOMS`."""
-    assert result.study is not None
-    study, extractor = result.study, extractor_of(result.study)
-    found = {row.key: result.samples(row).images for row in study.rows}
-    found[REAL] = images_of(study, study.real_split).images
-    found[ATOMS] = atoms_of(study).images
-    return {key: class_logits(extractor, images) for key, images in found.items()}
+    """The classifier's logits of each start's samples, by the start's key; of real images as `REAL` and `ATOMS`."""
+    inputs = Inputs.of(result.asked)
+    found = {start.key: result.samples(start).images for start in result.asked.starts}
+    found[REAL], found[ATOMS] = inputs.real.images, inputs.atoms.images
+    return {key: class_logits(inputs.extractor, images) for key, images in found.items()}
 
 
 def _filter(
     result: ComparisonResult,
     logits: dict[str, Tensor],
-    row: StartSpec,
+    start: StartSpec,
     law: FilterLaw,
     chosen: AngleFilter,
     maps: Path,
 ) -> dict[str, Any]:
-    assert result.study is not None
-    found = LatentMap.load(maps / dict(row.options)["map"])
-    mixed = mixture_mask(logits[row.key], result.study.mixture)
-    return filter_table(row.label, found, law, chosen, mixed, result.study.first_seed)
+    found = LatentMap.load(maps / dict(start.options)["map"])
+    mixed = mixture_mask(logits[start.key], result.asked.mixture)
+    return filter_table(start.label, found, law, chosen, mixed, result.asked.first_seed)
 
 
 def _limits(result: ComparisonResult, logits: dict[str, Tensor]) -> dict[str, Any]:
-    """Mode mixture of every row by the probability that two classes have to reach."""
-    assert result.study is not None
+    """Mode mixture of every start by the probability that two classes have to reach."""
     shares = {
         key: [float(mixture_mask(each, limit).double().mean()) for limit in MIXTURE_LIMITS]
         for key, each in logits.items()
     }
     lines: list[list[Any]] = [[REAL, *shares[REAL]]]
-    for name, key in [(ATOMS, ATOMS), *((row.label, row.key) for row in result.study.rows)]:
+    for name, key in [(ATOMS, ATOMS), *((start.label, start.key) for start in result.asked.starts)]:
         above = (f"{share - real:+.4f}" for share, real in zip(shares[key], shares[REAL]))
         lines.append([name, *above])
     return {
@@ -255,13 +237,12 @@ def _limits(result: ComparisonResult, logits: dict[str, Tensor]) -> dict[str, An
 
 
 def _different_latents(result: ComparisonResult) -> dict[str, Any]:
-    """How many latents a row's samples come from: `duplicate_rate` does not see repeats to which a chain adds noise."""
-    assert result.study is not None
+    """How many latents a start's samples come from: `duplicate_rate` misses repeats to which a chain adds noise."""
     lines: list[list[Any]] = []
-    for row in result.study.rows:
-        sources = result.samples(row).sources
+    for start in result.asked.starts:
+        sources = result.samples(start).sources
         if sources is not None:
-            lines.append([row.label, len(sources), len(set(sources.tolist()))])
+            lines.append([start.label, len(sources), len(set(sources.tolist()))])
     return {
         "title": "Different latents behind the samples",
         "note": "Of equal chances for N latents, n draws meet about N (1 − exp(−n/N)) of them.",
@@ -270,10 +251,10 @@ def _different_latents(result: ComparisonResult) -> dict[str, Any]:
     }
 
 
-def _solves(rows: Rows, maps: Path) -> dict[str, Any]:
+def _solves(starts: Starts, maps: Path) -> dict[str, Any]:
     """How well each map was solved for."""
     lines = []
-    for spec in rows.maps.values():
+    for spec in starts.maps.values():
         facts = LatentMap.load(maps / spec.name).facts
         how = "as published" if spec.published else "our solver"
         lines.append(
@@ -288,27 +269,26 @@ def _solves(rows: Rows, maps: Path) -> dict[str, Any]:
 
 
 def _gates(result: ComparisonResult, logits: dict[str, Tensor]) -> list[dict[str, Any]]:
-    """That frozen starts are less mixed than white noise at the same number of evaluations, seed by seed.
+    """Frozen starts are less mixed than white noise at the same number of evaluations, seed by seed.
 
     White noise by the same sampler, and by the stock ones. Copies of images that the classifier was trained on are
     little mixed for that alone, so every statement says how many there are.
     """
-    assert result.study is not None
-    rows, limit = result.study.rows, result.study.mixture
-    mixed = {row.key: mixture_mask(logits[row.key], limit) for row in rows}
+    starts, limit = result.asked.starts, result.asked.mixture
+    mixed = {start.key: mixture_mask(logits[start.key], limit) for start in starts}
     real = result.report["reference"]["copy_rate"]
     gates = []
-    for rival in (row for row in rows if row.prior == "none"):
-        for row in rows:
-            frozen = row.prior == "latents" and dict(row.options)["rule"] == "map"
-            if not frozen or row.steps != rival.steps:
+    for rival in (start for start in starts if start.prior == "none"):
+        for start in starts:
+            frozen = start.prior == "latents" and dict(start.options)["rule"] == "map"
+            if not frozen or start.steps != rival.steps:
                 continue
-            mine, theirs = mixed[row.key], mixed[rival.key]
+            mine, theirs = mixed[start.key], mixed[rival.key]
             upper = paired_share_difference(mine, theirs, side="upper").hi
             both = paired_share_difference(mine, theirs)
-            copies, others = (result.row(each)["copy_rate"] for each in (row, rival))
+            copies, others = (result.row(each)["copy_rate"] for each in (start, rival))
             statement = (
-                f"Mode mixture of “{row.label}” ({copies:.3f} are copies) less that of “{rival.label}” "
+                f"Mode mixture of “{start.label}” ({copies:.3f} are copies) less that of “{rival.label}” "
                 f"({others:.3f}; of held-out images {real:.3f})"
             )
             gates.append(gate(statement, both.estimate, upper, 0.0, both))

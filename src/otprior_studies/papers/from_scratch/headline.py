@@ -18,13 +18,10 @@ from dataclasses import replace
 from otprior.diffusion.grids import SPACINGS
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import difference_gate, headline_gates
-from otprior.experiments.inputs import images_of, schedule_of
 from otprior.experiments.search import candidates
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
-from otprior.utils.validation import require
-from otprior_studies.comparisons.candidates import MIXTURE_STARTS, RANDOM_STARTS, at_each
+from otprior_studies.comparisons.candidates import MIXTURE_STARTS, RANDOM_STARTS, SOLVERS, at_each, white
 from otprior_studies.comparisons.equal_copying import Matching
-from otprior_studies.comparisons.spacings import SOLVERS, white
 from otprior_studies.comparisons.stages import Stages
 
 SCREENED = ("DPM++2M", "UniPC", "DEIS")
@@ -35,66 +32,61 @@ FINALISTS = 4
 MARGIN, MARGIN_OF_FEW, FEW = 0.01, 0.02, 1000
 
 
-def run(stages: Stages) -> dict[str, ComparisonResult]:
-    """The study; its only report is "" (several sets of seeds, so that the statements have intervals)."""
-    scale = stages.scale
-    rule = "two or more: the headline's intervals are over them"
-    require(scale.seed_sets > 1, "seed_sets", rule, scale.seed_sets)
-    stages.check_samples(scale.samples)
-    rows = {
+def measured_headline(stages: Stages) -> ComparisonResult:
+    """The headline, over two or more sets of seeds, so that the statements have intervals."""
+    stages.check_samples(stages.samples)
+    starts = {
         "coupled_5": _coupled(stages, 5),
         "coupled_3": _coupled(stages, 3),
         "none_20": _white(stages, 20),
         "none_10": _white(stages, 10),
     }
-    coupled = rows["coupled_5"]
+    coupled = starts["coupled_5"]
     plain = replace(coupled, noise=None, smoothing=0.0, correlation=1.0)
     gaussian = replace(plain, prior="gaussian")
     gaussian = replace(gaussian, label=f"gaussian, t* = {coupled.start_timestep:g}, {coupled.steps}")
     random = replace(plain, prior="random_atom")
     rivals = [
-        Matching.measure(stages, coupled, [random]).row(random, "copying"),
+        Matching.measure(stages, coupled, [random]).start(random, "copying"),
         _best_of(stages, random, "random image + fresh noise", RANDOM_STARTS),
         _best_of(stages, replace(plain, prior="mixture"), "mixture", MIXTURE_STARTS),
     ]
-    distinct = {row.key: row for row in [*rows.values(), gaussian, *rivals]}
+    distinct = {start.key: start for start in [*starts.values(), gaussian, *rivals]}
     result = stages.run("headline", list(distinct.values()))
-    assert result.study is not None
-    held_out = len(images_of(result.study, result.study.real_split))
-    result.report["gates"] = headline_gates(result, rows, held_out)
-    for row in {row.key: row for row in rivals}.values():
-        against = f"FID of the coupled start less that of “{row.label}”"
-        result.report["gates"].append(difference_gate(result, coupled, row, against))
-    return {"": result}
+    result.report["gates"] = headline_gates(result, starts, len(stages.inputs.real))
+    for start in {start.key: start for start in rivals}.values():
+        against = f"FID of the coupled start less that of “{start.label}”"
+        result.report["gates"].append(difference_gate(result, coupled, start, against))
+    return result
 
 
 def _white(stages: Stages, nfe: int) -> StartSpec:
     """The best of N(0, I) at T."""
-    last = schedule_of(stages.study("any", [StartSpec("none", 0, 1)])).timestep_range[1]
-    rows = [
+    last = stages.inputs.schedule.timestep_range[1]
+    starts = [
         replace(white(solver, nfe, spacing), start_timestep=round(last))
         for solver in SOLVERS
         for spacing in USUAL
         if solver.name in SCREENED
     ]
-    screened = stages.choose(f"white {nfe}", rows, stages.scale.share(0.25))
-    finalists = sorted(rows, key=lambda row: screened.row(row)["fid"])[:FINALISTS]
-    result = stages.choose(f"white {nfe} finalists", finalists, stages.scale.samples)
-    return min(finalists, key=lambda row: result.row(row)["fid"])
+    screened = stages.choose(f"white {nfe}", starts, stages.share(0.25))
+    finalists = sorted(starts, key=lambda start: screened.row(start)["fid"])[:FINALISTS]
+    result = stages.choose(f"white {nfe} finalists", finalists, stages.samples)
+    return min(finalists, key=lambda start: result.row(start)["fid"])
 
 
 def _coupled(stages: Stages, steps: int) -> StartSpec:
     """The best coupled start that does not copy."""
-    schedule = schedule_of(stages.study("any", [StartSpec("none", 0, 1)]))
-    return stages.best(f"coupled {steps}", candidates(schedule, steps), part=1.0, margin=_margin(stages))
+    found = candidates(stages.inputs.schedule, steps)
+    return stages.best(f"coupled {steps}", found, part=1.0, margin=_margin(stages))
 
 
 def _margin(stages: Stages) -> float:
-    validation = images_of(stages.study("any", [StartSpec("none", 0, 1)]), stages.subject.validation)
+    validation = stages.inputs.images(stages.subject.validation)
     return MARGIN if len(validation) >= FEW else MARGIN_OF_FEW
 
 
-def _best_of(stages: Stages, row: StartSpec, name: str, starts: Sequence[int]) -> StartSpec:
-    """The row at the best t* of those at which it does not copy, by the coupled start's own rule."""
-    rows = at_each(row, name, starts)
-    return stages.best(f"{name} {row.steps}", rows, part=1.0, margin=_margin(stages))
+def _best_of(stages: Stages, start: StartSpec, name: str, timesteps: Sequence[int]) -> StartSpec:
+    """The start at the best t* of those at which it does not copy, by the coupled start's own rule."""
+    starts = at_each(start, name, timesteps)
+    return stages.best(f"{name} {start.steps}", starts, part=1.0, margin=_margin(stages))

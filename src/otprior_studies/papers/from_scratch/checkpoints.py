@@ -12,17 +12,16 @@ import torch
 
 from otprior.data import bundled
 from otprior.data.images import ImageSet, load_images
-from otprior.experiments.comparison import ComparisonResult, Listener, StageProgress
+from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.inputs import check_floor, check_unseen
-from otprior.utils.files import folder_sha256, read_json
+from otprior.experiments.study import Listener, Part, Request, StageProgress
+from otprior.utils.files import folder_sha256, mark_work, read_json
 from otprior.utils.validation import require
-from otprior.utils.work_folder import mark_work
-from otprior_studies.comparisons import Scale, Stages, Subject
-from otprior_studies.papers.from_scratch import study as anew
+from otprior_studies.comparisons.stages import Stages, Subject
+from otprior_studies.papers.features import train_features
+from otprior_studies.papers.from_scratch import BUNDLED, MNIST, Settings
+from otprior_studies.papers.from_scratch.headline import measured_headline
 from otprior_studies.papers.from_scratch.images import image_files
-from otprior_studies.papers.from_scratch.settings import BUNDLED, MNIST, Settings
-from otprior_studies.papers.material import settled, train_features
-from otprior_studies.papers.reproduction import Part, Request
 from otprior_studies.training.loop import TrainingProgress, checkpoint_path, train_network
 from otprior_studies.training.network import NetworkPlan
 from otprior_studies.training.schedules import training_scheduler
@@ -33,7 +32,6 @@ JUDGED_BY = ("validation", "held_out", "reference")
 
 def run(request: Request) -> dict[str, Part]:
     """Reports: "" on the whole training, "25-percent" and so on after a part of it."""
-    request = settled(request)
     settings: Settings = request.settings
     _plan(settings, None)  # refuses what cannot be trained, before a classifier is
     own = {"data": settings.data, "training": settings.training}
@@ -45,7 +43,7 @@ def run(request: Request) -> dict[str, Part]:
     subject, training = _subject(settings, request)
     if settings.networks:
         _check_networks(settings, training)
-    if subject.extractor:
+    if settings.data != BUNDLED:
         train_features(
             load_images(subject.atoms),
             load_images(subject.validation),
@@ -58,20 +56,11 @@ def run(request: Request) -> dict[str, Part]:
     folder = Path(settings.networks or request.work / "network")
     plan = _plan(settings, training)
     if not settings.networks:
-        with _threads(request.workers):
+        with _threads(max(1, request.workers)):
             train_network(
                 training, training_scheduler("linear"), plan, folder, listen=_follow(request.listen)
             )
-    scale = Scale(request.samples, settings.seed_sets, settings.sampling, request.workers)
-    results: dict[int, ComparisonResult] = {}
-    for percent in settings.percents:
-        work = request.work / f"headline-{percent}"
-
-        def listen(at: StageProgress, percent: int = percent) -> None:
-            request.listen(replace(at, stage=f"{percent} %: {at.stage}"))
-
-        trained = replace(subject, model=str(checkpoint_path(folder, percent)))
-        results[percent] = anew.run(Stages(scale, work, listen, trained))[""]
+    results = {percent: _measured(request, subject, folder, percent) for percent in settings.percents}
     results[100].report["tables"] = [_by_training(results, plan)]
     parts = {}
     for percent, result in results.items():
@@ -80,11 +69,31 @@ def run(request: Request) -> dict[str, Part]:
     return parts
 
 
+def _measured(request: Request, subject: Subject, networks: Path, percent: int) -> ComparisonResult:
+    """The headline of a checkpoint."""
+    settings: Settings = request.settings
+
+    def listen(at: StageProgress) -> None:
+        request.listen(replace(at, stage=f"{percent} %: {at.stage}"))
+
+    return measured_headline(
+        Stages(
+            request.work / f"headline-{percent}",
+            request.samples,
+            settings.seed_sets,
+            settings.sampling,
+            request.workers,
+            listen,
+            replace(subject, model=str(checkpoint_path(networks, percent))),
+        )
+    )
+
+
 def _subject(settings: Settings, request: Request) -> tuple[Subject, ImageSet]:
-    """The images and features of the studies, and what the network is trained on.
+    """The images and features of the comparisons, and what the network is trained on.
 
     Raises:
-        ValueError: If a row has more samples than there are held-out images, or images that a start or a network is
+        ValueError: If a start has more samples than there are held-out images, or images that a start or a network is
             judged by are among those that it is made of.
     """
     request.listen(StageProgress("sharing images out", 0, 1))
@@ -112,7 +121,7 @@ def _subject(settings: Settings, request: Request) -> tuple[Subject, ImageSet]:
 
 
 def _check_networks(settings: Settings, training: ImageSet) -> None:
-    """That there is a network for every checkpoint, and that each was trained on these images.
+    """Requires a network for every checkpoint, each trained on these images.
 
     Raises:
         FileNotFoundError: If one is missing.
@@ -124,8 +133,8 @@ def _check_networks(settings: Settings, training: ImageSet) -> None:
             raise FileNotFoundError(
                 f"networks {settings.networks}: there is no {facts.parent.name}/{facts.name} in it"
             )
-        told = read_json(facts)
-        same = told["images_sha256"] == training.sha256 and told["plan"]["steps"] == settings.steps
+        plan = read_json(facts)
+        same = plan["images_sha256"] == training.sha256 and plan["plan"]["steps"] == settings.steps
         rule = f"trained for {settings.steps:,} steps on {training.name}, {len(training):,} images"
         require(same, "networks", rule, "others")
 
@@ -143,10 +152,10 @@ def _plan(settings: Settings, training: ImageSet | None) -> NetworkPlan:
 
 
 def _follow(listen: Listener) -> Any:
-    def told(at: TrainingProgress) -> None:
+    def report(at: TrainingProgress) -> None:
         listen(StageProgress("training the network", at.step, at.steps, f"loss {at.loss:.4f}"))
 
-    return told
+    return report
 
 
 @contextlib.contextmanager
@@ -161,7 +170,7 @@ def _threads(count: int) -> Iterator[None]:
 
 
 def _by_training(results: dict[int, ComparisonResult], plan: NetworkPlan) -> dict[str, Any]:
-    """The headline's rows at every checkpoint, each beside the real images' figures."""
+    """The headline's starts at every checkpoint, with the figures of real images."""
     lines: list[list[Any]] = []
     for percent, result in results.items():
         for row in result.report["rows"]:

@@ -9,7 +9,7 @@ from typing import Any
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.utils.validation import invalid, require
-from otprior_studies.papers.prior_mismatch.settings import Settings
+from otprior_studies.papers.prior_mismatch import Settings
 from otprior_studies.training.schedules import training_scheduler
 
 DPM = "DPMSolverMultistepScheduler"
@@ -33,18 +33,18 @@ def file_name(schedule: str) -> str:
 
 
 @dataclass(frozen=True)
-class Start:
-    """A start at some place: how an audit's rows name it, and its row for each number of evaluations."""
+class NamedStart:
+    """A start at some place: how an audit's rows name it, and its spec for each number of evaluations."""
 
     name: str
     prior: str
     noise: str | None
-    rows: tuple[StartSpec, ...]
+    specs: tuple[StartSpec, ...]
 
 
 @dataclass(frozen=True)
 class Place:
-    """A moment of the process, and whether labels are told; the first of its starts is what sampling usually does.
+    """A moment of the process, for all images or class by class; its first start is what sampling usually does.
 
     Attributes:
         name: "T" or "t*".
@@ -56,7 +56,7 @@ class Place:
     name: str
     timestep: int
     conditional: bool
-    starts: tuple[Start, ...]
+    starts: tuple[NamedStart, ...]
 
 
 def places(schedule: NoiseSchedule, settings: Settings, name: str) -> list[Place]:
@@ -93,13 +93,13 @@ def _place(
     spacing: str,
     schedule: str,
 ) -> Place:
-    told = ", by class" if conditional else ""
+    suffix = ", by class" if conditional else ""
     made = []
     for name, prior, noise in starts:
-        row = StartSpec(prior, timestep, 1, DPM, spacing, noise=noise, conditional=conditional)
-        rows = tuple(
-            replace(row, steps=count, label=f"{schedule}: {name} at {where}{told}, {count}")
+        spec = StartSpec(prior, timestep, 1, DPM, spacing, noise=noise, conditional=conditional)
+        specs = tuple(
+            replace(spec, steps=count, label=f"{schedule}: {name} at {where}{suffix}, {count}")
             for count in counts
         )
-        made.append(Start(name, "identity" if prior == "none" else prior, noise, rows))
+        made.append(NamedStart(name, "identity" if prior == "none" else prior, noise, specs))
     return Place(where, timestep, conditional, tuple(made))

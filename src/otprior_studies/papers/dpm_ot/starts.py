@@ -1,6 +1,6 @@
-"""The rows of the study: starts with the same number of network evaluations, and three that show what more of them do.
+"""The starts that are compared: with the same number of network evaluations, and three that show what more of them do.
 
-A row of latents names in its options the map it draws by, the filter ("rule" and what that takes), and the chain:
+A start of latents names in its options the map it draws by, the filter ("rule" and what that takes), and the chain:
 levels from "begin" to "end", "count" of them, "steps" at each, of relative size "step". There are five chains:
 
 - *as described*: the last levels from the latents' own on, n steps at each; this takes more evaluations;
@@ -22,12 +22,12 @@ from typing import Any
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import invalid, require
+from otprior_studies.papers.dpm_ot import LARGER_LEVELS, Settings
 from otprior_studies.papers.dpm_ot.langevin import geometric_levels, settled_step
 from otprior_studies.papers.dpm_ot.sampling import SAMPLER
-from otprior_studies.papers.dpm_ot.settings import LARGER_LEVELS, Settings
 
 DPM, DDIM = "DPMSolverMultistepScheduler", "DDIMScheduler"
-# Of the larger levels, the one at which filters and rivals are shown, and those with a row of all levels.
+# Of the larger levels, the one at which filters and rivals are shown, and those with a start of all levels.
 MIDDLE = 0.5
 ALL_LEVELS = (0.05, MIDDLE)
 FROZEN = "frozen latents"
@@ -40,7 +40,7 @@ def level_of(settings: Settings) -> float:
 
 @dataclass(frozen=True)
 class MapSpec:
-    """A map onto the latents of `atoms` images (see `Study.atoms`) at noise `sigma`, by our solver or the published.
+    """A map onto the latents of `atoms` images at noise `sigma`, by our solver or the published.
 
     Attributes:
         effort: χ² that our solver reaches, or steps of the published one.
@@ -57,15 +57,15 @@ class MapSpec:
         return f"{'published' if self.published else 'solved'}-{self.sigma:.6g}-{self.atoms}-{self.effort:g}"
 
 
-class Rows:
-    """Makes rows of one run.
+class Starts:
+    """Makes starts of one run.
 
     Arguments:
         settings: Of the run.
         schedule: The network's process, variance preserving.
 
     Attributes:
-        maps: Those of the rows made so far, by name.
+        maps: Those of the starts made so far, by name.
 
     Raises:
         ValueError: If the settings' levels reach beyond that process.
@@ -97,18 +97,18 @@ class Rows:
         Arguments:
             thresholds: In radians, one for each of `pools`.
         """
-        rows: list[StartSpec] = [self._stock(DPM, "DPM++2M"), self._stock(DDIM, "DDIM"), self._white()]
-        rows += [self.published(), self.short(), self.described()]
-        rows += [self.coarse(sigma) for sigma in self.larger]
-        rows += [self.fine(sigma) for sigma in self.larger if sigma in ALL_LEVELS]
-        rows += [self.filtered(row, angle) for row, angle in zip(self.pools(), thresholds)]
+        starts: list[StartSpec] = [self._stock(DPM, "DPM++2M"), self._stock(DDIM, "DDIM"), self._white()]
+        starts += [self.published(), self.short(), self.described()]
+        starts += [self.coarse(sigma) for sigma in self.larger]
+        starts += [self.fine(sigma) for sigma in self.larger if sigma in ALL_LEVELS]
+        starts += [self.filtered(start, angle) for start, angle in zip(self.pools(), thresholds)]
         if MIDDLE in self.larger:
             middle = self.coarse(MIDDLE)
             label = f"{middle.label}, no map: any latent"
-            rows.append(replace(_with(middle, rule="random"), label=label))
+            starts.append(replace(_with(middle, rule="random"), label=label))
         for sigma in self.larger:
-            rows += self._library(sigma)
-        return rows
+            starts += self._library(sigma)
+        return starts
 
     def code(self) -> list[StartSpec]:
         """The authors' code, without the filter (its default) and with it, beside what is described on as few atoms."""
@@ -124,7 +124,7 @@ class Rows:
         return [described, plain, replace(kept, label=label)]
 
     def pools(self) -> list[StartSpec]:
-        """The rows of `main` without a filter that have a twin with one: filters are judged on their samples."""
+        """The starts of `main` without a filter that have a twin with one: filters are judged on their samples."""
         return [self.published(), *([self.coarse(MIDDLE)] if MIDDLE in self.larger else [])]
 
     def published(self) -> StartSpec:
@@ -157,10 +157,10 @@ class Rows:
         chain = {"begin": below[0], "count": len(below), "steps": 1, "step": step}
         return self._latents(sigma, chain, f"{FROZEN}, σ = {sigma:g}, all {len(below)} levels")
 
-    def filtered(self, row: StartSpec, threshold: float) -> StartSpec:
-        """A row whose draws pass the filter."""
-        kept = _with(row, rule="angle", topk=self.settings.topk, threshold=threshold)
-        return replace(kept, label=f"{row.label}, angle ≤ {threshold:g}")
+    def filtered(self, start: StartSpec, threshold: float) -> StartSpec:
+        """A start whose draws pass the filter."""
+        kept = _with(start, rule="angle", topk=self.settings.topk, threshold=threshold)
+        return replace(kept, label=f"{start.label}, angle ≤ {threshold:g}")
 
     def timestep(self, sigma: float) -> float:
         """Where the network's process has the signal-to-noise ratio of a level.
@@ -184,13 +184,13 @@ class Rows:
 
     def _latents(self, sigma: float, chain: dict[str, Any], label: str) -> StartSpec:
         time, steps = round(self.timestep(sigma), 1), chain["count"] * chain["steps"] + 1
-        row = StartSpec("latents", time, steps, SAMPLER, "", noise="frozen", label=label)
-        row = _with(row, rule="map", end=self.settings.sigma_end, **chain)
-        return self._mapped(row, MapSpec(sigma, self.settings.atoms, self.settings.tol))
+        start = StartSpec("latents", time, steps, SAMPLER, "", noise="frozen", label=label)
+        start = _with(start, rule="map", end=self.settings.sigma_end, **chain)
+        return self._mapped(start, MapSpec(sigma, self.settings.atoms, self.settings.tol))
 
-    def _mapped(self, row: StartSpec, spec: MapSpec) -> StartSpec:
+    def _mapped(self, start: StartSpec, spec: MapSpec) -> StartSpec:
         self.maps[spec.name] = spec
-        return _with(row, map=spec.name)
+        return _with(start, map=spec.name)
 
     def _white(self) -> StartSpec:
         begin = self.settings.sigma_begin
@@ -203,22 +203,22 @@ class Rows:
         last = int(self.schedule.timestep_range[1])
         # (DDIM alone clips, unless told otherwise: the clean image that it foresees, at every step.)
         sampler = (("clip_sample", False),) if scheduler == DDIM else ()
-        row = StartSpec("none", last, self.evaluations, scheduler, "trailing", sampler=sampler)
-        return replace(row, label=f"N(0, I) at T, {name}")
+        start = StartSpec("none", last, self.evaluations, scheduler, "trailing", sampler=sampler)
+        return replace(start, label=f"N(0, I) at T, {name}")
 
     def _library(self, sigma: float) -> list[StartSpec]:
         """Starts of this library at the noise of a level, by a solver without noise of its own."""
-        start = round(self.timestep(sigma))
-        row = StartSpec("semidiscrete", start, self.evaluations, DPM, noise="frozen")
-        rows = [replace(row, label=f"frozen, t* = {start} (σ = {sigma:g}), DPM++2M")]
+        t = round(self.timestep(sigma))
+        start = StartSpec("semidiscrete", t, self.evaluations, DPM, noise="frozen")
+        starts = [replace(start, label=f"frozen, t* = {t} (σ = {sigma:g}), DPM++2M")]
         if sigma == MIDDLE:
-            rows += [
-                replace(row, noise="coupled", label=f"coupled, t* = {start}"),
+            starts += [
+                replace(start, noise="coupled", label=f"coupled, t* = {t}"),
                 replace(
-                    row, prior="random_atom", noise=None, label=f"random image + fresh noise, t* = {start}"
+                    start, prior="random_atom", noise=None, label=f"random image + fresh noise, t* = {t}"
                 ),
             ]
-        return rows
+        return starts
 
 
 def _log_snr(sigma: float) -> float:
@@ -226,6 +226,6 @@ def _log_snr(sigma: float) -> float:
     return -2 * math.log(2 * sigma)
 
 
-def _with(row: StartSpec, **options: Any) -> StartSpec:
-    """The row with further options, or others."""
-    return replace(row, options=tuple(sorted((dict(row.options) | options).items())))
+def _with(start: StartSpec, **options: Any) -> StartSpec:
+    """The start with further options, or others."""
+    return replace(start, options=tuple(sorted((dict(start.options) | options).items())))
