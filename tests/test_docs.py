@@ -30,7 +30,7 @@ PAGES = [
     *sorted((ROOT / "docs").glob("*.md")),
 ]
 PLACES = [ROOT, ROOT / "docs", ROOT / "src", ROOT / "src/otprior", ROOT / "src/otprior_studies"]
-ENTRY_POINTS = ["otprior.commands", "otprior.priors"]
+ENTRY_POINTS = ["otprior.commands", "otprior.priors", "otprior.studies"]
 WITH_CODE = ["README.md", "CONTRIBUTING.md", "docs/how-to.md"]
 RUNNABLE = re.compile(r"<!-- runnable -->\n```python\n(.*?)```", re.DOTALL)
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
