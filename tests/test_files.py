@@ -7,10 +7,13 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from otprior.utils import files
 from otprior.utils.files import (
     check_output_dir,
     folder_sha256,
@@ -74,6 +77,7 @@ def test_a_failure_in_the_block_keeps_the_old_folder(old: Path, error: BaseExcep
 def test_a_failure_of_the_move_itself_puts_the_old_folder_back(
     old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     rename, calls = Path.rename, []
 
     def second_fails(self: Path, target: Path) -> Path:
@@ -94,6 +98,9 @@ def test_a_folder_that_is_not_empty_is_refused_before_the_work(old: Path) -> Non
         check_output_dir(old)
     with pytest.raises(FileExistsError), output_dir(old):
         pytest.fail("the block must not run")
+    with pytest.raises(FileExistsError, match="holds what no earlier run wrote"):
+        check_output_dir(old, overwrite=True)
+    (old / "report.json").write_text('{"format_version": 1}')
     assert check_output_dir(old, overwrite=True) == old
     assert check_output_dir(old.parent / "none") == old.parent / "none"
     (old.parent / "empty").mkdir()
@@ -101,6 +108,78 @@ def test_a_folder_that_is_not_empty_is_refused_before_the_work(old: Path) -> Non
     with output_dir(old.parent / "empty") as folder:
         (folder / "x").write_text("1")
     assert tree(old.parent / "empty") == {"x": "1"}
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_replacing_a_folder_leaves_nothing_else(
+    old: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    if not exchanges:
+        monkeypatch.setattr(files, "_exchange", lambda one, other: False)
+    (old.parent / "link").symlink_to(old)
+    with output_dir(old.parent / "link", overwrite=True) as folder:
+        (folder / "b.txt").write_text("new")
+    assert (old.parent / "link").is_symlink()
+    assert sorted(os.listdir(old.parent)) == ["link", "out"]
+    assert os.listdir(old) == ["b.txt"]
+
+
+def test_what_overlaps_an_input_is_refused(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (old / "report.json").write_text('{"format_version": 1}')
+    (old.parent / "link").symlink_to(old)
+    for out, given in (
+        (old, old),
+        (old, old / "a.txt"),
+        (old.parent / "link", old),
+        (old, old.parent / "link"),
+        (old / "sub", old),
+    ):
+        with pytest.raises(FileExistsError, match=r"overlap; name another folder"):
+            check_output_dir(out, True, ("bundled", None, given))
+    # A file does not stand for the folder that it is in.
+    check_output_dir(old / "sub", True, (old / "a.txt",))
+    (old / "below").mkdir()
+    monkeypatch.chdir(old / "below")
+    with pytest.raises(FileExistsError, match="name a folder below it"):
+        check_output_dir(old, overwrite=True)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", refuse)
+    with pytest.raises(PermissionError, match=r"^nothing can be written to .*: Permission denied$"):
+        check_output_dir(tmp_path / "deep" / "out")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_killed_run_is_cleared_away(old: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from otprior.utils import files\n"
+        "files._exchange = lambda one, other: False\n"
+        "files.Path.rename, rename = (\n"
+        "    lambda self, to: (rename(self, to), os._exit(9) if sys.argv[2] == 'moved' else None)[0],\n"
+        "    files.Path.rename,\n"
+        ")\n"
+        "with files.output_dir(sys.argv[1], overwrite=True) as folder:\n"
+        "    (folder / 'b.txt').write_text('new')\n"
+        "    if sys.argv[2] == 'work':\n"
+        "        os._exit(9)\n"
+    )
+    for when, left in (("work", 2), ("moved", 2)):
+        ended = subprocess.run([sys.executable, "-c", program, str(old), when], check=False)
+        assert ended.returncode == 9
+        assert len(os.listdir(old.parent)) == left
+        with pytest.raises(Crash), output_dir(old, overwrite=True):  # noqa: PT012
+            # What was moved away is back, and what was half written is gone.
+            assert tree(old) == {"a.txt": "old"}
+            assert len(os.listdir(old.parent)) == 2
+            raise Crash
+        assert os.listdir(old.parent) == ["out"]
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

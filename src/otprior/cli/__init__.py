@@ -6,6 +6,9 @@ path come at once. `otprior.cli.commands` says what a command's module holds.
 
 from __future__ import annotations
 
+import io
+import sys
+
 import typer
 
 from otprior.cli.commands import Root
@@ -31,4 +34,8 @@ def _root() -> None:
 
 def main() -> None:
     """Entry point of the `otprior` program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal without χ or ± shows "?" for them.
+            stream.reconfigure(errors="replace")
     app(prog_name="otprior")

@@ -177,7 +177,7 @@ def audit(
     """
     with session(verbose, debug, out):
         if out is not None:
-            check_output_dir(out, overwrite)
+            check_output_dir(out, overwrite, (model, data, held_out, *(prior or ())))
         priors = prior or []
         _check_paths(model, data, held_out, priors)
         times = None if timesteps is None else _parse_times("--timesteps", timesteps)

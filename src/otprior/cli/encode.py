@@ -134,7 +134,7 @@ def encode(
     DIR gets codes.safetensors with how it was made, and report.json; with --decode a file of images instead.
     """
     with session(verbose, debug, out):
-        check_output_dir(out, overwrite)
+        check_output_dir(out, overwrite, (model, data))
         _check_paths(model, data, decode)
         _check_options(decode, bits, value_range, seed, probes, conditional and class_label is not None)
         pixels = parse_value_range(value_range)

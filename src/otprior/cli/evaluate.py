@@ -103,7 +103,7 @@ def evaluate(
     three ('bundled' is a name for each). DIR gets report.html, report.json and plots.
     """
     with session(verbose, debug, out):
-        check_output_dir(out, overwrite)
+        check_output_dir(out, overwrite, (images, reference, atoms, held_out, extractor, sources))
         require_path("images", images)
         names = _names(reference, atoms, held_out)
         for option, name in names.items():

@@ -270,7 +270,7 @@ def fit(
     Several processes share a long solve: torchrun --nproc-per-node 2 -m otprior fit ...
     """
     with session(verbose, debug, out):
-        check_output_dir(out, overwrite)
+        check_output_dir(out, overwrite, (model, data, settings, weights, validation, extractor))
         work = out.with_name(f"{out.name}.work")
         check_work_dir(work, resume, overwrite)
         schedule_only = names_schedule(model)

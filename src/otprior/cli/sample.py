@@ -155,7 +155,7 @@ def sample(
     DIR gets the images, starts.npz (seeds, labels, and the training image behind each start) and report.json.
     """
     with session(verbose, debug, out):
-        check_output_dir(out, overwrite)
+        check_output_dir(out, overwrite, (model, prior, settings, codes))
         _check_paths(model, prior, settings, codes)
         numbers = parse_seeds("0-9" if seeds is None else seeds)
         cycle = None if class_labels is None else parse_labels(class_labels)

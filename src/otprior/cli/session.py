@@ -12,10 +12,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -39,11 +40,24 @@ _AS_OPTIONS = (
 
 
 def stdout() -> Console:
-    """Where results go; at least 100 columns wide where it is not a terminal."""
+    """Where results go; at least 100 columns wide where it is not a terminal.
+
+    If they cannot be shown, as on a full disk, printing ends the command with one line that says so.
+    """
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, 100))
+    class Results(Console):
+        def print(self, *values: Any, **options: Any) -> None:
+            try:
+                super().print(*values, **options)
+            except OSError as error:
+                with contextlib.suppress(OSError, ValueError):
+                    # Otherwise Python tries again as it ends.
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+                raise fail(f"the result is written, but cannot be shown: {error}", 1) from None
+
+    console = Results()
+    return console if console.is_terminal else Results(width=max(console.width, 100))
 
 
 def stderr() -> Console:
@@ -92,6 +106,12 @@ def session(verbose: bool, debug: bool, out: Path | None = None) -> Iterator[Non
             message = f"no space is left on the disk.{left} Free some, or name another --out"
             raise fail(message, 1) from None
         raise fail(str(error), 1) from None
+    except Exception as error:
+        # (typer ends commands by exceptions of its own.)
+        if debug or isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "show"):
+            raise
+        message = f"unexpected {type(error).__name__}: {error}. --debug shows where; please report it"
+        raise fail(message, 1) from None
 
 
 def _set_up_log(level: int) -> None:

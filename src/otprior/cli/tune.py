@@ -110,9 +110,9 @@ def tune(
     DIR gets settings.json (for `otprior fit` and `otprior sample`), the prior at these settings, every candidate with
     its figures, and a picture of the search. DIR.work keeps what was sampled: an interrupted search goes on from there.
     """
-    work = out.with_name(out.name + ".work")
     with session(verbose, debug):
-        check_output_dir(out, overwrite)
+        check_output_dir(out, overwrite, (model, data, validation, extractor))
+        work = out.with_name(out.name + ".work")
         check_model(model)
         check_data(data)
         check_material(data, validation, extractor)

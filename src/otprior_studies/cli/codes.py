@@ -179,10 +179,10 @@ def codes(
     DIR gets report.json, a page, plots, pictures and the codes. Pieces are kept in DIR.work: a run that was interrupted
     goes on from there when it is started again. Delete that folder when you are done.
     """
-    work = out.with_name(out.name + ".work")
     # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
     with session(verbose, debug):
-        check_output_dir(out, overwrite)
+        check_output_dir(out, overwrite, (model, data, atoms, other, other_data))
+        work = out.with_name(out.name + ".work")
         check_model(model)
         name = _data_name(model, data)
         check_data(name)
