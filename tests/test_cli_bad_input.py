@@ -38,7 +38,7 @@ def here(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     IdentityPrior.build((1, 8, 8), DDPMScheduler(), 500).save_pretrained(tmp_path / "prior")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "earlier.txt").write_text("keep me")
+    (tmp_path / "out" / "report.json").write_text('{"format_version": 1, "earlier": "keep me"}')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -337,7 +337,7 @@ def test_transport_that_is_not_solved(here: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "upper 95 % limit" in result.stdout
     assert "(converged)" not in result.stdout
-    assert not (here / "out" / "earlier.txt").exists()
+    assert "keep me" not in (here / "out" / "report.json").read_text()
 
 
 def test_debug_shows_where_an_error_came_from(here: Path) -> None:
