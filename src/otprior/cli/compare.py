@@ -11,6 +11,7 @@ import typer
 from otprior.cli.options import Debug, Overwrite, Verbose
 from otprior.cli.session import session
 from otprior.cli.studies import Compile, Precision, Workers, run_study
+from otprior.utils.files import check_output_dir
 from otprior.utils.validation import require
 
 EXAMPLES = (
@@ -82,6 +83,7 @@ def compare(
     with session(verbose, debug):
         from otprior.experiments.study import find_study
 
+        check_output_dir(out, overwrite, (training,))
         study = find_study(preset)
         options = {"seed_sets": seed_sets, "precision": precision and precision.value, "training": training}
         settings = {name: str(value) for name, value in options.items() if value is not None}
