@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from otprior.data import bundled
-from otprior.diffusion.code_paths import interpolate, nearest_codes, transport_partners
-from otprior.diffusion.coder import ImageCoder, swap
-from otprior.diffusion.codes import Encoder
+from otprior.diffusion.code_paths import interpolate, nearest_codes
+from otprior.diffusion.codes import Encoder, ImageCoder, swap
 from otprior.metrics.neighbours import nearest
 from otprior.report import ReportImages, image_grid
+from otprior.transport import best_partners
 
 FROM, TO, COUNT, STEPS = 7, 9, 8, 8
 OTHERS = 40
@@ -51,7 +51,7 @@ first, second = codes[:COUNT], codes[COUNT : 2 * COUNT]
 # %%
 # Three paths from the first image. Lengths are in units of √d, about 1 for a normal draw.
 
-partner = int(transport_partners(first, second)[0])
+partner = int(best_partners(first, second)[0])
 paths = {
     "spherical path": interpolate(first[:1], second[:1], STEPS)[0],
     "straight path": interpolate(first[:1], second[:1], STEPS, "straight")[0],

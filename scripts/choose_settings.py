@@ -17,6 +17,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 from otprior.data import bundled
 from otprior.diffusion.grids import SPACINGS
 from otprior.experiments.chosen import SHORT_NAMES, short_name
@@ -97,7 +99,7 @@ class Chooser:
         figures, real = self.figures[row.key], self.copy_rate
         rate, images = figures["copy_rate"], len(bundled.split("validation"))
         error = (rate * (1 - rate) / figures["samples"] + real * (1 - real) / images) ** 0.5
-        return rate - real + 1.645 * error
+        return rate - real + stats.norm.ppf(0.95) * error
 
     def best(self, rows: list[StartSpec], count: int = 1) -> list[StartSpec]:
         """The `count` lowest FIDs among the starts that copy little enough."""

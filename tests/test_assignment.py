@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from otprior.diffusion.code_paths import interpolate, nearest_codes, transport_partners
+from otprior.diffusion.code_paths import interpolate, nearest_codes
 from otprior.diffusion.denoisers import GaussianDenoiser
 from otprior.diffusion.flow import Scales, probability_flow
 from otprior.error.spectrum import low_passed, radial_coherence
@@ -199,7 +199,7 @@ def test_a_code_to_itself_stays_and_opposite_codes_are_refused() -> None:
 def test_displacement_paths_between_partners_do_not_cross() -> None:
     """At any time the displaced points are paired best with where they began (McCann)."""
     a, b = _normal(40, 2), _normal(40, 2, seed=1) + 3
-    partners = transport_partners(a, b)
+    partners = best_partners(a, b)
     assert sorted(partners.tolist()) == list(range(40))
     paths = interpolate(a, b[partners], 5, "straight")
     for k in range(1, 5):

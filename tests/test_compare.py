@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from otprior.data import bundled
 from otprior.experiments.comparison import Comparison, ComparisonResult
@@ -110,7 +111,7 @@ def test_gates_follow_the_upper_limits() -> None:
     assert fewer["statistic"] == pytest.approx(5 / 8, rel=1e-3)
     assert copying["statistic"] == pytest.approx(0.002)
     # All seed sets agree, so only the held-out images' own binomial error is left.
-    error = 1.645 * (0.010 * 0.990 / len(bundled.split("held_out"))) ** 0.5
+    error = stats.norm.ppf(0.95) * (0.010 * 0.990 / len(bundled.split("held_out"))) ** 0.5
     assert copying["upper"] == pytest.approx(0.002 + error)
     assert copying["reached"] is True
     assert not headline_gates(result_with(fids, [0.019] * 5, 0.010), rows)[2]["reached"]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from otprior.transport.measure import DiscreteMeasure
+from otprior.transport.solve import solve_semidiscrete
 
 
 def build(rows: list[list[float]], weights: list[float] | None = None) -> DiscreteMeasure:
@@ -119,3 +120,14 @@ def rows(*shape: int) -> Tensor:
 def test_errors_say_what_the_rule_is_and_what_came(atoms: Tensor, weights: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DiscreteMeasure.build(atoms, weights)
+
+
+def test_a_measure_that_is_built_already_is_taken_as_it_is() -> None:
+    atoms, weights = torch.randn(9, 2, generator=torch.Generator().manual_seed(0)), torch.arange(9.0) / 36
+    measure = DiscreteMeasure.build(atoms, weights)
+    assert DiscreteMeasure.of(measure) is measure
+    one, other = solve_semidiscrete(measure), solve_semidiscrete(atoms, weights)
+    assert torch.equal(one.potential, other.potential)
+    assert one.removed.tolist() == other.removed.tolist() == [0]
+    with pytest.raises(ValueError, match="weights must be None"):
+        solve_semidiscrete(measure, weights)

@@ -8,13 +8,11 @@ from torch import Tensor
 
 from otprior.metrics import (
     Atoms,
-    below_quantile,
     copy_mask,
     duplicate_rate,
-    first_equal,
     neighbours,
-    source_mask,
 )
+from otprior.metrics.copying import below_quantile, first_equal, source_mask
 
 LEVEL = 2.0 / 255.0
 

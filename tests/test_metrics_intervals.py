@@ -20,7 +20,6 @@ from otprior.metrics import (
     KernelSample,
     block_interval,
     bootstrap_mean,
-    disjoint_blocks,
     frechet_distance,
     kernel_distance,
     paired_difference,
@@ -28,6 +27,7 @@ from otprior.metrics import (
     ratio_interval,
     seed_set_interval,
 )
+from otprior.metrics.intervals import disjoint_blocks
 
 
 def generator(seed: int = 0) -> torch.Generator:

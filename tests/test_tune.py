@@ -49,7 +49,7 @@ def test_the_rule_holds_for_few_copies_and_not_for_many() -> None:
     # Clopper and Pearson's limit of 13 in 2,000, and the error of the limit's own rate.
     most = stats.beta.ppf(0.95, 14, 1987)
     assert stats.binom.cdf(13, 2000, most) == pytest.approx(0.05)
-    error = ((most - 0.0065) ** 2 + 1.645**2 * 0.0065 * 0.9935 / 2000) ** 0.5
+    error = ((most - 0.0065) ** 2 + stats.norm.ppf(0.95) ** 2 * 0.0065 * 0.9935 / 2000) ** 0.5
     assert LIMIT.upper(0.0065, 2000) == pytest.approx(error)
     assert LIMIT.allows(0.010, 2000)
     assert not LIMIT.allows(0.013, 2000)

@@ -16,8 +16,7 @@ from otprior.cli.progress import Bar
 from otprior.cli.report_parts import empty_report
 from otprior.data.images import ImageSet
 from otprior.data.samples import SampleWriter
-from otprior.diffusion.coder import ImageCoder
-from otprior.diffusion.codes import Codes, Encoder
+from otprior.diffusion.codes import Codes, Encoder, ImageCoder
 from otprior.diffusion.denoisers import Denoiser
 from otprior.diffusion.likelihood import bits_per_dimension, dequantised, log_likelihood
 from otprior.report import contact_sheet

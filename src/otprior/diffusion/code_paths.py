@@ -1,17 +1,18 @@
-r"""Paths between codes, and which codes are near: what one does with codes beside decoding them.
+r"""Paths between codes, and nearest codes.
 
 Codes of d entries are about N(0, I) and so of length about √d. The straight path between two of them leaves that shell
-(half-way between independent codes the length is √(d/2)), and a network decodes what is too short to something too
-smooth; the *spherical* path stays on it:
+(half-way between independent codes the length is √(d/2)), and a network decodes a code that is too short to an image
+that is too smooth; the *spherical* path stays on it:
 
     direction  (sin((1 − t) θ) â + sin(t θ) b̂)/sin θ,  θ the angle between a and b,
     length     (1 − t)|a| + t |b|.
 
 The straight path is nevertheless the right one between two *sets* of codes if each code goes to its partner in the best
-pairing (`transport_partners`): then it is the displacement interpolation of optimal transport, along which no two
-paths cross, and partners are near enough for the shell to be left by less. How much less is seen from the lengths.
+pairing (`partners = best_partners(a, b)`; `interpolate(a, b[partners], count, "straight")`): then it is the
+displacement interpolation of optimal transport, along which no two paths cross, and since partners are near, paths
+leave the shell by less. The lengths show by how much.
 
-Near is meant by angle, since the lengths of codes say how much detail an image has rather than what it shows.
+Distance is measured by angle, since the lengths of codes say how much detail an image has rather than what it shows.
 
 References:
     McCann, A convexity principle for interacting gases (1997): displacement interpolation.
@@ -25,7 +26,6 @@ import torch
 from torch import Tensor
 
 from otprior.metrics.neighbours import nearest
-from otprior.transport.assignment import best_partners
 from otprior.utils.validation import (
     check_choice,
     check_finite,
@@ -39,7 +39,7 @@ _SMALLEST_SINE = 1e-6
 
 
 def interpolate(a: Tensor, b: Tensor, count: int, path: str = "spherical") -> Tensor:
-    """Codes on the paths from a_i to b_i, both ends included.
+    """Computes codes on the paths from a_i to b_i, both ends included.
 
     Arguments:
         a, b: Codes, shape (B, ...) each.
@@ -82,18 +82,8 @@ def _on_the_sphere(first: Tensor, last: Tensor, t: Tensor, straight: Tensor) -> 
     return torch.where(flat, straight, arc * ((1 - t) * lengths[0] + t * lengths[1]))
 
 
-def transport_partners(a: Tensor, b: Tensor) -> Tensor:
-    """Index into `b` of each code's partner in the best pairing of two sets, int64 (n,).
-
-    Arguments:
-        a, b: Codes, (n, ...) each. `interpolate(a, b[partners], count, "straight")` is their displacement
-            interpolation.
-    """
-    return best_partners(a, b)
-
-
 def nearest_codes(queries: Tensor, codes: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
-    """The codes at the smallest angle to each query.
+    """Finds the codes at the smallest angle to each query.
 
     Arguments:
         queries: Shape (N, ...).

@@ -1,4 +1,4 @@
-"""Images to latent codes and back, along a network's probability flow, and codes in files.
+"""Images to latent codes and back, along a network's probability flow; swapping codes; codes in files.
 
 The *code* of an image is where the flow takes it at the noisiest moment of the network's schedule: seed noise from
 which a deterministic sampler would make that image again. Encoding starts at the cleanest moment, at α times the image
@@ -7,6 +7,17 @@ and without adding noise, and decoding ends there.
 Codes are not quite normal draws, for two reasons that have nothing to do with the solver: a real image lacks the noise
 of the cleanest moment (a black background has none at all), so that codes are somewhat shorter than √d; and the network
 is not exact.
+
+Codes leave a network at the scale √(α² + σ²) of its noisiest moment, and enter another at that of its own. In between
+they are *seed noise*: about N(0, I), whatever the schedule. So swapping codes, encoding as one class and decoding as
+another, or with a network that was trained on other images, is
+
+    image → code of the source → seed noise → code of the target → image.
+
+References:
+    Su, Song, Meng & Ermon, Dual diffusion implicit bridges for image-to-image translation (2023),
+    https://arxiv.org/abs/2203.08382
+    Khrulkov et al., Understanding DDPM latent codes through optimal transport (2023), https://arxiv.org/abs/2202.07477
 """
 
 from __future__ import annotations
@@ -22,7 +33,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from otprior.diffusion.ddim import ddim_decode, ddim_encode
 from otprior.diffusion.denoisers import Denoiser
@@ -33,6 +44,7 @@ from otprior.diffusion.flow import (
     flow_grid,
     probability_flow,
 )
+from otprior.diffusion.network import NetworkDenoiser
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.utils.files import output_file
 from otprior.utils.validation import (
@@ -46,12 +58,12 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 ENCODERS = ("ddim", *METHODS)
-# Of a flow-matching schedule, whose ends have no noise and no signal: noise scales at which to begin and to end.
+# The ends of a flow-matching schedule have no noise and no signal; codes begin and end at these noise scales.
 _FLOW_ENDS = (1e-3, 1 - 1e-3)
 
 
 def settings_of(method: str, decoding: bool = False) -> tuple[str, ...]:
-    """The settings of an `Encoder` that a method heeds, one way or back."""
+    """The settings of an `Encoder` that a method uses, to encode or to decode."""
     if method == "ddim":
         return ("steps",) if decoding else ("steps", "iterations", "tol")
     return ("steps",) if method in FIXED_STEP_METHODS else ("tol",)
@@ -68,13 +80,14 @@ def code_moments(schedule: NoiseSchedule) -> tuple[Scales, Scales]:
 
 @dataclass(frozen=True)
 class Encoder:
-    """How images become codes and codes images: the method, the same both ways.
+    """The method by which images become codes and codes images.
 
     Attributes:
-        method: "ddim", whose inversion closes the round trip; or one of `otprior.diffusion.flow.METHODS`.
-        steps: Of fixed-step methods, equal in log-SNR.
-        iterations: Most evaluations for a step of DDIM's inversion; 1 is the usual inversion, which does not close.
-        tol: Where its fixed point stops, by the largest change of an entry; and rtol and atol of adaptive methods.
+        method: "ddim", whose inversion returns to the image; or one of `otprior.diffusion.flow.METHODS`.
+        steps: Number of steps of fixed-step methods, equal in log-SNR.
+        iterations: Most evaluations for a step of DDIM's inversion; with 1, the usual inversion, decoding does not
+            return to the image.
+        tol: Largest change of an entry at which the inversion's iteration stops; rtol and atol of adaptive methods.
     """
 
     method: str = "ddim"
@@ -144,7 +157,7 @@ class Encoding:
 
     Attributes:
         x: Shape (B, C, H, W).
-        evaluations: Of the network, an image.
+        evaluations: Network evaluations per image.
         residual: Largest change in the last iteration of any step of an inversion; None for explicit methods.
     """
 
@@ -159,7 +172,7 @@ class Codes:
 
     Attributes:
         codes: Shape (N, C, H, W), float32, at the scale of the noisy moment.
-        labels: Class labels that the network was told, (N,), int64, or None.
+        labels: Class labels given to the network, (N,), int64, or None.
         encoder: The method.
         provenance: Model, data, schedule and so on, JSON values.
     """
@@ -171,9 +184,9 @@ class Codes:
 
     @property
     def of_no_class(self) -> bool:
-        """Whether the labels are the network's for "no class", as far as is known: another's may be another number."""
-        told = {name: self.provenance.get(name, True) for name in ("conditional", "class label")}
-        return self.labels is not None and told == {"conditional": False, "class label": None}
+        """Whether the labels stand for "no class" in this network; another network may use another number."""
+        facts = {name: self.provenance.get(name, True) for name in ("conditional", "class label")}
+        return self.labels is not None and facts == {"conditional": False, "class label": None}
 
     def seed_noise(self) -> Tensor:
         """The codes at unit scale, about N(0, I): what a pipeline takes as `latents`."""
@@ -217,3 +230,68 @@ class Codes:
         require(version == str(FORMAT_VERSION), f"format_version of {path}", f"{FORMAT_VERSION}", version)
         check_finite(f"codes of {path}", tensors["codes"])
         return cls(tensors["codes"], tensors.get("labels"), Encoder(**facts["encoder"]), facts["provenance"])
+
+
+class ImageCoder:
+    """A network with a method of encoding.
+
+    Gradients are recorded: wrap calls in `torch.no_grad()` unless you want them.
+
+    Arguments:
+        unet: The network, in evaluation mode, on the device that it runs on.
+        scheduler: Its diffusers scheduler, which says what it was trained on.
+        encoder: The method; 50 steps of DDIM, inverted, by default.
+
+    Attributes:
+        schedule: The forward process.
+        clean, noisy: The scales of images and of codes.
+    """
+
+    def __init__(self, unet: nn.Module, scheduler: Any, encoder: Encoder | None = None) -> None:
+        self._unet, self._scheduler = unet, scheduler
+        self.encoder = encoder or Encoder()
+        self.schedule = self.denoiser(None).schedule
+        self.clean, self.noisy = code_moments(self.schedule)
+
+    def denoiser(self, labels: Tensor | None) -> NetworkDenoiser:
+        """The network, given these labels (B,) in every call; None for a network without labels."""
+        where = next((tensor.device for tensor in self._unet.parameters()), None)
+        moved = labels if labels is None or where is None else labels.to(where)
+        return NetworkDenoiser(self._unet, self._scheduler, moved)
+
+    def encode(self, images: Tensor, labels: Tensor | None = None) -> Encoding:
+        """Codes of images (B, C, H, W) in [−1, 1], at the scale of `noisy`."""
+        return self.encoder.encode(self.denoiser(labels), images, self.clean, self.noisy)
+
+    def decode(self, codes: Tensor, labels: Tensor | None = None) -> Encoding:
+        """Images of codes (B, C, H, W), neither rounded nor clipped."""
+        return self.encoder.decode(self.denoiser(labels), codes, self.clean, self.noisy)
+
+    def to_seed(self, codes: Tensor) -> Tensor:
+        """Codes (B, C, H, W) at unit scale: seed noise."""
+        return codes / self.noisy.size
+
+    def from_seed(self, z: Tensor) -> Tensor:
+        """Seed noise (B, C, H, W) at the scale of `noisy`: codes."""
+        return z * self.noisy.size
+
+
+def swap(
+    source: ImageCoder,
+    target: ImageCoder,
+    images: Tensor,
+    source_labels: Tensor | None = None,
+    target_labels: Tensor | None = None,
+) -> Tensor:
+    """Encodes images with one network and decodes the codes with another.
+
+    Arguments:
+        source, target: The same network, with other labels, or two networks whose images are of one size.
+        images: Shape (B, C, H, W), in [−1, 1].
+        source_labels, target_labels: Class labels given to each network, (B,), or None.
+
+    Returns:
+        Shape (B, C, H, W).
+    """
+    z = source.to_seed(source.encode(images, source_labels).x)
+    return target.decode(target.from_seed(z), target_labels).x

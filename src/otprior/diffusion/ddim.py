@@ -42,7 +42,7 @@ class Inversion:
 
     Attributes:
         x: The code, at the scale of the noisiest moment, shaped as the points given.
-        evaluations: Calls of the denoiser.
+        evaluations: Number of calls of the denoiser.
         residual: Largest change of an entry, at unit scale, in the last iteration of any step.
     """
 
@@ -52,7 +52,7 @@ class Inversion:
 
 
 def ddim_decode(denoiser: Denoiser, x: Tensor, grid: Sequence[Scales]) -> FlowSolution:
-    """Steps (1) along a grid from noise to data; one evaluation a step.
+    """Takes steps (1) along a grid from noise to data; one evaluation a step.
 
     Arguments:
         denoiser: D.
@@ -70,7 +70,7 @@ def ddim_decode(denoiser: Denoiser, x: Tensor, grid: Sequence[Scales]) -> FlowSo
 def ddim_encode(
     denoiser: Denoiser, x: Tensor, grid: Sequence[Scales], *, iterations: int = 1, tol: float = 0.0
 ) -> Inversion:
-    """Solves the steps of `ddim_decode` backwards: from data to noise.
+    """Inverts the steps of `ddim_decode`: from data to noise.
 
     Arguments:
         denoiser: D.

@@ -1,15 +1,15 @@
 r"""Exact denoisers: E[x_0 | x] where x = α x_0 + σ ε and the law of x_0 is known.
 
-What a network learns is, for some laws of clean data, in closed form. All that it is asked for follows from the
+For some laws of clean data, what a network learns is known in closed form. Noise, score and Jacobian follow from the
 posterior mean D(x) = E[x_0 | x] and the posterior covariance V(x) = Cov(x_0 | x):
 
     noise        ε̂(x) = (x − α D(x))/σ
     score        ∇ log p(x) = (α D(x) − x)/σ²           (Tweedie)
     Jacobian     ∂D/∂x = (α/σ²) V(x)                    (symmetric)
 
-A moment of the process is its pair of scales (α, σ), α ≥ 0 and σ > 0, whatever the schedule calls it: VP has
+A moment of the process is its pair of scales (α, σ), α ≥ 0 and σ > 0, in any schedule: VP has
 α² + σ² = 1, VE α = 1, and α = 0 is pure noise. Points are rows x (B, d), and results have their dtype; parameters are
-kept in float64, and so is everything where float64 points are passed.
+kept in float64.
 
 References:
     Efron, Tweedie's formula and selection bias, J. Am. Stat. Assoc. 106 (2011).
@@ -213,8 +213,8 @@ class FiniteDenoiser(ExactDenoiser):
 
         D = Σ r_i y_i,   V = Σ r_i y_i y_iᵀ − D Dᵀ.
 
-    This is what a network would learn that fits its training data perfectly, and its probability flow ends in the
-    data points.
+    A network that fits its training data perfectly would learn this denoiser. Its probability flow ends in the data
+    points.
 
     Arguments:
         atoms: y, shape (N, d).
@@ -228,7 +228,7 @@ class FiniteDenoiser(ExactDenoiser):
         count = len(atoms)
         uniform = torch.full((count,), 1 / count, dtype=torch.float64)
         self.weights = uniform if weights is None else _weights(weights, count)
-        # (What each call needs, in the dtypes in which calls have come so far.)
+        # (Constants of a call, in the dtypes and on the devices seen so far.)
         self._kept: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor, Tensor]] = {}
 
     @property
@@ -261,14 +261,14 @@ class FiniteDenoiser(ExactDenoiser):
         return self.atoms[torch.multinomial(self.weights, count, replacement=True, generator=generator)]
 
     def _logits(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
-        """log w_i − |x − α y_i|²/2σ², less the part that all share, |x|²/2σ²; shape (B, N)."""
+        """log w_i − |x − α y_i|²/2σ², less |x|²/2σ², which all share; shape (B, N)."""
         _check(x, self.dim, alpha, sigma)
         atoms, half_squares, log_weights = self._parts(x)
         offset = log_weights - (alpha / sigma) ** 2 * half_squares
         return torch.addmm(offset, x, atoms.T, alpha=alpha / sigma**2)
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Atoms (N, d), |y|²/2 (N,) and log w (N,) where and as x is."""
+        """Atoms (N, d), |y|²/2 (N,) and log w (N,), in the dtype and on the device of x."""
         key = (x.dtype, x.device)
         if key not in self._kept:
             half_squares = (self.atoms**2).sum(dim=1) / 2

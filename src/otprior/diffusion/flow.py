@@ -11,9 +11,9 @@ and the flow is
     du/ds = D(u, tanh s, sech s) − tanh(s) u.                                                       (1)
 
 (From the usual form in k = σ/α, d(x/α)/dk = ε̂, with k = 1/sinh s.) In this time nothing is singular at either end: at
-s = 0 the right side is E x_0, so the flow can start from noise without any signal, where other times need a cut-off;
-and for large s a step of s is a step of log-SNR, s ≈ log(2 α/σ), the scale on which details form. Near pure noise, with
-Σ = Cov x_0,
+s = 0 the right side is E x_0, so the flow can start from noise without any signal, where other choices of time need a
+cut-off; and for large s a step of s is a step of log-SNR, s ≈ log(2 α/σ), the scale on which details form. Near pure
+noise, with Σ = Cov x_0,
 
     u(s) = z + s E x_0 + ½ s² (Σ − I) z + O(s³),   u(0) = z,
 
@@ -84,7 +84,7 @@ class Scales(NamedTuple):
         return math.hypot(self.alpha, self.sigma)
 
 
-# Pure noise: the limit of every process, whose flow nevertheless starts well.
+# Pure noise: the limit of every process, from which the flow can start.
 NOISE = Scales(0.0, 1.0)
 
 
@@ -92,9 +92,9 @@ def flow_grid(start: Scales, end: Scales, steps: int, spacing: str = "s") -> lis
     """Moments from `start` to `end`, both included, with `steps` steps between; variance preserving inside.
 
     Arguments:
-        spacing: Equal steps of s = asinh(α/σ) ("s"), or of log(α/σ) ("log_snr"), which pure noise has none of. An
-            exact denoiser wants the first. A network wants the second: near noise its image estimate is the noise
-            estimate's error over α, and long steps of s would carry that far.
+        spacing: Equal steps of s = asinh(α/σ) ("s"), or of log(α/σ) ("log_snr"), which pure noise does not have.
+            Use the first with an exact denoiser and the second with a network: near noise the error of its image
+            estimate is that of its noise estimate over α, and long steps of s would carry that far.
     """
     check_integer("steps", steps, 1)
     check_choice("spacing", spacing, _SPACINGS)
@@ -111,11 +111,11 @@ def flow_grid(start: Scales, end: Scales, steps: int, spacing: str = "s") -> lis
 
 @dataclass(frozen=True)
 class FlowSolution:
-    """Where a flow has taken points.
+    """Points at the end of a flow.
 
     Attributes:
-        x: At the scale of the end, of the shape and dtype of the points given.
-        evaluations: Calls of the denoiser.
+        x: Points at the scale of the end, of the shape and dtype of those given.
+        evaluations: Number of calls of the denoiser.
     """
 
     x: Tensor
@@ -139,12 +139,12 @@ def probability_flow(
     Arguments:
         denoiser: D, exact or a network in a wrapper.
         x: Points at the scale of `start`, shape (B, ...).
-        start: Where they are.
-        end: Where they go.
+        start: Their moment.
+        end: The moment to go to.
         method: "euler", "heun", "rk4" with equal steps, of order 1, 2, 4; "dop853" (SciPy, in float64 on the CPU),
-            "dopri5" and "dopri8" (torchdiffeq) with steps of their own choosing, which all rows share.
+            "dopri5" and "dopri8" (torchdiffeq) with adaptive steps, which all rows share.
         steps: Number of equal steps.
-        spacing: What the steps are equal in: see `flow_grid`.
+        spacing: The coordinate in which steps are equal: see `flow_grid`.
         rtol, atol: Tolerance of adaptive methods for one step's error, root-mean-square over all entries.
 
     Raises:
@@ -177,7 +177,7 @@ def flow_jacobian(
     rtol: float = 1e-12,
     atol: float = 1e-12,
 ) -> tuple[Tensor, Tensor]:
-    """The flow map and its derivative, by the variational equation dJ/ds = (∂D/∂u − tanh(s) I) J.
+    """Computes the flow map and its derivative, by the variational equation dJ/ds = (∂D/∂u − tanh(s) I) J.
 
     Each factor ∂D/∂u is symmetric, and their product over time is in general not: a transport map that is optimal
     for the square distance has a symmetric Jacobian (Brenier), so J − Jᵀ is a test.
@@ -215,7 +215,7 @@ def integrate(
 ) -> Tensor:
     """Solves du/ds = velocity(s, u) from times[0] to times[-1]; `u` of any shape.
 
-    Fixed-step methods step from time to time; adaptive ones see the two ends alone.
+    Fixed-step methods step from each time to the next; adaptive ones use the two ends only.
     """
     check_choice("method", method, METHODS)
     if method in FIXED_STEP_METHODS:

@@ -1,7 +1,7 @@
 """Noise schedules of well-known models, as scheduler configs that come with the package.
 
-Each file of `data/assets/schedulers/` holds a diffusers scheduler config in the form of a `scheduler_config.json`, with
-what it is known from and the shape of the samples. No network belongs to them.
+Each file of `data/assets/schedulers/` holds a diffusers scheduler config in the form of a `scheduler_config.json`, its
+origin and the shape of the samples. They come without a network.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class KnownSchedule:
     """A schedule with its origin.
 
     Attributes:
-        name: Short.
-        title: What people call it.
+        name: Short name, as commands take it.
+        title: Usual name.
         about: Source.
-        space: What its samples are.
+        space: Kind of sample: pixels or latents.
         shape: (C, H, W) of a sample.
         scheduler: An instance of a diffusers scheduler.
     """
@@ -39,12 +39,12 @@ class KnownSchedule:
 
 
 def known_names() -> list[str]:
-    """All names, sorted."""
+    """All short names, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def known_schedule(name: str) -> KnownSchedule:
-    """The schedule of that name.
+    """Reads the schedule of that short name.
 
     Raises:
         ValueError: If there is none.

@@ -1,14 +1,13 @@
 r"""Likelihood under the probability flow, by the instantaneous change of variables.
 
 Along du/ds = D(u) − tanh(s) u (`otprior.diffusion.flow`) the log-density of the flow's own law changes by minus the
-divergence,
-so
+divergence, so
 
     log p_start(u_0) = log N(u_1; 0, I) + ∫ (tr ∂D/∂u − d tanh s) ds,
 
 with u_1 the code at the noisy end, taken for standard normal there: exact from pure noise, and off by about the prior
 error at T from a schedule that leaves signal. The trace is estimated by vᵀ (∂D/∂u) v for random signs v, drawn once for
-a whole path (Hutchinson's estimator: without bias, several probes give a standard error), or summed over all
+a whole path (Hutchinson's estimator, which is unbiased; several probes give a standard error), or summed over all
 coordinates.
 
 For 8-bit images in [−1, 1], made continuous by uniform noise of one grey level's width 2/255,
@@ -16,7 +15,7 @@ For 8-bit images in [−1, 1], made continuous by uniform noise of one grey leve
     bits per dimension = −(log p(α u) + d log α)/(d log 2) + log2(255/2),
 
 a bound from above on what a lossless code for the 8-bit image would need. The law at the cleanest moment of a schedule
-has noise σ of its own left in it, which is what is evaluated, as others do.
+still has noise σ in it; that law is evaluated, as is usual.
 
 References:
     Chen et al., Neural ordinary differential equations (2018), section 4, https://arxiv.org/abs/1806.07366
@@ -42,12 +41,13 @@ GREY_LEVELS = 256
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Log-densities of points, and where the flow took them.
+    """Log-densities of points, and their codes.
 
     Attributes:
         log_density: At the scale of the start, natural logarithm, shape (B,), float64.
-        standard_error: Of each by the random probes, (B,); zero where all coordinates were summed, NaN for one probe.
-        code: At the scale of the end, shaped as the points.
+        standard_error: Standard error of each from the random probes, (B,); zero where all coordinates were summed, NaN
+            for one probe.
+        code: Points at the scale of the end, shaped as those given.
     """
 
     log_density: Tensor
@@ -69,16 +69,16 @@ def log_likelihood(
     rtol: float = 1e-6,
     atol: float = 1e-6,
 ) -> Likelihood:
-    """log p of points under the flow's law at `start`.
+    """Computes log p of points under the flow's law at `start`.
 
     Arguments:
         denoiser: D, differentiable.
         x: Points at the scale of `start`, shape (B, ...).
-        start: Where they are, the clean end.
-        end: The noisy end, where the law is taken for normal.
+        start: Their moment, the clean end.
+        end: The noisy end, where the law is assumed to be normal.
         probes: Random probes of the trace; None sums over all coordinates, at d backward passes an evaluation.
-        generator: Of the probes, on the CPU, or one for each point, whose figures then do not depend on what is
-            beside it; seeded 0 by default.
+        generator: Draws the probes, on the CPU; or one generator for each point, whose figures then do not depend on
+            the other points. Seeded 0 by default.
         method, steps, spacing, rtol, atol: See `otprior.diffusion.flow.probability_flow`.
     """
     shape, count = x.shape, len(x)
@@ -112,7 +112,7 @@ def log_likelihood(
 
 
 def dequantised(images: Tensor, generator: torch.Generator) -> Tensor:
-    """8-bit images in [−1, 1], each pixel uniform within its grey level; same shape."""
+    """Draws each pixel of 8-bit images in [−1, 1] uniformly within its grey level; same shape."""
     noise = torch.rand(images.shape, generator=generator).to(images) - 0.5
     return images + noise * (2 / (GREY_LEVELS - 1))
 

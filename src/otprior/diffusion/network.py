@@ -1,13 +1,13 @@
 r"""A diffusers network as a denoiser: one call at any moment (α, σ), at any scale.
 
-A network is told a timestep and a point at its own process's scale, and says what it was trained to say:
+A network takes a timestep and a point at the scale of its own process, and returns what it was trained to estimate:
 
     epsilon        ε̂                     D = (x − σ ε̂)/α
     v_prediction   v = α ε̂ − σ D         D = α x − σ v         (variance preserving)
     sample         D
     flow           v = ε̂ − D             D = x − σ v           (flow matching, α + σ = 1)
 
-The timestep is that of equal log-SNR, a real number in general, which networks with sinusoidal time embeddings take.
+The timestep is that of equal log-SNR: a real number in general, which networks with sinusoidal time embeddings accept.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class NetworkDenoiser:
     """D(x, α, σ) of a network with UNet2DModel's call.
 
     Arguments:
-        unet: The network, in evaluation mode. Gradients are the caller's affair.
+        unet: The network, in evaluation mode. Gradients are recorded.
         scheduler: A diffusers scheduler, which says what process and prediction the network was trained on.
-        class_labels: Labels, int64 (B,), told in every call; None for a network that takes none.
+        class_labels: Labels, int64 (B,), given in every call; None for a network without labels.
 
     Raises:
         ValueError: If the process is neither VP nor flow matching, or the prediction is none of the above.
@@ -55,8 +55,8 @@ class NetworkDenoiser:
         x = x * (math.hypot(own_alpha, own_sigma) / math.hypot(alpha, sigma))
         labels = {} if self.class_labels is None else {"class_labels": self.class_labels}
         dtype = next((p.dtype for p in self.unet.parameters()), x.dtype)
-        told = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
-        out = self.unet(x.to(dtype), told, **labels, return_dict=False)[0].to(x.dtype)
+        timesteps = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
+        out = self.unet(x.to(dtype), timesteps, **labels, return_dict=False)[0].to(x.dtype)
         match self.prediction:
             case "epsilon":
                 return (x - own_sigma * out) / own_alpha

@@ -34,7 +34,7 @@ from otprior.utils.validation import (
 
 Number = TypeVar("Number", float, Tensor)
 
-# Schedulers of VE networks after Karras et al.: the network is told c_noise = log(σ)/4.
+# Schedulers of VE networks after Karras et al.: the network takes c_noise = log(σ)/4.
 _EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 _FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
 
@@ -51,7 +51,7 @@ class NoiseSchedule:
 
     Arguments:
         kind: "vp", "ve" or "flow".
-        times: Timesteps of the table, shape (n,), increasing, in the units that the network is told.
+        times: Timesteps of the table, shape (n,), increasing, in the units of the network.
         log_snrs: log(α²/σ²) at those, shape (n,), strictly decreasing; the last may be −inf.
         discrete: Whether the network was trained at the integers of the table only.
     """
@@ -103,13 +103,13 @@ class NoiseSchedule:
     def from_scheduler(cls, scheduler: Any) -> NoiseSchedule:
         """The forward process that a diffusers scheduler's network was trained on.
 
-        It describes the *network*: Euler, Heun, LMS and KDPM2 run a VP network on x/α, but the process is
-        the VP one of their betas, the same as under DDIM (the samplers' scale is dealt with where sampling
-        starts). Exceptions are EDM schedulers, and Euler with continuous timesteps and v-prediction, whose
-        networks are told log(σ)/4: VE. A flow-matching network is told t = T σ, so its `shift` moves grids
-        of timesteps but not the relation of t to σ. Betas may be of any shape. Rescaled to zero terminal SNR,
-        the last timestep has α = 0 also where the scheduler puts 2⁻¹² there to keep its own divisions finite
-        (with linear betas that is *more* signal than one timestep earlier).
+        It describes the *network*: Euler, Heun, LMS and KDPM2 run a VP network on x/α, but the process is the VP one
+        of their betas, the same as under DDIM (sampling accounts for the samplers' scale). Exceptions are EDM
+        schedulers, and Euler with continuous timesteps and v-prediction, whose networks take log(σ)/4: VE. A
+        flow-matching network takes t = T σ, so its `shift` moves grids of timesteps but not the relation of t to σ.
+        Betas may be of any shape. Rescaled to zero terminal SNR, the last timestep has α = 0 also where the scheduler
+        puts 2⁻¹² there to keep its own divisions finite (with linear betas that is *more* signal than one timestep
+        earlier).
 
         Arguments:
             scheduler: An instance of a diffusers scheduler.

@@ -28,7 +28,7 @@ from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import require
 
 # Standard normal quantile of a one-sided 95 % interval.
-ONE_SIDED = 1.645
+ONE_SIDED = float(stats.norm.ppf(0.95))
 MOST_BLOCKS = 10
 
 

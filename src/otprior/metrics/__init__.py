@@ -1,51 +1,45 @@
 """Quality and copying of samples, from features and pixels, with intervals.
 
-`evaluate` computes all figures of a report's row at once; the parts are here for other uses. Features come
-from `otprior.metrics.features`, and figures mean nothing without the name of the extractor beside them.
+`evaluate` computes all figures of a set of samples at once, compared with a `Reference`; the parts are here for other
+uses. Features come from an extractor (`load_extractor`, `extract_features`): name it beside every figure, since figures
+of different extractors do not compare.
 """
 
 from __future__ import annotations
 
-from otprior.metrics.copying import (
-    Atoms,
-    below_quantile,
-    copy_mask,
-    duplicate_rate,
-    first_equal,
-    source_mask,
-)
+from otprior.metrics.classes import mixture_mask
+from otprior.metrics.copying import Atoms, copy_mask, duplicate_rate
 from otprior.metrics.evaluation import Reference, evaluate
+from otprior.metrics.features import FeatureExtractor, extract_features, load_extractor
 from otprior.metrics.frechet import FeatureMoments, frechet_distance
 from otprior.metrics.intervals import (
     Interval,
     block_interval,
     bootstrap_mean,
-    disjoint_blocks,
     paired_difference,
     paired_share_difference,
     ratio_interval,
     seed_set_interval,
 )
 from otprior.metrics.kernel import KernelSample, kernel_distance
-from otprior.metrics.modes import mixture_mask
 from otprior.metrics.neighbours import nearest, precision_recall_density_coverage
 
 __all__ = [
     "Atoms",
+    "FeatureExtractor",
     "FeatureMoments",
     "Interval",
     "KernelSample",
     "Reference",
-    "below_quantile",
     "block_interval",
     "bootstrap_mean",
     "copy_mask",
-    "disjoint_blocks",
     "duplicate_rate",
     "evaluate",
-    "first_equal",
+    "extract_features",
     "frechet_distance",
     "kernel_distance",
+    "load_extractor",
     "mixture_mask",
     "nearest",
     "paired_difference",
@@ -53,5 +47,4 @@ __all__ = [
     "precision_recall_density_coverage",
     "ratio_interval",
     "seed_set_interval",
-    "source_mask",
 ]

@@ -1,8 +1,8 @@
-"""One door to the metrics: a set of samples in, every figure of a report's row out, with its interval.
+"""All metrics at once: a set of samples in, every figure of a report's row out, with its interval.
 
 Quality (features against the reference images) and copying (pixels and features against the atoms) are
-computed together, so that neither is shown alone. The floor of every figure is the same call on as many
-held-out real images.
+computed together, so that neither is shown alone. Compute the floor of every figure by the same call on equally
+many held-out real images.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _BLOCKS = 10
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Everything that samples are compared with; build it once with `Reference.build`.
+    """The images that samples are compared with; build it once with `Reference.build`.
 
     Arguments:
         features: Of the real reference images, shape (M, D), float32.
@@ -117,13 +117,13 @@ def evaluate(
     generator: torch.Generator,
     sources: Tensor | None = None,
 ) -> dict[str, Any]:
-    """All figures of one set of samples, ready for a report (floats, lists and None only).
+    """All figures of one set of samples, ready for a report (floats, lists and None).
 
     Arguments:
-        features: Of the samples, shape (n, D), by the extractor that made the reference's.
+        features: Of the samples, shape (n, D), by the same extractor as the reference's.
         pixels: The samples, shape (n, C, H, W) or (n, P), on the atoms' scale; n >= 6.
         reference: What to compare with.
-        generator: Source of the resampling and of the blocks, on the CPU.
+        generator: Draws resamples and blocks, on the CPU.
         sources: Index of the atom behind each start, shape (n,), for starts that were built on one.
 
     Returns:
@@ -133,8 +133,8 @@ def evaluate(
         - nearest_pixel_distance, nearest_feature_distance: mean distance to the nearest atom;
         - nearest_pixel_below_1pct, nearest_feature_below_1pct: share of samples nearer to an atom than the
           1 % quantile of held-out real images;
-        - `<name>_interval`: 95 % limits [lo, hi] for what other seeds would give with reference, atoms and
-          prior fixed. From 10 disjoint blocks for fid and kid (`block_interval`), else from `bootstrap_mean`.
+        - `<name>_interval`: 95 % limits [lo, hi] over other seeds, with reference, atoms and prior fixed. From 10
+          disjoint blocks for fid and kid (`block_interval`), else from `bootstrap_mean`.
           None for recall, coverage and duplicate_rate, which depend on all samples at once and on their
           number: sets of seeds give those an interval.
 
@@ -145,34 +145,11 @@ def evaluate(
     pixels = as_rows("pixels", pixels)
     check_same_width("features", features, "the reference's features", reference.features)
     check_same_width("pixels", pixels, "the reference's atoms", reference.atoms.images)
-    require(
-        len(pixels) == len(features), "pixels", f"{len(features)} rows, one a row of features", len(pixels)
-    )
-
-    blocks = min(_BLOCKS, len(features) // 2)
-    fid = block_interval(lambda rows: frechet_distance(rows, reference.moments), features, generator, blocks)
-    kid = block_interval(lambda rows: kernel_distance(rows, reference.kernel), features, generator, blocks)
+    rule = f"{len(features)} rows, one a row of features"
+    require(len(pixels) == len(features), "pixels", rule, len(pixels))
+    figures = _distances(features, reference, generator)
     neighbourhood = neighbourhood_terms(reference.features, features, _NEIGHBOURS)
-    pixel_distances, indices = reference.atoms.nearest(pixels, 2)
-    feature_distances = nearest(features, reference.atom_features)[0][:, 0]
-
-    # One entry a sample; masks stay boolean, which is how `bootstrap_mean` knows a proportion.
-    terms = {
-        "precision": neighbourhood["precision"] > 0.0,
-        "density": neighbourhood["density"],
-        "copy_rate": copy_mask(pixel_distances),
-        "source_rate": None if sources is None else source_mask(indices[:, 0], sources, reference.atoms),
-        "nearest_pixel_distance": pixel_distances[:, 0],
-        "nearest_feature_distance": feature_distances,
-        "nearest_pixel_below_1pct": below_quantile(pixel_distances[:, 0], reference.held_out_pixel_distances),
-        "nearest_feature_below_1pct": below_quantile(feature_distances, reference.held_out_feature_distances),
-    }
-    row: dict[str, Any] = {
-        "fid": fid.estimate,
-        # A distance is never negative; an unbiased estimate, such as the kernel distance, may be.
-        "fid_interval": [max(fid.lo, 0.0), fid.hi],
-        "kid": kid.estimate,
-        "kid_interval": kid.limits(),
+    figures |= {
         "recall": float(neighbourhood["recall"].mean()),
         "recall_interval": None,
         "coverage": float(neighbourhood["coverage"].mean()),
@@ -180,8 +157,40 @@ def evaluate(
         "duplicate_rate": duplicate_rate(pixels),
         "duplicate_rate_interval": None,
     }
-    for name, values in terms.items():
+    # Masks stay boolean, by which `bootstrap_mean` knows a proportion.
+    terms = {"precision": neighbourhood["precision"] > 0.0, "density": neighbourhood["density"]}
+    for name, values in (terms | _copying_terms(features, pixels, reference, sources)).items():
         interval = None if values is None else bootstrap_mean(values, generator)
-        row[name] = None if interval is None else interval.estimate
-        row[f"{name}_interval"] = None if interval is None else interval.limits()
-    return row
+        figures[name] = None if interval is None else interval.estimate
+        figures[f"{name}_interval"] = None if interval is None else interval.limits()
+    return figures
+
+
+def _distances(features: Tensor, reference: Reference, generator: torch.Generator) -> dict[str, Any]:
+    """Fréchet and kernel distance with their intervals."""
+    blocks = min(_BLOCKS, len(features) // 2)
+    fid = block_interval(lambda rows: frechet_distance(rows, reference.moments), features, generator, blocks)
+    kid = block_interval(lambda rows: kernel_distance(rows, reference.kernel), features, generator, blocks)
+    return {
+        "fid": fid.estimate,
+        # A distance is never negative; an unbiased estimate, such as the kernel distance, may be.
+        "fid_interval": [max(fid.lo, 0.0), fid.hi],
+        "kid": kid.estimate,
+        "kid_interval": kid.limits(),
+    }
+
+
+def _copying_terms(
+    features: Tensor, pixels: Tensor, reference: Reference, sources: Tensor | None
+) -> dict[str, Tensor | None]:
+    """The terms, one a sample, whose means are the figures of copying."""
+    pixel_distances, indices = reference.atoms.nearest(pixels, 2)
+    feature_distances = nearest(features, reference.atom_features)[0][:, 0]
+    return {
+        "copy_rate": copy_mask(pixel_distances),
+        "source_rate": None if sources is None else source_mask(indices[:, 0], sources, reference.atoms),
+        "nearest_pixel_distance": pixel_distances[:, 0],
+        "nearest_feature_distance": feature_distances,
+        "nearest_pixel_below_1pct": below_quantile(pixel_distances[:, 0], reference.held_out_pixel_distances),
+        "nearest_feature_below_1pct": below_quantile(feature_distances, reference.held_out_feature_distances),
+    }

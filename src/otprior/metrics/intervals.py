@@ -93,10 +93,8 @@ def bootstrap_mean(
 def binomial_interval(events: int, n: int, level: float = 0.95) -> Interval:
     """Clopper and Pearson's exact interval of a proportion: `events` of `n` independent samples."""
     check_integer("events", events, 0, n)
-    tail = (1.0 - level) / 2.0
-    lo = stats.beta.ppf(tail, events, n - events + 1) if events > 0 else 0.0
-    hi = stats.beta.ppf(1.0 - tail, events + 1, n - events) if events < n else 1.0
-    return Interval(float(lo), float(hi), events / n, level)
+    found = stats.binomtest(events, n).proportion_ci(level, "exact")
+    return Interval(float(found.low), float(found.high), events / n, level)
 
 
 def seed_set_interval(values: Sequence[float] | Tensor, level: float = 0.95, side: str = "both") -> Interval:

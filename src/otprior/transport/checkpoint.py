@@ -1,8 +1,8 @@
-"""Where a long solve or training stands, in a file: tensors, and numbers beside them.
+"""Checkpoints of a long solve or training: tensors and numbers in one file.
 
 A checkpoint belongs to one problem. Its fingerprint covers what decides it (of a solve: atoms, weights, seed and
-tolerance), so that nothing goes on from another one's state. It is written under a temporary name and moved, so a
-killed process leaves the last whole one.
+tolerance), so that a run cannot resume from the state of another problem. It is written under a temporary name and
+moved, so a killed process leaves the last whole one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BYTES_PER_BLOCK = 1 << 26
 
 
 def fingerprint(*parts: Tensor | str | float) -> str:
-    """A digest of tensors, texts and numbers."""
+    """Computes a digest of tensors, texts and numbers."""
     digest = hashlib.sha256()
     for part in parts:
         if not isinstance(part, Tensor):
@@ -39,7 +39,7 @@ def fingerprint(*parts: Tensor | str | float) -> str:
 
 
 def save_checkpoint(path: Path, problem: str, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-    """Replaces the checkpoint at `path`; numbers must be what JSON can hold."""
+    """Writes the checkpoint at `path`, replacing an earlier one; numbers must be JSON values."""
     header = {"format_version": FORMAT_VERSION, "problem": problem, "numbers": numbers}
     with output_file(path) as temporary:
         whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -49,7 +49,7 @@ def save_checkpoint(path: Path, problem: str, tensors: dict[str, Tensor], number
 def load_checkpoint(
     path: Path, problem: str, parts: str = "atoms, weights, seed and tol"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and numbers of the checkpoint at `path`; `parts` are what its problem is made of, for the complaint.
+    """Reads tensors and numbers of the checkpoint at `path`; `parts` names what its problem consists of, for errors.
 
     Raises:
         ValueError: If the file is no checkpoint, of another format version, or of another problem.
@@ -65,7 +65,7 @@ def load_checkpoint(
     require(
         version == FORMAT_VERSION, "checkpoint", f"of format version {FORMAT_VERSION}", f"{version} in {path}"
     )
-    hint = "Delete it, or name another file."
+    hint = "Delete it, or name another file"
     require(
         header["problem"] == problem,
         "checkpoint",

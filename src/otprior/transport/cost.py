@@ -5,10 +5,10 @@
     W2²(μ, ν) ≥ E|z|² + Σ ν_i |y_i|² + 2 Σ ν_i h_i − 2 E u(z),
 
 with equality at the optimum. *Above* is a plan. The draws of a batch, of mass 1/n each, go to their cells; where that
-is more than ν_i, what is too much goes on to atoms that lack mass, a draw to the one among them at which it scores
-best. The result couples the batch to ν exactly, so its cost is at least W2² from the batch to ν, whose mean is at least
-W2²(μ, ν), since W2² is convex. Neither bound asks how good h is, or knows the cells' masses. Offsets that are not
-optimal widen the interval from both sides; so do batches with few draws an atom, whose noise is repaired too.
+is more than ν_i, the excess moves on to atoms that lack mass, each draw to the one among them at which it scores best.
+The result couples the batch to ν exactly, so its cost is at least W2² from the batch to ν, whose mean is at least
+W2²(μ, ν), since W2² is convex. Neither bound requires a good h or the cells' masses. Offsets that are not optimal widen
+the interval from both sides; so do batches with few draws an atom, whose sampling error the plan has to repair.
 
 Both are means over eight independent batches. The interval's ends lie beyond them by Student's quantile times their
 standard errors.
@@ -34,7 +34,7 @@ LEAST_DRAWS = 1 << 16
 DRAWS_PER_ATOM = 16
 # Student's t has a degree of freedom fewer than there are batches.
 QUANTILE_975 = float(stdtrit(BATCHES - 1, 0.975))
-# After so many rounds, or when this little mass is left, the rest goes to whatever atoms lack mass.
+# After so many rounds, or when this little mass is left, the rest goes to all atoms that lack mass, in proportion.
 ROUNDS = 16
 LITTLE = 1e-4
 SCORES_PER_BLOCK = 1 << 22
@@ -61,13 +61,13 @@ class TransportCost:
 
     @property
     def squared_interval(self) -> tuple[float, float]:
-        """An interval that has W2² with a probability of 95 % at least."""
+        """An interval that contains W2² with a probability of 95 % at least."""
         low, high = self.dual - QUANTILE_975 * self.dual_error, self.primal + QUANTILE_975 * self.primal_error
         return max(low, 0.0), max(high, 0.0)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """An interval that has W2 with a probability of 95 % at least."""
+        """An interval that contains W2 with a probability of 95 % at least."""
         low, high = self.squared_interval
         return math.sqrt(low), math.sqrt(high)
 
@@ -183,7 +183,7 @@ def _inner(brenier: BrenierPotential, x: Tensor, atom: Tensor) -> Tensor:
 
 
 def _best(brenier: BrenierPotential, x: Tensor, rows: Tensor, among: Tensor) -> Tensor:
-    """For each of the rows the atom, of those in `among`, at which it scores best (up to rounding: any will do)."""
+    """For each of the rows the atom, of those in `among`, at which it scores best, up to rounding."""
     atoms, h = brenier.atoms[among], brenier.offsets[among].to(x.dtype)
     parts = rows.split(max(1, SCORES_PER_BLOCK // len(among)))
     return among[torch.cat([torch.addmm(h, x[part], atoms.T).argmax(dim=1) for part in parts])]

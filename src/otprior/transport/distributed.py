@@ -1,8 +1,8 @@
-"""Several processes on one problem: who does which part, and sums over all.
+"""Several processes on one problem: how they share the work, and sums over all.
 
-A thin layer on torch.distributed. Started by `torchrun`, each process is a rank; without it there is one. Work comes
-in numbered pieces that depend on their number alone, so it does not matter which rank does which piece; integer sums
-are exact, so it does not matter in which order ranks add up either.
+A thin layer on torch.distributed. `torchrun` starts several processes; otherwise there is one. Work comes in numbered
+pieces that depend on their number alone, so it does not matter which process does which piece; integer sums are exact,
+so the order of adding does not matter either.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Processes:
-    """This process's place among those that work on one problem.
+    """The processes that work on one problem, and which of them this one is.
 
     Attributes:
-        rank: From 0.
-        size: How many there are.
+        rank: Number of this process, from 0.
+        size: Number of processes.
     """
 
     rank: int = 0
@@ -32,7 +32,8 @@ class Processes:
     def join(cls) -> Processes:
         """Joins the group that `torchrun` set up, if it did.
 
-        By gloo; and by NCCL for tensors on CUDA devices, where every rank of this machine has one of its own.
+        Sums go through gloo; and through NCCL for tensors on CUDA devices, if there is a device for every process of
+        this machine.
         """
         if "RANK" not in os.environ:
             return cls()
@@ -46,21 +47,21 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the rank that writes files and speaks to the user."""
+        """Whether this is the process that writes files and reports to the user."""
         return self.rank == 0
 
     def share(self, pieces: Sequence[int]) -> Sequence[int]:
-        """The pieces that this rank does."""
+        """Selects the pieces that this process does."""
         return pieces[self.rank :: self.size]
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of `values` over all ranks, in place, known to all; of integers it is exact in any order."""
+        """Sums `values` over all processes, in place, on all of them; for integers exactly, in any order."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def agree(self, value: float) -> float:
-        """The first rank's `value`, on all."""
+        """Returns the first process's `value` on all."""
         if self.size == 1:
             return value
         return float(self.sum(torch.tensor([value if self.first else 0.0], dtype=torch.float64)))

@@ -1,4 +1,4 @@
-r"""Distances between laws of which only mean and covariance are known: Gelbrich's bound, and its mirror image.
+r"""Gaussian maps, and distances between laws of known mean and covariance: Gelbrich's bound, and an upper one.
 
 For laws p, q with means m, a and covariances C, S, whatever else they are (Gelbrich, 1990),
 
@@ -6,14 +6,14 @@ For laws p, q with means m, a and covariances C, S, whatever else they are (Gelb
 
 with equality for Gaussians. B is the Bures distance: the least ‖C^{1/2} − S^{1/2} R‖ over rotations R.
 
-The mirror image is an upper bound for p the law of α X + σ ε and q = N(a, S). Let ζ ~ N(0, I) be coupled with X in
+There is an upper bound, too, for p the law of α X + σ ε and q = N(a, S). Let ζ ~ N(0, I) be coupled with X in
 any way, independent of ε, and Γ = E (X − E X) ζᵀ. Among the Gaussians of law q that are linear in (ζ, ε) the nearest
 to α X + σ ε gives
 
     W2²(p, q) ≤ |m − a|² + α² (tr Σ − tr Γ Γᵀ) + B²(α² Γ Γᵀ + σ² I, S),     Σ = Cov X.
 
-Γ Γᵀ is the covariance of the linear regression of X on ζ, "explained" by it. If it is all of Σ the two bounds are one
-number; with Γ = 0 (ζ says nothing of X) what is left is the coupling that shares the noise.
+Γ Γᵀ is the covariance of the linear regression of X on ζ, "explained" by it. If it is all of Σ the two bounds are
+equal; with Γ = 0 (ζ is independent of X) the bound is that of the coupling that shares the noise.
 
 Covariances come as a `Spectrum`, U Λ Uᵀ + s² (I − U Uᵀ), so that nothing is d × d where d is large.
 
@@ -121,7 +121,7 @@ def bures_squared(p: Spectrum, q: Spectrum) -> float:
 
 
 def shared_axes(p: Spectrum, q: Spectrum) -> Tensor | None:
-    """Axes along which both covariances are diagonal, if that is plain to see."""
+    """Axes along which both covariances are diagonal, where the two share a basis or one has none."""
     if p.basis is q.basis or q.basis.shape[1] == 0:
         return p.basis
     return q.basis if p.basis.shape[1] == 0 else None

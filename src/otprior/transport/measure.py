@@ -1,8 +1,8 @@
 """Discrete measures ν = Σ ν_i δ_{y_i}: the targets of the semi-discrete transport problem.
 
-A user's atoms may repeat and may weigh nothing. Both leave the transport problem ill-posed (the cell of a
-repeated atom is not determined, that of a weightless one is empty), so equal atoms are merged into the first of
-them and weightless ones are set aside; `DiscreteMeasure` remembers where each given atom went.
+A user's atoms may repeat and may have zero weight. Both leave the transport problem ill-posed (the cell of a
+repeated atom is not determined, that of an atom of zero weight is empty), so equal atoms are merged into the first
+of them and atoms of zero weight are removed; `DiscreteMeasure` keeps the index of each given atom.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor
 
 from otprior.utils.validation import check_finite, require
 
-# User weights come as float32 or as decimal text; beyond this their sum is a mistake, below it is rounding.
+# User weights come as float32 or as decimal text: a sum nearer to 1 than this is rounding, any other a mistake.
 WEIGHT_SUM_TOLERANCE = 1e-4
 
-# Rows that are taken to float64 at a time: of a million atoms a whole copy would be felt.
+# Rows converted to float64 at a time; a whole copy of a million atoms would take gigabytes.
 ROWS_PER_BLOCK = 1 << 14
 
 
 @dataclass(frozen=True)
 class DiscreteMeasure:
-    """Distinct atoms of positive weight, and the way back to the atoms that were given.
+    """Distinct atoms of positive weight, and how they correspond to the atoms given.
 
     Attributes:
         atoms: Distinct atoms, shape (N, d), float32 (or float64 if given so).
@@ -52,7 +52,7 @@ class DiscreteMeasure:
 
     @classmethod
     def build(cls, atoms: Tensor, weights: Tensor | None = None) -> DiscreteMeasure:
-        """Checks, merges and normalises.
+        """Checks atoms and weights, merges equal atoms and normalises the weights.
 
         Arguments:
             atoms: Shape (M, d), floating point, finite; half precision is taken as float32.
@@ -102,11 +102,11 @@ class DiscreteMeasure:
 
     @property
     def removed(self) -> Tensor:
-        """Indices, among the atoms given, of those that weigh nothing; shape (R,)."""
+        """Indices, among the atoms given, of those of zero weight; shape (R,)."""
         return torch.nonzero(self.merged_into < 0).reshape(-1)
 
     def given_weights(self) -> Tensor:
-        """Masses of the atoms as they were given, a merged one's all on the first of its kind; (M,), float64."""
+        """Masses of the atoms as given, those of equal atoms all on the first of them; (M,), float64."""
         masses = torch.zeros(len(self.merged_into), dtype=torch.float64)
         masses[self.index] = self.weights
         return masses
@@ -123,20 +123,20 @@ class DiscreteMeasure:
         return torch.cat([(part.double() - mean).to(part.dtype) for part in self.atoms.split(ROWS_PER_BLOCK)])
 
     def spread_out(self, values: Tensor, fill: float) -> Tensor:
-        """Values of the distinct atoms, shape (N,), on the atoms given, shape (M,); `fill` on removed ones."""
+        """Copies values of the distinct atoms, shape (N,), to the atoms given, shape (M,); `fill` on removed ones."""
         padded = torch.cat([values, values.new_full((1,), fill)])
         return padded[self.merged_into.to(values.device)]
 
 
 def _group_equal_rows(atoms: Tensor) -> tuple[Tensor, Tensor]:
     """The first row of each group of equal rows (in order of appearance), and each row's group."""
-    # Rows are compared by a 64-bit hash: sorting whole rows takes long, and twice the memory.
+    # Rows are compared by a 64-bit hash: sorting whole rows is slow and takes twice the memory.
     hashes = torch.cat([_hash_rows(part) for part in atoms.cpu().split(ROWS_PER_BLOCK)]).numpy()
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     same = torch.from_numpy(first[group.reshape(-1)])
     repeated = torch.nonzero(same != torch.arange(len(atoms))).reshape(-1)
     if not bool((atoms[repeated.to(atoms.device)] == atoms[same[repeated].to(atoms.device)]).all()):
-        # Two different rows share a hash, which no one will live to see; but they must not be merged.
+        # Two different rows share a hash: most unlikely, but they must not be merged.
         _, first, group = np.unique(atoms.cpu().numpy() + 0.0, axis=0, return_index=True, return_inverse=True)
     order = np.argsort(first)
     rank = np.empty_like(order)

@@ -1,12 +1,13 @@
 """Mean and covariance of a stream, in float64, full or as low rank plus isotropic.
 
-Up to `FULL_COVARIANCE_LIMIT` dimensions the covariance is accumulated whole, blocks merged pairwise-exactly (Chan,
+Up to `FULL_COVARIANCE_LIMIT` dimensions the covariance is accumulated whole, blocks merged exactly in pairs (Chan,
 Golub & LeVeque, 1983). Beyond, the leading axes are followed by merging each block into a thin factorisation
-(incremental SVD), while the total variance is tracked exactly, and what the axes leave is spread evenly:
+(incremental SVD), while the total variance is tracked exactly, and the remaining variance is spread evenly over the
+other axes:
 
     Σ ≈ U Λ Uᵀ + s² (I − U Uᵀ),   s² = (tr Σ − tr Λ)/(d − r).
 
-Rows are regrouped into blocks of fixed size, so the result does not depend on how the stream was cut.
+Rows are regrouped into blocks of fixed size, so the result does not depend on how the stream was split.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from otprior.utils.validation import require
 
 FULL_COVARIANCE_LIMIT = 4096
 BLOCK_ROWS = 1024
-# Axes followed beyond those asked for, so that the last ones kept are not the ones that truncation hurts.
+# Axes followed beyond those asked for, so that truncation does not affect the last ones kept.
 OVERSAMPLING = 64
 
 
@@ -42,7 +43,7 @@ class Spectrum:
 
 
 class StreamingMoments:
-    """Accumulates rows, and gives their spectrum once at the end.
+    """Accumulates rows; `spectrum` ends it.
 
     Arguments:
         dim: d.
@@ -108,7 +109,7 @@ class StreamingMoments:
 
 
 def streaming_spectrum(rows: Tensor, rank: int) -> Spectrum:
-    """The spectrum of all `rows` (N, d) at once, read block by block."""
+    """Computes the spectrum of `rows` (N, d), read block by block."""
     moments = StreamingMoments(rows.shape[1], rank)
     for block in rows.split(BLOCK_ROWS):
         moments.update(block)
@@ -116,7 +117,7 @@ def streaming_spectrum(rows: Tensor, rank: int) -> Spectrum:
 
 
 def thin_spectrum(rows: Tensor, rank: int) -> Spectrum:
-    """The same for few rows of many dimensions, at the cost of their own singular values; float64.
+    """Computes the spectrum of few rows of many dimensions from their own singular values; float64.
 
     There are at most as many axes as rows, whatever `rank`.
     """

@@ -1,8 +1,8 @@
-"""The largest of many scores, and those that rounding cannot tell from it.
+"""The largest of many scores, and those within rounding of it.
 
 A maximum without its position runs at the speed of memory; one with it is several times slower. So a row of scores is
-reduced over tiles first, and only the few tiles whose maximum comes within `width` of the row's are looked into. What
-is found there are the candidates: exact scores decide between them, and only between them.
+reduced over tiles first, and only the few tiles whose maximum comes within `width` of the row's are searched. Their
+entries are the candidates, and exact scores need to be computed for these only.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ TILE = 16
 
 
 def near_maximum(scores: Tensor, width: Tensor, best: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The entries of each row that lie within `width` of its maximum.
+    """Finds the entries of each row that lie within `width` of its maximum.
 
     Arguments:
         scores: Shape (B, N), contiguous.
         width: How near, shape (B,), nonnegative.
-        best: A maximum of scores seen elsewhere, shape (B,), raised in place to the row's. Entries are then compared
+        best: Maximum over earlier columns, shape (B,), raised in place to the row's. Entries are then compared
             with the larger of both, and a row may have none.
 
     Returns:

@@ -6,11 +6,11 @@ For the cost |z − y|²/2 the Brenier potential is the largest of N affine func
 
 and the map ∇u sends z to y_{i(z)}, i(z) the argmax; the points with i(z) = i are the Laguerre cell of y_i. The
 offsets h minimise the convex semi-dual F(h) = E u(z) − Σ ν_i h_i, whose gradient is P(i(z) = i) − ν_i. For any
-h the map is optimal onto the masses p_i = P(i(z) = i) that it has, so p is all that can be wrong, and
+h the map is optimal onto its own masses p_i = P(i(z) = i). Only these can be wrong, and
 
     χ²(p, ν) = Σ_i (p_i − ν_i)²/ν_i
 
-says how wrong. Everything here is a function of its arguments; nothing here iterates.
+measures by how much (`chi_squared`). Everything here is a function of its arguments; nothing here iterates.
 
 References:
     Semi-discrete transport: Mérigot & Thibert, Optimal transport: discretization and algorithms (2020),
@@ -62,17 +62,17 @@ class BrenierPotential:
 
     @classmethod
     def build(cls, atoms: Tensor, offsets: Tensor, radius: float | None = None) -> BrenierPotential:
-        """From atoms (N, d) and offsets (N,); pass `radius` where it is known, it costs a pass over the atoms."""
+        """From atoms (N, d) and offsets (N,); `radius`, if known, saves a pass over the atoms."""
         if radius is None:
             radius = largest_norm(atoms)
         return cls(atoms, offsets.to(atoms.device, torch.float64), radius)
 
     def assign(self, z: Tensor) -> Tensor:
-        """i(z): the cell of each point; z (B, d) to int64 (B,).
+        """Finds the cell i(z) of each point; z (B, d) to int64 (B,).
 
         Scores are screened in the atoms' dtype. Where rounding could decide, the candidates within the error bound of
-        the maximum are scored again in float64, and what is still tied goes to the lowest index. So a row's cell
-        depends on nothing but the row: not on the batch around it, the number of threads or the device.
+        the maximum are scored again in float64, and ties go to the lowest index. So a row's cell depends on the row
+        alone: not on the rest of the batch, the number of threads or the device.
         """
         return torch.cat(
             [self._assign_block(block, *self._candidates(block, 0.0)) for block in self._blocks(z)]
@@ -84,7 +84,7 @@ class BrenierPotential:
         return (z.double() * self.atoms[cell].double()).sum(dim=1) + self.offsets[cell]
 
     def barycentre(self, z: Tensor, smoothing: float) -> Tensor:
-        """The smoothed map: the mean of the atoms weighted by the softmax of their scores over ε.
+        """Applies the smoothed map: the mean of the atoms weighted by the softmax of their scores over ε.
 
         Arguments:
             z: Points, shape (B, d).
@@ -98,7 +98,7 @@ class BrenierPotential:
     def assign_and_barycentre(
         self, z: Tensor, smoothing: float, values: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """What `assign` and `barycentre` return, from one product of scores.
+        """Returns the results of `assign` and `barycentre`, from one product of scores.
 
         `values`, shape (N, k), are averaged in place of the atoms (which may be projections of them).
         """
@@ -147,7 +147,7 @@ class BrenierPotential:
         return cell
 
     def settle(self, z: Tensor, row: Tensor, atom: Tensor) -> Tensor:
-        """The best among candidates by float64 scores; ties go to the lowest index.
+        """Chooses the best among candidates by float64 scores; ties go to the lowest index.
 
         Arguments:
             z: Points, shape (B, d).
@@ -160,7 +160,7 @@ class BrenierPotential:
         return self._choose(z, row, atom, self._exact(z, row, atom))
 
     def _choose(self, z: Tensor, row: Tensor, atom: Tensor, exact: Tensor) -> Tensor:
-        """`settle`, with the exact scores (P,) at hand."""
+        """`settle` for given exact scores (P,)."""
         best = exact.new_full((len(z),), -math.inf).scatter_reduce_(0, row, exact, "amax")
         tied = exact >= (best - 2 * (z.shape[1] + 2) * 2.0**-53 * self._score_size(z))[row]
         lowest = torch.full((len(z),), len(self.atoms), dtype=torch.int64, device=z.device)
@@ -170,7 +170,7 @@ class BrenierPotential:
         """|z| max_i |y_i| + max_i |h_i|, to which rounding errors of scores are proportional; (B,), float64."""
         return torch.linalg.vector_norm(z, dim=1, dtype=torch.float64) * self.radius + self._largest_offset
 
-    # (Kept, since a call for one point costs little more than these would.)
+    # (Cached: for a single point they would cost about as much as the search itself.)
 
     @cached_property
     def _rounded_offsets(self) -> Tensor:
@@ -185,7 +185,7 @@ def _weighted_mean(rows: int, row: Tensor, values: Tensor, log_share: Tensor) ->
     """For each of `rows` the mean of its values (P, k), weighted by exp(`log_share`); shape (rows, k)."""
     best = log_share.new_full((rows,), -math.inf).scatter_reduce_(0, row, log_share, "amax")
     share = torch.exp(log_share - best[row])
-    # (The error bound let some more through.)
+    # (Drop candidates kept only by the rounding margin.)
     share[share < math.exp(LEAST_LOG_SHARE)] = 0.0
     share /= share.new_zeros(rows).index_add_(0, row, share)[row]
     mean = torch.zeros(rows, values.shape[1], dtype=torch.float64, device=values.device)
@@ -199,7 +199,7 @@ def largest_norm(rows: Tensor) -> float:
 
 
 def matmul_roundoff(dtype: torch.dtype) -> float:
-    """The unit roundoff of matrix products of `dtype`, under torch's present setting."""
+    """The unit roundoff of matrix products of `dtype`, under torch's current setting."""
     return 2.0**-53 if dtype == torch.float64 else MATMUL_ROUNDOFF[torch.get_float32_matmul_precision()]
 
 
@@ -228,7 +228,7 @@ def natural_scale(atoms: Tensor, weights: Tensor) -> Tensor:
 
 
 def dual_value(potential: BrenierPotential, weights: Tensor, z: Tensor) -> tuple[float, float]:
-    """A lower bound of W2(N(0, I), ν)², and its standard error over the draws.
+    """Estimates a lower bound of W2(N(0, I), ν)², and its standard error over the draws.
 
     d + Σ ν_i |y_i|² − 2 F(h) for any h, with equality at the optimum.
 

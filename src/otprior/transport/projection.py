@@ -1,7 +1,7 @@
 """Transport solved for atoms projected on their leading principal axes.
 
 With P the projection on r orthonormal axes, offsets h solved for the atoms P y_i make the cells of the map
-z ↦ y_{i(Pz)} weigh ν exactly as well as they do in r dimensions, since Pz is normal too. What suffers is the cost: the
+z ↦ y_{i(Pz)} weigh ν exactly as well as they do in r dimensions, since Pz is normal too. The cost is larger: the
 map is optimal for the projected problem, and for any orthonormal axes u_k that complete the r,
 
     W2² (of the map) − W2² (optimal) ≤ 2 Σ_{k>r} √λ_k,   λ_k = Σ_i ν_i ⟨y_i − mean, u_k⟩²,
@@ -36,7 +36,7 @@ EXCESS_BLOCKS, EXCESS_BLOCK = 8, 512
 
 @dataclass(frozen=True)
 class Projection:
-    """Orthonormal axes, and what is lost beside them.
+    """Orthonormal axes, and what is lost by using them alone.
 
     Attributes:
         axes: Columns u_1, …, u_r, shape (d, r), float64.
@@ -51,14 +51,14 @@ class Projection:
     def apply(self, rows: Tensor) -> Tensor:
         """Coordinates of rows (B, d) along the axes, shape (B, r), in the rows' dtype.
 
-        Computed in float64, so that a row's coordinates do not depend on the rows beside it.
+        Computed in float64, so that a row's coordinates do not depend on the other rows.
         """
         axes = self.axes.to(rows.device)
         return torch.cat([(part.double() @ axes).to(rows.dtype) for part in rows.split(ROWS_PER_BLOCK)])
 
 
 def project(atoms: Tensor, weights: Tensor, rank: int | float) -> Projection:
-    """The leading principal axes of atoms.
+    """Finds the leading principal axes of atoms.
 
     Arguments:
         atoms: y, shape (N, d).
@@ -93,7 +93,7 @@ def project(atoms: Tensor, weights: Tensor, rank: int | float) -> Projection:
 def excess_share(
     projection: Projection, atoms: Tensor, projected: Tensor, offsets: Tensor, seed: int
 ) -> float:
-    """An upper limit, at 95 %, of the measured bound on what the axes left out add to W2², as a share of W2².
+    """Estimates an upper 95 % limit of the bound on what the axes left out add to W2², as a share of W2².
 
     Arguments:
         projection: P.

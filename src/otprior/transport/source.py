@@ -1,12 +1,12 @@
-"""The law that is carried to the atoms: N(0, I_d), or any other that can be drawn from.
+"""The law that is transported to the atoms: N(0, I_d), or any other that can be sampled.
 
-Solvers are made for draws z of mean near zero and spread near one in each direction. Other draws x = m + s z (s > 0,
-entrywise) are brought there, which changes atoms and offsets and nothing else: as
+Solvers assume draws z of mean near zero and standard deviation near one in each direction. Other draws x = m + s z
+(s > 0, entrywise) are rescaled to these, which changes only atoms and offsets: as
 
     ⟨x, y_i⟩ + h_i = ⟨z, s y_i⟩ + (h_i + ⟨m, y_i⟩),
 
 the cells of x among atoms y_i with offsets h_i are those of z among atoms s y_i with offsets h_i + ⟨m, y_i⟩. This holds
-for any m and s, so estimates of mean and spread do: they decide how fast a solve is, not what it solves.
+for any m and s, so estimates of mean and standard deviation suffice: they affect the speed of a solve, not its result.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Source:
 
     @classmethod
     def build(cls, source: str | Sampler, dim: int, seed: int) -> Source:
-        """The law called "normal" or "uniform" (on the cube [−½, ½]^d), or that of a sampler.
+        """Makes the law called "normal" or "uniform" (on the cube [−½, ½]^d), or that of a sampler.
 
         Raises:
             ValueError: On another name, or a sampler whose draws are not finite (count, d) tensors that spread out in
@@ -78,11 +78,11 @@ class Source:
 
     @property
     def mixes(self) -> bool:
-        """Whether orthogonal combinations of independent draws have the same law: the normal one's privilege."""
+        """Whether orthogonal combinations of independent draws have the same law, as only normal draws do."""
         return self.sampler is None
 
     def block(self, seed: int, stream: str, block: int, size: int, dim: int) -> Tensor:
-        """Block `block` of a stream of draws z, shape (size, dim), float32; see `draws.normal_block`."""
+        """Block `block` of a stream of draws z, shape (size, dim), float32; see `random.normal_block`."""
         if self.sampler is None or self.mean is None or self.spread is None:
             return normal_block(seed, stream, block, size, dim)
         x = self.sampler(size, dim, stream_generator(seed, stream, block))
@@ -93,8 +93,11 @@ class Source:
         return ((x.to("cpu", torch.float64) - self.mean) / self.spread).float()
 
     def points(self, count: int, dim: int, seed: int) -> Tensor:
-        """Points z spread as evenly as the law allows, shape (count, dim), float64: scrambled Sobol points through
-        the quantile, or else draws."""
+        """Makes points z spread as evenly as the law allows: Sobol points through the quantile function, or draws.
+
+        Returns:
+            Shape (count, dim), float64.
+        """
         if self.quantiles:
             uniform = SobolEngine(dim, scramble=True, seed=seed % 2**31).draw(count, dtype=torch.float64)
             return self.quantiles(uniform.clamp(2.0**-53, 1 - 2.0**-53))
@@ -102,7 +105,7 @@ class Source:
 
     @property
     def quantiles(self) -> Callable[[Tensor], Tensor] | None:
-        """The quantile function of a coordinate of z, float64, where it is known."""
+        """Quantile function of a coordinate of z, float64; None if it is not known."""
         if self.mixes:
             return torch.special.ndtri
         if self.quantile is None or self.mean is None or self.spread is None:
@@ -111,13 +114,13 @@ class Source:
         return lambda p: (quantile(p) - mean) / spread
 
     def scaled(self, atoms: Tensor) -> Tensor:
-        """The atoms s y, in their dtype: what z is carried to."""
+        """Rescales atoms (N, d) to s y, in their dtype, the targets of z."""
         return (
             atoms if self.spread is None else (atoms.double() * self.spread.to(atoms.device)).to(atoms.dtype)
         )
 
     def offsets(self, offsets: Tensor, atoms: Tensor) -> Tensor:
-        """The offsets for x among atoms y (N, d) from those (N,) for z among atoms s y; mean zero."""
+        """Converts offsets (N,) for z among atoms s y to those for x among atoms y (N, d); mean zero."""
         if self.mean is None:
             return offsets
         moved = offsets - atoms.double() @ self.mean.to(atoms.device)

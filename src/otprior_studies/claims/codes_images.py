@@ -23,8 +23,7 @@ import torch
 from torch import Tensor
 
 from otprior.data import bundled
-from otprior.diffusion.coder import ImageCoder
-from otprior.diffusion.codes import Encoder
+from otprior.diffusion.codes import Encoder, ImageCoder
 from otprior.diffusion.flow import flow_grid
 from otprior.metrics.intervals import bootstrap_mean, seed_set_interval
 from otprior.priors.gaussian import gaussian_code

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from otprior.diffusion.denoisers import FiniteDenoiser
@@ -26,7 +27,7 @@ from otprior_studies.claims.gaussian_laws import w2_to_normal_vp
 from otprior_studies.claims.images import TIMESTEPS, image_flow, image_offsets, images
 
 # Two-sided 95 %.
-NORMAL_QUANTILE = 1.96
+NORMAL_QUANTILE = float(stats.norm.ppf(0.975))
 
 
 def _moments(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -246,7 +246,7 @@ def _network(
 ) -> tuple[Network, Any]:
     """A network and the shape of its images; it is loaded here to find out whether it can be."""
     from otprior.data import bundled
-    from otprior.diffusion.coder import ImageCoder
+    from otprior.diffusion.codes import ImageCoder
     from otprior.sampling.inputs import latent_shape, num_classes, takes_labels
     from otprior_studies.codes import Network
 

@@ -16,8 +16,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from otprior.diffusion.coder import ImageCoder
-from otprior.diffusion.codes import Encoder
+from otprior.diffusion.codes import Encoder, ImageCoder
 from otprior.diffusion.flow import flow_grid
 from otprior.diffusion.grids import timestep_grid
 from otprior.experiments.processes import Piece

@@ -1,12 +1,12 @@
-"""The search for cells on CUDA: products, mixing and maxima in one kernel, so that no score is written to memory.
+"""Search for cells on CUDA: products, mixing and maxima in one kernel, without writing scores to memory.
 
 A tile of atoms leaves three numbers a draw: its largest score, where that is, and its second largest. Tiles whose
 largest comes within `width` of the draw's maximum hold the candidates; there it is the leader alone if the second is
 further away, and else, which is rare, all atoms of the tile. As on a CPU, exact scores decide between candidates, so
 both find the same cells.
 
-Products are summed in float32 whatever the factors are, which is what the width for bfloat16 factors asks for (and
-what a product by torch may not do on CUDA).
+Products are summed in float32 whatever the factors are, as the width for bfloat16 factors assumes (a product by
+torch on CUDA may not do so).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TILES_AT_A_TIME = 1024
 
 
 def kernel_runs_on(device: torch.device) -> bool:
-    """Whether the kernel runs there."""
+    """Whether the kernel runs on this device."""
     return device.type == "cuda" and find_spec("triton") is not None
 
 

@@ -5,12 +5,12 @@ too, exactly, and its scores Σ q_j ⟨z_j, y_i⟩ come from those of the z_j by
 a set of m = 32 base draws is mixed by the rows of eight random orthogonal matrices into 256 draws of the same law.
 
 Draws of one orthogonal matrix are independent. Two of different matrices have correlation q · q', about ±1/√m, and
-yet they tell nearly as much as independent ones: each cell is a rare event, and two standard normal scores of
+yet they are nearly as informative as independent ones: each cell is a rare event, and two standard normal scores of
 correlation ρ are both the highest of N with a probability near N^(−2/(1 + ρ)), which at N = 10,000 and ρ = 1/√32 is
 some N^(−1.7), not N^(−1). (Measured with the solver: docs/solver.md.) Different sets are independent.
 
-In fewer than 128 dimensions the products cost little, and a set is 256 independent draws. So it is for a source other
-than N(0, I): its mixtures would be of another law.
+In fewer than 128 dimensions the products cost little, and a set is 256 independent draws. The same holds
+for a source other than N(0, I), since its mixtures would have another law.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class LaguerreCells:
         return [candidate.pairs() for candidate in candidates]
 
     def _search_on_cuda(self, draws: DrawSets, offsets: Tensor, width: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """The same by one kernel."""
+        """The same as `_search_by_blocks`, by one kernel."""
         factors = self.atoms if self.screen is None else self.screen
         search = KernelSearch(factors, offsets)
         widths = width.repeat_interleave(DRAWS_PER_SET)
@@ -227,7 +227,7 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 
 def _screen_width(potential: BrenierPotential, draws: DrawSets, bfloat16: bool) -> Tensor:
-    """Twice how far a screened score may lie from the true one, for each set; shape (K,), float64."""
+    """Twice the largest error of a screened score, for each set; shape (K,), float64."""
     longest = torch.linalg.vector_norm(draws.base, dim=2, dtype=torch.float64).amax(dim=1)
     if bfloat16:
         return torch.full_like(longest, BFLOAT16_WIDTH * potential.radius)
