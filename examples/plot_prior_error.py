@@ -77,7 +77,7 @@ cases = {
 for name, (denoiser, gain, colour) in cases.items():
     costs, bounds = [], []
     for t, scales in moments.items():
-        gaussian_x = gaussian_map(noised(isotropic(torch.zeros(2), 4.0), *scales))(seeds)
+        gaussian_x = gaussian_map(seeds.double(), noised(isotropic(torch.zeros(2), 4.0), *scales))
         x = flow.x[flow.at(*scales)].double() if name == "four points" else gaussian_x
         gap = RootMeanSquare.between(x, seeds).value
         costs.append(measured(denoiser, x, seeds, scales))

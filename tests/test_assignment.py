@@ -14,8 +14,8 @@ from otprior.diffusion.code_paths import interpolate, nearest_codes
 from otprior.diffusion.denoisers import GaussianDenoiser
 from otprior.diffusion.flow import Scales, probability_flow
 from otprior.error.spectrum import low_passed, radial_coherence
-from otprior.priors.gaussian import gaussian_code, gaussian_map
 from otprior.transport.assignment import best_partners, pairing
+from otprior.transport.gaussian import gaussian_code, gaussian_map
 from otprior.transport.moments import Spectrum
 from otprior_studies.claims.power import NOT_CAUGHT, TurnedMap, rotate
 from otprior_studies.claims.skew import light, own_skew, probed_skew

@@ -81,7 +81,7 @@ def test_a_pair_of_low_rank_moments_has_the_means_that_samples_have() -> None:
     p = noised(isotropic(torch.ones(dim), 0.7), 0.8, 0.5)
     q = type(p)(torch.zeros(dim).double(), basis, torch.tensor([4.0, 2.0, 0.5]).double(), 0.3)
     pair = QuadraticPair.between(p, q)
-    y = gaussian_map(q)(torch.randn(200_000, dim, generator=generator(5)))
+    y = gaussian_map(torch.randn(200_000, dim, generator=generator(5)).double(), q)
     values = pair.at_start(y)
     # Five standard errors.
     error = 5 * float(values.std()) / math.sqrt(len(values))
@@ -176,7 +176,7 @@ def test_one_pass_serves_every_moment_and_halved_steps_change_little() -> None:
     assert [flow.at(*pair) for pair in scales] == [0, 1, 2]
     start = isotropic(torch.zeros(6), 1.0)
     for pair in scales:
-        gap = squared_gap(flow, *pair, gaussian_map(start))
+        gap = squared_gap(flow, *pair, lambda z: gaussian_map(z.double(), start))
         assert gap.stepping < 0.01 * math.sqrt(float(gap.values.mean()))
     with pytest.raises(ValueError, match="must be a moment of the coupling"):
         flow.at(0.7, 0.7)
@@ -187,8 +187,8 @@ def test_the_known_part_of_a_gaussian_gap_lowers_the_variance_and_not_the_mean()
     target, start = Target.of(rows), isotropic(torch.zeros(5), 1.0)
     moments = noised(target.spectrum, *pair)
     flow = couple_by_flow(rows, [pair], 1500, largest_variance=4.0, generator=generator())
-    plain = squared_gap(flow, *pair, gaussian_map(start))
-    better = squared_gap(flow, *pair, gaussian_map(start), start, moments)
+    plain = squared_gap(flow, *pair, lambda z: gaussian_map(z.double(), start))
+    better = squared_gap(flow, *pair, lambda z: gaussian_map(z.double(), start), start, moments)
     first, second = MeanEstimate.of(plain.values), MeanEstimate.of(better.values)
     assert second.standard_error < 0.5 * first.standard_error
     assert first.value == pytest.approx(second.value, abs=4 * (first.standard_error + second.standard_error))

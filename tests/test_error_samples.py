@@ -271,7 +271,7 @@ def test_other_distances_fall_where_theory_puts_them_and_give_a_wrong_interval_a
     found = gaussian_error(target, alpha, sigma, start)
     picks = [torch.randint(200, (200,), generator=generator(s)) for s in (1, 2)]
     x, again = (alpha * rows[pick] + sigma * torch.randn(200, 6, generator=generator(3)) for pick in picks)
-    starts = gaussian_map(start)(torch.randn(200, 6, generator=generator(4)))
+    starts = gaussian_map(torch.randn(200, 6, generator=generator(4)).double(), start)
     checks = cross_checks(x, again, starts, found, target.spectrum.basis)
     assert checks.consistent
     assert checks.sliced <= found.upper.value + 1.6 * checks.sliced_floor

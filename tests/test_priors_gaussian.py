@@ -19,8 +19,8 @@ from torch import Tensor
 
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import GaussianPrior
-from otprior.priors.gaussian import gaussian_map
 from otprior.transport import moments
+from otprior.transport.gaussian import gaussian_map
 from otprior.transport.moments import Spectrum, streaming_spectrum
 
 SCHEDULE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())

@@ -135,7 +135,7 @@ def gaussian_error(
     if target.rows is not None:
         lower.append(Bound(math.sqrt(_marginals(target, moments, alpha, sigma, start)), "marginals"))
     if flow is not None:
-        gap = squared_gap(flow, alpha, sigma, gaussian_map(start), start, moments)
+        gap = squared_gap(flow, alpha, sigma, lambda z: gaussian_map(z.double(), start), start, moments)
         upper.append(flow_bound(gap, level, level, f"{len(flow)} draws"))
     return best("data", lower, upper)
 

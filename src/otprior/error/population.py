@@ -185,7 +185,10 @@ def gaussian_population_error(
     squares = ((alpha * held_out.rows.double() - start.mean) ** 2).sum(dim=1) + spread
     upper = [Bound(math.sqrt(MeanEstimate.of(squares).limit(part, "upper")), "shared noise", level, note)]
     if held_out.flows:
-        upper.append(_flow_bound(held_out, alpha, sigma, gaussian_map(start), part, level, start))
+        bound = _flow_bound(
+            held_out, alpha, sigma, lambda z: gaussian_map(z.double(), start), part, level, start
+        )
+        upper.append(bound)
     return best("population", lower, upper)
 
 

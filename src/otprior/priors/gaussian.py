@@ -31,32 +31,12 @@ from otprior.priors.base import (
     read_data,
     rows_by_class,
 )
-from otprior.transport.gaussian import noised
+from otprior.transport.gaussian import gaussian_map, noised
 from otprior.transport.moments import FULL_COVARIANCE_LIMIT, Spectrum, streaming_spectrum
 from otprior.utils.validation import require
 
 # Rank kept beyond FULL_COVARIANCE_LIMIT dimensions: two thin d x 512 products.
 DEFAULT_RANK = 512
-
-
-def gaussian_map(z: Tensor, spectrum: Spectrum, alpha: float, sigma: float) -> Tensor:
-    """α μ + (α² Σ + σ² I)^{1/2} z on rows z (B, d), in their dtype."""
-    mean, basis = spectrum.mean.to(z.dtype), spectrum.basis.to(z.dtype)
-    base = (alpha**2 * spectrum.residual + sigma**2) ** 0.5
-    gain = (alpha**2 * spectrum.variances.to(z.dtype) + sigma**2).sqrt() - base
-    return alpha * mean + base * z + ((z @ basis) * gain) @ basis.T
-
-
-def gaussian_code(x: Tensor, spectrum: Spectrum, alpha: float, sigma: float) -> Tensor:
-    """The inverse, (α² Σ + σ² I)^{−1/2} (x − α μ), on rows x (B, d), in their dtype; needs σ > 0.
-
-    The optimal map from N(α μ, C) to N(0, I), and so of any points to their images under it.
-    """
-    mean, basis = spectrum.mean.to(x.dtype), spectrum.basis.to(x.dtype)
-    base = (alpha**2 * spectrum.residual + sigma**2) ** -0.5
-    gain = (alpha**2 * spectrum.variances.to(x.dtype) + sigma**2).rsqrt() - base
-    centred = x - alpha * mean
-    return base * centred + ((centred @ basis) * gain) @ basis.T
 
 
 class GaussianPrior(Prior):

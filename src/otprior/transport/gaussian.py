@@ -24,7 +24,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -45,15 +44,33 @@ def no_covariance(dim: int) -> Spectrum:
     return isotropic(torch.zeros(dim), 0.0)
 
 
-def gaussian_map(start: Spectrum) -> Callable[[Tensor], Tensor]:
-    """z ↦ a + S^{1/2} z on rows (n, d), in float64."""
-    base = start.residual**0.5
-    gain = start.variances.double().sqrt() - base
+def gaussian_map(z: Tensor, spectrum: Spectrum, alpha: float = 1.0, sigma: float = 0.0) -> Tensor:
+    """Maps z to α μ + (α² Σ + σ² I)^{1/2} z: optimal from N(0, I) to N(α μ, α² Σ + σ² I).
 
-    def image(z: Tensor) -> Tensor:
-        return start.mean + base * z.double() + ((z.double() @ start.basis) * gain) @ start.basis.T
+    Arguments:
+        z: Rows, shape (B, d).
+        spectrum: μ and Σ.
+        alpha, sigma: Scales of a process α x_0 + σ ε, whose law is the target; by default that of x_0 itself.
 
-    return image
+    Returns:
+        Shape (B, d), in the dtype of z.
+    """
+    mean, basis = spectrum.mean.to(z.dtype), spectrum.basis.to(z.dtype)
+    base = (alpha**2 * spectrum.residual + sigma**2) ** 0.5
+    gain = (alpha**2 * spectrum.variances.to(z.dtype) + sigma**2).sqrt() - base
+    return alpha * mean + base * z + ((z @ basis) * gain) @ basis.T
+
+
+def gaussian_code(x: Tensor, spectrum: Spectrum, alpha: float, sigma: float) -> Tensor:
+    """Inverts `gaussian_map`: x to (α² Σ + σ² I)^{−1/2} (x − α μ), on rows x (B, d), in their dtype; σ > 0.
+
+    It is the optimal map from N(α μ, α² Σ + σ² I) to N(0, I), and so between any points and their images under it.
+    """
+    mean, basis = spectrum.mean.to(x.dtype), spectrum.basis.to(x.dtype)
+    base = (alpha**2 * spectrum.residual + sigma**2) ** -0.5
+    gain = (alpha**2 * spectrum.variances.to(x.dtype) + sigma**2).rsqrt() - base
+    centred = x - alpha * mean
+    return base * centred + ((centred @ basis) * gain) @ basis.T
 
 
 def noised(clean: Spectrum, alpha: float, sigma: float) -> Spectrum:

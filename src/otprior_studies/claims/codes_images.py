@@ -26,8 +26,8 @@ from otprior.data import bundled
 from otprior.diffusion.codes import Encoder, ImageCoder
 from otprior.diffusion.flow import flow_grid
 from otprior.metrics.intervals import bootstrap_mean, seed_set_interval
-from otprior.priors.gaussian import gaussian_code
 from otprior.transport.assignment import pairing
+from otprior.transport.gaussian import gaussian_code
 from otprior.transport.moments import Spectrum, streaming_spectrum
 from otprior_studies.claims.claim import CODES, Effort, Finding, claim
 from otprior_studies.claims.power import COST_ROUNDING, TurnedMap

@@ -17,8 +17,8 @@ from otprior.experiments.processes import Piece, run_pieces
 from otprior.experiments.study import Listener
 from otprior.metrics.intervals import disjoint_blocks, seed_set_interval
 from otprior.priors import GaussianPrior, SemiDiscretePrior
-from otprior.priors.gaussian import gaussian_code, gaussian_map
 from otprior.transport.assignment import pairing
+from otprior.transport.gaussian import gaussian_code, gaussian_map
 from otprior.utils.files import read_json, write_json
 from otprior.utils.random import stream_generator
 from otprior_studies.claims.power import STATISTICS, TurnedMap

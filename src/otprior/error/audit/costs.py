@@ -88,7 +88,7 @@ def _image(
     """T on codes, if it is coupled with p_t by the data's own flow."""
     law = audited.law(group, timestep, alpha, sigma)
     if law is not None:
-        return gaussian_map(law)
+        return lambda z: gaussian_map(z.double(), law)
     assert audited.prior is not None
     prior = audited.prior.at(timestep)
     cells = semidiscrete(prior)
@@ -118,7 +118,7 @@ def check_row(
     codes = normal_block(seed, "seeds", 0, CHECK_DRAWS, group.target.dim)
     law = audited.law(group, timestep, alpha, sigma)
     if law is not None:
-        starts = gaussian_map(law)(codes)
+        starts = gaussian_map(codes.double(), law)
     else:
         starts = sample_starts(audited.prior.at(timestep), codes, group.label, seed)  # type: ignore[union-attr]
     axes = group.target.spectrum.basis[:, :16]

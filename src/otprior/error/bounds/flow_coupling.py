@@ -149,7 +149,7 @@ def squared_gap(
     stepping = float(((gap[: len(fine)] - fine) ** 2).sum(dim=1).mean().sqrt())
     values = (gap**2).sum(dim=1)
     if start is not None and reference is not None and shared_axes(reference, start) is not None:
-        nearby = gaussian_map(reference)(flow.codes) - image(flow.codes).double()
+        nearby = gaussian_map(flow.codes.double(), reference) - image(flow.codes).double()
         values = values - (nearby**2).sum(dim=1) + gelbrich_squared(reference, start)
     return SquaredGap(values, stepping)
 
