@@ -11,8 +11,9 @@ import pytest
 import torch
 from cli_helpers import assert_refused, run, write_images, write_model
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, ScoreSdeVeScheduler
+from torch import Tensor
 
-from otprior import GaussianPrior, NoiseSchedule, SemiDiscretePrior
+from otprior import GaussianPrior, IdentityPrior, NoiseSchedule, Prior, SemiDiscretePrior
 from otprior.data.images import ImageSet, load_images
 from otprior.diffusion.known_schedules import known_schedule
 from otprior.error.audit import AuditRequest, default_timesteps, run_audit
@@ -177,6 +178,40 @@ def test_a_prior_of_few_axes_is_audited_without_figures_of_stability(images: Pat
     audit = audit_of(data, priors={"few axes": prior})
     assert "few axes" in {row["name"] for row in audit["errors"]}
     assert audit["stability"] == []
+
+
+def test_a_prior_of_another_package_is_audited_by_samples_of_its_starts(images: Path) -> None:
+    """Such a prior says nothing about its law: errors come from draws, and so do costs and checks."""
+
+    class Shrunk(IdentityPrior):
+        kind = "shrunk"
+
+        def gaussian_law(self, label: int | None = None) -> None:
+            return Prior.gaussian_law(self, label)
+
+        def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
+            return 0.9 * z
+
+    data = load_images(images)
+    scheduler = DDPMScheduler()
+    try:
+        prior = Shrunk.build((1, 8, 8), scheduler, 500)
+        request = AuditRequest(
+            scheduler, "a model", data=data, priors={"mine": prior}, timesteps=(300.0, 800.0), draws=16
+        )
+        audit = run_audit(request)
+    finally:
+        Prior._registry.pop("Shrunk")
+    rows = [row for row in audit.errors if row.prior == "shrunk"]
+    assert [(row.name, row.timestep, row.target) for row in rows] == [
+        ("mine", 300.0, "data"),
+        ("mine", 800.0, "data"),
+    ]
+    for row in rows:
+        assert {bound.by for bound in row.bounds} == {"dual", "flow"}
+        assert row.upper is not None
+        assert row.lower <= row.upper
+    assert any(check.prior == "shrunk" for check in audit.checks)
 
 
 def test_classes_are_audited_one_by_one(images: Path) -> None:

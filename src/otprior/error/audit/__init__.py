@@ -1,4 +1,4 @@
-"""An audit: what is left of the data where sampling begins, how wrong each start is at every t*, and what it costs."""
+"""An audit: the signal left where sampling begins, the error of each start at every t*, and its cost in samples."""
 
 from __future__ import annotations
 

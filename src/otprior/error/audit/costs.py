@@ -1,4 +1,4 @@
-"""What the errors cost in samples, at a few t*, and the other measurements that go with an audit."""
+"""The cost of the errors in samples, at a few t*, and further measurements of an audit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The errors of every start at every t*, as rows of a report."""
+"""The errors of every start at every t*, as rows of the report's table."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class DataGroup:
         weight: Its share of the data.
         target: The data.
         flow: Draws of their p_t at every timestep with signal, with their codes; None without draws.
-        held_out: Held-out data of the class, shared out; None if there are none.
+        held_out: Held-out data of the class, split for the estimates; None if there are none.
     """
 
     label: int | None
@@ -60,11 +60,11 @@ class AuditedStart:
     """A start that is audited.
 
     Attributes:
-        name: What the request calls it; None for those that every audit has.
-        prior: At any timestep; None for the gaussian prior of the audited data themselves, whose law follows from their
-            moments without being fitted again.
-        draws: For each group's label the draws of a semi-discrete prior's starts.
-        own: For each group's label the data as a semi-discrete prior fitted to them has them.
+        name: The prior's name in the request; None for the priors that every audit has.
+        prior: The prior at any timestep; None for the gaussian prior of the audited data themselves, whose law follows
+            from their moments without a fit.
+        draws: By label of a group, the draws of a semi-discrete prior's starts.
+        own: By label of a group, the data as a semi-discrete prior fitted to them holds them.
     """
 
     name: str | None
@@ -74,7 +74,7 @@ class AuditedStart:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What tells it from other starts in a report's rows."""
+        """Name, prior and options, which distinguish this start from others in the report's tables."""
         facts: dict[str, Any] = {"name": self.name, "prior": "gaussian"} | dict.fromkeys(OPTIONS)
         if self.prior is not None:
             options = self.prior.config
@@ -82,7 +82,7 @@ class AuditedStart:
         return facts
 
     def law(self, group: DataGroup, timestep: float, alpha: float, sigma: float) -> Spectrum | None:
-        """The law of its starts, where it is Gaussian."""
+        """The law of the starts, where it is Gaussian."""
         if self.prior is None:
             return noised(group.target.spectrum, alpha, sigma)
         return self.prior.at(timestep).gaussian_law(group.label)
@@ -95,7 +95,7 @@ def data_groups(
     by_class: bool,
     generator: torch.Generator,
 ) -> list[DataGroup]:
-    """All data, or each class of them."""
+    """Groups the data: all of them as one, or one group for each class."""
     labels: list[int | None] = [None]
     if by_class:
         assert data.labels is not None
@@ -105,13 +105,18 @@ def data_groups(
         images = data.images if label is None else data.images[data.labels == label]
         groups.append(
             _data_group(
-                request, label, len(images) / len(data), Target.of(images), _of(held_out, label), generator
+                request,
+                label,
+                len(images) / len(data),
+                Target.of(images),
+                _of_class(held_out, label),
+                generator,
             )
         )
     return groups
 
 
-def _of(held_out: ImageSet | None, label: int | None) -> torch.Tensor | None:
+def _of_class(held_out: ImageSet | None, label: int | None) -> torch.Tensor | None:
     if held_out is None or label is None:
         return None if held_out is None else held_out.images
     return None if held_out.labels is None else held_out.images[held_out.labels == label]
@@ -143,7 +148,7 @@ def _data_group(
 def audited_priors(
     request: AuditRequest, data: ImageSet, groups: list[DataGroup], by_class: bool, generator: torch.Generator
 ) -> Iterator[AuditedStart]:
-    """Identity, gaussian, and those given: conditional ones where errors are by class, and the others where not."""
+    """Identity, gaussian and the request's priors: the conditional ones if errors are by class, else the others."""
     shape = (int(data.images.shape[1]), int(data.images.shape[2]), int(data.images.shape[3]))
     first = request.timesteps[0]
     yield AuditedStart(None, IdentityPrior.build(shape, request.scheduler, first))
@@ -164,7 +169,7 @@ def audited_priors(
 def _own_group(
     request: AuditRequest, prior: Prior, group: DataGroup, draws: StartDraws, generator: torch.Generator
 ) -> DataGroup:
-    """The data as a semi-discrete prior of them has them: equal ones merged, with their masses."""
+    """The data as a semi-discrete prior fitted to them holds them: equal images merged, with their masses."""
     rows = group.target.rows
     assert rows is not None
     if not holds_atoms(prior, rows, group.label):
@@ -181,7 +186,7 @@ def _own_group(
 def error_rows(
     request: AuditRequest, audited: AuditedStart, groups: list[DataGroup], generator: torch.Generator
 ) -> Iterator[list[ErrorRow]]:
-    """For each timestep, the rows of one start: for the data and, where data are held out, for the population."""
+    """For each timestep, the rows of one start: for the data and, with held-out data, for the population."""
     schedule = NoiseSchedule.from_scheduler(request.scheduler)
     level = 1 - (1 - request.level) / len(groups)
     for t in request.timesteps:
@@ -251,6 +256,6 @@ def _figures(label: int | str | None, interval: ErrorInterval) -> dict[str, Any]
 
 
 def _shares(moments: Spectrum, law: Spectrum) -> dict[str, float]:
-    """How far apart the means are, and how far the covariances."""
+    """Distance of the means, and Bures distance of the covariances."""
     apart = float(torch.linalg.vector_norm(moments.mean - law.mean))
     return {"mean_part": apart, "covariance_part": math.sqrt(bures_squared(moments, law))}

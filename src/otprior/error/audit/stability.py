@@ -1,9 +1,9 @@
-r"""How a semi-discrete start answers to an error of its potential: a bound, and what is measured.
+r"""The stability of semi-discrete starts under errors of the potential: a bound, and measurements.
 
-DPM-OT (abstract; its theorem is not at hand here) claims an error bound that makes the method stable. For the map
-itself there is this. Let u_h, u_k be the Brenier potentials of offsets h and k over the same atoms, η = max |h_i −
-k_i|, i and j the cells of a seed. Then w = u_h − u_k lies within η of zero, and by Gaussian integration by parts, L =
-Δ − z·∇,
+DPM-OT claims an error bound that makes the method stable (in its abstract, which is all that is known here). For the
+map itself there is the following bound. Let u_h, u_k be the Brenier potentials of offsets h and k over the same atoms,
+η = max |h_i − k_i|, i and j the cells of a seed. Then w = u_h − u_k lies within η of zero, and by Gaussian integration
+by parts, L = Δ − z·∇,
 
     E|y_i − y_j|² = E|∇w|² = −E w L w ≤ η (E|L u_h| + E|L u_k|) ≤ η (A_h + A_k),
     A_h = E⟨z, y_i⟩ + E|⟨z, y_i⟩|,
@@ -71,11 +71,11 @@ def potential_stability(
 
     Arguments:
         prior: The prior, without smoothing.
-        sizes: Standard deviations of the errors, in units of τ_i (`semidual.natural_scale`), in which a cell's mass
-            changes by a factor of about e.
+        sizes: Standard deviations of the errors, in units of τ_i (`natural_scale` of `transport.potential`), in which a
+            cell's mass changes by a factor of about e.
         label: The class, for a conditional prior.
-        count: Seeds.
-        generator: Of seeds and errors.
+        count: Number of seeds.
+        generator: Seeds the seeds' noise and the errors.
     """
     check_integer("count", count, 2)
     require(prior.smoothing == 0, "prior", "without smoothing", prior.smoothing)
