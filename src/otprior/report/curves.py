@@ -31,7 +31,7 @@ def curve_plot(curves: Curves, style: Style = PNG) -> bytes:
         shown = [
             (x, y) for x, y in points if (x > 0 or "x" not in curves.log) and (y > 0 or "y" not in curves.log)
         ]
-        look: dict[str, Any] = style.series(place) | {"label": name, "linestyle": "-"}
+        look: dict[str, Any] = style.series(place) | {"label": name, "linestyle": "-", "markersize": 4}
         if cloud:
             look |= {"marker": "o", "markersize": max(1, 3 - place), "zorder": 2 + place}
         if curves.points:
