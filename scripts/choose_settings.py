@@ -85,8 +85,9 @@ class Chooser:
         result = run_comparison(
             study, self.args.work / f"{name}-{samples}", workers=self.args.workers, listen=show
         )
-        self.copy_rate = result.report["reference"]["copy_rate"]
-        for row, figures in zip(rows, result.report["rows"]):
+        self.copy_rate = result.report.reference.measured("copy_rate")
+        for row, measured in zip(rows, result.report.rows):
+            figures = measured.to_json()
             self.figures[row.key] = {"row": asdict(row), "samples": samples, **figures}
             print(
                 f"{row.label:45s} {row.spacing:14s} FID {figures['fid']:6.2f}  copy {figures['copy_rate']:.4f}",

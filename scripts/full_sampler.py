@@ -42,7 +42,7 @@ def main() -> None:
     with progress_bar("loading") as bar:
         result = run_comparison(study, args.work, workers=args.workers, listen=follow(bar))
     classes = classify(bundled.extractor(), result.samples(row).images[:AGREEMENT_SEEDS])
-    figures = {**result.report["rows"][0], "seed_agreement": None}
+    figures = result.report.rows[0].replace(seed_agreement=None).to_json()
     write_json(bundled.ROOT / "full_sampler.json", {"row": figures, "classes": classes.tolist()})
 
 

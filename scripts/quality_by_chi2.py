@@ -127,10 +127,10 @@ def main() -> None:
         with progress_bar("loading") as bar:
             result = run_comparison(named, folder, workers=args.workers, listen=follow(bar))
         facts = read_json(folder / "priors" / "semidiscrete" / "config.json")["facts"]
-        figures = {key: result.report["rows"][0].get(key) for key in FIGURES}
+        figures = {key: getattr(result.report.rows[0], key) for key in FIGURES}
         solve = {key: facts[key] for key in ("chi2", "chi2_error", "draws")}
         points.append(solve | figures)
-        reference = result.report["reference"]
+        reference = result.report.reference.to_json()
     args.out.mkdir(parents=True, exist_ok=True)
     report = {"row": row.to_json(), "study": study.settings(), "reference": reference, "points": points}
     write_json(args.out / "quality_by_chi2.json", report)

@@ -23,7 +23,7 @@ from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import difference_gate
 from otprior.experiments.processes import kept_processes
 from otprior.experiments.run import run_comparison
-from otprior.report import SamplingReport, write_report
+from otprior.report import write_report
 from otprior.sampling.settings import read_settings, row_of_steps
 from otprior.utils.files import check_output_dir, output_dir
 
@@ -50,7 +50,7 @@ def main() -> None:
         result = run_comparison(study, args.work, workers=args.workers, listen=follow(bar))
     statement = "FID of the tuned settings minus FID of the settings chosen by hand"
     gates = [difference_gate(result, *rows, statement)]
-    report = SamplingReport.from_json(result.report).replace(gates=gates, command=["python", *sys.argv])
+    report = result.report.replace(gates=gates, command=["python", *sys.argv])
     with output_dir(args.out) as folder:
         write_report(folder, report, result.images)
     print_report(stdout(), report, args.out)

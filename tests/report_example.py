@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprior.report import ReportImages, SamplingReport
+from otprior.report import ReportImages, ReportRow, SamplingReport
 
 
 def _row(label: str, fid: float, copies: float, **values: Any) -> dict[str, Any]:
@@ -35,6 +35,21 @@ def _row(label: str, fid: float, copies: float, **values: Any) -> dict[str, Any]
     }
     fixed = {"guidance": 1.0, "samples": 500, "seeds": "0-499"}
     return {"label": label, **fixed, **metrics, **values}
+
+
+def bare_report(*rows: dict[str, Any], **parts: Any) -> SamplingReport:
+    """A report of little else than rows, in which most was not measured."""
+    nothing: dict[str, Any] = {
+        "features": {"name": None, "dim": None},
+        "ot": None,
+        "reference": {"n": None, "fid_floor": None, "copy_rate": None},
+    }
+    return SamplingReport.from_json(nothing | {"rows": [bare_row(**row) for row in rows]} | parts)
+
+
+def bare_row(**values: Any) -> ReportRow:
+    """A row with these figures alone."""
+    return ReportRow.from_json(dict.fromkeys(("prior", "nfe", "fid", "copy_rate")) | values)
 
 
 def example_report() -> SamplingReport:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from report_example import bare_report
 from scipy import stats
 
 from otprior.data import bundled
@@ -33,16 +34,16 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ComparisonResu
 
 def test_report_is_valid_and_every_row_is_measured(done: tuple[Path, ComparisonResult]) -> None:
     _, result = done
-    SamplingReport.from_json(result.report)
-    for row in result.report["rows"]:
-        assert row["nfe"] == 2
-        assert row["samples"] == 12
-        assert row["copy_rate"] is not None
-        assert row["fid"] > 0
-    assert [row["source_rate"] is None for row in result.report["rows"]] == [False, False, True]
-    assert result.report["ot"]["atoms"] == 60
+    assert SamplingReport.from_json(result.report.to_json()) == result.report
+    for row in result.report.rows:
+        assert row.nfe == 2
+        assert row.samples == 12
+        assert row.copy_rate is not None
+        assert row.fid > 0
+    assert [row.source_rate is None for row in result.report.rows] == [False, False, True]
+    assert result.report.ot.atoms == 60
     # A random atom takes no map: only the coupled row's prior was fitted for it.
-    assert [row["fit_seconds"] is not None for row in result.report["rows"]] == [True, False, False]
+    assert [row.fit_seconds is not None for row in result.report.rows] == [True, False, False]
 
 
 def test_an_interrupted_study_goes_on_and_ends_the_same(done: tuple[Path, ComparisonResult]) -> None:
@@ -54,10 +55,10 @@ def test_an_interrupted_study_goes_on_and_ends_the_same(done: tuple[Path, Compar
     for path in (work / "figures").glob("*.json"):
         path.unlink()
     again = run_comparison(STUDY, work, workers=1)
-    assert again.report["rows"] == [
-        {**row, "seconds_per_image": other["seconds_per_image"]}
-        for row, other in zip(result.report["rows"], again.report["rows"])
-    ]
+    assert again.report.rows == tuple(
+        row.replace(seconds_per_image=other.seconds_per_image)
+        for row, other in zip(result.report.rows, again.report.rows)
+    )
     assert all(path.stat().st_mtime_ns == before[path] for path in blocks[1:])
 
 
@@ -92,7 +93,7 @@ def result_with(fids: dict[str, list[float]], copies: list[float], real_copy: fl
         rows[name].key: [{"fid": fid, "copy_rate": copy} for fid, copy in zip(values, copies)]
         for name, values in fids.items()
     }
-    report = {"reference": {"fid_floor": 2.0, "copy_rate": real_copy}, "rows": []}
+    report = bare_report(reference={"n": 2000, "fid_floor": 2.0, "copy_rate": real_copy})
     return ComparisonResult(report, [], sets)
 
 
@@ -105,18 +106,18 @@ def test_gates_follow_the_upper_limits() -> None:
     }
     rows = {name: replace(COUPLED, steps=index + 1) for index, name in enumerate(fids)}
     quality, fewer, copying, _ = headline_gates(result_with(fids, [0.012] * 5, 0.010), rows)
-    assert quality["statistic"] == pytest.approx(3 / 7, rel=1e-3)
-    assert quality["statistic"] < quality["upper"] < 0.5
-    assert quality["reached"] is True  # (a bool of NumPy would be no JSON)
-    assert fewer["statistic"] == pytest.approx(5 / 8, rel=1e-3)
-    assert copying["statistic"] == pytest.approx(0.002)
+    assert quality.statistic == pytest.approx(3 / 7, rel=1e-3)
+    assert quality.statistic < quality.upper < 0.5
+    assert quality.reached is True  # (a bool of NumPy would be no JSON)
+    assert fewer.statistic == pytest.approx(5 / 8, rel=1e-3)
+    assert copying.statistic == pytest.approx(0.002)
     # All seed sets agree, so only the held-out images' own binomial error is left.
     error = stats.norm.ppf(0.95) * (0.010 * 0.990 / len(bundled.split("held_out"))) ** 0.5
-    assert copying["upper"] == pytest.approx(0.002 + error)
-    assert copying["reached"] is True
-    assert not headline_gates(result_with(fids, [0.019] * 5, 0.010), rows)[2]["reached"]
+    assert copying.upper == pytest.approx(0.002 + error)
+    assert copying.reached is True
+    assert not headline_gates(result_with(fids, [0.019] * 5, 0.010), rows)[2].reached
     worse = {**fids, "coupled_5": [9.0, 9.1, 8.9, 9.0, 9.0]}
-    assert not headline_gates(result_with(worse, [0.012] * 5, 0.010), rows)[0]["reached"]
+    assert not headline_gates(result_with(worse, [0.012] * 5, 0.010), rows)[0].reached
 
 
 def test_an_interval_of_a_share_stays_below_one() -> None:

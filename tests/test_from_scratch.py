@@ -63,29 +63,27 @@ def test_everything_from_an_empty_folder_and_nothing_twice(toys: Path, tmp_path:
     parts = run()
     assert list(parts) == [""]
     for part in parts.values():
-        SamplingReport.from_json(part.report)
-        assert [row["nfe"] for row in part.report["rows"]] == [5, 3, 20, 10, 5, 5, 5, 5]
-        assert part.report["features"]["name"] == "toys-cnn-64"
-        assert part.report["ot"]["atoms"] == 72
-        assert len(part.report["gates"]) == 7
-    (table,) = parts[""].report["tables"]
-    assert len(table["lines"]) == 8
-    assert table["lines"][0][1] == "100 % (4 steps)"
+        assert SamplingReport.from_json(part.report.to_json()) == part.report
+        assert [row.nfe for row in part.report.rows] == [5, 3, 20, 10, 5, 5, 5, 5]
+        assert part.report.features.name == "toys-cnn-64"
+        assert part.report.ot.atoms == 72
+        assert len(part.report.gates) == 7
+    (table,) = parts[""].report.tables
+    assert len(table.lines) == 8
+    assert table.lines[0][1] == "100 % (4 steps)"
     trained = [at for at in seen if at.stage == "training the network"]
     assert [at.done for at in trained] == [1, 2, 3, 4]
 
     again = run()
     assert not [at for at in seen if at.stage.startswith("training")]
-    assert [part.report["rows"] for part in again.values()] == [
-        part.report["rows"] for part in parts.values()
-    ]
+    assert [part.report.rows for part in again.values()] == [part.report.rows for part in parts.values()]
     # The networks alone are enough for another run, on the same images.
     own = [*given, f"networks={tmp_path / 'work' / 'network'}"]
     seen.clear()
     third = STUDY.run(request_of(tmp_path / "other", *own, listen=seen.append))
     assert not [at for at in seen if at.stage == "training the network"]
-    assert [row["fid"] for row in third[""].report["rows"]] == pytest.approx(
-        [row["fid"] for row in parts[""].report["rows"]], rel=1e-3
+    assert [row.fid for row in third[""].report.rows] == pytest.approx(
+        [row.fid for row in parts[""].report.rows], rel=1e-3
     )
     facts = tmp_path / "work" / "network" / "100-percent" / "training.json"
     facts.write_text(facts.read_text().replace('"images_sha256": "', '"images_sha256": "0'))

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from report_example import bare_report
 
 from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.gates import CopyLimit
@@ -65,13 +66,12 @@ def invented(comparison: Comparison) -> ComparisonResult:
                 **figures,
             }
         )
-    report = {
-        "format_version": 1,
-        "features": {"name": "invented", "dim": 2},
-        "ot": {"atoms": comparison.atoms, "dim": 784, "chi2": 0.05, "seconds": 1.0},
-        "reference": {"n": 2000, "fid_floor": 2.7, "copy_rate": 0.0085},
-        "rows": rows,
-    }
+    report = bare_report(
+        *rows,
+        features={"name": "invented", "dim": 2},
+        ot={"atoms": comparison.atoms, "dim": 784, "chi2": 0.05, "seconds": 1.0},
+        reference={"n": 2000, "fid_floor": 2.7, "copy_rate": 0.0085},
+    )
     return ComparisonResult(report, [], sets, comparison, Path("nowhere"))
 
 
@@ -120,9 +120,9 @@ def test_what_is_chosen_is_chosen_on_other_images_and_seeds_than_it_is_reported_
     assert all("reference" not in (study.real_split, study.atoms_from) for study in seen)
     assert all(study.atoms_from != study.real_split for study in seen)
     for part, result in parts.items():
-        SamplingReport.from_json(result.report)
-        rows = result.report["rows"]
-        assert len({row["label"] for row in rows}) == len(rows)
+        assert SamplingReport.from_json(result.report.to_json()) == result.report
+        rows = result.report.rows
+        assert len({row.label for row in rows}) == len(rows)
         assert isinstance(result, ComparisonResult)
         if result.comparison is not None:
             assert result.comparison.split == ("validation" if part in CHOSEN_FROM else "reference")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_example import bare_row
 
 from otprior.data import bundled
 from otprior.diffusion.schedule import NoiseSchedule
@@ -130,7 +131,7 @@ def test_a_start_that_cannot_be_shown_not_to_copy_says_so(
 
     def tried(study: Comparison, rows: Sequence[StartSpec], *_: Any, **__: Any) -> list[Trial]:
         return [
-            Trial(row, 1000, {"fid": 1.0, "copy_rate": rates[row.label], "source_rate": 0.5}) for row in rows
+            Trial(row, 1000, bare_row(fid=1.0, copy_rate=rates[row.label], source_rate=0.5)) for row in rows
         ]
 
     monkeypatch.setattr(stages, "halving", tried)

@@ -137,21 +137,21 @@ def test_the_whole_run_and_nothing_twice(tmp_path: Path) -> None:
     parts = run()
     assert list(parts) == ["", "shifted-16", "zero-snr"]
     for part in parts.values():
-        SamplingReport.from_json(part.report)
+        assert SamplingReport.from_json(part.report.to_json()) == part.report
     whole = parts[""].report
-    ends, shifted, zero = whole["tables"]
-    assert [line[0] for line in ends["lines"]] == ["shifted:16", "zero-snr"]
-    assert ends["lines"][1][2:7] == ["−∞", 0.0, 0.0, 0.0, "0"]
+    ends, shifted, zero = whole.tables
+    assert [line[0] for line in ends.lines] == ["shifted:16", "zero-snr"]
+    assert ends.lines[1][2:7] == ("−∞", 0.0, 0.0, 0.0, "0")
     # Four starts at T twice and at t*, and by class three and four; without signal at T there is one.
-    assert len(shifted["lines"]) == 4 * 2 + 4 + 3 + 4
-    assert len(zero["lines"]) == 1 * 2 + 4 + 1 + 4
-    assert all(line[2] for line in [*shifted["lines"], *zero["lines"]])
-    assert len(whole["gates"]) == 3
-    assert [row["label"] for row in whole["rows"]] == [
+    assert len(shifted.lines) == 4 * 2 + 4 + 3 + 4
+    assert len(zero.lines) == 1 * 2 + 4 + 1 + 4
+    assert all(line[2] for line in [*shifted.lines, *zero.lines])
+    assert len(whole.gates) == 3
+    assert [row.label for row in whole.rows] == [
         f"{name}: N(0, I) at T{told}, 3" for name in ("shifted:16", "zero-snr") for told in ("", ", by class")
     ]
-    assert whole["lead"]["title"].endswith("of 3 comparisons")
-    shift, control, copies = whole["lead"]["sentences"]
+    assert whole.lead.title.endswith("of 3 comparisons")
+    shift, control, copies = whole.lead.sentences
     assert shift.startswith("shifted:16 (leak 0.26): N(0, I) is at W2 ")
     assert "zero-snr at " in control
     assert "held-out images" in copies
@@ -160,8 +160,8 @@ def test_the_whole_run_and_nothing_twice(tmp_path: Path) -> None:
 
     again = run()
     assert "training networks" not in seen
-    assert again[""].report["rows"] == whole["rows"]
-    assert again[""].report["tables"] == whole["tables"]
+    assert again[""].report.rows == whole.rows
+    assert again[""].report.tables == whole.tables
 
 
 def test_atoms_are_the_first_of_the_bundled_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import matplotlib
 import pytest
 import torch
 from PIL import Image
-from report_example import example_images, example_json, example_report
+from report_example import bare_report, example_images, example_json, example_report
 from rich.console import Console
 
 from otprior.report import ReportImages, SamplingReport, contact_sheet, image_grid
@@ -25,19 +25,6 @@ from otprior.report.summary import summary
 from otprior.report.theme import DARK, LIGHT, Style
 
 _HOSTILE = '<script>alert(1)</script> & "quoted" [red]markup[/red]'
-
-
-def _bare(*rows: dict[str, Any]) -> SamplingReport:
-    """A report of little else than rows."""
-    nothing = dict.fromkeys(("prior", "nfe", "fid", "copy_rate"))
-    return SamplingReport.from_json(
-        {
-            "features": {"name": None, "dim": None},
-            "ot": None,
-            "reference": {"n": None, "fid_floor": None, "copy_rate": None},
-            "rows": [nothing | row for row in rows],
-        }
-    )
 
 
 def _printed(report: SamplingReport) -> str:
@@ -82,7 +69,7 @@ def test_the_table_fits_100_columns_and_is_clean_when_piped() -> None:
 
 
 def test_labels_are_printed_as_they_are() -> None:
-    assert "[red]mark[/red]" in _printed(_bare({"label": "[red]mark[/red]", "nfe": 5}))
+    assert "[red]mark[/red]" in _printed(bare_report({"label": "[red]mark[/red]", "nfe": 5}))
 
 
 @pytest.mark.parametrize("draw", [quality_against_nfe, quality_against_copying])
@@ -254,8 +241,8 @@ def test_everything_from_outside_is_escaped() -> None:
 
 @pytest.mark.parametrize("row", [{}, {"nfe": 5}, {"nfe": 5, "fid": 3.0, "prior": "gaussian"}])
 def test_a_page_of_little_leaves_out_what_it_lacks(row: dict[str, Any]) -> None:
-    found = _read(_page(_bare(row)))
+    found = _read(_page(bare_report(row)))
     assert "How it was made" not in found.text
     assert "The images" not in found.text
     assert ("img" in found.tags) == ("fid" in row)
-    _read(_page(_bare()))
+    _read(_page(bare_report()))

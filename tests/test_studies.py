@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from report_example import bare_report, bare_row
 
 from otprior.data import bundled
 from otprior.data.images import to_uint8
@@ -20,7 +20,7 @@ from otprior.experiments.run import claim_work
 from otprior.experiments.run import run_comparison as run_in_any_process
 from otprior.experiments.search_plot import search_curve
 from otprior.metrics.features import classify
-from otprior.report import SamplingReport
+from otprior.report import ReportRow, SamplingReport
 from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons.frontier import break_even
 
@@ -54,19 +54,19 @@ def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
     ]
     # (Among 60 atoms not every class has one.)
     result = run_comparison(replace(small, starts=tuple(rows), atoms=150), tmp_path)
-    SamplingReport.from_json(result.report)
-    figures = result.report["rows"]
-    assert [row["nfe"] for row in figures] == [1, 2, 1, 1]
-    assert [row["guidance"] for row in figures] == [1.0, 2.0, 1.0, 1.0]
+    assert SamplingReport.from_json(result.report.to_json()) == result.report
+    figures = result.report.rows
+    assert [row.nfe for row in figures] == [1, 2, 1, 1]
+    assert [row.guidance for row in figures] == [1.0, 2.0, 1.0, 1.0]
     for spec, row in zip(rows, figures):
         samples = result.samples(spec)
         assert samples.labels is not None
         assert samples.labels.tolist() == [seed % 10 for seed in range(20)]
         right = classify(bundled.extractor(), samples.images) == torch.from_numpy(samples.labels)
-        assert row["class_accuracy"] == pytest.approx(float(right.double().mean()))
-        assert row["class_fid"] > 0
+        assert row.class_accuracy == pytest.approx(float(right.double().mean()))
+        assert row.class_fid > 0
     # Real images are taken for what they are, but for the classifier's errors: 1 in 10, ± 0.03 for 120 images.
-    assert result.report["reference"]["class_accuracy"] > 0.8
+    assert result.report.reference.class_accuracy > 0.8
     # Starts are built on images of the class.
     labels = bundled.atoms().labels
     assert labels is not None
@@ -79,14 +79,14 @@ def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
 def test_agreement_is_taken_to_the_flow_that_a_study_names(small: Comparison, tmp_path: Path) -> None:
     flow = replace(WHITE, steps=2, label="flow")
     result = run_comparison(replace(small, starts=(WHITE, flow), flow=flow), tmp_path)
-    white, full = result.report["rows"]
-    assert full["seed_agreement"] == 1.0
-    assert 0 <= white["seed_agreement"] <= 1
-    assert white["seed_agreement_interval"][0] <= white["seed_agreement"]
+    white, full = result.report.rows
+    assert full.seed_agreement == 1.0
+    assert 0 <= white.seed_agreement <= 1
+    assert white.seed_agreement_interval[0] <= white.seed_agreement
     # A flow that is no row is sampled too, and not reported.
     other = run_comparison(replace(small, flow=flow), tmp_path / "other")
-    assert len(other.report["rows"]) == 1
-    assert other.report["rows"][0]["seed_agreement"] == white["seed_agreement"]
+    assert len(other.report.rows) == 1
+    assert other.report.rows[0].seed_agreement == white.seed_agreement
 
 
 def test_a_growing_study_takes_over_what_it_has(small: Comparison, tmp_path: Path) -> None:
@@ -96,16 +96,14 @@ def test_a_growing_study_takes_over_what_it_has(small: Comparison, tmp_path: Pat
     before = {path: path.stat().st_mtime_ns for path in images}
     grown = run_comparison(replace(study, samples=35), tmp_path, growing=True)
     assert all(path.stat().st_mtime_ns == before[path] for path in images)
-    assert grown.report["rows"][0]["samples"] == 35
+    assert grown.report.rows[0].samples == 35
     fresh = run_comparison(replace(study, samples=35), tmp_path / "fresh")
-    assert fresh.report["rows"][0]["fid"] == grown.report["rows"][0]["fid"]
+    assert fresh.report.rows[0].fid == grown.report.rows[0].fid
     # Its last block, which was cut off, is not taken for a whole one, nor a whole one for that.
     further = run_comparison(replace(study, samples=45), tmp_path, growing=True)
     assert len(further.samples(WHITE).pixels) == 45
     again = run_comparison(replace(study, samples=35), tmp_path, growing=True)
-    assert (
-        again.report["rows"][0]["fid"] == grown.report["rows"][0]["fid"] != further.report["rows"][0]["fid"]
-    )
+    assert again.report.rows[0].fid == grown.report.rows[0].fid != further.report.rows[0].fid
     with pytest.raises(ValueError, match="this very study"):
         run_comparison(replace(study, atoms=50, samples=35), tmp_path, growing=True)
 
@@ -138,11 +136,11 @@ def test_rivals_are_rows_like_others(small: Comparison, tmp_path: Path) -> None:
         replace(RANDOM, prior="mixture", label="mixture of the default size"),
     )
     result = run_comparison(replace(small, starts=rows), tmp_path)
-    SamplingReport.from_json(result.report)
-    kinds = [row["prior"] for row in result.report["rows"]]
+    assert SamplingReport.from_json(result.report.to_json()) == result.report
+    kinds = [row.prior for row in result.report.rows]
     assert kinds == ["semidiscrete", "unsolved", "boosted_atom", "mini_batch", "mixture", "mixture"]
-    one, other = result.report["rows"][-2:]
-    assert one["fid"] != other["fid"]
+    one, other = result.report.rows[-2:]
+    assert one.fid != other.fid
 
 
 def test_atoms_from_a_file_and_copies_of_others(small: Comparison, tmp_path: Path) -> None:
@@ -150,14 +148,14 @@ def test_atoms_from_a_file_and_copies_of_others(small: Comparison, tmp_path: Pat
     np.savez(path, images=to_uint8(bundled.split("validation").images[:60]))
     study = replace(small, starts=(RANDOM,), atoms_from=str(path))
     own = run_comparison(study, tmp_path / "own")
-    assert own.report["settings"]["atoms_from"] == "mine.npz"  # no folder of this machine
-    assert own.report["ot"]["atoms"] == 60
-    assert own.report["rows"][0]["source_rate"] is not None
+    assert own.report.settings["atoms_from"] == "mine.npz"  # no folder of this machine
+    assert own.report.ot.atoms == 60
+    assert own.report.rows[0].source_rate is not None
     other = run_comparison(replace(study, copies_of=small.real_split), tmp_path / "other")
-    assert other.report["rows"][0]["source_rate"] is None
-    assert other.report["rows"][0]["fid"] == own.report["rows"][0]["fid"]
+    assert other.report.rows[0].source_rate is None
+    assert other.report.rows[0].fid == own.report.rows[0].fid
     # The real images are then at no distance from what could be copied, which is themselves.
-    distances = [part.report["reference"]["nearest_pixel_distance"] for part in (own, other)]
+    distances = [part.report.reference.nearest_pixel_distance for part in (own, other)]
     assert distances[0] > distances[1] == 0
     np.savez(path, images=np.zeros((60, 28, 28), dtype=np.uint8))
     inputs._images.cache_clear()
@@ -179,26 +177,26 @@ def test_differences_are_paired_by_seed(small: Comparison, tmp_path: Path) -> No
     assert (same.lo, same.estimate, same.hi) == (0.0, 0.0, 0.0)
     there, back = (paired_fid_difference(result, *pair) for pair in ((WHITE, COUPLED), (COUPLED, WHITE)))
     assert there.estimate == pytest.approx(-back.estimate)
-    figures = [row["fid"] for row in result.report["rows"]]
+    figures = [row.fid for row in result.report.rows]
     assert there.estimate == pytest.approx(figures[0] - figures[1], rel=1e-4)
     entry = difference_gate(result, COUPLED, WHITE, "coupled less white")
-    assert entry["upper"] <= entry["interval"][1]  # one-sided at 95 % is two-sided at 90 %
-    assert entry["reached"] is (entry["upper"] <= 0)
+    assert entry.upper <= entry.interval[1]  # one-sided at 95 % is two-sided at 90 %
+    assert entry.reached is (entry.upper <= 0)
 
 
 def test_differences_over_sets_are_students() -> None:
     sets = {WHITE.key: [{"fid": 5.0}, {"fid": 7.0}], COUPLED.key: [{"fid": 4.0}, {"fid": 5.0}]}
-    found = paired_fid_difference(ComparisonResult({}, [], sets), WHITE, COUPLED)
+    found = paired_fid_difference(ComparisonResult(bare_report(), [], sets), WHITE, COUPLED)
     # Differences 1 and 2: a mean of 1.5 and a standard error of 0.5, times 12.706.
     assert found.estimate == pytest.approx(1.5)
     assert found.hi == pytest.approx(1.5 + 0.5 * 12.706, rel=1e-4)
 
 
 def test_break_even() -> None:
-    def row(prior: str, fid: float, seconds: float, fit: float | None = None) -> dict[str, Any]:
+    def row(prior: str, fid: float, seconds: float, fit: float | None = None) -> ReportRow:
         ends = [fid - 1.5, fid + 1.5]
         times = {"seconds_per_image": seconds, "fit_seconds": fit}
-        return {"prior": prior, "fid": fid, "fid_interval": ends, **times}
+        return bare_row(prior=prior, fid=fid, fid_interval=ends, **times)
 
     rows = [row("none", 12.0, 0.03), row("none", 9.0, 0.06), row("none", 8.0, 0.12)]
     assert break_even(row("semidiscrete", 9.5, 0.02, 100.0), rows) == pytest.approx(100 / 0.04)

@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
+from report_example import bare_row
 from scipy import stats
 
 from otprior.diffusion.schedule import NoiseSchedule
@@ -35,7 +36,7 @@ LIMIT = CopyLimit(0.0065, 2000)
 
 def trial(name: str, fid: float, copies: float, samples: int = 2000) -> Trial:
     row = StartSpec("semidiscrete", 500, 5, noise="coupled", label=name)
-    return Trial(row, samples, {"fid": fid, "copy_rate": copies, "source_rate": 0.4})
+    return Trial(row, samples, bare_row(fid=fid, copy_rate=copies, source_rate=0.4))
 
 
 def names(rows: list[StartSpec]) -> list[str]:
@@ -118,7 +119,7 @@ def test_if_none_passes_the_best_of_those_left_behind_has_a_turn() -> None:
 
     def with_sources(*rates: float) -> list[Trial]:
         return [
-            Trial(row, n, {"fid": fid, "copy_rate": copies, "source_rate": rate})
+            Trial(row, n, bare_row(fid=fid, copy_rate=copies, source_rate=rate))
             for row, (n, fid, copies), rate in zip(rows, figures, rates)
         ]
 
@@ -140,7 +141,7 @@ def test_others_have_a_turn_until_one_passes_and_no_longer(monkeypatch: pytest.M
 
     def tried(row: StartSpec, samples: int, copies: float) -> Trial:
         return Trial(
-            row, samples, {"fid": 1.0, "copy_rate": copies, "source_rate": 1 - row.start_timestep / 1000}
+            row, samples, bare_row(fid=1.0, copy_rate=copies, source_rate=1 - row.start_timestep / 1000)
         )
 
     copying = {"450": 0.04, "500": 0.0, "550": 0.0}
@@ -161,7 +162,7 @@ def test_who_was_left_behind_may_challenge_the_winner() -> None:
     rows = [replace(trial("", 0, 0).row, start_timestep=t, label=str(t)) for t in (500, 525, 550, 575, 600)]
 
     def tried(row: StartSpec, samples: int, fid: float, copies: float) -> Trial:
-        return Trial(row, samples, {"fid": fid, "copy_rate": copies, "source_rate": 0.4})
+        return Trial(row, samples, bare_row(fid=fid, copy_rate=copies, source_rate=0.4))
 
     trials = [
         tried(rows[0], 2000, 9.0, 0.02),

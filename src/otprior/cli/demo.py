@@ -49,14 +49,14 @@ def demo(
             from otprior.data import bundled
             from otprior.experiments.chosen import demo as demo_study
             from otprior.experiments.run import run_comparison
-            from otprior.report import ReportRow, SamplingReport, write_report
+            from otprior.report import ReportRow, write_report
 
             started = time.perf_counter()
             study = demo_study(quick, samples)
             with output_dir(out, overwrite) as folder:
                 work = folder / "work"
                 result = run_comparison(study, work, workers=workers or default_workers(), listen=follow(bar))
-                report = SamplingReport.from_json(result.report)
+                report = result.report
                 full = bundled.full_sampler()
                 if full is not None:
                     report = report.replace(rows=[ReportRow.from_json(full.row), *report.rows])

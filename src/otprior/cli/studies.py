@@ -118,10 +118,10 @@ def run_study(
 
 def _write_parts(out: Path, overwrite: bool, parts: Mapping[str, Part], seconds: float) -> None:
     """Writes each part into a folder of its name, with the command and its time; prints the main one."""
-    from otprior.report import SamplingReport, write_report
+    from otprior.report import write_report
 
     made = {"command": ["otprior", *sys.argv[1:]], "timings": {"seconds_of_the_last_run": seconds}}
-    reports = {name: SamplingReport.from_json(part.report | made) for name, part in parts.items()}
+    reports = {name: part.report.replace(**made) for name, part in parts.items()}
     with output_dir(out, overwrite) as folder:
         for name, part in parts.items():
             write_report(folder / name, reports[name], part.images)

@@ -197,7 +197,7 @@ def _trials(search: Search) -> list[dict[str, Any]]:
                 "label": trial.row.label,
                 "start_timestep": trial.row.start_timestep,
                 "samples": trial.samples,
-                **{name: trial.figures[name] for name in figures},
+                **{name: getattr(trial.figures, name) for name in figures},
                 "allowed": search.limit.allows(trial.copy_rate, trial.samples),
                 "evaluations": new * trial.row.evaluations,
                 "row": trial.row.to_json(),

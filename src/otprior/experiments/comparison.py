@@ -9,6 +9,7 @@ from typing import Any
 
 from otprior.experiments.sampling import Block, Samples, seed_blocks
 from otprior.experiments.study import Part
+from otprior.report import ReportRow
 from otprior.sampling.start_spec import StartSpec, differing
 from otprior.utils.validation import check_choice, check_integer, require
 
@@ -132,9 +133,9 @@ class ComparisonResult(Part):
         assert self.comparison is not None
         return self.comparison
 
-    def row(self, start: StartSpec) -> dict[str, Any]:
+    def row(self, start: StartSpec) -> ReportRow:
         """The report's row of a start."""
-        return self.report["rows"][[each.key for each in self.asked.starts].index(start.key)]
+        return self.report.rows[[each.key for each in self.asked.starts].index(start.key)]
 
     def samples(self, start: StartSpec, seed_set: int = 0) -> Samples:
         """The samples of a start's set of seeds, read from the work folder."""

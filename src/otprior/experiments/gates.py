@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from scipy import stats
@@ -24,6 +23,7 @@ from otprior.metrics import (
     seed_set_interval,
 )
 from otprior.metrics.features import extract_features
+from otprior.report import Gate
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import require
 
@@ -70,23 +70,23 @@ class CopyLimit:
 
 def gate(
     statement: str, statistic: float, upper: float, threshold: float, interval: Interval | None = None
-) -> dict[str, Any]:
-    """One entry of a report's "gates"."""
-    entry = {
+) -> Gate:
+    """A statement of a report, with the figure that decides it."""
+    values = {
         "statement": statement,
         "statistic": float(statistic) if math.isfinite(statistic) else None,
         "upper": float(upper) if math.isfinite(upper) else None,
         "threshold": threshold,
         "reached": bool(upper <= threshold),
     }
-    return entry if interval is None else entry | {"interval": interval.limits()}
+    return Gate.from_json(values if interval is None else values | {"interval": interval.limits()})
 
 
 def ratio_gate(
     result: ComparisonResult, start: StartSpec, rival: StartSpec, threshold: float, statement: str
-) -> dict[str, Any]:
+) -> Gate:
     """A start's excess FID is at most `threshold` times a rival's, over two or more sets of seeds."""
-    floor = result.report["reference"]["fid_floor"]
+    floor = result.report.reference.measured("fid_floor")
     mine, other = ([one["fid"] - floor for one in result.sets[each.key]] for each in (start, rival))
     ratio = ratio_interval(mine, other, side="upper")
     return gate(statement, ratio.estimate, ratio.hi, threshold)
@@ -94,9 +94,9 @@ def ratio_gate(
 
 def copy_gate(
     result: ComparisonResult, start: StartSpec, statement: str, held_out: int, threshold: float = 0.01
-) -> dict[str, Any]:
+) -> Gate:
     """A start copies at most `threshold` more often than real images, of which there were `held_out`."""
-    real = result.report["reference"]["copy_rate"]
+    real = result.report.reference.measured("copy_rate")
     seeds = seed_set_interval([one["copy_rate"] for one in result.sets[start.key]], side="upper")
     # Two sources of error: other seeds, and other held-out images.
     error = ONE_SIDED * (real * (1 - real) / held_out) ** 0.5
@@ -105,9 +105,7 @@ def copy_gate(
     return gate(statement, more, upper, threshold)
 
 
-def difference_gate(
-    result: ComparisonResult, start: StartSpec, rival: StartSpec, statement: str
-) -> dict[str, Any]:
+def difference_gate(result: ComparisonResult, start: StartSpec, rival: StartSpec, statement: str) -> Gate:
     """A start's FID is below a rival's on the same seeds."""
     both = paired_fid_difference(result, start, rival)
     upper = paired_fid_difference(result, start, rival, level=0.9).hi
@@ -146,7 +144,7 @@ def paired_fid_difference(
 
 def headline_gates(
     result: ComparisonResult, starts: dict[str, StartSpec], held_out: int | None = None
-) -> list[dict[str, Any]]:
+) -> list[Gate]:
     """The statements about quality and about copying that the headline is judged by.
 
     Arguments:

@@ -85,7 +85,7 @@ def _mixture(inputs: Inputs, images: Tensor, limit: float, generator: torch.Gene
     return {"mode_mixture": share.estimate, "mode_mixture_interval": share.limits()}
 
 
-def real_figures(comparison: Comparison, folder: Path) -> dict[str, Any]:
+def real_figures(comparison: Comparison, folder: Path) -> RealImages:
     """The floor: the same figures of real images, over disjoint sets of `samples`, up to `FLOOR_SETS`."""
     by_class = any(start.conditional for start in comparison.starts)
     name = Path(comparison.real_split).name + ("-by-class" if by_class else "")
@@ -93,13 +93,14 @@ def real_figures(comparison: Comparison, folder: Path) -> dict[str, Any]:
     path = folder / f"{name}-{comparison.samples}.json"
     if not path.exists():
         write_json(
-            path, _real_figures(Inputs.of(comparison), comparison.samples, comparison.mixture, by_class)
+            path,
+            _real_figures(Inputs.of(comparison), comparison.samples, comparison.mixture, by_class).to_json(),
         )
-    return read_json(path)
+    return RealImages.from_json(read_json(path))
 
 
 @cache
-def _real_figures(inputs: Inputs, samples: int, mixture: float, by_class: bool) -> dict[str, Any]:
+def _real_figures(inputs: Inputs, samples: int, mixture: float, by_class: bool) -> RealImages:
     """The figures of `real_figures`; searches ask for those of the same images again and again."""
     real, features = inputs.real, inputs.real_features
     size = min(samples, len(real))
@@ -121,7 +122,7 @@ def _real_figures(inputs: Inputs, samples: int, mixture: float, by_class: bool) 
     for key in whole:
         if key.startswith(("copy_rate", "nearest_", "class_accuracy", "mode_mixture")):
             figures[key] = whole[key]
-    return RealImages.from_figures(size, figures).to_json()
+    return RealImages.from_figures(size, figures)
 
 
 def over_sets(sets: list[dict[str, Any]], samples: int) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from otprior.experiments.sampling import Block, Models, Samples, sample_block
 from otprior.experiments.study import Listener, ignore
 from otprior.metrics import Interval
 from otprior.metrics.copying import copy_mask
-from otprior.report import ReportImages, ReportRow
+from otprior.report import ReportImages, ReportRow, SamplingReport
+from otprior.report.sampling_report import Features, RealImages, Solve
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import mark_work, sha256
 
@@ -72,18 +73,17 @@ def run_comparison(
     for start in starts:
         first = blocks[start.key][0]
         agreement = seed_agreement(comparison, first, classes)
-        row = _report_row(comparison, start, figures[start.key], reference, agreement)
-        rows.append(row | {"fit_seconds": fitted.seconds_of(start)})
+        seconds = fitted.seconds_of(start)
+        rows.append(_report_row(comparison, start, figures[start.key], reference, agreement, seconds))
         images.append(_report_images(comparison, start, first))
-    report = {
-        "format_version": 1,
-        "features": {"name": inputs.extractor.name, "dim": inputs.extractor.dim},
-        "ot": fitted.ot,
-        "reference": reference,
-        "rows": rows,
-        "settings": _settings(comparison),
-        "environment": _environment(workers, threads),
-    }
+    report = SamplingReport(
+        features=Features(name=inputs.extractor.name, dim=inputs.extractor.dim),
+        ot=None if fitted.ot is None else Solve.from_json(fitted.ot),
+        reference=reference,
+        rows=tuple(rows),
+        settings=_settings(comparison),
+        environment=_environment(workers, threads),
+    )
     return ComparisonResult(report, images, figures, comparison, work)
 
 
@@ -133,20 +133,21 @@ def _report_row(
     comparison: Comparison,
     start: StartSpec,
     sets: list[dict[str, Any]],
-    reference: dict[str, Any],
+    reference: RealImages,
     agreement: tuple[float | None, Interval | None],
-) -> dict[str, Any]:
+    fit_seconds: float | None,
+) -> ReportRow:
     figures = over_sets(sets, comparison.samples)
-    floor = reference["fid_floor"]
+    floor = reference.measured("fid_floor")
     low, high = figures["fid_interval"]
     share, error = agreement
     last = comparison.first_of(comparison.seed_sets) - 1
     given: dict[str, Any] = {} if error is None else {"seed_agreement_interval": error.limits()}
     if "mode_mixture" in figures:
-        real, ends = reference["mode_mixture"], figures["mode_mixture_interval"]
+        real, ends = reference.measured("mode_mixture"), figures["mode_mixture_interval"]
         given["excess_mode_mixture"] = figures["mode_mixture"] - real
         given["excess_mode_mixture_interval"] = [end - real for end in ends]
-    class_floor = reference.get("class_fid_floor")
+    class_floor = reference.class_fid_floor
     if figures.get("class_fid") is not None and class_floor is not None:
         given["excess_class_fid"] = figures["class_fid"] - class_floor
         ends = figures["class_fid_interval"]
@@ -164,11 +165,12 @@ def _report_row(
         samples=comparison.samples * comparison.seed_sets,
         seeds=f"{comparison.first_seed}-{last}",
         seed_agreement=share,
+        fit_seconds=fit_seconds,
         excess_fid=figures["fid"] - floor,
         excess_fid_interval=[low - floor, high - floor],
         **{**figures, "nfe": round(figures["nfe"]), **given},
     )
-    return ReportRow.from_json(values).to_json()
+    return ReportRow.from_json(values)
 
 
 def _report_images(

@@ -30,6 +30,7 @@ from otprior.experiments.inputs import Inputs
 from otprior.experiments.measuring import real_figures
 from otprior.experiments.run import claim_work, run_comparison
 from otprior.experiments.sampling import BATCH
+from otprior.report import ReportRow
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.utils.validation import check_choice, check_integer, require
 
@@ -61,22 +62,22 @@ class Trial:
 
     row: StartSpec
     samples: int
-    figures: dict[str, Any] = field(repr=False)
+    figures: ReportRow = field(repr=False)
 
     @property
     def fid(self) -> float:
         """FID against the validation images."""
-        return float(self.figures["fid"])
+        return self.figures.measured("fid")
 
     @property
     def copy_rate(self) -> float:
         """Share of samples that count as copies."""
-        return float(self.figures["copy_rate"])
+        return self.figures.measured("copy_rate")
 
     @property
     def source_rate(self) -> float:
         """Share of samples whose nearest atom is their own; 0 for starts that are built on none."""
-        return float(self.figures["source_rate"] or 0)
+        return self.figures.source_rate or 0.0
 
 
 @dataclass(frozen=True)
@@ -239,7 +240,7 @@ def own_limit(study: Comparison, work: Path, margin: float = 0.01) -> CopyLimit:
     real = real_figures(study, work / "figures")
     inputs = Inputs.of(study)
     inputs.check_not_atoms(study.real_split)
-    return CopyLimit(real["copy_rate"], len(inputs.real), margin)
+    return CopyLimit(real.measured("copy_rate"), len(inputs.real), margin)
 
 
 def halving(
@@ -274,7 +275,7 @@ def halving(
             break
         rung = replace(study, starts=tuple(going), samples=size)
         result = run_comparison(rung, work, growing=True, **options)
-        found = [Trial(row, size, figures) for row, figures in zip(going, result.report["rows"])]
+        found = [Trial(row, size, figures) for row, figures in zip(going, result.report.rows)]
         trials += found
         going = survivors(found, max(1, keep >> number), limit, sizes[-1])
     return trials

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from otprior.utils.validation import check_choice, check_integer, invalid, require
 
 if TYPE_CHECKING:
-    from otprior.report import ReportImages
+    from otprior.report import ReportImages, SamplingReport
 
 GROUP = "otprior.studies"
 
@@ -41,10 +41,14 @@ def ignore(_: StageProgress) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """A report in the form of `report.schema.json`, and the images that go with it."""
+    """A report, and the images that go with it."""
 
-    report: dict[str, Any]
+    report: SamplingReport
     images: Sequence[ReportImages] = ()
+
+    def with_report(self, **changes: Any) -> Self:
+        """The same with other values of some fields of the report."""
+        return replace(self, report=self.report.replace(**changes))
 
 
 @dataclass(frozen=True)

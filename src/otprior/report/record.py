@@ -75,6 +75,11 @@ class Record(BaseModel):
         except ValidationError as error:
             raise _explained(error) from None
 
+    @classmethod
+    def build(cls, **values: Any) -> Self:
+        """The record of these values, where a list may stand for a tuple; raises as `from_json` does."""
+        return cls.from_json(values)
+
     def to_json(self) -> dict[str, Any]:
         """The record as JSON values; what was not given is left out."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)

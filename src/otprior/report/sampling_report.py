@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field
 
 from otprior.report.record import Count, Curves, Limits, Many, NonNegative, Rate, Record, Report
+from otprior.utils.validation import require
 
 
 class Features(Record):
@@ -71,6 +72,16 @@ class Figures(Record):
     class_accuracy_interval: Limits | None = None
     mode_mixture: Rate | None = None
     mode_mixture_interval: Limits | None = None
+
+    def measured(self, key: str) -> float:
+        """The figure of this name.
+
+        Raises:
+            ValueError: If it was not measured.
+        """
+        value = getattr(self, key)
+        require(value is not None, key, "measured", None)
+        return float(value)
 
 
 class RealImages(Figures):

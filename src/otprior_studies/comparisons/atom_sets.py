@@ -24,6 +24,7 @@ from otprior.experiments.gates import paired_fid_difference
 from otprior.experiments.inputs import Inputs
 from otprior.experiments.processes import run_pieces
 from otprior.experiments.sampling import Samples, sample_block, seed_blocks
+from otprior.report import Curves, ReportRow, SamplingReport
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import output_file
 from otprior.utils.validation import require
@@ -57,8 +58,7 @@ def numbers_of_atoms(stages: Stages, training: str = "") -> ComparisonResult:
         counts += [(count, training) for count in MORE_ATOMS]
     sets: list[dict[str, Any]] = [{"atoms": count, "atoms_from": name} for count, name in counts]
     result = _joined([_on(stages, best_coupled(stages, STEPS, **given), **given) for given in sets])
-    result.report["curves"] = _curves(result.report)
-    return result
+    return result.with_report(curves=_curves(result.report))
 
 
 def unseen(stages: Stages) -> ComparisonResult:
@@ -139,7 +139,7 @@ def _joined(
     for result in results:
         different.setdefault((result.work, _only_start(result).key), result)
     rows = [_row_on_its_atoms(result) for result in different.values()]
-    report = {**results[0].report, "rows": rows}
+    report = results[0].report.replace(rows=rows)
     images = [image for result in different.values() for image in result.images]
     if pairs:
         lines = []
@@ -147,49 +147,52 @@ def _joined(
             start = _only_start(one)
             found = paired_fid_difference(one, start, start, rival_in=other)
             lines.append([what, found.estimate, *found.limits()])
-        report["tables"] = [
-            {
-                "title": "The same start on two sets of atoms",
-                "note": "Settings chosen for the first set; differences are paired by seed, with 95 % limits.",
-                "columns": ["", "difference", "from", "to"],
-                "lines": lines,
-            }
-        ]
+        table = {
+            "title": "The same start on two sets of atoms",
+            "note": "Settings chosen for the first set; differences are paired by seed, with 95 % limits.",
+            "columns": ["", "difference", "from", "to"],
+            "lines": lines,
+        }
+        report = report.replace(tables=[table])
     # (Figures by start are not joined: several results may be of the same start.)
     return ComparisonResult(report, images, {})
 
 
-def _row_on_its_atoms(result: ComparisonResult) -> dict[str, Any]:
+def _row_on_its_atoms(result: ComparisonResult) -> ReportRow:
     stage, report = result.asked, result.report
-    (row,) = report["rows"]
-    rate, chi2 = report["reference"]["copy_rate"], report["ot"]["chi2"]
-    return row | {
+    (row,) = report.rows
+    assert report.ot is not None
+    rate, chi2 = report.reference.measured("copy_rate"), report.ot.chi2
+    values = {
         "atoms": stage.atoms,
         "atoms_from": Path(stage.atoms_from).stem,
         "held_out_copy_rate": rate,
         "note": f"real images: {rate:.2%} count as copies of these; χ² {chi2:.3f}",
     }
+    return row.replace(**values)
 
 
-def _curves(report: dict[str, Any]) -> list[dict[str, Any]]:
+def _curves(report: SamplingReport) -> list[Curves]:
     """Quality, copying and time against the number of atoms."""
-    rows = sorted(report["rows"], key=lambda row: row["atoms"])
+    rows = sorted(report.rows, key=lambda row: row.atoms or 0)
 
-    def curves(name: str, title: str, y: str, **series: str) -> dict[str, Any]:
+    def curves(name: str, title: str, y: str, **series: str) -> Curves:
         points = {
-            legend.replace("_", " "): [(row["atoms"], row[key]) for row in rows if row[key] is not None]
+            legend.replace("_", " "): [
+                (row.atoms, getattr(row, key)) for row in rows if getattr(row, key) is not None
+            ]
             for legend, key in series.items()
         }
         log = "xy" if name == "fitting" else "x"
-        return {
-            "name": name,
-            "title": title,
-            "x": "atoms",
-            "y": y,
-            "series": points,
-            "log": log,
-            "points": False,
-        }
+        return Curves.build(
+            name=name,
+            title=title,
+            x="atoms",
+            y=y,
+            series=points,
+            log=log,
+            points=False,
+        )
 
     return [
         curves("quality-by-atoms", "Quality", "FID above the floor", coupled="excess_fid"),

@@ -20,6 +20,7 @@ from otprior.experiments.chosen import settings_rows
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import copy_gate, difference_gate, ratio_gate
 from otprior.experiments.study import Part, Request
+from otprior.report import Gate
 from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons import Settings
 from otprior_studies.comparisons.candidates import LAST, SOLVERS, best_spacings
@@ -76,8 +77,8 @@ def run(request: Request) -> dict[str, Part]:
         seed_sets=max(PAIRED_SETS, stages.seed_sets),
         block=500,
     )
-    pairs.report["gates"] = _gates(pairs, coupled, best, matched, held_out)
-    main.report["gates"] = pairs.report["gates"]
+    gates = _gates(pairs, coupled, best, matched, held_out)
+    main, pairs = main.with_report(gates=gates), pairs.with_report(gates=gates)
     return {"": main, "pairs": pairs, "matching": matching.rivals, "target": matching.coupled}
 
 
@@ -85,7 +86,7 @@ def _best_at(stages: Stages, solvers: dict[tuple[str, int], StartSpec], nfe: int
     """The best of the solvers at `nfe`, on more validation images than the spacings were screened on."""
     finalists = [start for (_, count), start in solvers.items() if count == nfe]
     result = stages.choose("finalists", finalists, stages.samples)
-    return min(finalists, key=lambda start: result.row(start)["fid"])
+    return min(finalists, key=lambda start: result.row(start).measured("fid"))
 
 
 def _rival(coupled: StartSpec, prior: str, direction: str) -> StartSpec:
@@ -135,7 +136,7 @@ def _distinct(starts: list[StartSpec]) -> list[StartSpec]:
 
 def _gates(
     pairs: ComparisonResult, coupled: StartSpec, best: StartSpec, matched: list[StartSpec], held_out: int
-) -> list[dict[str, Any]]:
+) -> list[Gate]:
     few, many = coupled.evaluations, best.evaluations
     ratio = f"Excess FID of the coupled start at {few} evaluations over that of the best N(0, I) at {many}"
     copying = f"Copy rate of the coupled start at {few} evaluations less that of held-out real images"

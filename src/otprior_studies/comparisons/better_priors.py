@@ -38,11 +38,11 @@ def run(request: Request) -> dict[str, Part]:
         winners += [start for start in found if start is not None]
     distinct = {start.key: start for start in [coupled, *winners]}
     result = stages.run("better priors", list(distinct.values()), flow=FULL_SAMPLER)
-    result.report["gates"] = [
+    gates = [
         difference_gate(result, start, coupled, f"FID of “{start.label}” less that of the coupled start")
         for start in list(distinct.values())[1:]
     ]
-    return {"": result, "candidates": tried}
+    return {"": result.with_report(gates=gates), "candidates": tried}
 
 
 def candidates(coupled: StartSpec, atoms: int) -> dict[str, list[StartSpec]]:
@@ -77,7 +77,8 @@ def _best(
 
     def fits(start: StartSpec) -> bool:
         figures = tried.row(start)
-        allowed = limit.allows(figures["copy_rate"], figures["samples"])
-        return allowed and figures["seed_agreement"] >= keeps
+        assert figures.samples is not None
+        allowed = limit.allows(figures.measured("copy_rate"), figures.samples)
+        return allowed and figures.measured("seed_agreement") >= keeps
 
-    return min(filter(fits, starts), key=lambda start: tried.row(start)["fid"], default=None)
+    return min(filter(fits, starts), key=lambda start: tried.row(start).measured("fid"), default=None)

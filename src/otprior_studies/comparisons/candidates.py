@@ -80,7 +80,7 @@ def best_spacings(
         result = stages.choose(f"spacings {nfe}", list(starts.values()), samples)
         for solver in solvers:
             mine = [start for (name, _), start in starts.items() if name == solver.name]
-            best[solver.name, nfe] = min(mine, key=lambda start: result.row(start)["fid"])
+            best[solver.name, nfe] = min(mine, key=lambda start: result.row(start).measured("fid"))
     return best
 
 

@@ -8,7 +8,6 @@ sampler does not target p_t*(x | c): what w does to a start is measured, not der
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from otprior.experiments.inputs import Inputs
 from otprior.experiments.study import Part, Request
 from otprior.metrics import paired_difference
 from otprior.metrics.features import classify
+from otprior.report import Gate
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior_studies.comparisons.candidates import LAST, RANDOM_STARTS, UNIPC
 from otprior_studies.comparisons.stages import Stages
@@ -60,14 +60,14 @@ def run(request: Request) -> dict[str, Part]:
         starts.append(_full(guidance))
     result = stages.run("conditional", starts)
     # (The first pair is that of 5 evaluations without guidance.)
-    result.report["gates"] = [
+    gates = [
         *(_accuracy_gate(result, start, _full(1.0)) for start in pairs[0]),
         *(
             difference_gate(result, mine, other, f"FID of “{mine.label}” less that of “{other.label}”")
             for mine, other in pairs
         ),
     ]
-    return {"": result}
+    return {"": result.with_report(gates=gates)}
 
 
 def _coupled(plain: StartSpec) -> list[StartSpec]:
@@ -109,7 +109,7 @@ def _hits(result: ComparisonResult, start: StartSpec) -> Tensor:
     return torch.cat(hits)
 
 
-def _accuracy_gate(result: ComparisonResult, start: StartSpec, full: StartSpec) -> dict[str, Any]:
+def _accuracy_gate(result: ComparisonResult, start: StartSpec, full: StartSpec) -> Gate:
     """That a start's class accuracy is at most `ACCURACY_MARGIN` below the full sampler's, on the same seeds."""
     most, mine = (_hits(result, each) for each in (full, start))
     less = paired_difference(most, mine, side="upper")

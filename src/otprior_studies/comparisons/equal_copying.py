@@ -57,8 +57,8 @@ class Matching:
     def start(self, rival: StartSpec, by: str) -> StartSpec:
         """The rival at the t* where it copies ("copying") or keeps its atom ("source") as the coupled start does."""
         key = _FIGURES[by]
-        rates = [self.rivals.row(moved(rival, t))[key] for t in STARTS]
-        target = self.coupled.report["rows"][0][key]
+        rates = [self.rivals.row(moved(rival, t)).measured(key) for t in STARTS]
+        target = self.coupled.report.rows[0].measured(key)
         timestep = matching_timestep_of(STARTS, rates, target, self.rivals.asked.samples)
         return moved(rival, timestep, equal(by, rates, target))
 

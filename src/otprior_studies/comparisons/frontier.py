@@ -10,14 +10,13 @@ For N(0, I) at T, solver and spacing are chosen.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.study import Part, Request
-from otprior.report import ReportRow
-from otprior.report.rows import family
+from otprior.report import Curves, ReportRow
+from otprior.report.rows import ends, evaluations, family
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior_studies.comparisons import FrontierSettings
 from otprior_studies.comparisons.atom_sets import (
@@ -83,15 +82,15 @@ def _evaluations(stages: Stages) -> ComparisonResult:
             candidates = at_each(replace(plain, prior=prior, noise=noise), name, timesteps)
             starts.append(stages.best(f"choosing {nfe} {noise or prior}", candidates))
     result = stages.run("evaluations", [*starts, FULL_SAMPLER], flow=FULL_SAMPLER)
-    report = result.report
-    for row in report["rows"]:
-        row["break_even"] = break_even(row, report["rows"], stages.workers)
-    report["headline_nfe"] = HEADLINE
-    report["curves"] = _curves([row for row in report["rows"] if row["nfe"] <= max(EVALUATIONS)])
-    return result
+    rows = result.report.rows
+    return result.with_report(
+        rows=[row.replace(break_even=break_even(row, rows, stages.workers)) for row in rows],
+        headline_nfe=HEADLINE,
+        curves=_curves([row for row in rows if evaluations(row) <= max(EVALUATIONS)]),
+    )
 
 
-def break_even(row: dict[str, Any], rows: Sequence[dict[str, Any]], workers: int = 1) -> float | None:
+def break_even(row: ReportRow, rows: Sequence[ReportRow], workers: int = 1) -> float | None:
     """Images after which the time that the prior took ("fit_seconds") is saved, or None if none is ever saved.
 
     Against the N(0, I) row that takes least time among those of FID no higher than the row's; if there is none, among
@@ -102,34 +101,42 @@ def break_even(row: dict[str, Any], rows: Sequence[dict[str, Any]], workers: int
         rows: All of the report.
         workers: Processes that sampled beside each other: as many images came in the seconds that each took.
     """
-    white = [other for other in rows if other["prior"] == "none"]
-    if row["fit_seconds"] is None or not white:
+    white = [other for other in rows if other.prior == "none"]
+    if row.fit_seconds is None or not white:
         return None
-    best = min(white, key=lambda other: other["fid"])
-    rivals = [other for other in white if other["fid"] <= row["fid"]] or [
-        other for other in white if other["fid_interval"][0] <= best["fid_interval"][1]
-    ]
-    saved = min(other["seconds_per_image"] for other in rivals) - row["seconds_per_image"]
-    return row["fit_seconds"] * workers / saved if saved > 0 else None
+    best = min(white, key=lambda other: other.measured("fid"))
+    rivals = [other for other in white if other.measured("fid") <= row.measured("fid")]
+    rivals = rivals or [other for other in white if _overlap(other, best)]
+    saved = min(other.measured("seconds_per_image") for other in rivals) - row.measured("seconds_per_image")
+    return row.fit_seconds * workers / saved if saved > 0 else None
 
 
-def _curves(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _overlap(row: ReportRow, best: ReportRow) -> bool:
+    """Whether the interval of a row's FID reaches down to that of the best one."""
+    mine, other = ends(row, "fid"), ends(best, "fid")
+    assert mine is not None
+    assert other is not None
+    return mine[0] <= other[1]
+
+
+def _curves(rows: Sequence[ReportRow]) -> list[Curves]:
     """What the plots of quality leave out, by kind of start."""
-    families = list(dict.fromkeys(family(ReportRow.from_json(row)) for row in rows))
+    families = list(dict.fromkeys(family(row) for row in rows))
 
-    def curves(name: str, title: str, y: str, value: Callable[[dict[str, Any]], float]) -> dict[str, Any]:
+    def curves(name: str, title: str, y: str, key: str) -> Curves:
         def points(kind: str) -> list[tuple[float, float]]:
-            of_kind = [row for row in rows if family(ReportRow.from_json(row)) == kind]
-            best = {row["nfe"]: row for row in sorted(of_kind, key=lambda row: -row["fid"])}
-            return [(nfe, value(best[nfe])) for nfe in sorted(best)]
+            of_kind = [row for row in rows if family(row) == kind]
+            best = {evaluations(row): row for row in sorted(of_kind, key=lambda row: -row.measured("fid"))}
+            return [(nfe, best[nfe].measured(key)) for nfe in sorted(best)]
 
         series = {kind: points(kind) for kind in families}
         x = "network evaluations an image (NFE)"
-        return {"name": name, "title": title, "x": x, "y": y, "series": series, "log": "x", "points": False}
+        values = {"name": name, "title": title, "x": x, "y": y, "series": series, "log": "x", "points": False}
+        return Curves.from_json(values)
 
     full = "share of seeds with the full flow's class"
     return [
-        curves("agreement", "The seed's own image", full, lambda row: row["seed_agreement"]),
-        curves("recall", "Recall", "share of real images", lambda row: row["recall"]),
-        curves("coverage", "Coverage", "share of real images", lambda row: row["coverage"]),
+        curves("agreement", "The seed's own image", full, "seed_agreement"),
+        curves("recall", "Recall", "share of real images", "recall"),
+        curves("coverage", "Coverage", "share of real images", "coverage"),
     ]

@@ -26,5 +26,4 @@ def run(request: Request) -> dict[str, Part]:
     )
     # (Its pieces are in the work folder itself: it is the only stage.)
     result = run_comparison(comparison, request.work, workers=request.workers, listen=request.listen)
-    result.report["gates"] = headline_gates(result, chosen)
-    return {"": result}
+    return {"": result.with_report(gates=headline_gates(result, chosen))}

@@ -84,21 +84,19 @@ def _shape(data: ImageSet | None) -> tuple[int, int, int] | None:
 
 def _data_part(at_end: TerminalData, data: ImageSet) -> DataAtTheEnd:
     spectrum = at_end.spectrum
-    return DataAtTheEnd.from_json(
-        {
-            "name": data.name,
-            "sha256": data.sha256,
-            "images": at_end.images,
-            "brightness_shift": at_end.brightness_shift,
-            "brightness_spread": at_end.brightness_spread,
-            "mean_shift": at_end.mean_shift,
-            "bits": at_end.bits,
-            "frequency": spectrum.frequency.tolist(),
-            "power": spectrum.power.tolist(),
-            "mean_power": spectrum.mean_power.tolist(),
-            "excess": at_end.excess.tolist(),
-            "classes": [asdict(each) for each in at_end.classes],
-        }
+    return DataAtTheEnd.build(
+        name=data.name,
+        sha256=data.sha256,
+        images=at_end.images,
+        brightness_shift=at_end.brightness_shift,
+        brightness_spread=at_end.brightness_spread,
+        mean_shift=at_end.mean_shift,
+        bits=at_end.bits,
+        frequency=spectrum.frequency.tolist(),
+        power=spectrum.power.tolist(),
+        mean_power=spectrum.mean_power.tolist(),
+        excess=at_end.excess.tolist(),
+        classes=[asdict(each) for each in at_end.classes],
     )
 
 

@@ -19,6 +19,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from otprior.metrics import Interval
+from otprior.report import Curves, ReportTable
 from otprior.sampling import seeds_to_generators
 from otprior.transport.chi_squared import chi_squared, chi_squared_of_frequencies
 from otprior.utils.files import output_file
@@ -103,7 +104,7 @@ def check_keeps(law: FilterLaw, angle: AngleFilter) -> None:
 
 def filter_table(
     name: str, found: LatentMap, law: FilterLaw, chosen: AngleFilter, mixed: Tensor, first_seed: int
-) -> dict[str, Any]:
+) -> ReportTable:
     """A report's table: what each filter keeps, and how many of the samples that it keeps are mixed.
 
     Arguments:
@@ -120,14 +121,12 @@ def filter_table(
     filters = [AngleFilter(k, law.threshold(k, share)) for k in NEIGHBOURS if k <= width for share in SHARES]
     lines = [_line(law, EVERYTHING, pool, mixed, "none")]
     lines += [_line(law, each, pool, mixed) for each in [chosen, *filters]]
-    return {
-        "title": f"What the filter keeps: {name}",
-        "note": (
-            f"Acceptance and χ² of the kept cells on {len(law.cells):,} draws; mode mixture of the row's own "
-            f"{len(mixed):,} samples, split by whether the filter keeps their draws. A difference below zero says that "
-            "what is kept is less mixed than what is rejected; its interval is that of two proportions."
-        ),
-        "columns": [
+    return ReportTable.build(
+        title=f"What the filter keeps: {name}",
+        note=f"Acceptance and χ² of the kept cells on {len(law.cells):,} draws; mode mixture of the row's own "
+        f"{len(mixed):,} samples, split by whether the filter keeps their draws. A difference below zero says that "
+        "what is kept is less mixed than what is rejected; its interval is that of two proportions.",
+        columns=[
             "k",
             "angle ≤, rad",
             "kept",
@@ -137,11 +136,11 @@ def filter_table(
             "difference",
             "95 %",
         ],
-        "lines": lines,
-    }
+        lines=lines,
+    )
 
 
-def batch_table(found: LatentMap, topk: int, threshold: float, draws: int) -> dict[str, Any]:
+def batch_table(found: LatentMap, topk: int, threshold: float, draws: int) -> ReportTable:
     """A report's table: what each of the authors' changes to the filter does to the share kept and to the masses.
 
     Draws of a batch depend on each other under their filter, so χ² is estimated from pairs of batches.
@@ -177,18 +176,16 @@ def batch_table(found: LatentMap, topk: int, threshold: float, draws: int) -> di
         lines.append(
             [name, len(columns) / (batches * BATCH), f"{chi2.value:.3f} ± {chi2.standard_error:.3f}"]
         )
-    return {
-        "title": "The filter as the authors' code has it",
-        "note": (
-            f"Of {batches * BATCH:,} draws in batches of {BATCH}, k = {topk}: latents handed back for each draw, and "
-            "χ² of their masses, a batch counting as one."
-        ),
-        "columns": ["filter", "kept", "χ²"],
-        "lines": lines,
-    }
+    return ReportTable.build(
+        title="The filter as the authors' code has it",
+        note=f"Of {batches * BATCH:,} draws in batches of {BATCH}, k = {topk}: latents handed back for each draw, and "
+        "χ² of their masses, a batch counting as one.",
+        columns=["filter", "kept", "χ²"],
+        lines=lines,
+    )
 
 
-def filter_curves(laws: dict[str, FilterLaw]) -> list[dict[str, Any]]:
+def filter_curves(laws: dict[str, FilterLaw]) -> list[Curves]:
     """Plots of a report: the share kept against the angle, χ² against the share kept; by the name of each row."""
     kept, moved = {}, {}
     for name, law in laws.items():
@@ -199,24 +196,15 @@ def filter_curves(laws: dict[str, FilterLaw]) -> list[dict[str, Any]]:
             points = [(law.acceptance(each), each.threshold, law.chi2(each)) for each in filters]
             kept[f"{name}, k = {k}"] = [[angle, share] for share, angle, _ in points]
             moved[f"{name}, k = {k}"] = [[share, chi2[0]] for share, _, chi2 in points if chi2 is not None]
-    common = {"log": "", "points": False}
+    axes = {
+        "kept": ("Draws that the filter keeps", "largest angle, radians", "share kept", kept),
+        "chi2": ("How far the filter moves the cell masses", "share kept", "χ² of what is kept", moved),
+    }
     return [
-        {
-            "name": "kept",
-            "title": "Draws that the filter keeps",
-            "x": "largest angle, radians",
-            "y": "share kept",
-            "series": kept,
-            **common,
-        },
-        {
-            "name": "chi2",
-            "title": "How far the filter moves the cell masses",
-            "x": "share kept",
-            "y": "χ² of what is kept",
-            "series": moved,
-            **common,
-        },
+        Curves.from_json(
+            {"name": name, "title": title, "x": x, "y": y, "series": series, "log": "", "points": False}
+        )
+        for name, (title, x, y, series) in axes.items()
     ]
 
 

@@ -20,6 +20,7 @@ from otprior.experiments.sampling import load_pipeline
 from otprior.experiments.study import Listener, Part, Request, StageProgress
 from otprior.metrics import mixture_mask, paired_share_difference
 from otprior.metrics.features import class_logits
+from otprior.report import Gate, ReportTable
 from otprior.sampling.inputs import latent_shape, takes_labels
 from otprior.sampling.start_spec import StartSpec
 from otprior.utils.files import mark_work
@@ -80,24 +81,29 @@ def run(request: Request) -> dict[str, Part]:
     ]
     first, second = results
     mixed, other = (_logits(result) for result in results)
-    first.report["gates"] = _gates(first, mixed)
-    first.report["curves"] = filter_curves({start.label: law for start, law in zip(pools, laws)})
-    first.report["tables"] = [
-        *(_filter(first, mixed, start, law, each, maps) for start, law, each in zip(pools, laws, filters)),
-        _limits(first, mixed),
-        _different_latents(first),
-        _solves(starts, maps),
-    ]
     theirs = LatentMap.load(maps / dict(starts.code()[1].options)["map"])
     batches = batch_table(theirs, settings.topk, settings.batch_threshold, settings.filter_draws)
-    second.report["tables"] = [batches, _limits(second, other), _different_latents(second)]
-    first.report["ot"] = LatentMap.load(maps / dict(starts.published().options)["map"]).facts
-    second.report["ot"] = theirs.facts
     # (Reports name files, not the folders they are in: the comparison's settings do.)
     own = {key: value for key, value in asdict(settings).items() if key not in OWN}
-    for result in results:
-        result.report["settings"] |= {"reproduction": own}
-    return {"": Part(first.report, first.images), "code": Part(second.report, second.images)}
+    settings_of = [{**(result.report.settings or {}), "reproduction": own} for result in results]
+    main_report = first.report.replace(
+        gates=_gates(first, mixed),
+        curves=filter_curves({start.label: law for start, law in zip(pools, laws)}),
+        tables=[
+            *(
+                _filter(first, mixed, start, law, each, maps)
+                for start, law, each in zip(pools, laws, filters)
+            ),
+            _limits(first, mixed),
+            _different_latents(first),
+            _solves(starts, maps),
+        ],
+        ot=LatentMap.load(maps / dict(starts.published().options)["map"]).facts,
+        settings=settings_of[0],
+    )
+    tables = [batches, _limits(second, other), _different_latents(second)]
+    code_report = second.report.replace(tables=tables, ot=theirs.facts, settings=settings_of[1])
+    return {"": Part(main_report, first.images), "code": Part(code_report, second.images)}
 
 
 def _comparison(name: str, starts: Sequence[StartSpec], request: Request, atoms: int) -> Comparison:
@@ -208,13 +214,13 @@ def _filter(
     law: FilterLaw,
     chosen: AngleFilter,
     maps: Path,
-) -> dict[str, Any]:
+) -> ReportTable:
     found = LatentMap.load(maps / dict(start.options)["map"])
     mixed = mixture_mask(logits[start.key], result.asked.mixture)
     return filter_table(start.label, found, law, chosen, mixed, result.asked.first_seed)
 
 
-def _limits(result: ComparisonResult, logits: dict[str, Tensor]) -> dict[str, Any]:
+def _limits(result: ComparisonResult, logits: dict[str, Tensor]) -> ReportTable:
     """Mode mixture of every start by the probability that two classes have to reach."""
     shares = {
         key: [float(mixture_mask(each, limit).double().mean()) for limit in MIXTURE_LIMITS]
@@ -224,34 +230,32 @@ def _limits(result: ComparisonResult, logits: dict[str, Tensor]) -> dict[str, An
     for name, key in [(ATOMS, ATOMS), *((start.label, start.key) for start in result.asked.starts)]:
         above = (f"{share - real:+.4f}" for share, real in zip(shares[key], shares[REAL]))
         lines.append([name, *above])
-    return {
-        "title": "Mode mixture by the classifier's limit",
-        "note": (
-            "An image is mixed if two classes have at least this probability. Held-out real images: the share; others: "
-            "their share less that. A classifier is surer of images that it was trained on: what training images have "
-            "below the held-out ones, copies of them have too."
-        ),
-        "columns": ["start", *(f"{limit:g}" for limit in MIXTURE_LIMITS)],
-        "lines": lines,
-    }
+    return ReportTable.build(
+        title="Mode mixture by the classifier's limit",
+        note="An image is mixed if two classes have at least this probability. Held-out real images: the share; "
+        "others: their share less that. A classifier is surer of images that it was trained on: what training images "
+        "have below the held-out ones, copies of them have too.",
+        columns=["start", *(f"{limit:g}" for limit in MIXTURE_LIMITS)],
+        lines=lines,
+    )
 
 
-def _different_latents(result: ComparisonResult) -> dict[str, Any]:
+def _different_latents(result: ComparisonResult) -> ReportTable:
     """How many latents a start's samples come from: `duplicate_rate` misses repeats to which a chain adds noise."""
     lines: list[list[Any]] = []
     for start in result.asked.starts:
         sources = result.samples(start).sources
         if sources is not None:
             lines.append([start.label, len(sources), len(set(sources.tolist()))])
-    return {
-        "title": "Different latents behind the samples",
-        "note": "Of equal chances for N latents, n draws meet about N (1 − exp(−n/N)) of them.",
-        "columns": ["start", "samples", "different latents"],
-        "lines": lines,
-    }
+    return ReportTable.build(
+        title="Different latents behind the samples",
+        note="Of equal chances for N latents, n draws meet about N (1 − exp(−n/N)) of them.",
+        columns=["start", "samples", "different latents"],
+        lines=lines,
+    )
 
 
-def _solves(starts: Starts, maps: Path) -> dict[str, Any]:
+def _solves(starts: Starts, maps: Path) -> ReportTable:
     """How well each map was solved for."""
     lines = []
     for spec in starts.maps.values():
@@ -260,15 +264,15 @@ def _solves(starts: Starts, maps: Path) -> dict[str, Any]:
         lines.append(
             [how, spec.sigma, *(facts[key] for key in ("atoms", "chi2", "chi2_upper", "draws", "seconds"))]
         )
-    return {
-        "title": "Maps",
-        "note": "χ² of the cell masses on fresh draws, and its upper 95 % limit, before any filter.",
-        "columns": ["solver", "σ of the latents", "atoms", "χ²", "upper", "draws", "seconds"],
-        "lines": lines,
-    }
+    return ReportTable.build(
+        title="Maps",
+        note="χ² of the cell masses on fresh draws, and its upper 95 % limit, before any filter.",
+        columns=["solver", "σ of the latents", "atoms", "χ²", "upper", "draws", "seconds"],
+        lines=lines,
+    )
 
 
-def _gates(result: ComparisonResult, logits: dict[str, Tensor]) -> list[dict[str, Any]]:
+def _gates(result: ComparisonResult, logits: dict[str, Tensor]) -> list[Gate]:
     """Frozen starts are less mixed than white noise at the same number of evaluations, seed by seed.
 
     White noise by the same sampler, and by the stock ones. Copies of images that the classifier was trained on are
@@ -276,7 +280,7 @@ def _gates(result: ComparisonResult, logits: dict[str, Tensor]) -> list[dict[str
     """
     starts, limit = result.asked.starts, result.asked.mixture
     mixed = {start.key: mixture_mask(logits[start.key], limit) for start in starts}
-    real = result.report["reference"]["copy_rate"]
+    real = result.report.reference.measured("copy_rate")
     gates = []
     for rival in (start for start in starts if start.prior == "none"):
         for start in starts:
@@ -286,7 +290,7 @@ def _gates(result: ComparisonResult, logits: dict[str, Tensor]) -> list[dict[str
             mine, theirs = mixed[start.key], mixed[rival.key]
             upper = paired_share_difference(mine, theirs, side="upper").hi
             both = paired_share_difference(mine, theirs)
-            copies, others = (result.row(each)["copy_rate"] for each in (start, rival))
+            copies, others = (result.row(each).measured("copy_rate") for each in (start, rival))
             statement = (
                 f"Mode mixture of “{start.label}” ({copies:.3f} are copies) less that of “{rival.label}” "
                 f"({others:.3f}; of held-out images {real:.3f})"

@@ -15,6 +15,7 @@ from otprior.data.images import ImageSet, load_images
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.inputs import check_floor, check_unseen
 from otprior.experiments.study import Listener, Part, Request, StageProgress
+from otprior.report import ReportTable
 from otprior.utils.files import folder_sha256, mark_work, read_json
 from otprior.utils.validation import require
 from otprior_studies.comparisons.stages import Stages, Subject
@@ -61,11 +62,12 @@ def run(request: Request) -> dict[str, Part]:
                 training, training_scheduler("linear"), plan, folder, listen=_follow(request.listen)
             )
     results = {percent: _measured(request, subject, folder, percent) for percent in settings.percents}
-    results[100].report["tables"] = [_by_training(results, plan)]
-    parts = {}
+    table = _by_training(results, plan)
+    parts: dict[str, Part] = {}
     for percent, result in results.items():
-        result.report["settings"] |= {"reproduction": asdict(settings)}
-        parts["" if percent == 100 else f"{percent}-percent"] = Part(result.report, result.images)
+        asked = {**(result.report.settings or {}), "reproduction": asdict(settings)}
+        changes = {"tables": [table]} if percent == 100 else {}
+        parts["" if percent == 100 else f"{percent}-percent"] = result.with_report(settings=asked, **changes)
     return parts
 
 
@@ -169,30 +171,37 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _by_training(results: dict[int, ComparisonResult], plan: NetworkPlan) -> dict[str, Any]:
+def _by_training(results: dict[int, ComparisonResult], plan: NetworkPlan) -> ReportTable:
     """The headline's starts at every checkpoint, with the figures of real images."""
     lines: list[list[Any]] = []
     for percent, result in results.items():
-        for row in result.report["rows"]:
-            low, high = row["excess_fid_interval"]
+        for row in result.report.rows:
+            assert row.excess_fid_interval is not None
+            low, high = row.excess_fid_interval
             lines.append(
                 [
-                    row["label"],
+                    row.label,
                     f"{percent} % ({plan.step_of(percent):,} steps)",
-                    row["nfe"],
-                    row["excess_fid"],
+                    row.nfe,
+                    row.excess_fid,
                     f"[{low:.2f}, {high:.2f}]",
-                    row["copy_rate"],
-                    row["source_rate"],
+                    row.copy_rate,
+                    row.source_rate,
                 ]
             )
-    (reference, *_) = [result.report["reference"] for result in results.values()]
-    return {
-        "title": "The headline by how long the network was trained",
-        "note": (
-            f"Excess FID over {reference['n']:,} held-out real images, whose own is {reference['fid_floor']:.2f}; they "
-            f"count as copies in {reference['copy_rate']:.4f}. Settings are chosen anew for every network."
-        ),
-        "columns": ["start", "training", "evaluations", "excess FID", "95 %", "copies", "own atom nearest"],
-        "lines": lines,
-    }
+    (reference, *_) = [result.report.reference for result in results.values()]
+    return ReportTable.build(
+        title="The headline by how long the network was trained",
+        note=f"Excess FID over {reference.n:,} held-out real images, whose own is {reference.fid_floor:.2f}; they "
+        f"count as copies in {reference.copy_rate:.4f}. Settings are chosen anew for every network.",
+        columns=[
+            "start",
+            "training",
+            "evaluations",
+            "excess FID",
+            "95 %",
+            "copies",
+            "own atom nearest",
+        ],
+        lines=lines,
+    )

@@ -53,11 +53,11 @@ def measured_headline(stages: Stages) -> ComparisonResult:
     ]
     distinct = {start.key: start for start in [*starts.values(), gaussian, *rivals]}
     result = stages.run("headline", list(distinct.values()))
-    result.report["gates"] = headline_gates(result, starts, len(stages.inputs.real))
+    gates = headline_gates(result, starts, len(stages.inputs.real))
     for start in {start.key: start for start in rivals}.values():
         against = f"FID of the coupled start less that of “{start.label}”"
-        result.report["gates"].append(difference_gate(result, coupled, start, against))
-    return result
+        gates.append(difference_gate(result, coupled, start, against))
+    return result.with_report(gates=gates)
 
 
 def _white(stages: Stages, nfe: int) -> StartSpec:
@@ -70,9 +70,9 @@ def _white(stages: Stages, nfe: int) -> StartSpec:
         if solver.name in SCREENED
     ]
     screened = stages.choose(f"white {nfe}", starts, stages.share(0.25))
-    finalists = sorted(starts, key=lambda start: screened.row(start)["fid"])[:FINALISTS]
+    finalists = sorted(starts, key=lambda start: screened.row(start).measured("fid"))[:FINALISTS]
     result = stages.choose(f"white {nfe} finalists", finalists, stages.samples)
-    return min(finalists, key=lambda start: result.row(start)["fid"])
+    return min(finalists, key=lambda start: result.row(start).measured("fid"))
 
 
 def _coupled(stages: Stages, steps: int) -> StartSpec:

@@ -236,28 +236,27 @@ def _finding(
         terminal_data(terminal, data, streaming_spectrum(rows, rows.shape[1])),
         planned,
         result,
-        tuple(read_json(_folder(request, name) / "errors.json")),
+        tuple(ErrorRow.from_json(row) for row in read_json(_folder(request, name) / "errors.json")),
     )
 
 
 def _parts(findings: list[Finding], settings: Settings) -> dict[str, Part]:
     parts = {}
     for each in findings:
-        report = each.result.report
-        report["tables"], report["gates"] = [starts_table(each)], gates(each)
-        report["settings"] |= {"reproduction": asdict(settings)}
+        asked = {**(each.result.report.settings or {}), "reproduction": asdict(settings)}
+        report = each.result.report.replace(tables=[starts_table(each)], gates=gates(each), settings=asked)
         parts[file_name(each.name)] = Part(report, each.result.images)
     reports = [part.report for part in parts.values()]
     # All schedules have the same images, atoms and features, but networks of their own. So the main report compares
     # only their uncorrected starts with most evaluations; its tables compare a correction with what it corrects.
-    ends = [row for report in reports for row in report["rows"] if row["prior"] == "none"]
-    whole = {
-        **reports[0],
-        "settings": {**reports[0]["settings"], "name": "prior-mismatch"},
-        "rows": [row for row in ends if row["nfe"] == settings.many],
-        "lead": lead(findings, [report["gates"] for report in reports], settings.many),
-        "tables": [ends_table(findings), *(table for report in reports for table in report["tables"])],
-        "gates": [gate for report in reports for gate in report["gates"]],
-        "curves": error_curves(findings, settings.many),
-    }
+    ends = [row for report in reports for row in report.rows if row.prior == "none"]
+    by_schedule = [report.gates or () for report in reports]
+    whole = reports[0].replace(
+        settings={**(reports[0].settings or {}), "name": "prior-mismatch"},
+        rows=[row for row in ends if row.nfe == settings.many],
+        lead=lead(findings, by_schedule, settings.many),
+        tables=[ends_table(findings), *(table for report in reports for table in report.tables or ())],
+        gates=[gate for gates in by_schedule for gate in gates],
+        curves=error_curves(findings, settings.many),
+    )
     return {"": Part(whole), **parts}
