@@ -40,7 +40,7 @@ class CellIndex:
     Arguments:
         potential: u, over N atoms; those of offset −∞ are left out.
         effort: How many candidates a lookup keeps (HNSW's ef): recall against time.
-        links: Of an atom to others (HNSW's M): recall against memory, 8 bytes each beside the atom.
+        links: Links from an atom to others (HNSW's M): recall against memory, 8 bytes a link.
         build_effort: How many candidates are kept while the graph is built.
         threads: That build it and look up; with more than one to build, graphs of two runs differ.
 
@@ -85,7 +85,7 @@ class CellIndex:
 
 @dataclass(frozen=True)
 class LookupQuality:
-    """What an index makes of draws, beside the exact search.
+    """How an index assigns draws, compared with the exact search.
 
     Attributes:
         recall: Share of draws whose cell is found.

@@ -1,8 +1,8 @@
 """Looking up a seed's atom: exact blocked search against an index (HNSW), time, recall, and what a miss costs.
 
 Atoms are synthetic unless `--fashion` takes the bundled 10,000: a Gaussian mixture, d = 256; offsets are those of the
-independent-score model, which have the size and spread of solved ones. Median of `--repeats` calls, one thread unless
-told otherwise.
+independent-score model, which have the size and spread of solved ones. Median of `--repeats` calls, one thread by
+default.
 
     python benchmarks/lookup.py --sizes 10000 100000
     python benchmarks/lookup.py --sizes 1281167 --exact-only      # 1.3 GB of atoms

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from otprior import solve_semidiscrete
-from otprior.transport.solution import Progress
+from otprior.transport.solution import Progress, Solution
 from otprior.utils.files import output_file, write_json
 
 IMAGENET = 1_281_167
@@ -95,6 +95,11 @@ def solve(args: argparse.Namespace, atoms: torch.Tensor) -> dict[str, Any]:
     if solution is None:
         # No draws are left, so all that this does is to measure.
         solution = solve_semidiscrete(atoms, max_draws=max(seen["draws"], 1), **options)
+    return figures(atoms, solution, solving, rate)
+
+
+def figures(atoms: torch.Tensor, solution: Solution, solving: float, rate: float) -> dict[str, Any]:
+    """What is written: of this run (`solving` seconds at `rate` draws a second) and of the solve."""
     count, dim = atoms.shape
     draws = solution.stats["draws"]
     # χ² falls like 1/draws once it is small: what is left to do, at the rate seen here.

@@ -1,4 +1,4 @@
-"""What a prior costs beside the network that it saves evaluations of.
+"""The time of a prior compared with the network whose evaluations it saves.
 
 A start is one pass over the atoms (semidiscrete) or two products with the principal axes (gaussian), done once an
 image; an evaluation of the bundled network is done several times. Both are timed here in one process, call by call in
@@ -168,8 +168,8 @@ def main() -> None:
     print_table(rows)
     for row in rows:
         if row["what"] != "network, one evaluation":
-            verdict = "below" if row["ratio"] < LIMIT else "NOT below"
-            print(f"batch {row['batch']}, {row['what']}: {row['ratio']:.1%}, {verdict} {LIMIT:.0%}")
+            result = "below" if row["ratio"] < LIMIT else "NOT below"
+            print(f"batch {row['batch']}, {row['what']}: {row['ratio']:.1%}, {result} {LIMIT:.0%}")
     if args.out is not None:
         write_csv(args.out, rows, facts)
 

@@ -1,4 +1,4 @@
-"""Pairs beside the best pairing, turned maps, skew probes, codes' paths: against closed forms and other solvers."""
+"""Pairs against the best pairing, turned maps, skew probes, codes' paths: against closed forms and other solvers."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_codes_of_an_exact_network_are_those_of_the_flow(method: str, flow: bool
     spread = (0.25 * clean.alpha**2 + clean.sigma**2) ** 0.5
     white = (clean.alpha * images - clean.alpha * 0.3) / spread
     exact = noisy.alpha * 0.3 + (0.25 * noisy.alpha**2 + noisy.sigma**2) ** 0.5 * white
-    # DDIM is of first order; the network is told its timestep in float32.
+    # DDIM is of first order; the network takes its timestep in float32.
     assert float((found.x - exact).abs().max()) < (0.05 if method == "ddim" else 2e-3)
     back = encoder.decode(denoiser, found.x, clean, noisy)
     assert float((back.x - images).abs().max()) < 1e-3
@@ -166,11 +166,11 @@ def test_codes_of_no_class_are_decoded_by_another_networks_label_for_it(here: Pa
     assert run(*ENCODE.split()).exit_code == 0
     assert Codes.load(here / "codes" / "codes.safetensors").of_no_class
     decode = "encode model codes/codes.safetensors --decode --threads 1"
-    for name, option in (("null", "--null-label"), ("told", "--class-label"), ("own", None)):
-        told = [] if option is None else [option, 1]
-        assert run(*decode.split(), *told, "--out", name).exit_code == 0
-    null, told, own = (tree(here / name / "images") for name in ("null", "told", "own"))
-    assert null == told != own
+    for name, option in (("null", "--null-label"), ("label", "--class-label"), ("own", None)):
+        words = [] if option is None else [option, 1]
+        assert run(*decode.split(), *words, "--out", name).exit_code == 0
+    null, label, own = (tree(here / name / "images") for name in ("null", "label", "own"))
+    assert null == label != own
 
 
 def test_sampling_from_codes_makes_the_images_again(here: Path) -> None:
@@ -187,7 +187,7 @@ def test_sampling_from_codes_makes_the_images_again(here: Path) -> None:
         np.asarray(Image.open(path)) / 127.5 - 1 for path in sorted((here / "again" / "images").iterdir())
     ]
     assert len(again) == 4
-    # Another grid than the codes were made on, and a network that nobody trained: not the exact inverse, but each image
+    # Another grid than the codes were made on, and an untrained network: not the exact inverse, but each image
     # is nearest to its own original, and well below the 0.8 by which two originals differ.
     apart = torch.from_numpy(np.stack(again))[:, None] - originals[None, :, 0]
     error = apart.abs().mean(dim=(2, 3))

@@ -247,7 +247,7 @@ def test_network_denoiser_is_the_exact_one(kind: str) -> None:
     x = _normal(3, 1, 2, 2)
     for alpha, sigma in [(0.6, 0.8), (1.0, 2.0), (0.3, 0.4)]:
         ours = NetworkDenoiser(network, scheduler)(x, alpha, sigma)
-        # The network is told its timestep in float32.
+        # The network takes its timestep in float32.
         assert torch.allclose(ours.flatten(1), law(x.flatten(1), alpha, sigma), atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""The solver against truths: sorting, products, symmetry, exact discrete transport; and what it says when it fails."""
+"""The solver against truths: the line, products, symmetry, exact discrete transport; its outcomes; bad input."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_against_exact_discrete_transport() -> None:
     gap = log["cost"] - on_draws
     tau = float(natural_scale(atoms, weights).max())
     assert -1e-9 <= gap <= 2 * tau * (solution.chi2.upper + 80 / 2000)
-    assert gap < error  # and so nothing beside the chance of the draws
+    assert gap < error  # small compared with the chance of the draws
     agreement = plan[np.arange(2000), potential.assign(z).numpy()].sum()
     assert agreement > 0.85
 

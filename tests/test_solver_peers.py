@@ -142,7 +142,7 @@ def test_ott_is_what_it_returns_and_assigns_as_it_does(
     from ott.solvers.linear import semidiscrete
     from peers import ott
 
-    # One step between two looks at the clock.
+    # One step between two readings of the clock.
     monkeypatch.setattr(ott, "STRIDE", 0.0)
     clock = run("ott", problem, settings)
     assert clock.draws == STEPS * settings["batch"]

@@ -2,7 +2,7 @@
 
     python -m harness.contender JOB.json
 
-Alone in its process, a run has a peak of memory that is its own and a number of threads that nobody else changes. It
+Alone in its process, a run has a peak of memory that is its own and a number of threads that nothing else changes. It
 writes checkpoints to its standard output, a line of JSON and then the bytes of h, and waits for an answer each time: a
 line with the second of its own clock at which to end. So it is idle while the other process measures h.
 """

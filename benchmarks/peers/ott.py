@@ -5,8 +5,8 @@ Its score is g_i − cost(x, y_i). For the cost |x − y|² that makes h = (g �
 Step size, batch and optimiser have no defaults; its tutorial's are taken (plain SGD at 0.02, 128 draws, ε = 0).
 `potential_ema` weighs the *new* iterate: the default 0.99 hardly averages, 0.01 averages over a hundred steps.
 
-The solver's public `step` runs here in a compiled loop of some steps between two looks at the clock. Compilation and a
-first call come before the clock starts, and the solver's own χ², which would cost time, is not computed.
+The solver's public `step` runs here in a compiled loop of some steps between two readings of the clock. Compilation and
+a first call come before the clock starts, and the solver's own χ², which would cost time, is not computed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from peers import Clock, Peer, Problem, Settings
 
-# Seconds of compiled steps between two looks at the clock.
+# Seconds of compiled steps between two readings of the clock.
 STRIDE = 0.03
 # Steps after which the decreasing schedule has come down to 1/√2.
 DECAY_STEPS = 100

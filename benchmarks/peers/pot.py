@@ -1,6 +1,6 @@
 """POT's `ot.semidiscrete.solve_semidiscrete`: averaged SGD with decreasing regularisation (DRAG).
 
-POT's cost is |x − y|² unless told otherwise, its score g_i − |x − y_i|² = 2 (⟨x, y_i⟩ + (g_i − |y_i|²)/2) − |x|², hence
+POT's cost is |x − y|² by default, its score g_i − |x − y_i|² = 2 (⟨x, y_i⟩ + (g_i − |y_i|²)/2) − |x|², hence
 h = (g − |y|²)/2. A cost −⟨x, y⟩, given as a callable, is the same transport problem in units of h itself, costs fewer
 passes over the scores, and starts from h = 0 where the first starts from h = −|y|²/2; it is one of the settings tried.
 

@@ -1,7 +1,7 @@
 """Quality and copying of samples, from features and pixels, with intervals.
 
 `evaluate` computes all figures of a set of samples at once, compared with a `Reference`; the parts are here for other
-uses. Features come from an extractor (`load_extractor`, `extract_features`): name it beside every figure, since figures
+uses. Features come from an extractor (`load_extractor`, `extract_features`): name it with every figure, since figures
 of different extractors do not compare.
 """
 

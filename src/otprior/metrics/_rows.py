@@ -1,4 +1,4 @@
-"""What every metric takes: images or features as the rows of a matrix."""
+"""Checks of the metrics' input: images or features as the rows of a matrix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from otprior.utils.validation import check_finite, require
 
 
 def as_rows(name: str, values: Tensor, minimum: int = 1) -> Tensor:
-    """`values`, shape (N, ...), as an (N, D) matrix without its graph; no copy unless one is needed.
+    """Reshapes `values`, (N, ...), to an (N, D) matrix without its graph; copies only if needed.
 
     Raises:
         ValueError: If `values` has no second axis, is not floating point, has fewer than `minimum` rows, or

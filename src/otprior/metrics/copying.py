@@ -1,8 +1,8 @@
 r"""How near samples are to the images that they could have been copied from, and to one another.
 
 All distances are Euclidean over all pixels. *Atoms* are the training images behind a prior; atoms that
-equal one another count as one, or the second nearest of a copied duplicate would be its twin, and no copy
-of it would ever be seen.
+equal one another count as one: otherwise the second nearest atom of a copied duplicate would be the
+duplicate, and its copies would never be detected.
 
 Two images are *equal* here when they differ by at most half a grey level of 255 root-mean-square. That is
 far above what a batch size changes through rounding (1e-6 to 1e-4), so one frozen start under a
@@ -56,7 +56,7 @@ class Atoms:
 
 
 def copy_mask(distances: Tensor) -> Tensor:
-    """Which samples are copies: nearest atom `COPY_RATIO` times nearer than the second, shape (N,), bool.
+    """Finds copies: samples whose nearest atom is `COPY_RATIO` times nearer than the second, shape (N,), bool.
 
     Arguments:
         distances: To the nearest and the second nearest *different* atom, shape (N, >= 2), ascending.
@@ -70,7 +70,7 @@ def copy_mask(distances: Tensor) -> Tensor:
 
 
 def source_mask(indices: Tensor, sources: Tensor, atoms: Atoms) -> Tensor:
-    """Which samples have the atom that their start was built on as nearest atom, shape (N,), bool.
+    """Finds samples whose nearest atom is the one that their start was built on, shape (N,), bool.
 
     Arguments:
         indices: The nearest atom, from `Atoms.nearest`, shape (N,).
@@ -87,7 +87,7 @@ def source_mask(indices: Tensor, sources: Tensor, atoms: Atoms) -> Tensor:
 
 
 def below_quantile(distances: Tensor, reference: Tensor, q: float = 0.01) -> Tensor:
-    """Which samples lie nearer to an atom than nearly all of the reference images do.
+    """Finds samples that lie nearer to an atom than nearly all of the reference images.
 
     Arguments:
         distances: Nearest-atom distances of samples, shape (N,).
@@ -102,7 +102,7 @@ def below_quantile(distances: Tensor, reference: Tensor, q: float = 0.01) -> Ten
 
 
 def first_equal(images: Tensor, tolerance: float = HALF_GREY_LEVEL) -> Tensor:
-    """Index of the first image that each image equals: its own where there is none before it.
+    """Finds the first image that each image equals: itself where no earlier one does.
 
     Arguments:
         images: Shape (N, C, H, W) or (N, D), on a scale of [-1, 1].
@@ -122,6 +122,6 @@ def first_equal(images: Tensor, tolerance: float = HALF_GREY_LEVEL) -> Tensor:
 
 
 def duplicate_rate(images: Tensor, tolerance: float = HALF_GREY_LEVEL) -> float:
-    """Share of images that equal an earlier one, as `first_equal` has it. Depends on their number."""
+    """Computes the share of images that equal an earlier one (`first_equal`). It depends on their number."""
     first = first_equal(images, tolerance)
     return float((first != torch.arange(len(first), device=first.device)).double().mean())

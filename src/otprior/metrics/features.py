@@ -3,7 +3,7 @@
 A feature map φ sends an image (C, H, W) to φ(x) in R^D, and every feature metric (Fréchet distance, KID,
 precision, coverage) is a distance between the laws of φ(x) for two sets of images. Here φ is the
 penultimate layer of a small classifier, so a figure says how two sets differ *as that classifier sees
-them*; its name stands beside each figure, because values under different maps do not compare.
+them*; its name is printed with each figure, because values under different maps do not compare.
 
 The map is fixed: batch normalisation uses stored statistics, so φ acts on each image by itself.
 """
@@ -30,14 +30,14 @@ class FeatureExtractor(nn.Module):
     Three stages of 3×3 convolution, batch normalisation and ReLU, the first two followed by 2×2 maximum
     pooling, then one dense layer with ReLU (the features) and a linear head (the logits).
 
-    Args:
-        name: Printed beside every figure made with these features.
+    Arguments:
+        name: Printed with every figure made with these features.
         image_shape: (C, H, W) of the images; H and W are multiples of 4.
         widths: Channels of the three stages.
         dim: Number of features D.
         classes: Number of classes, in the order of `class_names` where given.
         class_names: One name a class.
-        info: What is known of the weights (training, test accuracy); kept, never interpreted.
+        info: Facts about the weights (training, test accuracy), saved with them.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class FeatureExtractor(nn.Module):
         return self.head(self(images))
 
     def config(self) -> dict[str, Any]:
-        """What rebuilds this module, without its weights."""
+        """Arguments that rebuild this module, without its weights."""
         return {
             "format_version": FORMAT_VERSION,
             "name": self.name,
@@ -103,9 +103,9 @@ class FeatureExtractor(nn.Module):
 
 
 def extract_features(extractor: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
-    """Features (N, D) in float32 on the CPU, computed batch by batch on the extractor's device.
+    """Computes features (N, D) in float32 on the CPU, batch by batch on the extractor's device.
 
-    Args:
+    Arguments:
         extractor: A `FeatureExtractor`, or any module from images (N, C, H, W) to features (N, D). It is
             run in evaluation mode, so that a row depends on its image alone.
         images: (N, C, H, W), float, in [-1, 1].
@@ -115,12 +115,12 @@ def extract_features(extractor: nn.Module, images: Tensor, batch_size: int = 500
 
 
 def class_logits(extractor: FeatureExtractor, images: Tensor, batch_size: int = 500) -> Tensor:
-    """Class scores (N, classes) in float32 on the CPU, of images (N, C, H, W) in [-1, 1]."""
+    """Computes class scores (N, classes) in float32 on the CPU, of images (N, C, H, W) in [-1, 1]."""
     return torch.cat(list(_batches(extractor, extractor.logits, images, batch_size)))
 
 
 def classify(extractor: FeatureExtractor, images: Tensor, batch_size: int = 500) -> Tensor:
-    """The most probable class (N,), int64 on the CPU, of images (N, C, H, W) in [-1, 1]."""
+    """Predicts the most probable class (N,), int64 on the CPU, of images (N, C, H, W) in [-1, 1]."""
     return class_logits(extractor, images, batch_size).argmax(dim=1)
 
 
@@ -141,8 +141,8 @@ def _batches(module: nn.Module, function: Any, images: Tensor, batch_size: int) 
 def save_extractor(extractor: FeatureExtractor, path: str | Path, dtype: torch.dtype, **options: Any) -> None:
     """Writes `config.json` and `model.safetensors`, with floating weights rounded to `dtype`.
 
-    Args:
-        extractor: What is saved.
+    Arguments:
+        extractor: To be saved.
         path: A new folder (`overwrite=True` in `options` replaces one).
         dtype: `torch.float16` halves the file; the weights are run in float32 whatever was stored.
     """
@@ -158,7 +158,7 @@ def save_extractor(extractor: FeatureExtractor, path: str | Path, dtype: torch.d
 
 
 def load_extractor(path: str | Path) -> FeatureExtractor:
-    """The extractor saved in folder `path`, in evaluation mode, float32, its weights frozen.
+    """Loads the extractor saved in folder `path`, in evaluation mode, float32, with frozen weights.
 
     Raises:
         FileNotFoundError: If the folder or one of its two files is missing.

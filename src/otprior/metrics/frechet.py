@@ -6,7 +6,7 @@ Both sets are summarised by their mean and covariance, and compared as if they w
 
 This is the *squared* 2-Wasserstein distance of N(μ_a, Σ_a) and N(μ_b, Σ_b) (Gelbrich 1990), which the
 literature on images calls FID when the features are those of an Inception network. Ours are not, so the
-name of the extractor belongs beside every figure.
+name of the extractor belongs with every figure.
 
 With any factors Σ = F Fᵀ the last trace is the nuclear norm of F_aᵀ F_b. That form takes no root of a
 product's eigenvalues, which near zero turns rounding errors of 1e-16 into 1e-8: for covariances of rank
@@ -35,7 +35,7 @@ class FeatureMoments:
     Arguments:
         mean: Shape (D,), float64.
         covariance: Shape (D, D), float64, symmetric, divided by n − 1.
-        n: Number of rows that they were taken from.
+        n: Number of rows that they were computed from.
     """
 
     mean: Tensor
@@ -72,10 +72,10 @@ class FeatureMoments:
 
 
 def frechet_distance(a: Tensor | FeatureMoments, b: Tensor | FeatureMoments) -> float:
-    """Squared Fréchet distance of two sets of features, from (N, D) and (M, D) features or from moments.
+    """Computes the squared Fréchet distance of two sets of features, from (N, D) and (M, D) features or from moments.
 
     Computed in float64 and symmetric; exact for singular covariances too, such as fewer rows than columns.
-    Moments are worth keeping for a set that is compared often.
+    Pass moments for a set that is compared often.
 
     Raises:
         ValueError: If the numbers of features differ, or features are malformed.

@@ -1,15 +1,15 @@
-r"""Confidence intervals, each for the kind of figure that it is right for.
+r"""Confidence intervals, each for the kind of figure that it is valid for.
 
-- *Means and proportions* over independent samples: the bootstrap; exact binomial limits where few events
-  leave it nothing to resample.
+- *Means and proportions* over independent samples: the bootstrap; exact binomial limits where events are too few
+  to resample.
 - *Figures of a whole set* (Fréchet and kernel distance): not the bootstrap, since a resampled set repeats
   rows and is therefore itself further from the reference than the set. Disjoint blocks instead, or
   independent sets of samples.
 - *Sets of seeds*: Student's t over the sets; differences are taken within a set first, ratios by Fieller's
   theorem.
 
-Intervals within one set hold the reference images, the atoms and the fitted prior fixed: they are about
-what other seeds would have given.
+Intervals within one set keep the reference images, the atoms and the fitted prior fixed: they describe the
+variation over seeds.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _BLOCK_ENTRIES = 2**22
 
 @dataclass(frozen=True)
 class Interval:
-    """A confidence interval with the estimate that it belongs to.
+    """A confidence interval with its estimate.
 
     Arguments:
         lo: Lower limit; −inf for an upper limit alone.
-        hi: Upper limit; inf where the data set none.
+        hi: Upper limit; inf where the data give none.
         estimate: The figure itself.
-        level: Probability with which such intervals hold what is estimated.
+        level: Probability with which such intervals contain the true value.
     """
 
     lo: float
@@ -52,20 +52,20 @@ class Interval:
         require(self.lo <= self.hi, "lo", f"at most hi ({self.hi})", self.lo)
 
     def limits(self) -> list[float | None]:
-        """[lo, hi] as JSON has it: null for an infinite limit."""
+        """[lo, hi] as JSON values: None for an infinite limit."""
         return [value if math.isfinite(value) else None for value in (self.lo, self.hi)]
 
 
 def bootstrap_mean(
     values: Tensor, generator: torch.Generator, resamples: int = 2000, level: float = 0.95
 ) -> Interval:
-    """Percentile-bootstrap interval of a mean over independent samples.
+    """Computes the percentile-bootstrap interval of a mean over independent samples.
 
     Arguments:
         values: Shape (N,), N >= 2. Of dtype bool it is a proportion: with fewer than 10 events, or fewer
             than 10 others, the interval is the exact binomial one of Clopper and Pearson, since resampling
             no event at all would give an interval of length 0.
-        generator: Source of the resampling, on the CPU.
+        generator: Draws the resamples, on the CPU.
         resamples: Number of resampled means.
         level: Probability of the interval.
 
@@ -91,14 +91,14 @@ def bootstrap_mean(
 
 
 def binomial_interval(events: int, n: int, level: float = 0.95) -> Interval:
-    """Clopper and Pearson's exact interval of a proportion: `events` of `n` independent samples."""
+    """Computes Clopper and Pearson's exact interval of a proportion: `events` of `n` independent samples."""
     check_integer("events", events, 0, n)
     found = stats.binomtest(events, n).proportion_ci(level, "exact")
     return Interval(float(found.low), float(found.high), events / n, level)
 
 
 def seed_set_interval(values: Sequence[float] | Tensor, level: float = 0.95, side: str = "both") -> Interval:
-    """Student-t interval of the mean of one figure over independent sets of seeds.
+    """Computes the Student-t interval of the mean of one figure over independent sets of seeds.
 
     Arguments:
         values: One figure a set, two or more.
@@ -114,17 +114,17 @@ def seed_set_interval(values: Sequence[float] | Tensor, level: float = 0.95, sid
 def paired_difference(
     a: Sequence[float] | Tensor, b: Sequence[float] | Tensor, level: float = 0.95, side: str = "both"
 ) -> Interval:
-    """Student-t interval of the mean of a − b, whose entries share a seed or a set of seeds."""
+    """Computes the Student-t interval of the mean of a − b, whose entries share a seed or a set of seeds."""
     first, second = _pairs("a", a, "b", b)
     return seed_set_interval(first - second, level, side)
 
 
 def paired_share_difference(a: Tensor, b: Tensor, level: float = 0.95, side: str = "both") -> Interval:
-    """Exact interval of a difference of two shares on the same seeds, share of a less share of b.
+    """Computes an exact interval of the difference of two shares on the same seeds, that of a less that of b.
 
-    Only seeds on which the two differ say anything. Given how many those are, the ones that are a's alone are binomial:
-    a limit of that proportion, by Clopper and Pearson, lies beyond one half, and so this one beyond 0, exactly when
-    McNemar's test tells the shares apart. If they differ on no seed, the limits are those of so rare an event.
+    Only seeds on which the two differ are informative. Given their number, that of a's alone is binomial: a limit of
+    that proportion, by Clopper and Pearson, lies beyond one half, and so this one beyond 0, exactly when McNemar's test
+    finds a difference. If they differ on no seed, the limits are those of an event that never occurred.
 
     Arguments:
         a: Events, bool, shape (N,), N >= 1.
@@ -154,7 +154,7 @@ def ratio_interval(
     level: float = 0.95,
     side: str = "both",
 ) -> Interval:
-    r"""Fieller's interval of a ratio of means, from paired sets of seeds.
+    r"""Computes Fieller's interval of a ratio of means, from paired sets of seeds.
 
     It holds the ratios ρ for which the mean of numerator − ρ denominator is not separated from 0: those with
     (n̄ − ρ d̄)² <= t² (s_n² − 2 ρ s_nd + ρ² s_d²)/m. Exact for normal pairs, at any m >= 2, where a ratio's
@@ -168,7 +168,7 @@ def ratio_interval(
 
     Returns:
         The interval, with the ratio of means as estimate. Both limits are infinite, and the estimate NaN if
-        d̄ <= 0, unless the lower limit of d̄ (same level and side) is above 0: then no data set a limit.
+        d̄ <= 0, unless the lower limit of d̄ (same level and side) is above 0.
 
     Source: Fieller, "Some problems in interval estimation", J. R. Stat. Soc. B 16, 1954
     """
@@ -188,9 +188,9 @@ def ratio_interval(
 
 
 def disjoint_blocks(n: int, blocks: int, generator: torch.Generator) -> list[Tensor]:
-    """Random disjoint sets of indices that share out 0, ..., n − 1, with sizes that differ by one at most.
+    """Splits 0, ..., n − 1 at random into disjoint sets whose sizes differ by one at most.
 
-    Random, because samples often come in an order (of class, of seed) that blocks must not follow.
+    Random, because samples often come ordered by class or seed, which blocks must not follow.
     """
     check_integer("blocks", blocks, 2, n // 2)
     return list(torch.randperm(n, generator=generator).tensor_split(blocks))
@@ -203,14 +203,14 @@ def block_interval(
     blocks: int = 10,
     level: float = 0.95,
 ) -> Interval:
-    r"""Interval of a figure of a whole set, centred on the full set with the spread of disjoint blocks.
+    r"""Computes the interval of a figure of a whole set, centred on the full set, from the spread of disjoint blocks.
 
     Convention: estimate ± t s/√B, where `estimate` is the figure of all n rows, s the standard deviation of
     the figures of B blocks of n/B rows, and t Student's quantile for B − 1 degrees of freedom. To first order
     the variance of such a figure is v/n, and s²/B estimates v/(n/B)/B = v/n. Two things to know:
 
     - The *mean* of the blocks is not used: a Fréchet distance is biased by about c/n, which blocks have B
-      times over. What the interval is about is the expectation of the figure *at this n*, bias included.
+      times over. The interval is for the expectation of the figure *at this n*, bias included.
     - The second-order variance falls as 1/n² and comes out B times too large, so close to the reference
       (where the first-order variance vanishes) the interval is too wide, never too narrow.
 

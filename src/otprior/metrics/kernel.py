@@ -23,7 +23,7 @@ _BLOCK_ENTRIES = 2**22
 
 @dataclass(frozen=True, eq=False)
 class KernelSample:
-    """A set of features with its own term of the distance, for a set that is compared often.
+    """A set of features with its own term of the distance, computed once.
 
     Arguments:
         features: Shape (N, D), float64, N >= 2.
@@ -47,7 +47,7 @@ class KernelSample:
 
 
 def kernel_distance(x: Tensor | KernelSample, y: Tensor | KernelSample) -> float:
-    """Unbiased kernel distance of features `x`, shape (N, D), and `y`, shape (M, D), with N, M >= 2.
+    """Estimates the kernel distance of features `x`, shape (N, D), and `y`, shape (M, D), with N, M >= 2.
 
     Computed in float64, block by block: memory is O((N + M) D) and one block. Multiply by 1,000 to compare
     with tables of "KID x 10³".

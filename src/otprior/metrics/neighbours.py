@@ -1,12 +1,12 @@
-r"""Exact nearest neighbours, and what balls of nearest neighbours say about two sets.
+r"""Exact nearest neighbours; precision, recall, density and coverage of one set by another.
 
 Squared distances come from one matrix product, |x − y|² = |x|² + |y|² − 2⟨x, y⟩, which is fast and
 inexact. With u the unit roundoff, each is within
 
     b(x) = 2 γ |x| R + 4 u (|x| + R)²,   γ = (D + 4) u / (1 − (D + 4) u),   R = max |y|,
 
-of the truth (Higham 2002, section 3.1; rows are centred first, which shrinks R). Everything that the bound
-leaves open is settled by the differences themselves in float64. So answers depend neither on the size of
+of the truth (Higham 2002, section 3.1; rows are centred first, which shrinks R). What the bound leaves
+open is decided by the differences themselves in float64. So answers depend neither on the size of
 the blocks nor on the number of threads, and equal rows are at distance 0.
 """
 
@@ -27,7 +27,7 @@ _DIFFERENCE_ENTRIES = 2**17
 
 
 def nearest(x: Tensor, y: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-    """The `k` rows of `y` nearest to each row of `x`, by exhaustive search.
+    """Finds the `k` rows of `y` nearest to each row of `x`, by exhaustive search.
 
     Arguments:
         x: Queries, shape (N, D) or (N, C, H, W).
@@ -63,13 +63,13 @@ def nearest(x: Tensor, y: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def first_within(x: Tensor, radius: float) -> Tensor:
-    """Index of the first row within `radius` of each row of `x`, its own at the latest; (N, D) to (N,)."""
+    """Finds the first row within `radius` of each row of `x`, its own at the latest; (N, D) to (N,)."""
     first = torch.arange(len(x), device=x.device)
     for start, squared, bound in _screen(x, x, earlier=True):
         own = first[start : start + len(squared)]
         possible = squared <= radius**2 + bound
         possible &= torch.arange(squared.shape[1], device=x.device) < own[:, None]
-        # Only the first candidate of a row is worth a look, until it turns out to be too far.
+        # Only the first candidate of a row is checked, until it turns out to be too far.
         open_rows = torch.nonzero(possible.any(dim=1))[:, 0]
         while len(open_rows):
             candidate = possible[open_rows].int().argmax(dim=1)
@@ -82,7 +82,7 @@ def first_within(x: Tensor, radius: float) -> Tensor:
 
 
 def _ball_membership(x: Tensor, y: Tensor, radii: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Which rows of `y` lie in the open ball of radius `radii[i]` around row i of `x`.
+    """Finds the rows of `y` in the open ball of radius `radii[i]` around row i of `x`.
 
     Yields for each block its first row, and a boolean matrix of shape (rows of the block, M). With float64
     radii from `nearest`, a point at exactly the radius is outside.
@@ -97,7 +97,7 @@ def _ball_membership(x: Tensor, y: Tensor, radii: Tensor) -> Iterator[tuple[int,
 
 
 def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
-    """Four shares that tell fidelity from variety, with balls that reach to each row's k-th neighbour.
+    """Computes four shares that separate fidelity from variety, with balls that reach to each row's k-th neighbour.
 
     - precision: share of fake rows inside some real row's ball;
     - recall: share of real rows inside some fake row's ball;
@@ -122,7 +122,7 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) ->
 
 
 def neighbourhood_terms(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, Tensor]:
-    """The terms whose means are `precision_recall_density_coverage`, which has the arguments, in float64.
+    """Computes the terms whose means are `precision_recall_density_coverage`, with its arguments, in float64.
 
     Returns:
         "precision" and "density": shape (M,), one a fake row; "recall" and "coverage": shape (N,), one a

@@ -43,11 +43,11 @@ class DiscreteMeasure:
         """`atoms` where they are a measure already, `build(atoms, weights)` otherwise.
 
         Raises:
-            ValueError: If there are weights beside a measure; and as `build`.
+            ValueError: If weights are given with a measure; and as `build`.
         """
         if not isinstance(atoms, DiscreteMeasure):
             return cls.build(atoms, weights)
-        require(weights is None, "weights", "None beside a measure, which has its own", "others")
+        require(weights is None, "weights", "None with a measure, which has its own", "others")
         return atoms
 
     @classmethod

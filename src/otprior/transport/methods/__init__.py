@@ -1,9 +1,9 @@
 """Methods that compute a potential, one a file. `otprior.transport.solve` chooses, `otprior.transport.run` runs them.
 
 A method is a module (or any object) with the three members of `Method`. It is given a `Problem` and yields an `Iterate`
-after each of its steps, for as long as it has anything better to offer. It knows nothing of stopping: whoever runs it
-measures χ² on draws of its own, and takes no more iterates once that is within the tolerance. Checkpoints, progress and
-several processes are not its concern either: it counts draws through `Problem.cells`, which all processes do together,
+after each of its steps, as long as it can improve the potential. It knows nothing of stopping: the runner measures χ²
+on draws of its own, and takes no more iterates once that is within the tolerance. Checkpoints, progress and several
+processes are the runner's concern too: a method counts draws through `Problem.cells`, which all processes do together,
 and names in `Iterate.state` the tensors from which it can go on.
 
 To add one: write its file here, put it into `choose` in `solve.py`, and test it against the generators in
