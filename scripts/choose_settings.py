@@ -49,10 +49,9 @@ def white(steps: int, scheduler: str, spacing: str) -> StartSpec:
     return StartSpec("none", 999, steps, scheduler, spacing, label=label)
 
 
-def coupled(steps: int, timestep: int, correlation: float, **options: Any) -> StartSpec:
-    return relabelled(
-        StartSpec("semidiscrete", timestep, steps, noise="coupled", correlation=correlation, **options)
-    )
+def coupled(steps: int, timestep: int, correlation: float, **details: Any) -> StartSpec:
+    start = StartSpec("semidiscrete", timestep, steps, **details)
+    return relabelled(start.with_options(correlation=correlation))
 
 
 def relabelled(row: StartSpec, **changes: Any) -> StartSpec:
@@ -146,7 +145,7 @@ def choose_coupled(
     near = [replace(best, spacing=OWN_GRID + "karras")]
     # Smoothing copies less, which leaves room for a start nearer to the data.
     near += [
-        relabelled(best, smoothing=0.15, start_timestep=best.start_timestep - earlier)
+        relabelled(best.with_options(smoothing=0.15), start_timestep=best.start_timestep - earlier)
         for earlier in (0, 25, 50)
     ]
     chooser.run("coupled", near, chooser.args.samples)

@@ -31,7 +31,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     extractor = FeatureExtractor("tiny", (1, SIZE, SIZE), (4, 4, 4), dim=6, classes=3)
     save_extractor(extractor, folder / "extractor", torch.float32)
-    row = StartSpec("semidiscrete", 450, 3, spacing="grid:karras", noise="coupled", correlation=0.7)
+    row = StartSpec("semidiscrete", 450, 3, spacing="grid:karras", options=(("correlation", 0.7),))
     write_settings(folder / "settings.json", {"semidiscrete_3": row}, "validation", "by hand")
     return folder
 

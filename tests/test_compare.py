@@ -17,10 +17,10 @@ from otprior.experiments.sampling import Block, Samples
 from otprior.report import SamplingReport
 from otprior.sampling.start_spec import StartSpec
 
-COUPLED = StartSpec("semidiscrete", 500, 2, noise="coupled", correlation=0.7, label="coupled")
+COUPLED = StartSpec("semidiscrete", 500, 2, label="coupled", options=(("correlation", 0.7),))
 ROWS = (
     COUPLED,
-    replace(COUPLED, prior="random_atom", noise=None, correlation=1.0, label="random"),
+    replace(COUPLED.with_prior("random_atom"), label="random"),
     StartSpec("none", 999, 2, spacing="trailing", label="white"),
 )
 STUDY = Comparison("test", ROWS, samples=12, atoms=60, tol=0.5, block=6)

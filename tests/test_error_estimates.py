@@ -27,7 +27,7 @@ from otprior.error.bounds.dual import MeanEstimate, QuadraticPair
 from otprior.error.bounds.flow_coupling import squared_gap
 from otprior.error.bounds.mass_coupling import mass_plan
 from otprior.error.population import gaussian_population_error
-from otprior.priors import IdentityPrior, Prior, RandomAtomPrior, SemiDiscretePrior
+from otprior.priors import IdentityPrior, RandomAtomPrior, SemiDiscretePrior
 from otprior.transport.gaussian import gaussian_map, gelbrich_squared, isotropic, noised
 from otprior.utils.random import normal_block
 
@@ -324,15 +324,12 @@ def test_an_unknown_prior_has_no_upper_bound_without_the_flow_and_one_with_it() 
             """Unknown, as of a prior that somebody else wrote."""
 
     images = points(30, 4).float().reshape(-1, 1, 2, 2)
-    try:
-        prior = Doubled.build((1, 2, 2), SCHEDULE, 80)
-        target = Target.of(images)
-        without = data_error(prior, target)
-        pair = (prior.alpha, prior.sigma)
-        flow = couple_by_flow(target.rows, [pair], 64, largest_variance=4.0, generator=generator())
-        found = data_error(prior, target, flow=flow)
-    finally:
-        Prior._registry.pop("Doubled")
+    prior = Doubled.build((1, 2, 2), SCHEDULE, 80)
+    target = Target.of(images)
+    without = data_error(prior, target)
+    pair = (prior.alpha, prior.sigma)
+    flow = couple_by_flow(target.rows, [pair], 64, largest_variance=4.0, generator=generator())
+    found = data_error(prior, target, flow=flow)
     assert without.upper.how == "no upper bound known"
     assert math.isinf(without.upper.value)
     start = isotropic(torch.zeros(4), 4.0)

@@ -47,7 +47,7 @@ def request_of(work: Path, *given: str, samples: int = 12, **options: Any) -> Re
 
 
 def coupled(steps: int) -> StartSpec:
-    return StartSpec("semidiscrete", 500, steps, noise="coupled", label=f"coupled, {steps}")
+    return StartSpec("semidiscrete", 500, steps, label=f"coupled, {steps}")
 
 
 @pytest.mark.usefixtures("_small")

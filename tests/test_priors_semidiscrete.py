@@ -251,7 +251,7 @@ def test_at_and_with_options_share_tensors_and_solve_nothing(
     assert changed[1].with_options(noise="coupled").smoothing == 0
     with pytest.raises(ValueError, match=r"timestep must be in \[0, 999\]"):
         prior.at(1000)
-    with pytest.raises(ValueError, match="options must be noise, smoothing or correlation"):
+    with pytest.raises(ValueError, match="options must be noise or smoothing or correlation"):
         prior.with_options(timestep=3)
 
 

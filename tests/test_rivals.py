@@ -19,7 +19,7 @@ from otprior.priors import (
 )
 from otprior_studies.rivals.boosted_atom import DIRECTIONS, BoostedAtomPrior, cell_means
 from otprior_studies.rivals.mini_batch import MiniBatchPrior
-from otprior_studies.rivals.unsolved import unsolved
+from otprior_studies.rivals.unsolved import UnsolvedPrior
 
 SCHEDULE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 SHAPE = (1, 4, 4)
@@ -128,7 +128,7 @@ def test_mini_batches_keep_classes_apart() -> None:
 
 def test_potential_zero_takes_the_atom_that_correlates_most(coupled: SemiDiscretePrior) -> None:
     z = normal(50, *SHAPE)
-    source = unsolved(coupled, "zero").source(z)
+    source = UnsolvedPrior.of(coupled, "zero").source(z)
     assert source is not None
     assert torch.equal(source, (z.flatten(1) @ IMAGES.flatten(1).T).argmax(dim=1))
 
@@ -145,16 +145,16 @@ def test_the_first_guess_is_better_than_nothing_and_worse_than_the_solution() ->
         return float((torch.bincount(source, minlength=40) / 1000 - 1).square().mean())
 
     zero, guess, solved = (
-        error(unsolved(coupled, "zero")),
-        error(unsolved(coupled, "independent")),
+        error(UnsolvedPrior.of(coupled, "zero")),
+        error(UnsolvedPrior.of(coupled, "independent")),
         error(coupled),
     )
     assert solved < 0.06 < guess < zero
 
 
 def test_unsolved_priors_say_nothing_of_a_solve(coupled: SemiDiscretePrior) -> None:
-    other = unsolved(coupled, "zero")
+    other = UnsolvedPrior.of(coupled, "zero")
     assert "chi2" not in other.facts
     assert "chi2" in coupled.facts
     with pytest.raises(ValueError, match="potential must be one of 'zero', 'independent'"):
-        unsolved(coupled, "half")
+        UnsolvedPrior.of(coupled, "half")

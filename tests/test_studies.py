@@ -20,13 +20,14 @@ from otprior.experiments.run import claim_work
 from otprior.experiments.run import run_comparison as run_in_any_process
 from otprior.experiments.search_plot import search_curve
 from otprior.metrics.features import classify
+from otprior.priors import Prior
 from otprior.report import ReportRow, SamplingReport
 from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons.frontier import break_even
 
 WHITE = StartSpec("none", 999, 1, spacing="trailing", label="white")
 RANDOM = StartSpec("random_atom", 500, 1, label="random")
-COUPLED = StartSpec("semidiscrete", 500, 1, noise="coupled", label="coupled")
+COUPLED = StartSpec("semidiscrete", 500, 1, label="coupled")
 # (Starting other processes takes longer than what they would do here.)
 run_comparison = partial(run_in_any_process, workers=0)
 
@@ -129,10 +130,10 @@ def test_a_work_folder_knows_its_network_and_images_by_what_is_in_them(tmp_path:
 def test_rivals_are_rows_like_others(small: Comparison, tmp_path: Path) -> None:
     rows = (
         COUPLED,
-        replace(COUPLED, prior="unsolved", options=(("potential", "zero"),), label="unsolved"),
-        replace(RANDOM, prior="boosted_atom", options=(("direction", "mean"),), label="boosted"),
+        replace(COUPLED.with_prior("unsolved", potential="zero"), label="unsolved"),
+        replace(RANDOM.with_prior("boosted_atom", direction="mean"), label="boosted"),
         replace(RANDOM, prior="mini_batch", label="mini-batch"),
-        replace(RANDOM, prior="mixture", options=(("components", 5), ("rank", 3)), label="mixture"),
+        replace(RANDOM.with_prior("mixture", components=5, rank=3), label="mixture"),
         replace(RANDOM, prior="mixture", label="mixture of the default size"),
     )
     result = run_comparison(replace(small, starts=rows), tmp_path)
@@ -149,7 +150,8 @@ def test_atoms_from_a_file_and_copies_of_others(small: Comparison, tmp_path: Pat
     study = replace(small, starts=(RANDOM,), atoms_from=str(path))
     own = run_comparison(study, tmp_path / "own")
     assert own.report.settings["atoms_from"] == "mine.npz"  # no folder of this machine
-    assert own.report.ot.atoms == 60
+    assert own.report.ot is None  # nothing was solved
+    assert Prior.from_pretrained(tmp_path / "own" / "priors" / "random_atom").config["num_atoms"] == 60
     assert own.report.rows[0].source_rate is not None
     other = run_comparison(replace(study, copies_of=small.real_split), tmp_path / "other")
     assert other.report.rows[0].source_rate is None

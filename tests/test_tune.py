@@ -35,7 +35,7 @@ LIMIT = CopyLimit(0.0065, 2000)
 
 
 def trial(name: str, fid: float, copies: float, samples: int = 2000) -> Trial:
-    row = StartSpec("semidiscrete", 500, 5, noise="coupled", label=name)
+    row = StartSpec("semidiscrete", 500, 5, label=name)
     return Trial(row, samples, bare_row(fid=fid, copy_rate=copies, source_rate=0.4))
 
 
@@ -209,5 +209,5 @@ def test_no_candidate_asks_for_more_steps_than_there_are_timesteps() -> None:
 
 
 def test_correlation_stays_in_range() -> None:
-    row = replace(candidates(VP, 5)[0], correlation=1.0)
+    row = candidates(VP, 5)[0].with_options(correlation=1.0)
     assert {each.correlation for each in neighbours(VP, row)} == {0.9, 1.0}

@@ -177,7 +177,7 @@ def fit_prior(
                 images.labels,
                 **given,
                 checkpoints=work,
-                ranks=ranks,
+                processes=ranks,
                 **options,
             )
         except ConvergenceError as error:

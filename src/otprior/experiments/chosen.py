@@ -31,15 +31,15 @@ def demo(quick: bool = False, samples: int | None = None) -> Comparison:
     rows = settings_rows()
     coupled = rows["coupled_5"]
     # The rivals differ from the coupled start in what they begin with, and in nothing else.
-    same = replace(coupled, smoothing=0.0, correlation=1.0)
+    same = coupled.with_prior(coupled.prior)
     start = f"t* = {coupled.start_timestep}"
     # (A mixture is at its best at its own t*, that of `MixturePrior.fit`.)
     others = [
-        replace(same, prior="mixture", noise=None, start_timestep=400, label="mixture, t* = 400"),
-        replace(same, prior="gaussian", noise=None, label=f"gaussian, {start}"),
-        replace(same, prior="identity", noise=None, label=f"identity, {start}"),
-        replace(same, noise="frozen", label=f"frozen (DPM-OT's map), {start}"),
-        replace(same, prior="random_atom", noise=None, label=f"random image + fresh noise, {start}"),
+        replace(same, prior="mixture", start_timestep=400, label="mixture, t* = 400"),
+        replace(same, prior="gaussian", label=f"gaussian, {start}"),
+        replace(same, prior="identity", label=f"identity, {start}"),
+        replace(same.with_options(noise="frozen"), label=f"frozen (DPM-OT's map), {start}"),
+        replace(same, prior="random_atom", label=f"random image + fresh noise, {start}"),
     ]
     white = [rows[name] for name in ("none_5_dpm", "none_5_unipc", "none_5_deis", "none_10", "none_20")]
     study = Comparison(

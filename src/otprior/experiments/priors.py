@@ -1,90 +1,47 @@
-"""The prior of a row, made from what was fitted.
+"""The prior of a start, derived from what was fitted.
 
-A folder of fitted priors holds "semidiscrete", "gaussian" and "mixture" (its options in its name), the same
-"-by-class". Rivals are made from the semidiscrete one: its atoms, or just its shape.
+A folder of fitted priors holds one for each kind, named by it: "semidiscrete", "mixture-components-100" (with the
+options that decide the fit), "gaussian-by-class" (if it was fitted with labels).
 """
 
 from __future__ import annotations
 
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from otprior.priors import (
-    IdentityPrior,
-    MixturePrior,
-    Prior,
-    RandomAtomPrior,
-    SemiDiscretePrior,
-)
+from otprior.priors import Prior, find_prior, prior_kinds
 from otprior.sampling.start_spec import StartSpec
-from otprior.utils.validation import invalid
 
 
-def fitted_name(row: StartSpec) -> str | None:
-    """Name of the fitted prior that a row's is made from; None if it needs none."""
-    if row.prior in ("none", "latents"):
+def fit_options(start: StartSpec) -> dict[str, Any]:
+    """The options that decide what is fitted for a start."""
+    declared = find_prior(find_prior(start.prior).made_from).Options.declared()
+    return {name: value for name, value in start.options if name in declared and not declared[name].of_start}
+
+
+def fitted_name(start: StartSpec) -> str | None:
+    """Name of the fitted prior that a start's is derived from; None if it needs none."""
+    if start.prior not in prior_kinds():
         return None
-    name = row.prior if row.prior in ("gaussian", "mixture") else "semidiscrete"
-    if row.prior == "mixture":
-        name += "".join(f"-{option}-{value}" for option, value in row.options)
-    return name + "-by-class" * row.conditional
+    options = "".join(f"-{name}-{value}" for name, value in fit_options(start).items())
+    return find_prior(start.prior).made_from + options + "-by-class" * start.conditional
 
 
-def prior_of(folder: Path, row: StartSpec) -> Prior | None:
-    """The prior of a row from the folder of fitted ones; None for white noise at T."""
-    name = fitted_name(row)
-    if name is None:
+def prior_of(folder: Path, start: StartSpec) -> Prior | None:
+    """The prior of a start from the folder of fitted ones; None for white noise at T.
+
+    Raises:
+        ValueError: If there is no such kind of prior.
+    """
+    if start.prior == "none":
         return None
-    fitted = _load(folder / name)
-    if row.prior == "mixture":
-        assert isinstance(fitted, MixturePrior)
-        return fitted.with_options(noise=row.noise or "coupled").at(row.start_timestep)
-    if row.prior == "gaussian":
-        return fitted.at(row.start_timestep)
-    if row.prior == "identity":
-        return IdentityPrior.build(fitted.shape, fitted.schedule, row.start_timestep)
-    assert isinstance(fitted, SemiDiscretePrior)
-    given = dict(row.options)
-    match row.prior:
-        case "random_atom":
-            return RandomAtomPrior.of(fitted, row.start_timestep)
-        case "boosted_atom":
-            means = row.correlation * _cell_means(folder / name, given["direction"])
-            return _rivals("boosted_atom").BoostedAtomPrior.of(fitted, row.start_timestep, means)
-        case "mini_batch":
-            return _rivals("mini_batch").MiniBatchPrior.of(fitted, row.start_timestep)
-        case "unsolved":
-            fitted = _unsolved(folder / name, given["potential"])
-        case "semidiscrete":
-            pass
-        case _:
-            raise invalid("prior of a row", "one that StartSpec names", repr(row.prior))
-    options = {"noise": row.noise, "smoothing": row.smoothing, "correlation": row.correlation}
-    return fitted.with_options(**options).at(row.start_timestep)
+    kind, name = find_prior(start.prior), fitted_name(start)
+    assert name is not None
+    return kind.derive(load_fitted(folder / name), start.start_timestep, dict(start.options))
 
 
 @cache
-def _load(folder: Path) -> Prior:
+def load_fitted(folder: Path) -> Prior:
+    """A fitted prior, read once a process."""
     return Prior.from_pretrained(folder)
-
-
-@cache
-def _cell_means(folder: Path, direction: str) -> Tensor:
-    fitted = _load(folder)
-    assert isinstance(fitted, SemiDiscretePrior)
-    return _rivals("boosted_atom").cell_means(fitted, direction)
-
-
-@cache
-def _unsolved(folder: Path, potential: str) -> SemiDiscretePrior:
-    fitted = _load(folder)
-    assert isinstance(fitted, SemiDiscretePrior)
-    return _rivals("unsolved").unsolved(fitted, potential)
-
-
-def _rivals(name: str) -> Any:
-    return import_module(f"otprior_studies.rivals.{name}")

@@ -155,9 +155,7 @@ def _report_row(
     values = dict(
         label=start.label,
         prior=start.prior,
-        noise=start.noise,
-        smoothing=start.smoothing if start.prior == "semidiscrete" else None,
-        correlation=start.correlation if start.noise == "coupled" else None,
+        **start.reported_options(),
         start_timestep=start.start_timestep,
         scheduler=start.scheduler,
         spacing=start.spacing,

@@ -30,9 +30,10 @@ from otprior.experiments.inputs import Inputs
 from otprior.experiments.measuring import real_figures
 from otprior.experiments.run import claim_work, run_comparison
 from otprior.experiments.sampling import BATCH
+from otprior.priors import find_prior
 from otprior.report import ReportRow
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
-from otprior.utils.validation import check_choice, check_integer, require
+from otprior.utils.validation import check_integer, require
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +42,9 @@ FIRST_SEED = 1_300_000_000
 UNIPC, DPM = "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"
 # What a search begins with, by the kind of process: of those that can start at t*, the best known.
 SCHEDULERS = {"vp": UNIPC, "ve": "EDMEulerScheduler", "flow": "FlowMatchEulerDiscreteScheduler"}
-# Where starts are looked for: log-SNR from "half signal" to "little left of it".
-LEVELS = (-1.0, -1.5, -2.0, -2.5, -3.0, -3.5, -4.0)
-# A mixture copies so little that it can start later in the process.
-MIXTURE_LEVELS = (0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -2.5)
-CORRELATIONS = (0.6, 0.85, 1.0)
 FINER = 0.25  # in log-SNR
+# How labels write some options.
+SYMBOLS = {"correlation": "ρ", "smoothing": "ε/τ"}
 # Candidates on the second rung of the two searches.
 FIRST_KEPT, FINER_KEPT = 8, 4
 # How many more are tried on all of the seeds if none of the last rung passes; and how many once one has.
@@ -109,46 +107,40 @@ def rungs(samples: int, shares: Sequence[float] = (1 / 8, 1 / 4, 1 / 2, 1)) -> t
 def candidates(
     schedule: NoiseSchedule, steps: int, prior: str = "semidiscrete", scheduler: str = UNIPC
 ) -> list[StartSpec]:
-    """The first rung: starts over the usual range of log-SNR, and for coupled ones how much noise is drawn anew."""
-    check_choice("prior", prior, ("semidiscrete", "mixture", "gaussian", "random_atom", "identity"))
-    coupled = prior == "semidiscrete"
-    rows = []
-    levels = MIXTURE_LEVELS if prior == "mixture" else LEVELS
-    for timestep in sorted({_timestep(schedule, level) for level in levels}):
-        plain = StartSpec(prior, timestep, steps, scheduler, OWN_GRID + "log_snr")
-        if coupled:
-            rows += [replace(plain, noise="coupled", correlation=rho) for rho in CORRELATIONS]
-        else:
-            rows.append(plain)
-    return [labelled(row) for row in rows if _fits(schedule, row)]
-
-
-def neighbours(schedule: NoiseSchedule, row: StartSpec) -> list[StartSpec]:
-    """Candidates that differ from one in a single respect (and one that smooths, and starts closer for it)."""
-    level = schedule.log_snr(float(row.start_timestep))
-    near = [
-        replace(row, start_timestep=_timestep(schedule, level + shift))
-        for shift in (-2 * FINER, -FINER, FINER, 2 * FINER)
+    """The first rung: starts over the log-SNRs and the options that the prior's kind says are worth a try."""
+    kind = find_prior(prior)
+    starts = [
+        StartSpec(prior, timestep, steps, scheduler, OWN_GRID + "log_snr", options=tuple(options.items()))
+        for timestep in sorted({_timestep(schedule, level) for level in kind.searched_log_snr})
+        for options in kind.searched_options()
     ]
-    near.append(replace(row, spacing=OWN_GRID + "karras"))
-    if row.scheduler in (UNIPC, DPM):
-        near.append(replace(row, scheduler=DPM if row.scheduler == UNIPC else UNIPC))
-    if row.noise == "coupled":
-        near += [replace(row, correlation=round(row.correlation + shift, 3)) for shift in (-0.1, 0.1)]
-        closer = _timestep(schedule, level + FINER)
-        near += [replace(row, smoothing=0.15), replace(row, smoothing=0.15, start_timestep=closer)]
-    different = {each.key: each for each in near if _fits(schedule, each) and each.key != row.key}
+    return [labelled(start) for start in starts if _fits(schedule, start)]
+
+
+def neighbours(schedule: NoiseSchedule, start: StartSpec) -> list[StartSpec]:
+    """Candidates that differ from a start in a single respect, and those that its prior's kind names."""
+    level = schedule.log_snr(float(start.start_timestep))
+
+    def moved(shift: float) -> int | float:
+        return _timestep(schedule, level + shift) if shift else start.start_timestep
+
+    near = [replace(start, start_timestep=moved(times * FINER)) for times in (-2, -1, 1, 2)]
+    near.append(replace(start, spacing=OWN_GRID + "karras"))
+    if start.scheduler in (UNIPC, DPM):
+        near.append(replace(start, scheduler=DPM if start.scheduler == UNIPC else UNIPC))
+    for options, shift in find_prior(start.prior).nearby_options(dict(start.options)):
+        near.append(replace(start, options=tuple(options.items()), start_timestep=moved(shift)))
+    different = {each.key: each for each in near if _fits(schedule, each) and each.key != start.key}
     return [labelled(each) for each in different.values()]
 
 
-def labelled(row: StartSpec) -> StartSpec:
-    """The row with a label that tells all that a search varies."""
-    parts = [f"t* = {row.start_timestep:g}"]
-    parts += [f"ρ = {row.correlation:g}"] if row.correlation != 1 else []
-    parts += [f"ε = {row.smoothing:g} τ"] if row.smoothing else []
-    name = row.scheduler.removesuffix("Scheduler").removesuffix("Multistep")
-    what = row.noise or row.prior.replace("_", " ")
-    return replace(row, label=f"{what}, {', '.join(parts)}, {name}, {row.spacing}, {row.steps}")
+def labelled(start: StartSpec) -> StartSpec:
+    """The start with a label that says all that a search varies."""
+    parts = [f"t* = {start.start_timestep:g}"]
+    parts += [f"{SYMBOLS.get(name, name)} = {value}" for name, value in start.options if name != "noise"]
+    scheduler = start.scheduler.removesuffix("Scheduler").removesuffix("Multistep")
+    what = find_prior(start.prior).describe({"noise": start.noise} | dict(start.options))
+    return replace(start, label=f"{what}, {', '.join(parts)}, {scheduler}, {start.spacing}, {start.steps}")
 
 
 def survivors(trials: Sequence[Trial], keep: int, limit: CopyLimit, final: int) -> list[StartSpec]:
@@ -324,7 +316,7 @@ def tune(
             ignored: a search has seeds of its own.
         work: Folder of pieces; an interrupted search goes on from it.
         steps: Steps of the sampler.
-        prior: "semidiscrete", "mixture", "gaussian", "identity" or "random_atom".
+        prior: The kind of prior.
         limit: By default the rate of the study's real images.
         margin: Of that default.
         minutes: No further rung is begun after so long; what is chosen then rests on fewer seeds.
@@ -371,5 +363,5 @@ def _timestep(schedule: NoiseSchedule, level: float) -> int | float:
 
 
 def _fits(schedule: NoiseSchedule, row: StartSpec) -> bool:
-    """Whether a candidate is one: its correlation in range, and enough timesteps below t*."""
-    return 0 < row.correlation <= 1 and (not schedule.discrete or row.steps <= row.start_timestep)
+    """Whether there are enough timesteps below t*."""
+    return not schedule.discrete or row.steps <= row.start_timestep

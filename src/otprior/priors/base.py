@@ -11,47 +11,36 @@ On disk a prior is `config.json` and `model.safetensors`; loading reads those tw
 from __future__ import annotations
 
 import copy
-import json
-import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from otprior.data.images import ImageSet, check_images, check_labels
+from otprior.data.images import check_labels
 from otprior.diffusion.schedule import NoiseSchedule
+from otprior.priors.files import CONFIG_FILE, holds_prior, load_prior, save_prior
+from otprior.priors.kind import PriorKind
+from otprior.priors.registry import register
 from otprior.transport.moments import Spectrum
-from otprior.utils.files import output_dir, read_json
 from otprior.utils.hub import local_folder, upload
-from otprior.utils.validation import (
-    check_finite,
-    check_integer,
-    invalid,
-    require,
-)
+from otprior.utils.validation import check_finite, check_integer, require
 
-logger = logging.getLogger(__name__)
-
-FORMAT_VERSION = 1
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
+# Options that a report's rows have fields for.
+REPORTED = ("noise", "smoothing", "correlation")
 
 
-class Prior(ModelMixin, ConfigMixin):
+class Prior(PriorKind, ModelMixin, ConfigMixin):
     """A map from seed noise to start latents at a timestep.
 
-    Subclasses register their arguments with `register_to_config`, allot their buffers from those alone, and
-    implement `_start` (and `source`, if a start is built on an atom).
+    Subclasses register their arguments with `register_to_config`, allot their buffers from those alone (with `set_up`
+    first), and implement `fit` and `_start`; also `_source`, if a start is built on an atom. What they say of
+    themselves is in `PriorKind`.
 
     Attributes:
-        kind: What reports call such priors; by default the class's name.
-        usual_log_snr: Where t* is unless it is given; on the linear betas of DDPM, timestep 500.
         schedule: The forward process.
         timestep: t*, in the scheduler's own units.
         alpha: Signal scale α at t*.
@@ -59,38 +48,38 @@ class Prior(ModelMixin, ConfigMixin):
         shape: (C, H, W) of a latent.
         num_classes: Number of class labels of a conditional prior, or None.
         needs_fresh: Whether calling it takes noise beyond the seed's own.
+        facts: What is known of the images and the fit; {} if nothing is.
     """
 
     config_name = CONFIG_FILE  # type: ignore[assignment]
-    kind: ClassVar[str]
-    usual_log_snr: ClassVar[float] = -2.47
     needs_fresh: bool = False
+    facts: Mapping[str, Any] = {}
     _anchor: Tensor
-    _registry: ClassVar[dict[str, type[Prior]]] = {}
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
+        """Registers the class, unless it is `abstract`: a base of priors and none itself."""
         super().__init_subclass__(**kwargs)
         cls.kind = cls.__dict__.get("kind", cls.__name__)
+        cls.made_from = cls.__dict__.get("made_from", cls.kind)
+        if not abstract:
+            register(cls, cls.__module__)
         if cls.__module__.startswith("otprior."):
             cls.__module__ = "otprior"  # where users import it from, and pickles find it
-        Prior._registry[cls.__name__] = cls
 
-    @classmethod
-    def usual_timestep(cls, schedule: NoiseSchedule) -> float:
-        """t* where none is given: that of `usual_log_snr`, whatever the schedule's timesteps are.
+    def set_up(
+        self, shape: list[int], schedule: dict[str, Any], timestep: float, num_classes: int | None = None
+    ) -> None:
+        """Sets the attributes that all priors have; the first call in `__init__` after `super().__init__()`.
+
+        Arguments:
+            shape: (C, H, W) of a latent.
+            schedule: `NoiseSchedule.to_dict()`.
+            timestep: t*.
+            num_classes: Number of class labels, or None.
 
         Raises:
-            ValueError: If the process never has that log-SNR.
+            ValueError: If one of them is out of range.
         """
-        try:
-            timestep = schedule.timestep(cls.usual_log_snr)
-        except ValueError as error:
-            raise invalid("timestep", "given for this schedule", None, str(error)) from error
-        return round(timestep) if schedule.discrete else timestep
-
-    def _init_common(
-        self, shape: list[int], schedule: dict[str, Any], timestep: float, num_classes: int | None
-    ) -> None:
         require(len(shape) == 3 and min(shape) > 0, "shape", "(C, H, W), positive", shape)
         self.shape = tuple(shape)
         self.schedule = NoiseSchedule.from_dict(schedule)
@@ -109,6 +98,22 @@ class Prior(ModelMixin, ConfigMixin):
     def dim(self) -> int:
         """Number of entries d of a latent."""
         return math.prod(self.shape)
+
+    def report_facts(self) -> dict[str, Any]:
+        """A report row's account of where sampling starts: "prior", "start_timestep" and the options of the start."""
+        named = [name for name in self.Options.of_start() if name in REPORTED]
+        options = {name: self.config[name] for name in named if name in self.config}
+        return {"prior": self.kind, "start_timestep": self.timestep, **options}
+
+    def transport_facts(self) -> dict[str, Any] | None:
+        """How well the transport behind the prior was solved, as "ot" of a report; None if none was."""
+        return None
+
+    def summary(self) -> list[tuple[str, str]]:
+        """Pairs (name, text) that `otprior fit` prints about this kind of prior."""
+        return []
+
+    # Calling -----------------------------------------------------------------------------------------------
 
     def forward(self, z: Tensor, labels: Tensor | None = None, fresh: Tensor | None = None) -> Tensor:
         """Start latents T(z), each row a function of that row of the arguments.
@@ -162,6 +167,17 @@ class Prior(ModelMixin, ConfigMixin):
         """The same map at another timestep; shares its tensors with this one, and nothing is solved again."""
         # (A scheduler's timesteps are a tensor or NumPy's, which a config file could not hold.)
         return self._with(timestep=timestep.item() if hasattr(timestep, "item") else timestep)
+
+    def with_options(self, **options: Any) -> Self:
+        """The same map with other options of the start; shares tensors, and nothing is fitted again.
+
+        Raises:
+            ValueError: If an option is none of the start's, or has a value that is not allowed.
+        """
+        known = self.Options.of_start()
+        unknown = sorted(set(options) - set(known))
+        require(not unknown, "options", " or ".join(known) or "left out", unknown)
+        return self._with(**options)
 
     def _with(self, **options: Any) -> Self:
         """The same prior with other arguments; shares its tensors with this one."""
@@ -242,21 +258,13 @@ class Prior(ModelMixin, ConfigMixin):
         Raises:
             FileExistsError: If it is not empty and must not be replaced.
         """
-        overwrite = _holds_prior(Path(save_directory)) if overwrite is None else overwrite
+        require(self.loadable, "prior", "of a class that can be loaded again", type(self).__name__)
         require(not push_to_hub, "push_to_hub", "False here", push_to_hub, "Call prior.push_to_hub(...).")
-        config = {"_class_name": type(self).__name__, "format_version": FORMAT_VERSION, **self._own_config()}
-        with output_dir(save_directory, overwrite) as folder:
-            text = json.dumps(config, indent=2, allow_nan=False) + "\n"
-            (folder / CONFIG_FILE).write_text(text, encoding="utf-8")
-            tensors = {name: tensor.contiguous().cpu() for name, tensor in self.state_dict().items()}
-            # (safetensors' own file writer would ignore the umask.)
-            (folder / WEIGHTS_FILE).write_bytes(save(tensors, metadata={"format": "pt"}))
-            card = self._card()
-            if card is not None:
-                (folder / "README.md").write_text(card, encoding="utf-8")
-                logger.warning(
-                    "%s holds training data; see its README.md before you share it.", save_directory
-                )
+        overwrite = holds_prior(Path(save_directory)) if overwrite is None else overwrite
+        card = self._card()
+        save_prior(
+            save_directory, overwrite, type(self).__name__, self._own_config(), self.state_dict(), card
+        )
 
     def push_to_hub(
         self,
@@ -316,102 +324,4 @@ class Prior(ModelMixin, ConfigMixin):
                 together.
         """
         folder = Path(local_folder(pretrained_model_name_or_path, **options), subfolder or "")
-        config = _read_config(folder)
-        name = config.pop("_class_name", None)
-        version = config.pop("format_version", None)
-        require(version == FORMAT_VERSION, f"format_version of {folder}", str(FORMAT_VERSION), version)
-        require(name in cls._registry, f"_class_name of {folder}", f"one of {sorted(cls._registry)}", name)
-        found = cls._registry[name]
-        require(issubclass(found, cls), f"prior in {folder}", f"a {cls.__name__}", name)
-        config = {key: value for key, value in config.items() if not key.startswith("_")}
-        try:
-            prior = found(**config)
-        except TypeError as error:
-            raise ValueError(f"config.json of {folder} does not describe a {name}: {error}") from error
-        tensors = _read_tensors(folder / WEIGHTS_FILE)
-        expected = prior.state_dict()
-        wrong = sorted(set(tensors) ^ set(expected))
-        require(not wrong, f"tensors of {folder}", f"exactly {sorted(expected)}", f"a difference in {wrong}")
-        for key, tensor in tensors.items():
-            want = (tuple(expected[key].shape), expected[key].dtype)
-            got = (tuple(tensor.shape), tensor.dtype)
-            require(want == got, f"tensor {key!r} of {folder}", f"{want}", got)
-        prior.load_state_dict(tensors, assign=True)
-        return prior.eval()
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"no prior at {folder}: there is no {CONFIG_FILE}; `otprior fit` makes one")
-    config = read_json(path)
-    require(isinstance(config, dict), str(path), "a JSON object", type(config).__name__)
-    return config
-
-
-def _holds_prior(folder: Path) -> bool:
-    """Whether a folder is what `save_pretrained` wrote."""
-    path = folder / CONFIG_FILE
-    try:
-        return path.is_file() and read_json(path)["_class_name"] in Prior._registry
-    except (KeyError, TypeError, ValueError):
-        return False
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; fit the prior again or copy the whole folder")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or truncated: {error}") from error
-
-
-def read_data(
-    data: ImageSet | Tensor | Any, labels: Any, value_range: Any, num_classes: int | None
-) -> tuple[ImageSet, int | None]:
-    """Checks what `fit` was given: images as an `ImageSet` with labels or without, and the number of classes.
-
-    Labels are an argument of their own: an `ImageSet` that happens to be labelled makes no prior conditional.
-    """
-    if isinstance(data, ImageSet):
-        rule = 'left at "auto" beside an ImageSet, whose pixels are in [-1, 1] already'
-        require(value_range in ("auto", None), "value_range", rule, value_range)
-        images = data
-    else:
-        images = ImageSet(check_images(data, value_range=value_range))
-    if labels is None:
-        return ImageSet(images.images, None, images.name, images.source, images.license), None
-    values = check_labels(labels, len(images), num_classes).cpu()
-    count = num_classes if num_classes is not None else int(values.max()) + 1
-    return ImageSet(images.images, values, images.name, images.source, images.license), count
-
-
-def images_by_class(images: ImageSet, num_classes: int | None) -> Iterator[tuple[int, Tensor]]:
-    """Pairs (class, its images as flat rows), of two or more each; all images as class 0 without labels.
-
-    Raises:
-        ValueError: Before the first pair, if any class has fewer than two images.
-    """
-    flat = images.images.flatten(1)
-    sizes = [len(flat)] if images.labels is None else _sizes(images.labels, num_classes)
-    for label, size in enumerate(sizes):
-        require(size >= 2, "data", f"at least two images for class {label}", size)
-    for label in range(len(sizes)):
-        yield label, flat if images.labels is None else flat[(images.labels == label).to(flat.device)]
-
-
-def _sizes(labels: Tensor, num_classes: int | None) -> list[int]:
-    return torch.bincount(labels, minlength=num_classes or 0).tolist()
-
-
-def rows_by_class(labels: Tensor | None) -> list[tuple[int, Tensor | slice]]:
-    """Pairs (class, its rows) of a batch; all rows as class 0 without labels."""
-    if labels is None:
-        return [(0, slice(None))]
-    return [(label, torch.nonzero(labels == label).reshape(-1)) for label in labels.unique().tolist()]
-
-
-def as_schedule(schedule: Any) -> NoiseSchedule:
-    """A `NoiseSchedule`, from one or from a diffusers scheduler."""
-    return schedule if isinstance(schedule, NoiseSchedule) else NoiseSchedule.from_scheduler(schedule)
+        return load_prior(folder, cls)

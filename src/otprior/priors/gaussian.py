@@ -18,25 +18,34 @@ References:
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from otprior.priors.base import (
-    Prior,
-    as_schedule,
-    images_by_class,
-    read_data,
-    rows_by_class,
-)
+from otprior.priors.base import Prior
+from otprior.priors.data import images_by_class, read_data, rows_by_class
+from otprior.priors.options import PriorOptions, option
 from otprior.transport.gaussian import gaussian_map, noised
 from otprior.transport.moments import FULL_COVARIANCE_LIMIT, Spectrum, streaming_spectrum
 from otprior.utils.validation import require
 
 # Rank kept beyond FULL_COVARIANCE_LIMIT dimensions: two thin d x 512 products.
 DEFAULT_RANK = 512
+
+
+@dataclass(frozen=True)
+class GaussianOptions(PriorOptions):
+    """What can be chosen about a gaussian prior."""
+
+    rank: int | None = option(
+        None,
+        "Principal axes to keep; by default all up to 4,096 dimensions, 512 beyond.",
+        type=int,
+        metavar="R",
+    )
 
 
 class GaussianPrior(Prior):
@@ -53,6 +62,7 @@ class GaussianPrior(Prior):
     """
 
     kind = "gaussian"
+    Options = GaussianOptions
     means: Tensor  # (K, d), K = num_classes or 1
     bases: Tensor  # (K, d, rank)
     variances: Tensor  # (K, rank)
@@ -68,7 +78,7 @@ class GaussianPrior(Prior):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        self._init_common(shape, schedule, timestep, num_classes)
+        self.set_up(shape, schedule, timestep, num_classes)
         maps = num_classes or 1
         self.register_buffer("means", torch.zeros(maps, self.dim))
         self.register_buffer("bases", torch.zeros(maps, self.dim, rank))
@@ -101,9 +111,7 @@ class GaussianPrior(Prior):
         Raises:
             ValueError: On bad images, labels, timestep or rank, or a class with fewer than two images.
         """
-        noise_schedule = as_schedule(schedule)
-        timestep = cls.usual_timestep(noise_schedule) if timestep is None else timestep
-        noise_schedule.check_timestep(timestep)
+        noise_schedule, timestep = cls.read_start(schedule, timestep)
         images, classes = read_data(data, labels, value_range, num_classes)
         dim = images.images[0].numel()
         if rank is None:

@@ -12,7 +12,8 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from otprior.priors.base import Prior, as_schedule, read_data
+from otprior.priors.base import Prior
+from otprior.priors.data import as_schedule, read_data
 from otprior.transport.gaussian import isotropic
 from otprior.transport.moments import Spectrum
 
@@ -27,11 +28,12 @@ class IdentityPrior(Prior):
     """
 
     kind = "identity"
+    fit_is_free = True
 
     @register_to_config
     def __init__(self, shape: list[int], schedule: dict[str, Any], timestep: float) -> None:
         super().__init__()
-        self._init_common(shape, schedule, timestep, num_classes=None)
+        self.set_up(shape, schedule, timestep)
 
     @classmethod
     def build(cls, shape: tuple[int, int, int], schedule: Any, timestep: float) -> Self:
@@ -43,12 +45,9 @@ class IdentityPrior(Prior):
         cls, data: Any, schedule: Any, timestep: float | None = None, *, value_range: Any = "auto"
     ) -> Self:
         """`build` for the shape of images; arguments as for the other priors, so that they can take turns."""
-        images, _ = read_data(data, None, value_range, None)
+        images, _ = read_data(data, value_range=value_range)
         _, channels, height, width = images.images.shape
-        found = as_schedule(schedule)
-        return cls.build(
-            (channels, height, width), found, cls.usual_timestep(found) if timestep is None else timestep
-        )
+        return cls.build((channels, height, width), *cls.read_start(schedule, timestep))
 
     def _check_call(self, z: Tensor, labels: Tensor | None) -> Tensor | None:
         # White noise is the same for every class, so labels are no mistake here.

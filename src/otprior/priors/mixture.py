@@ -19,7 +19,8 @@ means, and the directions in which many images differ. (That is no guarantee of 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
@@ -27,19 +28,13 @@ from diffusers.configuration_utils import register_to_config
 from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
-from otprior.priors.base import (
-    Prior,
-    as_schedule,
-    images_by_class,
-    read_data,
-    rows_by_class,
-)
-from otprior.priors.cells import CellMaps
-from otprior.priors.semidiscrete import fit_facts
-from otprior.transport.moments import thin_spectrum
-from otprior.transport.solution import Progress
+from otprior.priors.data import images_by_class, read_data, rows_by_class
+from otprior.priors.options import option
+from otprior.priors.solved import CellMaps, SolvedPrior, SolveOptions, fit_facts
+from otprior.transport.moments import Spectrum, thin_spectrum
+from otprior.transport.solution import Progress, Solution
 from otprior.transport.solve import solve_semidiscrete
-from otprior.utils.validation import check_choice, check_integer, require
+from otprior.utils.validation import check_integer, require
 
 NOISES = ("coupled", "fresh")
 IMAGES_PER_CLUSTER = 10
@@ -47,7 +42,37 @@ IMAGES_PER_AXIS = 3
 KMEANS_ROUNDS = 30
 
 
-class MixturePrior(Prior):
+@dataclass(frozen=True)
+class MixtureOptions(SolveOptions):
+    """What can be chosen about a mixture prior."""
+
+    noise: str = option(
+        "coupled",
+        "Noise of a start: the seed's own (coupled, the default), or drawn anew (fresh).",
+        choices=NOISES,
+        of_start=True,
+    )
+    components: int | None = option(
+        None,
+        "Clusters of each class; by default one for every ten images. A few less may come out: an image that has a "
+        "cluster for itself joins the next one.",
+        type=int,
+        minimum=1,
+        metavar="K",
+    )
+    rank: int = option(10, "Principal axes to keep of a cluster; 10 by default.", metavar="R")
+
+    def check_images(self, parts: list[tuple[int, Tensor]]) -> None:
+        """Refuses more axes or clusters than the images of each class, (n, d), allow."""
+        check_integer("rank", self.rank, 1, parts[0][1].shape[1])
+        if self.components is not None:
+            check_integer("components", self.components, 1)
+        fewest = min(len(rows) for _, rows in parts)
+        rule = f"at most half of {fewest} images"
+        require(2 * (self.components or 1) <= fewest, "components", rule, self.components)
+
+
+class MixturePrior(SolvedPrior):
     """T(z) = α μ_k + (α² Σ_k + σ² I)^{1/2} z, k the cluster whose cell z lies in; with labels, clusters by class.
 
     Build it with `fit`.
@@ -64,7 +89,11 @@ class MixturePrior(Prior):
     """
 
     kind = "mixture"
+    Options = MixtureOptions
+    atoms_name = "components"
     usual_log_snr = -1.43
+    # It copies so little that it can start later in the process.
+    searched_log_snr = (0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -2.5)
     means: Tensor  # (K, d)
     potential: Tensor  # (K,) float64
     bases: Tensor  # (K, d, rank); a cluster of few images has columns of zeros
@@ -85,8 +114,8 @@ class MixturePrior(Prior):
         facts: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._init_common(shape, schedule, timestep, num_classes)
-        check_choice("noise", noise, NOISES)
+        self.set_up(shape, schedule, timestep, num_classes)
+        MixtureOptions(noise=noise)
         self.needs_fresh = noise == "fresh"
         self.facts = dict(facts or {})
         self._maps = CellMaps()
@@ -104,17 +133,12 @@ class MixturePrior(Prior):
         schedule: Any,
         timestep: float | None = None,
         labels: Tensor | None = None,
-        noise: str = "coupled",
         *,
-        components: int | None = None,
-        rank: int = 10,
-        tol: float = 0.05,
-        max_draws: int | None = None,
         generator: torch.Generator | None = None,
         num_classes: int | None = None,
         value_range: Any = "auto",
-        throw: bool = True,
         progress: Callable[[Progress], None] | None = None,
+        **options: Any,
     ) -> Self:
         """Clusters the images, and solves the transport from N(0, I) to the clusters' means.
 
@@ -124,78 +148,52 @@ class MixturePrior(Prior):
             timestep: t*, in the scheduler's units; by default that of `usual_log_snr` (400 on DDPM's linear betas). A
                 mixture copies less than a semidiscrete prior, and can start later in the process.
             labels: Class labels, (N,), for a conditional prior.
-            noise: "coupled" or "fresh".
-            components: Clusters (of each class); by default one for every ten images. A little fewer may come out:
-                an image that has a cluster for itself joins the next one.
-            rank: Axes kept of a cluster.
-            tol: χ² of the clusters' masses to reach, upper 95 % limit; of each class's map.
-            max_draws: When to give up, for each map.
             generator: Seeds clustering and solve.
             num_classes: Number of classes; by default the largest label + 1.
             value_range: See `otprior.data.images.check_images`; None for latents.
-            throw: Whether an unsolved problem raises or is kept, with its χ² in `facts`.
-            progress: Called with a `solver.Progress` now and then.
+            progress: Called with a `Progress` of the solver now and then.
+            **options: Of `MixtureOptions`: noise, components, rank, tol, max_draws, throw.
 
         Raises:
             ValueError: On bad images, labels, timestep or options, or a class with fewer than two images.
             ConvergenceError: If tol is not reached and `throw` is true.
         """
-        noise_schedule = as_schedule(schedule)
-        timestep = cls.usual_timestep(noise_schedule) if timestep is None else timestep
-        noise_schedule.check_timestep(timestep)
-        check_choice("noise", noise, NOISES)
+        chosen = MixtureOptions.make(options)
+        noise_schedule, timestep = cls.read_start(schedule, timestep)
         images, count = read_data(data, labels, value_range, num_classes)
-        check_integer("rank", rank, 1, images.images[0].numel())
-        if components is not None:
-            check_integer("components", components, 1)
-        generator = generator if generator is not None else torch.Generator().manual_seed(0)
-
         parts = list(images_by_class(images, count))
-        fewest = min(len(rows) for _, rows in parts)
-        rule = f"at most half of {fewest} images"
-        require(2 * (components or 1) <= fewest, "components", rule, components)
-
-        classes, spectra, potentials, solutions = [], [], [], []
-        for label, rows in parts:
-            wanted = components or max(1, len(rows) // IMAGES_PER_CLUSTER)
-            clusters = _clusters(rows, wanted, generator)
-            sizes = torch.tensor([len(part) for part in clusters], dtype=torch.float64)
-            own = [thin_spectrum(rows[part], min(rank, len(part) // IMAGES_PER_AXIS)) for part in clusters]
-            solution = solve_semidiscrete(
-                torch.stack([spectrum.mean for spectrum in own]).float(),
-                sizes / sizes.sum(),
-                tol=tol,
-                max_draws=max_draws,
-                generator=generator,
-                throw=throw,
-                progress=progress,
-            )
-            classes += [label] * len(own)
-            spectra += own
-            potentials.append(solution.potential.cpu())
-            solutions.append(solution)
-
+        chosen.check_images(parts)
+        generator = generator if generator is not None else torch.Generator().manual_seed(0)
+        solved = [_solve(rows, chosen, generator, progress) for _, rows in parts]
+        spectra = [spectrum for own, _ in solved for spectrum in own]
         prior = cls(
             shape=list(images.images.shape[1:]),
             schedule=noise_schedule.to_dict(),
             timestep=timestep,
             components=len(spectra),
-            rank=rank,
-            noise=noise,
+            rank=chosen.rank,
+            noise=chosen.noise,
             num_classes=count,
-            facts=fit_facts(images, solutions),
+            facts=fit_facts(images, [solution for _, solution in solved]),
         )
-        prior.potential.copy_(torch.cat(potentials))
-        prior.classes.copy_(torch.tensor(classes))
+        prior.potential.copy_(torch.cat([solution.potential.cpu() for _, solution in solved]))
+        labels_of = [label for (label, _), (own, _) in zip(parts, solved) for _ in own]
+        prior.classes.copy_(torch.tensor(labels_of))
         for k, spectrum in enumerate(spectra):
             kept = len(spectrum.variances)
             prior.means[k], prior.residuals[k] = spectrum.mean, spectrum.residual
             prior.bases[k, :, :kept], prior.variances[k, :kept] = spectrum.basis, spectrum.variances
         return prior.to(images.images.device).eval()
 
-    def with_options(self, *, noise: str) -> Self:
-        """The same clusters with another `noise`; shares tensors, and nothing is fitted again."""
-        return self._with(noise=noise)
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> str:
+        """With its noise, unless it is the seed's."""
+        return "mixture fresh" if options.get("noise") == "fresh" else "mixture"
+
+    @classmethod
+    def reported_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Its noise, unless it is the seed's."""
+        return {"noise": options.get("noise")}
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
         cluster = self._cluster(z, labels)
@@ -210,9 +208,33 @@ class MixturePrior(Prior):
         """k(z), int64 (B,)."""
         cluster = torch.empty(len(z), dtype=torch.int64, device=z.device)
         for label, rows in rows_by_class(labels):
-            brenier, index = self._maps.of(label, self.means, self.potential, self.classes)
+            brenier, index = self._maps.find(label, self.means, self.potential, self.classes)
             cluster[rows] = index[brenier.assign(z[rows])]
         return cluster
+
+
+def _solve(
+    rows: Tensor,
+    options: MixtureOptions,
+    generator: torch.Generator,
+    progress: Callable[[Progress], None] | None,
+) -> tuple[list[Spectrum], Solution]:
+    """The clusters of one class's rows (n, d), and the transport to their means."""
+    wanted = options.components or max(1, len(rows) // IMAGES_PER_CLUSTER)
+    clusters = _clusters(rows, wanted, generator)
+    sizes = torch.tensor([len(part) for part in clusters], dtype=torch.float64)
+    ranks = [min(options.rank, len(part) // IMAGES_PER_AXIS) for part in clusters]
+    spectra = [thin_spectrum(rows[part], rank) for part, rank in zip(clusters, ranks)]
+    solution = solve_semidiscrete(
+        torch.stack([spectrum.mean for spectrum in spectra]).float(),
+        sizes / sizes.sum(),
+        tol=options.tol,
+        max_draws=options.max_draws,
+        generator=generator,
+        throw=options.throw,
+        progress=progress,
+    )
+    return spectra, solution
 
 
 def _clusters(rows: Tensor, count: int, generator: torch.Generator) -> list[Tensor]:

@@ -8,13 +8,15 @@ leaves the start a function of the seed like every other prior's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from otprior.priors.base import Prior, as_schedule, read_data
+from otprior.priors.base import Prior
+from otprior.priors.data import read_data
 from otprior.priors.semidiscrete import SemiDiscretePrior
 from otprior.utils.validation import require
 
@@ -33,7 +35,7 @@ class RandomAtomPrior(Prior):
     """
 
     kind = "random_atom"
-
+    fit_is_free = True
     needs_fresh = True
     atoms: Tensor  # (N, d)
     classes: Tensor  # (N,) int64; all 0 when unconditional
@@ -48,7 +50,7 @@ class RandomAtomPrior(Prior):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
-        self._init_common(shape, schedule, timestep, num_classes)
+        self.set_up(shape, schedule, timestep, num_classes)
         self.register_buffer("atoms", torch.zeros(num_atoms, self.dim))
         self.register_buffer("classes", torch.zeros(num_atoms, dtype=torch.int64))
 
@@ -64,8 +66,7 @@ class RandomAtomPrior(Prior):
         value_range: Any = "auto",
     ) -> Self:
         """Stores the images; arguments as for `SemiDiscretePrior.fit`."""
-        noise_schedule = as_schedule(schedule)
-        timestep = cls.usual_timestep(noise_schedule) if timestep is None else timestep
+        noise_schedule, timestep = cls.read_start(schedule, timestep)
         images, count = read_data(data, labels, value_range, num_classes)
         atoms = images.images.flatten(1).contiguous()
         prior = cls(
@@ -81,8 +82,8 @@ class RandomAtomPrior(Prior):
         return prior.to(atoms.device).eval()
 
     @classmethod
-    def of(cls, prior: SemiDiscretePrior, timestep: float) -> Self:
-        """The rival of a semidiscrete prior, on the same atoms (with equal weights), which it shares."""
+    def of(cls, prior: SemiDiscretePrior | RandomAtomPrior, timestep: float) -> Self:
+        """The rival of another prior of atoms, on the same atoms (with equal weights), which it shares."""
         rival = cls(
             shape=list(prior.shape),
             schedule=prior.schedule.to_dict(),
@@ -92,6 +93,11 @@ class RandomAtomPrior(Prior):
         )
         rival.atoms, rival.classes, rival._anchor = prior.atoms, prior.classes, prior._anchor
         return rival.eval()
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> str:
+        """What it is."""
+        return "random image + noise"
 
     def _source(self, z: Tensor, labels: Tensor | None) -> Tensor:
         quantile = torch.special.ndtr(z.double().sum(dim=1) / z.shape[1] ** 0.5)

@@ -20,22 +20,20 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from otprior.data.images import ImageSet
-from otprior.priors.base import (
-    Prior,
-    as_schedule,
-    read_data,
-    rows_by_class,
-)
-from otprior.priors.cells import CellMaps
+from otprior.priors.data import read_data, rows_by_class
+from otprior.priors.options import option
+from otprior.priors.solved import CellMaps, SolvedPrior, SolveOptions, fit_facts
 from otprior.transport.distributed import Processes
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.potential import BrenierPotential, natural_scale
@@ -43,13 +41,92 @@ from otprior.transport.projection import Projection, excess_share, project
 from otprior.transport.solution import Progress, Solution
 from otprior.transport.solve import solve_semidiscrete
 from otprior.utils.random import normal_block, seed_from
-from otprior.utils.validation import check_choice, require
+from otprior.utils.validation import invalid, require
 
 NOISES = ("coupled", "fresh", "frozen")
 FROZEN_BLOCK = 1024
 
 
-class SemiDiscretePrior(Prior):
+def _read_rank(text: str) -> int | float:
+    """ "64" axes, or "0.95" of the variance."""
+    rule = "a whole number of axes >= 1, or a share of variance such as 0.95"
+    try:
+        rank = float(text) if "." in text else int(text)
+    except ValueError:
+        raise invalid("rank", rule, text) from None
+    require(rank >= 1 if isinstance(rank, int) else 0 < rank < 1, "rank", rule, text)
+    return rank
+
+
+def _read_weights(path: str) -> Tensor:
+    """An array of numbers from a .npy file."""
+    try:
+        weights = np.load(path, allow_pickle=False)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"weights {path}: there is no such file or folder") from None
+    except (OSError, EOFError, ValueError, BadZipFile) as error:
+        raise ValueError(f"weights {path} are damaged or no .npy file: {error}") from error
+    numbers = isinstance(weights, np.ndarray) and np.issubdtype(weights.dtype, np.number)
+    require(numbers, f"weights {path}", "one array of numbers in a .npy file", type(weights).__name__)
+    return torch.from_numpy(weights.astype(np.float64))
+
+
+@dataclass(frozen=True)
+class SemiDiscreteOptions(SolveOptions):
+    """What can be chosen about a semi-discrete prior."""
+
+    noise: str = option(
+        "coupled",
+        "Noise of a start: the seed's own (coupled, the default), drawn anew (fresh), or one an atom (frozen).",
+        choices=NOISES,
+        of_start=True,
+    )
+    smoothing: float = option(
+        0.0,
+        "Temperature of a softmax over atoms, in units of their natural scale τ; 0, the default, takes the best alone.",
+        of_start=True,
+        metavar="EPS",
+    )
+    correlation: float = option(
+        1.0,
+        "Correlation ρ in (0, 1] of coupled noise with the seed's; 1 by default.",
+        of_start=True,
+        metavar="RHO",
+    )
+    weights: Tensor | None = option(
+        None,
+        "Masses of the images, (N,), of sum 1, as a .npy file; equal by default. (Rescaled in each class.)",
+        type=Path,
+        read=_read_weights,
+        metavar="FILE",
+    )
+    rank: int | float | None = option(
+        None,
+        "Solve, and find cells, along so many leading principal axes, or along as many as keep this share of the "
+        "variance, such as 0.95. Faster; the report says what it costs.",
+        type=float,
+        read=_read_rank,
+        metavar="R",
+    )
+    precision: str = option(
+        "auto",
+        "Precision of the products with the atoms; bfloat16 scores again in float64 what it cannot tell apart. auto, "
+        "the default, takes what is fast here.",
+        choices=("auto", "float32", "bfloat16"),
+    )
+
+    def check(self) -> None:
+        smoothing, correlation, noise = self.smoothing, self.correlation, self.noise
+        good = isinstance(smoothing, int | float) and 0 <= smoothing < float("inf")
+        require(good, "smoothing", "a finite number >= 0", smoothing)
+        require(smoothing == 0 or noise != "frozen", "smoothing", "0 with noise='frozen'", smoothing)
+        in_range = isinstance(correlation, int | float) and 0 < correlation <= 1
+        require(in_range, "correlation", "in (0, 1]", correlation, "For 0 use noise='fresh'.")
+        rule = f"1 with noise={noise!r}"
+        require(correlation == 1 or noise == "coupled", "correlation", rule, correlation)
+
+
+class SemiDiscretePrior(SolvedPrior):
     """T(z) = α y_{i(z)} + σ (z, or other noise); with labels, one map for each class.
 
     Build it with `fit`.
@@ -70,6 +147,7 @@ class SemiDiscretePrior(Prior):
     """
 
     kind = "semidiscrete"
+    Options = SemiDiscreteOptions
     atoms: Tensor  # (N, d)
     potential: (
         Tensor  # (N,) float64; −∞ for atoms that no seed is sent to: weightless ones and later duplicates
@@ -94,8 +172,8 @@ class SemiDiscretePrior(Prior):
         facts: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self._init_common(shape, schedule, timestep, num_classes)
-        _check_options(noise, smoothing, correlation)
+        self.set_up(shape, schedule, timestep, num_classes)
+        SemiDiscreteOptions(noise=noise, smoothing=smoothing, correlation=correlation)
         self.noise = noise
         self.correlation = float(correlation)
         self.smoothing = float(smoothing)
@@ -116,22 +194,14 @@ class SemiDiscretePrior(Prior):
         schedule: Any,
         timestep: float | None = None,
         labels: Tensor | None = None,
-        noise: str = "coupled",
-        smoothing: float = 0.0,
-        tol: float = 0.05,
-        max_draws: int | None = None,
-        generator: torch.Generator | None = None,
         *,
-        correlation: float = 1.0,
-        weights: Tensor | None = None,
+        generator: torch.Generator | None = None,
         num_classes: int | None = None,
-        rank: int | float | None = None,
         value_range: Any = "auto",
-        throw: bool = True,
         progress: Callable[[Progress], None] | None = None,
-        precision: str = "auto",
         checkpoints: str | Path | None = None,
-        ranks: Processes | None = None,
+        processes: Processes | None = None,
+        **options: Any,
     ) -> Self:
         """Solves the transport from N(0, I) to the images.
 
@@ -140,101 +210,72 @@ class SemiDiscretePrior(Prior):
             schedule: A `NoiseSchedule` or a diffusers scheduler.
             timestep: t*, in the scheduler's units; by default that of `usual_log_snr`. `at` changes it later.
             labels: Class labels, (N,), for a conditional prior.
-            noise: "coupled", "fresh" or "frozen".
-            smoothing: In units of τ.
-            tol: χ² of the cell masses to reach, upper 95 % limit; of each class's map.
-            max_draws: When to give up, for each map.
             generator: Seeds the solve and the frozen noise.
-            correlation: ρ of a "coupled" start's noise with the seed's.
-            weights: Masses of the atoms, (N,), sum 1; uniform by default. (Of a class: its own, rescaled.)
             num_classes: Number of classes; by default the largest label + 1.
-            rank: Solve, and find cells, along so many leading principal axes (an integer), or along as many as keep
-                this share of the variance (a float). Faster; `facts` says what it costs.
             value_range: See `otprior.data.images.check_images`; None for latents.
-            throw: Whether an unsolved problem raises or is kept, with its χ² in `facts`.
-            progress: Called with a `solver.Progress` now and then.
-            precision, ranks: See `solve_semidiscrete`.
-            checkpoints: A folder that keeps the state of a long solve, a file a map; what is there is gone on from.
+            progress: Called with a `Progress` of the solver now and then.
+            checkpoints: A folder that keeps the state of long solves, a file a map; a solve goes on from its own.
+            processes: See `solve_semidiscrete`.
+            **options: Of `SemiDiscreteOptions`: noise, smoothing, correlation, tol, max_draws, throw, weights, rank,
+                precision.
 
         Raises:
             ValueError: On bad images, labels, weights, timestep or options.
             ConvergenceError: If tol is not reached and `throw` is true.
         """
-        noise_schedule = as_schedule(schedule)
         # What can be wrong is found out before a solve that may take minutes.
-        timestep = cls.usual_timestep(noise_schedule) if timestep is None else timestep
-        noise_schedule.check_timestep(timestep)
-        _check_options(noise, smoothing, correlation)
+        chosen = SemiDiscreteOptions.make(options)
+        noise_schedule, timestep = cls.read_start(schedule, timestep)
         images, count = read_data(data, labels, value_range, num_classes)
-        atoms = images.images.flatten(1).contiguous()
-        whole = DiscreteMeasure.build(atoms, weights)
-        classes = torch.zeros(len(atoms), dtype=torch.int64) if images.labels is None else images.labels
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
-
-        projection = None if rank is None else project(atoms, whole.given_weights(), rank)
-        solved_atoms = atoms if projection is None else projection.apply(atoms)
-        potential = torch.full((len(atoms),), float("-inf"), dtype=torch.float64)
-        scales = torch.ones(count or 1)
-        solutions, excess = [], 0.0
-        present = classes.unique().tolist()
-        for label in present if weights is not None else ():
-            positive = bool((torch.as_tensor(weights).cpu()[classes == label] > 0).any())
-            require(positive, "weights", f"positive somewhere in class {label}", "all zero")
-        for label in present:
-            rows = torch.nonzero(classes == label).reshape(-1)
-            mass = None if weights is None else _mass(weights, rows)
-            # (A selection is a copy, which atoms mapped from a file had better be spared.)
-            part = solved_atoms if count is None else solved_atoms[rows]
-            solution = solve_semidiscrete(
-                part,
-                mass,
-                generator=generator,
-                tol=tol,
-                max_draws=max_draws,
-                throw=throw,
-                progress=progress,
-                precision=precision,
-                checkpoint=None if checkpoints is None else Path(checkpoints) / f"map-{label}.safetensors",
-                processes=ranks,
-            )
-            measure = whole if count is None and projection is None else DiscreteMeasure.build(part, mass)
-            # A duplicate is never chosen, as ties go to the first; −∞ keeps it out of the softmax as well.
-            potential[rows[measure.index]] = solution.potential.cpu()[measure.index]
-            # (One atom alone has no scale, and needs none.)
-            scales[label] = float(natural_scale(measure.atoms, measure.weights).median()) or 1.0
-            solutions.append(solution)
-            if projection is not None:
-                own = atoms[rows[measure.index].to(atoms.device)]
-                offsets = solution.potential[measure.index]
-                share = excess_share(projection, own, measure.atoms, offsets, seed_from(generator))
-                excess = max(excess, share)
-
+        found = _Maps(chosen, images.images.flatten(1).contiguous(), images.labels, count)
+        found.solve(generator, checkpoints, progress=progress, processes=processes)
+        start = {name: getattr(chosen, name) for name in cls.Options.of_start()}
         prior = cls(
             shape=list(images.images.shape[1:]),
             schedule=noise_schedule.to_dict(),
             timestep=timestep,
-            num_atoms=len(atoms),
-            noise=noise,
-            smoothing=smoothing,
-            correlation=correlation,
+            num_atoms=len(images),
             num_classes=count,
-            rank=None if projection is None else projection.axes.shape[1],
+            rank=None if found.projection is None else found.projection.axes.shape[1],
             frozen_seed=seed_from(generator),
-            facts={
-                **fit_facts(images, solutions),
-                **_projection_facts(projection, excess),
-            },
+            facts=fit_facts(images, found.solutions) | found.projection_facts(),
+            **start,
         )
-        axes = prior.axes if projection is None else projection.axes
-        tensors = {"atoms": atoms, "potential": potential, "classes": classes, "scales": scales, "axes": axes}
-        prior.load_state_dict(tensors, assign=True)
-        return prior.to(atoms.device).eval()
+        prior.load_state_dict({"axes": prior.axes, **found.tensors()}, assign=True)
+        return prior.to(images.images.device).eval()
 
-    def with_options(self, **options: Any) -> Self:
-        """The same map with another `noise`, `smoothing` or `correlation`; shares tensors, solves nothing again."""
-        unknown = sorted(set(options) - {"noise", "smoothing", "correlation"})
-        require(not unknown, "options", "noise, smoothing or correlation", unknown)
-        return self._with(**options)
+    @classmethod
+    def searched_options(cls) -> list[dict[str, Any]]:
+        """The seed's own noise, or part of it: what is left of the atom, and so copying, falls with ρ."""
+        return [{"correlation": rho} for rho in (0.6, 0.85, 1.0)]
+
+    @classmethod
+    def nearby_options(cls, options: Mapping[str, Any]) -> list[tuple[dict[str, Any], float]]:
+        """Other correlations; and smoothing, which copies less, so that sampling may start later in the process."""
+        given = cls.Options.make(options)
+        if given.noise != "coupled":
+            return []
+        other = [round(given.correlation + shift, 3) for shift in (-0.1, 0.1)]
+        near = [({**options, "correlation": rho}, 0.0) for rho in other if 0 < rho <= 1]
+        smoothed = {**options, "smoothing": 0.15}
+        return [*near, (smoothed, 0.0), (smoothed, 0.25)]
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> str:
+        """With its noise: "semidiscrete fresh"."""
+        return f"semidiscrete {options.get('noise') or 'coupled'}"
+
+    @classmethod
+    def reported_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All three of the start; the correlation of coupled noise only."""
+        chosen = cls.Options.make(options)
+        coupled = chosen.noise == "coupled"
+        return {
+            "noise": chosen.noise,
+            "smoothing": chosen.smoothing,
+            "correlation": chosen.correlation if coupled else None,
+        }
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
         return self._start_and_source(z, labels, fresh)[0]
@@ -286,7 +327,7 @@ class SemiDiscretePrior(Prior):
 
     def _map_of(self, label: int) -> tuple[BrenierPotential, Tensor]:
         """The potential of one class, over its atoms of positive weight, and their indices."""
-        return self._maps.of(label, self.atoms, self.potential, self.classes, self._seen)
+        return self._maps.find(label, self.atoms, self.potential, self.classes, self._seen)
 
     def _noise_of_atoms(self) -> Tensor:
         if self._frozen_noise is None or self._frozen_noise.device != self.atoms.device:
@@ -303,44 +344,95 @@ class SemiDiscretePrior(Prior):
         )
 
 
-def _check_options(noise: str, smoothing: float, correlation: float) -> None:
-    check_choice("noise", noise, NOISES)
-    good = isinstance(smoothing, int | float) and 0 <= smoothing < float("inf")
-    require(good, "smoothing", "a finite number >= 0", smoothing)
-    require(smoothing == 0 or noise != "frozen", "smoothing", "0 with noise='frozen'", smoothing)
-    in_range = isinstance(correlation, int | float) and 0 < correlation <= 1
-    require(in_range, "correlation", "in (0, 1]", correlation, "For 0 use noise='fresh'.")
-    require(correlation == 1 or noise == "coupled", "correlation", f"1 with noise={noise!r}", correlation)
+class _Maps:
+    """The map of each class, solved one after another.
+
+    Attributes:
+        potential: (N,), float64; −∞ for atoms that no seed is sent to.
+        scales: (K,) median τ of each class.
+        solutions: One a class that has images.
+        excess: By how large a share of W2² the worst of the maps along few axes is above the optimum at most.
+    """
+
+    def __init__(
+        self, options: SemiDiscreteOptions, atoms: Tensor, labels: Tensor | None, num_classes: int | None
+    ) -> None:
+        self.options, self.atoms = options, atoms
+        self.by_class = num_classes is not None
+        self.classes = torch.zeros(len(atoms), dtype=torch.int64) if labels is None else labels
+        self.potential = torch.full((len(atoms),), float("-inf"), dtype=torch.float64)
+        self.scales = torch.ones(num_classes or 1)
+        self.projection: Projection | None = None
+        self.solutions: list[Solution] = []
+        self.excess = 0.0
+
+    def solve(self, generator: torch.Generator, checkpoints: str | Path | None, **solver: Any) -> None:
+        """Solves all, from a generator and with what else `solve_semidiscrete` takes."""
+        options, weights = self.options, self.options.weights
+        whole, seen = None, self.atoms
+        if not self.by_class or weights is not None or options.rank is not None:
+            whole = DiscreteMeasure.build(self.atoms, weights)
+        if options.rank is not None:
+            assert whole is not None
+            self.projection = project(self.atoms, whole.given_weights(), options.rank)
+            seen = self.projection.apply(self.atoms)
+        present = self.classes.unique().tolist()
+        for label in present if weights is not None else ():
+            positive = bool((torch.as_tensor(weights).cpu()[self.classes == label] > 0).any())
+            require(positive, "weights", f"positive somewhere in class {label}", "all zero")
+        for label in present:
+            rows = torch.nonzero(self.classes == label).reshape(-1)
+            # (A selection is a copy, which atoms mapped from a file had better be spared.)
+            own = seen[rows] if self.by_class else seen
+            if own is self.atoms and weights is None:
+                assert whole is not None
+                measure = whole
+            else:
+                measure = DiscreteMeasure.build(own, None if weights is None else _mass(weights, rows))
+            solver["checkpoint"] = (
+                None if checkpoints is None else Path(checkpoints) / f"map-{label}.safetensors"
+            )
+            self._solve_class(label, rows, measure, generator, solver)
+
+    def _solve_class(
+        self,
+        label: int,
+        rows: Tensor,
+        measure: DiscreteMeasure,
+        generator: torch.Generator,
+        solver: dict[str, Any],
+    ) -> None:
+        """Solves the map onto a measure of the atoms in `rows`."""
+        chosen = {name: getattr(self.options, name) for name in ("tol", "max_draws", "throw", "precision")}
+        solution = solve_semidiscrete(measure, generator=generator, **chosen, **solver)
+        # A duplicate is never chosen, as ties go to the first; −∞ keeps it out of the softmax as well.
+        self.potential[rows[measure.index]] = solution.potential.cpu()[measure.index]
+        # (One atom alone has no scale, and needs none.)
+        self.scales[label] = float(natural_scale(measure.atoms, measure.weights).median()) or 1.0
+        self.solutions.append(solution)
+        if self.projection is not None:
+            own = self.atoms[rows[measure.index].to(self.atoms.device)]
+            offsets = solution.potential[measure.index]
+            share = excess_share(self.projection, own, measure.atoms, offsets, seed_from(generator))
+            self.excess = max(self.excess, share)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The prior's buffers; its axes only if they are few."""
+        found = {"atoms": self.atoms, "potential": self.potential, "classes": self.classes}
+        axes = {} if self.projection is None else {"axes": self.projection.axes}
+        return {**found, "scales": self.scales, **axes}
+
+    def projection_facts(self) -> dict[str, Any]:
+        """What solving along few axes keeps, and what it costs, as measured; {} along all."""
+        if self.projection is None:
+            return {}
+        return {"variance_kept": self.projection.variance_kept, "cost_excess_share": self.excess}
 
 
 def _mass(weights: Tensor, rows: Tensor) -> Tensor:
     """The masses of some atoms, rescaled to sum 1."""
     mass = torch.as_tensor(weights).double().cpu()[rows]
     return mass / mass.sum()
-
-
-def fit_facts(images: ImageSet, solutions: list[Solution]) -> dict[str, Any]:
-    """Where the images are from; the worst χ² over the classes' maps, and their summed effort."""
-    worst = max(solutions, key=lambda solution: solution.chi2.upper)
-    return {
-        "source": images.source,
-        "license": images.license,
-        "sha256": images.sha256,
-        "chi2": worst.chi2.value,
-        "chi2_upper": worst.chi2.upper,
-        "outcome": worst.outcome.value,
-        "method": worst.stats["method"],
-        "draws": sum(solution.stats["draws"] for solution in solutions),
-        "seconds": sum(solution.stats["seconds"] for solution in solutions),
-    }
-
-
-def _projection_facts(projection: Projection | None, excess: float) -> dict[str, Any]:
-    """What solving along few axes keeps, and costs: the share of W2² by which the worst of the maps is above the
-    optimum at most, as measured."""
-    if projection is None:
-        return {}
-    return {"variance_kept": projection.variance_kept, "cost_excess_share": excess}
 
 
 _CARD = """\

@@ -1,4 +1,4 @@
-"""A row of a comparison: where sampling starts, and how it goes on."""
+"""A start: where sampling begins, and how it goes on."""
 
 from __future__ import annotations
 
@@ -8,31 +8,33 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from otprior.diffusion.grids import SPACINGS
+from otprior.priors import PriorOptions, find_prior, prior_kinds
 
 # Our own grids are named "grid:log_snr" and so on, to tell them from a scheduler's spacing of that name.
 OWN_GRID = "grid:"
+# Options that had fields of their own in earlier settings files, with their defaults there.
+_FORMER_FIELDS = {"noise": None, "smoothing": 0.0, "correlation": 1.0}
 
 
 @dataclass(frozen=True)
 class StartSpec:
-    """One row of a comparison.
+    """A start of a comparison, a search or a settings file.
 
     Attributes:
-        prior: "none" (white noise at T), "identity", "gaussian", "mixture", "semidiscrete", "random_atom",
-            "boosted_atom", "mini_batch", "unsolved" (semidiscrete with a potential that no solver touched); or
-            "latents", which only `reproductions.dpm_ot` samples.
+        prior: The kind of prior, such as "semidiscrete"; "none" for white noise at T. Others than those of
+            `prior_kinds` can be named, too: studies sample them by samplers of their own.
         start_timestep: t*; T − 1 for "none".
         steps: Steps of the sampler, which for multistep samplers are its network evaluations.
         scheduler: Name of a diffusers scheduler class.
-        spacing: One of `starting.STOCK_SPACINGS`, or "grid:" and one of `grids.SPACINGS`.
-        noise: Of a semidiscrete prior: "coupled", "fresh" or "frozen"; of a mixture "coupled" (None) or "fresh".
-        smoothing: Of a semidiscrete prior, in units of τ.
-        correlation: Of a coupled start's noise with the seed's.
-        label: For people.
+        spacing: One of `STOCK_SPACINGS`, or "grid:" and one of `SPACINGS`.
+        label: What people are shown.
         conditional: Whether seed s gets class s modulo their number, from a prior fitted by class.
         guidance: Scale of classifier-free guidance; with any but 1 a step costs two evaluations.
         sampler: Config values of the scheduler, as (name, value) pairs.
-        options: Of the prior, where it has any beyond those above, as (name, value) pairs.
+        options: Those of the prior that are not at their defaults, as (name, value) pairs in alphabetical order.
+
+    Raises:
+        ValueError: If the prior does not have an option, or it must not have this value.
     """
 
     prior: str
@@ -40,19 +42,65 @@ class StartSpec:
     steps: int
     scheduler: str = "DPMSolverMultistepScheduler"
     spacing: str = OWN_GRID + SPACINGS[0]
-    noise: str | None = None
-    smoothing: float = 0.0
-    correlation: float = 1.0
     label: str = ""
     conditional: bool = False
     guidance: float = 1.0
     sampler: tuple[tuple[str, Any], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        given = dict(self.options)
+        declared = self._declared()
+        if declared is not None:
+            given = declared.make(given).changed()
+        object.__setattr__(self, "options", tuple(sorted(given.items())))
+
+    def _declared(self) -> type[PriorOptions] | None:
+        """The options that the prior declares; None where it is none of the known kinds."""
+        return find_prior(self.prior).Options if self.prior in prior_kinds() else None
+
+    def option(self, name: str, default: Any = None) -> Any:
+        """The value of an option of the prior, which may be its default; `default` if the prior has none such."""
+        given = dict(self.options)
+        if name in given:
+            return given[name]
+        declared = self._declared()
+        known = {} if declared is None else declared.declared()
+        return known[name].default if name in known else default
+
+    def with_options(self, **options: Any) -> Self:
+        """The start with some options of the prior changed."""
+        return replace(self, options=tuple((dict(self.options) | options).items()))
+
+    def with_prior(self, prior: str, **options: Any) -> Self:
+        """The start from another prior, with these options and no others."""
+        return replace(self, prior=prior, options=tuple(options.items()))
+
+    @property
+    def noise(self) -> str | None:
+        """The option "noise"; None if the prior has none."""
+        return self.option("noise")
+
+    @property
+    def smoothing(self) -> float:
+        """The option "smoothing"; 0 if the prior has none."""
+        return self.option("smoothing", 0.0)
+
+    @property
+    def correlation(self) -> float:
+        """The option "correlation"; 1 if the prior has none."""
+        return self.option("correlation", 1.0)
+
+    def reported_options(self) -> dict[str, Any]:
+        """The options as a report's row has them."""
+        if self._declared() is None:
+            return {"noise": self.noise}
+        return find_prior(self.prior).reported_options(dict(self.options))
+
     @property
     def key(self) -> str:
         """A file name for all that decides the images."""
-        text = json.dumps(differing(replace(self, label=""), _SINCE_FIRST), sort_keys=True)
+        text = json.dumps(replace(self, label="").to_json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -63,17 +111,21 @@ class StartSpec:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """The row that `to_json` wrote, in this version or an earlier one."""
-        pairs = {name: tuple(map(tuple, values.get(name, ()))) for name in ("sampler", "options")}
-        return cls(**{**values, **pairs})
+        """The start that `to_json` wrote, in this version or an earlier one."""
+        fields_now = {name: value for name, value in values.items() if name not in _FORMER_FIELDS}
+        former = {
+            name: values[name]
+            for name, default in _FORMER_FIELDS.items()
+            if values.get(name, default) != default
+        }
+        options = former | dict(values.get("options", {}))
+        sampler = tuple(map(tuple, values.get("sampler", ())))
+        return cls(**{**fields_now, "sampler": sampler, "options": tuple(options.items())})
 
     def to_json(self) -> dict[str, Any]:
-        """All fields but those added later that are at their default."""
-        return differing(self, _SINCE_FIRST)
-
-
-# Fields that the first work folders did not know: left out where they are at their default, so that those stay valid.
-_SINCE_FIRST = ("conditional", "guidance", "sampler", "options")
+        """All fields but those at their defaults that few starts use; `options` as an object."""
+        found = differing(self, ("conditional", "guidance", "sampler", "options"))
+        return found | ({"options": dict(self.options)} if self.options else {})
 
 
 def differing(value: Any, names: tuple[str, ...]) -> dict[str, Any]:

@@ -91,28 +91,27 @@ def _best_at(stages: Stages, solvers: dict[tuple[str, int], StartSpec], nfe: int
 
 def _rival(coupled: StartSpec, prior: str, direction: str) -> StartSpec:
     """A random training image with fresh noise, and all else as the coupled start has it."""
-    options = (("direction", direction),) if direction else ()
-    # What is left of the coupling's mean where part of the noise is drawn anew.
-    correlation = coupled.correlation if direction else 1.0
-    return replace(coupled, prior=prior, noise=None, smoothing=0.0, correlation=correlation, options=options)
+    if not direction:
+        return coupled.with_prior(prior)
+    # (ρ: what is left of the coupling's mean where part of the noise is drawn anew.)
+    return coupled.with_prior(prior, direction=direction, correlation=coupled.correlation)
 
 
 def _same_start(coupled: StartSpec) -> list[StartSpec]:
     """The other priors at the coupled start's t*, and couplings that no solver made."""
     t = coupled.start_timestep
-    same = replace(coupled, smoothing=0.0, correlation=1.0)
 
-    def start(label: str, **changes: Any) -> StartSpec:
-        return replace(same, label=f"{label}, t* = {t:g}, {coupled.steps}", **changes)
+    def start(label: str, prior: str, **options: Any) -> StartSpec:
+        return replace(coupled.with_prior(prior, **options), label=f"{label}, t* = {t:g}, {coupled.steps}")
 
     return [
-        start("coupled, all of the seed's noise, no smoothing"),
-        start("gaussian", prior="gaussian", noise=None),
-        start("identity", prior="identity", noise=None),
-        start("frozen (DPM-OT's map)", noise="frozen"),
-        start("potential of independent scores", prior="unsolved", options=(("potential", "independent"),)),
-        start("potential zero", prior="unsolved", options=(("potential", "zero"),)),
-        start("mini-batch transport, 125", prior="mini_batch", noise=None),
+        start("coupled, all of the seed's noise, no smoothing", coupled.prior),
+        start("gaussian", "gaussian"),
+        start("identity", "identity"),
+        start("frozen (DPM-OT's map)", coupled.prior, noise="frozen"),
+        start("potential of independent scores", "unsolved", potential="independent"),
+        start("potential zero", "unsolved", potential="zero"),
+        start("mini-batch transport, 125", "mini_batch"),
     ]
 
 

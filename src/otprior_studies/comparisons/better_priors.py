@@ -47,20 +47,21 @@ def run(request: Request) -> dict[str, Part]:
 
 def candidates(coupled: StartSpec, atoms: int) -> dict[str, list[StartSpec]]:
     """The settings at which each kind of start is tried on so many atoms, by its name."""
-    same = replace(coupled, noise=None, smoothing=0.0, correlation=1.0)
+    same = coupled.with_prior("gaussian")
 
     def gaussian(timestep: int) -> StartSpec:
-        return replace(same, prior="gaussian", start_timestep=timestep, label=f"gaussian, t* = {timestep}")
+        return replace(same, start_timestep=timestep, label=f"gaussian, t* = {timestep}")
 
     def smoothed(timestep: int, smoothing: float) -> StartSpec:
-        start = replace(coupled, start_timestep=timestep, smoothing=smoothing, correlation=0.85)
-        return replace(start, label=f"smoothed, t* = {timestep}, ε = {smoothing:g} τ, ρ = 0.85")
+        start = coupled.with_options(smoothing=smoothing, correlation=0.85)
+        label = f"smoothed, t* = {timestep}, ε = {smoothing:g} τ, ρ = 0.85"
+        return replace(start, start_timestep=timestep, label=label)
 
-    def mixture(timestep: int, images: int, rank: int, noise: str | None = None) -> StartSpec:
-        options = (("components", atoms // images), ("rank", rank))
-        start = replace(same, prior="mixture", noise=noise, start_timestep=timestep, options=options)
-        name = "mixture" if noise is None else f"mixture with {noise} noise"
-        return replace(start, label=f"{name}, t* = {timestep}, {atoms // images} components of rank {rank}")
+    def mixture(timestep: int, images: int, rank: int, noise: str = "coupled") -> StartSpec:
+        start = same.with_prior("mixture", noise=noise, components=atoms // images, rank=rank)
+        name = "mixture" if noise == "coupled" else f"mixture with {noise} noise"
+        label = f"{name}, t* = {timestep}, {atoms // images} components of rank {rank}"
+        return replace(start, start_timestep=timestep, label=label)
 
     return {
         "gaussian": [gaussian(t) for t in (475, 525, 600, 700)],

@@ -86,9 +86,11 @@ def best_spacings(
 
 def best_coupled(stages: Stages, steps: int, **changes: Any) -> StartSpec:
     """The best coupled start in so many steps, on the atoms that `changes` (fields of a `Comparison`) say."""
-    plain = StartSpec("semidiscrete", 0, steps, UNIPC, OWN_GRID + "log_snr", noise="coupled")
+    plain = StartSpec("semidiscrete", 0, steps, UNIPC, OWN_GRID + "log_snr")
     starts = [
-        start for rho in CORRELATIONS for start in at_each(replace(plain, correlation=rho), "coupled", STARTS)
+        start
+        for rho in CORRELATIONS
+        for start in at_each(plain.with_options(correlation=rho), "coupled", STARTS)
     ]
     # The settings beside the bundled network were chosen among more.
     known = settings_rows().get(f"coupled_{steps}")

@@ -72,7 +72,7 @@ def run(request: Request) -> dict[str, Part]:
 
 def _coupled(plain: StartSpec) -> list[StartSpec]:
     starts = [
-        replace(plain, prior="semidiscrete", noise="coupled", start_timestep=t, correlation=rho)
+        replace(plain.with_prior("semidiscrete", correlation=rho), start_timestep=t)
         for t in STARTS
         for rho in CORRELATIONS
     ]

@@ -11,7 +11,6 @@ For N(0, I) at T, solver and spacing are chosen.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.study import Part, Request
@@ -43,13 +42,13 @@ EVALUATIONS = (1, 2, 3, 4, 5, 8, 10, 20)
 HEADLINE = 5
 SPACINGS = ("trailing", "karras", OWN_GRID + "time", OWN_GRID + "log_snr")
 WHITE = (Solver("DPM++2M", "DPMSolverMultistepScheduler", SPACINGS), Solver("UniPC", UNIPC, SPACINGS))
-# The other priors, with their noise, and where each is looked for: up to where it is worse again, or to the end.
-STARTS = {
-    "frozen (DPM-OT's map)": ("semidiscrete", "frozen", (250, 350, 425, 500, 600)),
-    "gaussian": ("gaussian", None, (400, 500, 600, 700, 800, 900)),
-    "mixture": ("mixture", None, MIXTURE_STARTS),
-    "identity": ("identity", None, (600, 700, 800, 900, 950)),
-    "random image + fresh noise": ("random_atom", None, RANDOM_STARTS),
+# The other priors, with their options, and where each is looked for: up to where it is worse again, or to the end.
+STARTS: dict[str, tuple[str, dict[str, str], tuple[int, ...]]] = {
+    "frozen (DPM-OT's map)": ("semidiscrete", {"noise": "frozen"}, (250, 350, 425, 500, 600)),
+    "gaussian": ("gaussian", {}, (400, 500, 600, 700, 800, 900)),
+    "mixture": ("mixture", {}, MIXTURE_STARTS),
+    "identity": ("identity", {}, (600, 700, 800, 900, 950)),
+    "random image + fresh noise": ("random_atom", {}, RANDOM_STARTS),
 }
 
 
@@ -78,9 +77,9 @@ def _evaluations(stages: Stages) -> ComparisonResult:
         plain = StartSpec("none", LAST, nfe, UNIPC, OWN_GRID + "log_snr")
         starts += [white[solver.name, nfe] for solver in WHITE]
         starts.append(best_coupled(stages, nfe))
-        for name, (prior, noise, timesteps) in STARTS.items():
-            candidates = at_each(replace(plain, prior=prior, noise=noise), name, timesteps)
-            starts.append(stages.best(f"choosing {nfe} {noise or prior}", candidates))
+        for name, (prior, options, timesteps) in STARTS.items():
+            candidates = at_each(plain.with_prior(prior, **options), name, timesteps)
+            starts.append(stages.best(f"choosing {nfe} {options.get('noise', prior)}", candidates))
     result = stages.run("evaluations", [*starts, FULL_SAMPLER], flow=FULL_SAMPLER)
     rows = result.report.rows
     return result.with_report(

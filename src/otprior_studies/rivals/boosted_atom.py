@@ -16,12 +16,17 @@ coupling is worth beyond a stronger signal. m_i is estimated from draws, in one 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Self
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from otprior.priors.base import Prior
+from otprior.priors.options import PriorOptions, option
 from otprior.priors.random_atom import RandomAtomPrior
 from otprior.priors.semidiscrete import SemiDiscretePrior
 from otprior.utils.random import normal_block
@@ -30,6 +35,20 @@ from otprior.utils.validation import check_choice, require
 DIRECTIONS = ("atom", "mean")
 DRAWS_PER_BLOCK, BLOCKS = 2048, 8
 NO_VARIANCE = 1e-9  # relative to the largest
+
+
+@dataclass(frozen=True)
+class BoostedOptions(PriorOptions):
+    """What can be chosen about a boosted random atom."""
+
+    direction: str = option(
+        "atom", "Form in which cell means are estimated.", choices=DIRECTIONS, of_start=True
+    )
+    correlation: float = option(
+        1.0,
+        "Correlation ρ of the coupled start's noise with the seed's, which scales the means.",
+        of_start=True,
+    )
 
 
 class BoostedAtomPrior(RandomAtomPrior):
@@ -46,6 +65,8 @@ class BoostedAtomPrior(RandomAtomPrior):
     """
 
     kind = "boosted_atom"
+    Options = BoostedOptions
+    made_from = "semidiscrete"
     means: Tensor  # (N, d)
 
     @register_to_config
@@ -61,7 +82,9 @@ class BoostedAtomPrior(RandomAtomPrior):
         self.register_buffer("means", torch.zeros(num_atoms, self.dim))
 
     @classmethod
-    def of(cls, prior: SemiDiscretePrior, timestep: float, means: Tensor | None = None) -> Self:
+    def of(  # type: ignore[override]
+        cls, prior: SemiDiscretePrior, timestep: float, means: Tensor | None = None
+    ) -> Self:
         """The rival of a semidiscrete prior, on the same atoms.
 
         Arguments:
@@ -74,7 +97,7 @@ class BoostedAtomPrior(RandomAtomPrior):
         return rival
 
     @classmethod
-    def fit(cls, *_: Any, **__: Any) -> Self:
+    def fit(cls, *args: Any, **options: Any) -> Self:
         """Not possible: the means are those of a semidiscrete prior's cells.
 
         Raises:
@@ -84,11 +107,28 @@ class BoostedAtomPrior(RandomAtomPrior):
             "a BoostedAtomPrior is not fitted to data: BoostedAtomPrior.of(prior, timestep) makes it"
         )
 
+    @classmethod
+    def derive(cls, fitted: Prior, timestep: float, options: Mapping[str, Any]) -> Self:
+        """`of` a semidiscrete prior, its cell means computed once and scaled by ρ."""
+        assert isinstance(fitted, SemiDiscretePrior)
+        chosen = BoostedOptions.make(options)
+        return cls.of(fitted, timestep, chosen.correlation * _known_means(fitted, chosen.direction))
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> str:
+        """What it is."""
+        return "random image + noise, boosted"
+
     def _start_and_source(
         self, z: Tensor, labels: Tensor | None, fresh: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         start, source = super()._start_and_source(z, labels, fresh)
         return start + self.sigma * self.means[source], source
+
+
+@lru_cache(maxsize=4)
+def _known_means(prior: SemiDiscretePrior, direction: str) -> Tensor:
+    return cell_means(prior, direction)
 
 
 def cell_means(prior: SemiDiscretePrior, direction: str = "atom") -> Tensor:

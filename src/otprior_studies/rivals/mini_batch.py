@@ -4,8 +4,8 @@ A batch of B seeds and B random training images are paired by the exact assignme
 α y + σ z, as that of the coupled prior. With B → ∞ it is the coupled start. At any B it is a coupling whose noise leans
 towards its atom, less so the smaller B is.
 
-A start depends on its mini-batch here, and so on the batch that it is computed in: the one prior that is no function
-of its row.
+A start depends on its mini-batch here, and so on the batch that it is computed in. A prior's start has to be a function
+of its row, which this is not: it is made for studies, from random atoms, and never saved.
 
 References:
     Tong et al., Improving and generalizing flow-based generative models with minibatch optimal transport (2023),
@@ -14,22 +14,39 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Self
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from otprior.priors.base import Prior
 from otprior.priors.random_atom import RandomAtomPrior
 
 
 class MiniBatchPrior(RandomAtomPrior):
     """T(z) = α y_{i(z)} + σ z, the atoms of `RandomAtomPrior` paired anew within the rows of one call.
 
-    Build it with `of` (or `fit`).
+    Build it with `of`.
     """
 
     kind = "mini_batch"
-
+    made_from = "random_atom"
+    loadable = False
     needs_fresh = False
+
+    @classmethod
+    def derive(cls, fitted: Prior, timestep: float, options: Mapping[str, Any]) -> Self:
+        """`of` a random atom's prior."""
+        assert isinstance(fitted, RandomAtomPrior)
+        cls.Options.make(options)
+        return cls.of(fitted, timestep)
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> str:
+        """What it is."""
+        return "mini-batch transport"
 
     def _source(self, z: Tensor, labels: Tensor | None) -> Tensor:
         source = super()._source(z, labels)

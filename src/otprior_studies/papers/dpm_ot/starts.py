@@ -105,7 +105,7 @@ class Starts:
         if MIDDLE in self.larger:
             middle = self.coarse(MIDDLE)
             label = f"{middle.label}, no map: any latent"
-            starts.append(replace(_with(middle, rule="random"), label=label))
+            starts.append(replace(middle.with_options(rule="random"), label=label))
         for sigma in self.larger:
             starts += self._library(sigma)
         return starts
@@ -119,7 +119,7 @@ class Starts:
             self._mapped(self.published(), few), label="N(0, I), solved map, the code's chain"
         )
         plain = replace(self._mapped(described, theirs), label="as the code: cube, Adam, topk = 1")
-        kept = _with(plain, rule="batch", topk=chosen.topk, threshold=chosen.batch_threshold)
+        kept = plain.with_options(rule="batch", topk=chosen.topk, threshold=chosen.batch_threshold)
         label = f"as the code: topk = {chosen.topk}, rescaled angle ≤ {chosen.batch_threshold:g}"
         return [described, plain, replace(kept, label=label)]
 
@@ -159,7 +159,7 @@ class Starts:
 
     def filtered(self, start: StartSpec, threshold: float) -> StartSpec:
         """A start whose draws pass the filter."""
-        kept = _with(start, rule="angle", topk=self.settings.topk, threshold=threshold)
+        kept = start.with_options(rule="angle", topk=self.settings.topk, threshold=threshold)
         return replace(kept, label=f"{start.label}, angle ≤ {threshold:g}")
 
     def timestep(self, sigma: float) -> float:
@@ -184,20 +184,20 @@ class Starts:
 
     def _latents(self, sigma: float, chain: dict[str, Any], label: str) -> StartSpec:
         time, steps = round(self.timestep(sigma), 1), chain["count"] * chain["steps"] + 1
-        start = StartSpec("latents", time, steps, SAMPLER, "", noise="frozen", label=label)
-        start = _with(start, rule="map", end=self.settings.sigma_end, **chain)
+        start = StartSpec("latents", time, steps, SAMPLER, "", label=label)
+        start = start.with_options(noise="frozen", rule="map", end=self.settings.sigma_end, **chain)
         return self._mapped(start, MapSpec(sigma, self.settings.atoms, self.settings.tol))
 
     def _mapped(self, start: StartSpec, spec: MapSpec) -> StartSpec:
         self.maps[spec.name] = spec
-        return _with(start, map=spec.name)
+        return start.with_options(map=spec.name)
 
     def _white(self) -> StartSpec:
         begin = self.settings.sigma_begin
         options = self._coarse_chain(begin) | {"end": self.settings.sigma_end}
         label = f"N(0, I) at σ = {begin:g}, coarse Langevin"
         time = round(self.timestep(begin), 1)
-        return _with(StartSpec("none", time, self.evaluations, SAMPLER, "", label=label), **options)
+        return StartSpec("none", time, self.evaluations, SAMPLER, "", label=label).with_options(**options)
 
     def _stock(self, scheduler: str, name: str) -> StartSpec:
         last = int(self.schedule.timestep_range[1])
@@ -209,14 +209,14 @@ class Starts:
     def _library(self, sigma: float) -> list[StartSpec]:
         """Starts of this library at the noise of a level, by a solver without noise of its own."""
         t = round(self.timestep(sigma))
-        start = StartSpec("semidiscrete", t, self.evaluations, DPM, noise="frozen")
-        starts = [replace(start, label=f"frozen, t* = {t} (σ = {sigma:g}), DPM++2M")]
+        start = StartSpec("semidiscrete", t, self.evaluations, DPM)
+        starts = [
+            replace(start.with_options(noise="frozen"), label=f"frozen, t* = {t} (σ = {sigma:g}), DPM++2M")
+        ]
         if sigma == MIDDLE:
             starts += [
-                replace(start, noise="coupled", label=f"coupled, t* = {t}"),
-                replace(
-                    start, prior="random_atom", noise=None, label=f"random image + fresh noise, t* = {t}"
-                ),
+                replace(start, label=f"coupled, t* = {t}"),
+                replace(start, prior="random_atom", label=f"random image + fresh noise, t* = {t}"),
             ]
         return starts
 
@@ -224,8 +224,3 @@ class Starts:
 def _log_snr(sigma: float) -> float:
     """Of a level for pixels in [0, 1]: −2 ln(2 σ) for pixels in [−1, 1]."""
     return -2 * math.log(2 * sigma)
-
-
-def _with(start: StartSpec, **options: Any) -> StartSpec:
-    """The start with further options, or others."""
-    return replace(start, options=tuple(sorted((dict(start.options) | options).items())))

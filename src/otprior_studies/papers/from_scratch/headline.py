@@ -42,7 +42,7 @@ def measured_headline(stages: Stages) -> ComparisonResult:
         "none_10": _white(stages, 10),
     }
     coupled = starts["coupled_5"]
-    plain = replace(coupled, noise=None, smoothing=0.0, correlation=1.0)
+    plain = coupled.with_prior(coupled.prior)
     gaussian = replace(plain, prior="gaussian")
     gaussian = replace(gaussian, label=f"gaussian, t* = {coupled.start_timestep:g}, {coupled.steps}")
     random = replace(plain, prior="random_atom")

@@ -96,7 +96,8 @@ def _place(
     suffix = ", by class" if conditional else ""
     made = []
     for name, prior, noise in starts:
-        spec = StartSpec(prior, timestep, 1, DPM, spacing, noise=noise, conditional=conditional)
+        options = {} if noise is None else {"noise": noise}
+        spec = StartSpec(prior, timestep, 1, DPM, spacing, conditional=conditional).with_options(**options)
         specs = tuple(
             replace(spec, steps=count, label=f"{schedule}: {name} at {where}{suffix}, {count}")
             for count in counts

@@ -1,8 +1,7 @@
-"""Rows of a comparison: their keys name work folders and must not drift; settings files hold them."""
+"""Starts of a comparison: their options, the keys that name work folders, and the settings files that hold them."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,25 +13,37 @@ from otprior.data import bundled
 from otprior.sampling.settings import read_settings, row_of_steps, write_settings
 from otprior.sampling.start_spec import StartSpec
 
-ROW = StartSpec("semidiscrete", 525, 5, noise="coupled", smoothing=0.15, correlation=0.85, label="a")
+OPTIONS = (("smoothing", 0.15), ("correlation", 0.85), ("noise", "coupled"))
+ROW = StartSpec("semidiscrete", 525, 5, label="a", options=OPTIONS)
 
 
-def test_the_key_is_that_of_the_first_work_folders() -> None:
-    """Fields that came later do not change the key of a row that leaves them at their default."""
-    first = {
-        "prior": "semidiscrete",
-        "start_timestep": 525,
-        "steps": 5,
-        "scheduler": "DPMSolverMultistepScheduler",
-        "spacing": "grid:log_snr",
-        "noise": "coupled",
-        "smoothing": 0.15,
-        "correlation": 0.85,
-        "label": "",
-    }
-    expected = hashlib.sha256(json.dumps(first, sort_keys=True).encode()).hexdigest()[:16]
-    assert ROW.key == expected
-    assert replace(ROW, label="another").key == expected
+def test_options_are_those_of_the_prior_that_are_not_at_their_defaults() -> None:
+    assert ROW.options == (("correlation", 0.85), ("smoothing", 0.15))
+    assert (ROW.noise, ROW.smoothing, ROW.correlation) == ("coupled", 0.15, 0.85)
+    assert ROW.with_options(correlation=1.0, smoothing=0.0) == replace(ROW, options=())
+    gaussian = ROW.with_prior("gaussian", rank=20)
+    assert (gaussian.options, gaussian.noise, gaussian.correlation) == ((("rank", 20),), None, 1.0)
+
+
+def test_options_that_the_prior_does_not_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="options must be among rank; got noise"):
+        ROW.with_prior("gaussian", noise="fresh")
+    with pytest.raises(ValueError, match=r"correlation must be in \(0, 1\]; got 2"):
+        ROW.with_options(correlation=2)
+    with pytest.raises(ValueError, match="smoothing must be 0 with noise='frozen'"):
+        ROW.with_options(correlation=1.0, noise="frozen")
+
+
+def test_the_key_is_that_of_what_decides_the_images() -> None:
+    assert replace(ROW, label="another").key == ROW.key
+    assert ROW.with_options(noise="coupled").key == ROW.key
+
+
+def test_earlier_settings_had_fields_for_three_options() -> None:
+    earlier = {"prior": "semidiscrete", "start_timestep": 525, "steps": 5, "noise": "coupled", "label": "a"}
+    assert StartSpec.from_json(earlier | {"smoothing": 0.15, "correlation": 0.85}) == ROW
+    mixture = earlier | {"prior": "mixture", "noise": None, "smoothing": 0.0, "correlation": 1.0}
+    assert StartSpec.from_json(mixture | {"options": [["components", 9]]}).options == (("components", 9),)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +52,7 @@ def test_the_key_is_that_of_the_first_work_folders() -> None:
         {"conditional": True},
         {"guidance": 2.0},
         {"sampler": (("algorithm_type", "sde-dpmsolver++"),)},
-        {"options": (("direction", "atom"),)},
+        {"options": (("noise", "fresh"),)},
         {"start_timestep": 500},
     ],
 )

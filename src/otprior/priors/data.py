@@ -1,0 +1,76 @@
+"""What `fit` of every prior begins with: its arguments checked, its images by class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otprior.data.images import ImageSet, check_images, check_labels
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.utils.validation import require
+
+
+def as_schedule(schedule: Any) -> NoiseSchedule:
+    """A `NoiseSchedule`, from one or from a diffusers scheduler."""
+    return schedule if isinstance(schedule, NoiseSchedule) else NoiseSchedule.from_scheduler(schedule)
+
+
+def read_data(
+    data: ImageSet | Tensor | Any,
+    labels: Any = None,
+    value_range: Any = "auto",
+    num_classes: int | None = None,
+) -> tuple[ImageSet, int | None]:
+    """Checks the images that a prior is fitted to.
+
+    Labels are an argument of their own: an `ImageSet` that happens to be labelled makes no prior conditional.
+
+    Arguments:
+        data: An `ImageSet`, or (N, C, H, W) as uint8, or as floats in `value_range`.
+        labels: Class labels, (N,), or None.
+        value_range: See `otprior.data.images.check_images`; None for latents.
+        num_classes: Number of classes; by default the largest label + 1.
+
+    Returns:
+        The images in [-1, 1], with the labels, and the number of classes (None without labels).
+
+    Raises:
+        ValueError: On NaN, a wrong shape or range, or labels that do not fit.
+    """
+    if isinstance(data, ImageSet):
+        rule = 'left at "auto" with an ImageSet, whose pixels are in [-1, 1] already'
+        require(value_range in ("auto", None), "value_range", rule, value_range)
+        images = data
+    else:
+        images = ImageSet(check_images(data, value_range=value_range))
+    if labels is None:
+        return ImageSet(images.images, None, images.name, images.source, images.license), None
+    values = check_labels(labels, len(images), num_classes).cpu()
+    count = num_classes if num_classes is not None else int(values.max()) + 1
+    return ImageSet(images.images, values, images.name, images.source, images.license), count
+
+
+def images_by_class(images: ImageSet, num_classes: int | None) -> Iterator[tuple[int, Tensor]]:
+    """Pairs (class, its images as flat rows), of two or more each; all images as class 0 without labels.
+
+    Raises:
+        ValueError: Before the first pair, if any class has fewer than two images.
+    """
+    flat = images.images.flatten(1)
+    sizes = [len(flat)]
+    if images.labels is not None:
+        sizes = torch.bincount(images.labels, minlength=num_classes or 0).tolist()
+    for label, size in enumerate(sizes):
+        require(size >= 2, "data", f"at least two images for class {label}", size)
+    for label in range(len(sizes)):
+        yield label, flat if images.labels is None else flat[(images.labels == label).to(flat.device)]
+
+
+def rows_by_class(labels: Tensor | None) -> list[tuple[int, Tensor | slice]]:
+    """Pairs (class, its rows) of a batch; all rows as class 0 without labels."""
+    if labels is None:
+        return [(0, slice(None))]
+    return [(label, torch.nonzero(labels == label).reshape(-1)) for label in labels.unique().tolist()]

@@ -1,0 +1,68 @@
+"""Finding the class of a prior: by its `kind`, which options and reports name, or by its class's name, as folders do.
+
+Known are the classes that were imported, and those that a package registers as entry points of the group
+`otprior.priors`, which are imported when they are asked for:
+
+    [project.entry-points."otprior.priors"]
+    mean = "my_package.mean:MeanPrior"
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from otprior.utils.plugins import PRIORS, find_plugin, plugins
+from otprior.utils.validation import invalid, require
+
+if TYPE_CHECKING:
+    from otprior.priors.base import Prior
+
+# By module and name: a class that is defined again, as in a notebook, replaces its former self.
+_imported: dict[tuple[str, str], type[Prior]] = {}
+
+
+def register(prior_class: type[Prior], module: str) -> None:
+    """Makes a class known under its `kind` and its name."""
+    _imported[module, prior_class.__qualname__] = prior_class
+
+
+def find_prior(kind: str) -> type[Prior]:
+    """The class of the priors of a kind.
+
+    Raises:
+        ValueError: If there is none, or more than one.
+    """
+    registered = find_plugin(PRIORS, kind)
+    if registered is not None:
+        found: type[Prior] = registered.load()
+        rule = f"the kind of the class that is registered under this name, {registered.value}"
+        require(found.kind == kind, "kind", rule, repr(found.kind))
+        return found
+    found_here = _only([each for each in _imported.values() if each.kind == kind], f"prior {kind!r}")
+    if found_here is None:
+        raise invalid("prior", "one of " + ", ".join(prior_kinds()), repr(kind))
+    return found_here
+
+
+def find_class(name: str) -> type[Prior] | None:
+    """The class of this name, whose priors can be loaded; None if there is none.
+
+    Raises:
+        ValueError: If there is more than one.
+    """
+    for entry in plugins(PRIORS):
+        if entry.attr == name:
+            entry.load()
+    loadable = [each for each in _imported.values() if each.__name__ == name and each.loadable]
+    return _only(loadable, f"class {name}")
+
+
+def prior_kinds() -> list[str]:
+    """The kinds of priors that are known, in alphabetical order."""
+    return sorted({entry.name for entry in plugins(PRIORS)} | {each.kind for each in _imported.values()})
+
+
+def _only(found: list[type[Prior]], what: str) -> type[Prior] | None:
+    places = " and ".join(sorted(module for (module, _), each in _imported.items() if each in found))
+    require(len(found) < 2, what, "defined in one module", places, "Rename one of them.")
+    return found[0] if found else None
