@@ -130,6 +130,8 @@ def test_architecture_draws_the_floors_of_the_contract() -> None:
     assert {room for arrow in drawn for room in arrow} == floor.keys()
     for above, below in drawn:
         assert floor[above] > floor[below], f"{above} --> {below}"
+        sources = (path.read_text(encoding="utf-8") for path in (ROOT / "src/otprior" / above).rglob("*.py"))
+        assert any(f"from otprior.{below}" in source for source in sources), f"{above} --> {below}"
 
 
 def test_names_in_the_glossary_exist() -> None:
