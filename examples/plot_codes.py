@@ -1,13 +1,13 @@
 r"""
-What codes are good for: paths, neighbours, swaps
-=================================================
+Uses of codes: paths, neighbours, swaps
+=======================================
 
-The code of an image is the seed noise from which the network makes it. Between two codes there is a *path*, and every
-code on it is an image; codes that are near by angle belong to images that are alike; and a code can be decoded as
-another class than it was encoded as, keeping what the image has in common with others of that layout.
+The code of an image is the seed noise from which the network makes it. A *path* between two codes is a path of images;
+codes at a small angle belong to similar images; and a code can be decoded with another class label than it was encoded
+with, which keeps the layout of the image.
 
-The straight path leaves the shell where normal draws of so many dimensions lie, and its middle comes out too smooth;
-the spherical one stays on it. Between two *sets* of codes the straight path to each code's partner in the best pairing
+The straight path leaves the shell on which normal draws of so many dimensions lie, and its middle is too smooth; the
+spherical path stays on the shell. Between two *sets* of codes the straight path to each code's partner in the best pairing
 is the displacement interpolation of optimal transport; partners are nearer, though in 784 dimensions not by much.
 """
 
@@ -27,8 +27,8 @@ FROM, TO, COUNT, STEPS = 7, 9, 8, 8
 OTHERS = 40
 
 # %%
-# Images of two classes and some of all, which no network has seen, and their codes: Runge-Kutta in 12 steps, 48
-# evaluations an image, told no class.
+# Held-out images of two classes and of all classes, and their codes without a class label: Runge-Kutta in 12 steps, 48
+# evaluations for each image.
 
 pipe = bundled.load_pipeline()
 pipe.unet.eval().requires_grad_(False)
@@ -40,7 +40,7 @@ images = torch.cat([*sets, held_out.images[-OTHERS:]])
 
 
 def no_class(count):
-    """What the network is told of images of no class."""
+    """Class labels that mean no class."""
     return torch.full((count,), bundled.null_class_label())
 
 

@@ -1,15 +1,15 @@
 r"""
-How wrong is a start, and what does theory say that it costs?
-=============================================================
+How wrong is a start, and what does that cost in samples?
+=========================================================
 
-Left: W2 between the latents of four points, the corners of a square, and two starts, at every t*. It is not computed
-but enclosed: from below by Gelbrich's bound and exact marginals, from above by couplings, of which that of the data's
-own probability flow is the tightest. (Corners are a product law along the axes, so here the lower end is the error.)
+Left: W2 between the latents of four points, the corners of a square, and two starts, at every t*. The figure shows an
+interval: from below Gelbrich's bound and exact marginals, from above couplings, of which that of the data's own
+probability flow is the tightest. (Corners are a product law along the axes, so here the lower end is the error.)
 
-Right: what becomes of the error of white noise in samples of the exact flow, measured as the root mean square distance
-of coupled pairs, beside the analytic bound I(t*) W2. For Gaussian data of the same covariance the bound is what
-happens, along the widest axis. For points it says nothing: it is about x midway between two of them, where the flow
-tears neighbours apart, and hardly any x is there.
+Right: the error of white noise in samples of the exact flow, measured as the root mean square distance of coupled
+pairs, and the analytic bound I(t*) W2. For Gaussian data of the same covariance the bound is reached along the widest
+axis. For points it is useless: it is determined by x midway between two points, where the flow separates neighbours,
+and hardly any x is there.
 """
 
 import math
@@ -30,10 +30,10 @@ betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 schedule = NoiseSchedule.vp(torch.cumprod(1 - betas, dim=0))
 times = [*range(100, 1000, 100), 999]
 moments = {t: Scales.at(schedule, t) for t in times}
-end = 10  # where samples are looked at: a little noise is left, so that the growth is finite
+end = 10  # timestep of the samples: a little noise is left, so that the growth is finite
 
 # %%
-# The data, and one pass of their own flow, which couples p_t at all ten timesteps with seeds.
+# The data, and one pass of their own flow, which couples p_t at all ten timesteps with codes.
 
 points = torch.cartesian_prod(*[torch.tensor([-2.0, 2.0], dtype=torch.float64)] * 2)
 target = Target.of(points)
@@ -58,7 +58,7 @@ left.set(yscale="log", ylim=(1e-7, 10), xlabel="t*", ylabel="W2 to the latents' 
 left.legend()
 
 # %%
-# Samples: both members of each pair are carried by the exact flow to the end, for the points and for a Gaussian.
+# Samples: the exact flow carries both members of each pair to the end, for the points and for a Gaussian.
 
 
 def measured(denoiser, x, starts, scales):
@@ -86,14 +86,8 @@ for name, (denoiser, gain, colour) in cases.items():
     if bounds[0] < 12:
         right.plot(times, bounds, color=colour, linewidth=6, alpha=0.3, label=f"{name}: bound")
     else:
-        right.plot(
-            [],
-            [],
-            color=colour,
-            linewidth=6,
-            alpha=0.3,
-            label=f"{name}: bound, above $10^{{{min(bounds):.0f}}}$",
-        )
+        label = f"{name}: bound, above $10^{{{min(bounds):.0f}}}$"
+        right.plot([], [], color=colour, linewidth=6, alpha=0.3, label=label)
     print(f"{name}, t* = 500: measured {costs[4]:.4g}, bound 10^{bounds[4]:.4g}")
 right.set(xlabel="t*", ylabel="log₁₀ of the distance of samples", ylim=(-6, 2))
 right.legend()

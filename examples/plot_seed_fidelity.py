@@ -28,7 +28,7 @@ STEPS, FINE_STEPS, SEEDS = 5, 30, range(24)
 STARTS = (800, 650, 500, 350)
 
 # %%
-# Priors on 1,000 of the bundled images. A fitted map does not depend on t*: ``at`` moves it, and solves nothing again.
+# Priors fitted to 1,000 of the bundled images. A fitted map does not depend on t*: ``at`` moves it without a new solve.
 
 atoms = bundled.atoms().select(slice(0, None, 10))
 pipe = OTPriorPipeline.from_pretrained(bundled.pipeline_path(), null_class_label=bundled.null_class_label())

@@ -3,12 +3,12 @@ Starting at t*
 ==============
 
 A diffusion model need not start from white noise at the last timestep T. This example starts the bundled network of
-Fashion-MNIST at t* = 500 from four priors, on the same seeds, in five network evaluations each, and puts them beside
+Fashion-MNIST at t* = 500 from four priors, on the same seeds, in five network evaluations each, and compares them with
 five evaluations from T.
 
 A prior is a map from seed noise z ~ N(0, I) to a start at t*, where latents are α x_0 + σ ε:
 
-- *identity*: z itself, as if no image were left at t*;
+- *identity*: z itself, as if no signal were left at t*;
 - *gaussian*: α μ + (α² Σ + σ² I)^½ z, with mean and covariance of the data;
 - *random image + noise*: α y + σ ε, a training image y at random;
 - *semidiscrete, coupled*: α y(z) + σ z, the training image that optimal transport assigns to z, and z as its noise.
@@ -35,7 +35,7 @@ atoms = bundled.atoms().select(slice(0, None, 10))  # 1,000 of the 10,000, to be
 # Fitting
 # -------
 # A prior needs the noise schedule and clean images; the network is not involved. The tolerance is on χ², the mean
-# squared relative error of the cells' masses: 0.2 is coarse (0.05 is the default) and takes a moment.
+# squared relative error of the cells' masses: 0.2 is coarse (0.05 is the default) and fast.
 
 scheduler = bundled.load_scheduler()
 semidiscrete = SemiDiscretePrior.fit(atoms, scheduler, T_STAR, tol=0.2)
