@@ -7,8 +7,9 @@ codes at a small angle belong to similar images; and a code can be decoded with 
 with, which keeps the layout of the image.
 
 The straight path leaves the shell on which normal draws of so many dimensions lie, and its middle is too smooth; the
-spherical path stays on the shell. Between two *sets* of codes the straight path to each code's partner in the best pairing
-is the displacement interpolation of optimal transport; partners are nearer, though in 784 dimensions not by much.
+spherical path stays on the shell. Between two *sets* of codes the straight path to each code's partner in the best
+pairing is the displacement interpolation of optimal transport; partners are nearer, though in 784 dimensions not by
+much.
 """
 
 import sys
