@@ -14,13 +14,15 @@ SCRIPT = ROOT / "scripts" / "package_size.py"
 SIZE = runpy.run_path(str(SCRIPT))
 
 
-# Still too long.
+# Still too long, with the lines reached: functions of 80, 278 and 96 lines, of 63, a file of 447, functions of 167 and 65.
 NOT_YET = (
-    "otprior/cli/",
-    "otprior/experiments/",
-    "otprior/metrics/evaluation.py",
-    "otprior/priors/",
-    "otprior_studies/cli/",
+    "otprior/cli/compare.py",
+    "otprior/cli/fit.py",
+    "otprior/cli/tune.py",
+    "otprior/experiments/search_plot.py",
+    "otprior/priors/semidiscrete.py",
+    "otprior_studies/cli/codes.py",
+    "otprior_studies/cli/verify.py",
 )
 
 
