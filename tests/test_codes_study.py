@@ -21,17 +21,12 @@ from otprior.diffusion.codes import Codes, Encoder
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.study import StageProgress
 from otprior_studies.claims.power import TurnedMap, rotate
-from otprior_studies.codes import (
-    CodeStudy,
-    CodeSubject,
-    Network,
-    check_subject,
-    pieces,
-    run_code_study,
-)
+from otprior_studies.codes import pieces
 from otprior_studies.codes.layout import Leg, layout_figures
 from otprior_studies.codes.maps import map_figures, power_curve
 from otprior_studies.codes.record import CodesReport
+from otprior_studies.codes.run import run_code_study
+from otprior_studies.codes.study import CodeStudy, CodeSubject, Network, check_subject
 
 RK4 = Encoder("rk4", steps=12)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from otprior.cli.options import Debug, Overwrite, Verbose
+from otprior.cli.options import Debug, Out, Overwrite, Verbose
 from otprior.cli.session import session
 from otprior.cli.studies import Compile, Precision, Workers, run_study
 from otprior.utils.files import check_output_dir
@@ -21,53 +21,55 @@ EXAMPLES = (
 )
 
 
+Preset = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="headline: the coupled start against the best of N(0, I). baselines: against all that could explain it "
+        "away. conditional: by class, with guidance. better-priors: experiments. frontier: every number of "
+        "evaluations, and of atoms.",
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(
+        min=12,
+        help="Images of a start in one set of seeds. Fewer than 250 are a rehearsal.",
+        show_default="4,000 for the headline, else 2,000",
+    ),
+]
+SeedSets = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Sets of seeds: with two or more, intervals are over them.",
+        show_default="5 for the headline, else 1",
+    ),
+]
+NetworkPrecision = Annotated[
+    Precision | None,
+    typer.Option(
+        help="Precision of the network. bfloat16 is faster on a CPU that multiplies it in tiles (AMX).",
+        show_default="float32 for the headline, else the faster one here",
+    ),
+]
+Full = Annotated[
+    bool, typer.Option("--full", help="5 sets of 4,000 in float32, and the parts that take hours.")
+]
+Training = Annotated[
+    Path | None,
+    typer.Option(metavar="DATA", help="60,000 training images, for the frontier's largest numbers of atoms."),
+]
+
+
 def compare(
-    preset: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="headline: the coupled start against the best of N(0, I). baselines: against all that could explain "
-            "it away. conditional: by class, with guidance. better-priors: experiments. frontier: every number of "
-            "evaluations, and of atoms.",
-        ),
-    ] = "headline",
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")] = Path("compare-report"),
-    samples: Annotated[
-        int | None,
-        typer.Option(
-            min=12,
-            help="Images of a start in one set of seeds; 4,000 for the headline, else 2,000. Fewer than 250 are a "
-            "rehearsal.",
-            show_default=False,
-        ),
-    ] = None,
-    seed_sets: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Sets of seeds: with two or more, intervals are over them. 5 for the headline, else 1.",
-            show_default=False,
-        ),
-    ] = None,
-    precision: Annotated[
-        Precision | None,
-        typer.Option(
-            help="Of the network; float32 for the headline, else what is faster here: bfloat16 on a CPU that "
-            "multiplies it in tiles (AMX), float32 on others.",
-            show_default=False,
-        ),
-    ] = None,
-    full: Annotated[
-        bool, typer.Option("--full", help="5 sets of 4,000 in float32, and the parts that take hours.")
-    ] = False,
-    training: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DATA",
-            help="60,000 training images, for the frontier's largest numbers of atoms.",
-            show_default=False,
-        ),
-    ] = None,
+    preset: Preset = "headline",
+    out: Out = Path("compare-report"),
+    samples: Samples = None,
+    seed_sets: SeedSets = None,
+    precision: NetworkPrecision = None,
+    full: Full = False,
+    training: Training = None,
     workers: Workers = None,
     compiled: Compile = False,
     overwrite: Overwrite = False,

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from otprior.cli.encode import Method
-from otprior.cli.inputs import (
-    BUNDLED,
-    check_data,
-    check_model,
-    load_data,
-    load_model,
-    set_up_torch,
-)
+from otprior.cli.inputs import BUNDLED, check_data, check_model, load_data, load_model, set_up_torch
 from otprior.cli.options import (
     Debug,
     ModelArgument,
+    NullLabel,
+    Out,
     Overwrite,
+    Seed,
     Threads,
     ValueRangeText,
     Verbose,
@@ -36,13 +32,9 @@ from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
     from otprior.data.images import ImageSet
-    from otprior_studies.codes import (
-        CodeResult,
-        CodeStudy,
-        CodeSubject,
-        Network,
-    )
     from otprior_studies.codes.record import CodesReport
+    from otprior_studies.codes.run import CodeResult
+    from otprior_studies.codes.study import CodeStudy, CodeSubject, Network
 
 EXAMPLES = (
     "otprior codes bundled --out codes-study",
@@ -59,117 +51,99 @@ SHOWN_MISSING = 5
 # Between two networks there is one kind of swap, between ten classes there are ninety: so many times the images.
 BETWEEN_NETWORKS = 10
 
+OptionalData = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[DATA]",
+        help="Images: a folder, .npz, .npy, .safetensors, or 'bundled', which a bundled model may leave out.",
+        show_default=False,
+    ),
+]
+Classes = Annotated[
+    str | None, typer.Option(metavar="LABELS", help="Of the images, those of these classes: 3, or 0-4.")
+]
+Images = Annotated[
+    int | None, typer.Option(min=8, help="Images to encode, and seeds to decode.", show_default="2000")
+]
+Subset = Annotated[
+    int | None,
+    typer.Option(min=4, help="Points of a set; intervals are over disjoint sets.", show_default="500"),
+]
+Conditional = Annotated[
+    bool, typer.Option("--conditional", help="Give the network each image's class, instead of none.")
+]
+MethodOption = Annotated[
+    Method | None, typer.Option(help="Method of encoding; see `otprior encode`.", show_default="rk4")
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Steps of that method.", show_default="12")]
+Probed = Annotated[
+    int | None, typer.Option(min=0, help="Images at which the Jacobian is probed.", show_default="96")
+]
+Atoms = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Images that the fast priors are fitted to.",
+        show_default="DATA; the bundled atoms for bundled data",
+    ),
+]
+
 _SWAPS = "Swapping codes"
+Swaps = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Images of a class that are decoded as every class; with --other the images that are decoded by it. "
+        "0 leaves it out.",
+        show_default="20, where images and network know classes; 200 with --other",
+        rich_help_panel=_SWAPS,
+    ),
+]
+Other = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL",
+        help="A second network, to decode the first one's codes, instead of swapping classes.",
+        rich_help_panel=_SWAPS,
+    ),
+]
+OtherData = Annotated[
+    str | None,
+    typer.Option(metavar="DATA", help="Images like its own.", show_default="DATA", rich_help_panel=_SWAPS),
+]
+OtherNullLabel = Annotated[
+    int | None,
+    typer.Option(min=0, help="Its label for no class.", show_default="the model's", rich_help_panel=_SWAPS),
+]
+OtherClasses = Annotated[
+    str | None, typer.Option(metavar="LABELS", help="Of those, these classes.", rich_help_panel=_SWAPS)
+]
 
 
 def codes(
     model: ModelArgument,
-    data: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[DATA]",
-            help="Images: a folder, .npz, .npy, .safetensors, or 'bundled', which a bundled model may leave out.",
-            show_default=False,
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.")] = Path("codes-study"),
+    data: OptionalData = None,
+    out: Out = Path("codes-study"),
     fast: Annotated[bool, typer.Option("--fast", help="A rehearsal in under three minutes.")] = False,
-    images: Annotated[
-        int | None,
-        typer.Option(
-            min=8, help="Images to encode, and seeds to decode; 2,000 by default.", show_default=False
-        ),
-    ] = None,
-    subset: Annotated[
-        int | None,
-        typer.Option(
-            min=4,
-            help="Points of a set; intervals are over disjoint sets. 500 by default.",
-            show_default=False,
-        ),
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LABELS", help="Of the images, those of these classes: 3, or 0-4.", show_default=False
-        ),
-    ] = None,
-    conditional: Annotated[
-        bool, typer.Option("--conditional", help="Tell the network each image's class, instead of none.")
-    ] = False,
-    method: Annotated[
-        Method | None,
-        typer.Option(help="Of encoding; rk4 by default. See `otprior encode`.", show_default=False),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Of it; 12 by default: 48 evaluations.", show_default=False)
-    ] = None,
-    probed: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Images at which the Jacobian is probed; 96 by default.", show_default=False
-        ),
-    ] = None,
-    atoms: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Images that the fast priors are fitted to; by default DATA, or the bundled atoms for bundled data.",
-            show_default=False,
-        ),
-    ] = None,
+    images: Images = None,
+    subset: Subset = None,
+    classes: Classes = None,
+    conditional: Conditional = False,
+    method: MethodOption = None,
+    steps: Steps = None,
+    probed: Probed = None,
+    atoms: Atoms = None,
     timestep: Annotated[float, typer.Option(help="t* of the fast priors.")] = 500,
-    swaps: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Images of a class that are decoded as every class, 20 by default where images and network know "
-            "classes; with --other the images that are decoded by it, 200 by default. 0 leaves it out.",
-            rich_help_panel=_SWAPS,
-            show_default=False,
-        ),
-    ] = None,
-    other: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="A second network, to decode the first one's codes, instead of swapping classes.",
-            rich_help_panel=_SWAPS,
-            show_default=False,
-        ),
-    ] = None,
-    other_data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Images like its own; DATA by default.",
-            rich_help_panel=_SWAPS,
-            show_default=False,
-        ),
-    ] = None,
-    other_null_label: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Its label for no class; by default the model's own.",
-            rich_help_panel=_SWAPS,
-            show_default=False,
-        ),
-    ] = None,
-    other_classes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LABELS", help="Of those, these classes.", rich_help_panel=_SWAPS, show_default=False
-        ),
-    ] = None,
-    null_label: Annotated[
-        int | None,
-        typer.Option(min=0, help="The label for no class; by default the model's.", show_default=False),
-    ] = None,
+    swaps: Swaps = None,
+    other: Other = None,
+    other_data: OtherData = None,
+    other_null_label: OtherNullLabel = None,
+    other_classes: OtherClasses = None,
+    null_label: NullLabel = None,
     value_range: ValueRangeText = "auto",
     workers: Workers = None,
     threads: Threads = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of every draw.")] = 0,
+    seed: Seed = 0,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
     debug: Debug = False,
@@ -182,60 +156,83 @@ def codes(
     # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
     with session(verbose, debug):
         check_output_dir(out, overwrite, (model, data, atoms, other, other_data))
-        work = out.with_name(out.name + ".work")
-        check_model(model)
-        name = _data_name(model, data)
-        check_data(name)
-        if atoms is not None:
-            check_data(atoms, "--atoms")
-        if other is not None:
-            check_model(other)
-        others = {
-            "--other-data": other_data,
-            "--other-classes": other_classes,
-            "--other-null-label": other_null_label,
-        }
-        for option, value in others.items():
-            require(value is None or other is not None, option, "left out without --other", value)
-        if other_data is not None:
-            check_data(other_data, "--other-data")
+        given = _Given(
+            model, data, classes, atoms, null_label, other, other_data, other_classes, other_null_label
+        )
+        given.check()
         pixels = parse_value_range(value_range)
         started = time.perf_counter()
         with progress_bar("loading") as bar:
-            from otprior_studies.codes import CodeSubject, check_subject, run_code_study
+            from otprior_studies.codes.run import run_code_study
+            from otprior_studies.codes.study import check_subject
 
             # The work's threads are those of each process; this one takes what it is left.
             set_up_torch(threads, "cpu")
-            network, shape = _network(model, null_label)
-            chosen = _images(name, shape, pixels, seed, classes)
-            subject = CodeSubject(
-                Path(model).name,
-                network,
-                chosen,
-                _atoms(name, atoms, shape, pixels, seed, classes, fast, chosen),
-                None if other is None else _network(other, other_null_label, shape, "--other-null-label")[0],
-                None
-                if other is None
-                else _images(other_data or name, shape, pixels, seed, other_classes, "--other-classes"),
-            )
+            subject = given.read(pixels, seed, FAST_ATOMS if fast else None)
             study = _study(
                 subject, fast, images=images, subset=subset, probed=probed, swaps=swaps, method=method, steps=steps,
                 conditional=conditional, timestep=timestep, seed=seed,
             )  # fmt: skip
             check_subject(study, subject)
-            result = run_code_study(
-                study, subject, work, workers=workers or default_workers(), threads=1, listen=follow(bar)
-            )
-            report = _report(result, study, model, name, time.perf_counter() - started)
+            work, count = out.with_name(out.name + ".work"), workers or default_workers()
+            result = run_code_study(study, subject, work, workers=count, listen=follow(bar))
+            report = _report(result, study, model, given.images, time.perf_counter() - started)
             _write(out, overwrite, report, result)
         _print(report, out)
 
 
-def _data_name(model: str, data: str | None) -> str:
-    if data is not None:
-        return data
-    require(model == BUNDLED, "DATA", f"given, unless the model is '{BUNDLED}'", "nothing")
-    return BUNDLED
+@dataclass(frozen=True)
+class _Given:
+    """Networks and images as they are named on the command line."""
+
+    model: str
+    data: str | None
+    classes: str | None
+    atoms: str | None
+    null_label: int | None
+    other: str | None
+    other_data: str | None
+    other_classes: str | None
+    other_null_label: int | None
+
+    @property
+    def images(self) -> str:
+        """The name of the images; a bundled model may leave it out."""
+        return self.data or BUNDLED
+
+    def check(self) -> None:
+        """Refuses paths at which there is nothing, and options without the one that they belong to."""
+        check_model(self.model)
+        given = self.data is not None or self.model == BUNDLED
+        require(given, "DATA", f"given, unless the model is '{BUNDLED}'", "nothing")
+        check_data(self.images)
+        if self.other is not None:
+            check_model(self.other)
+        for name in ("other_data", "other_classes", "other_null_label"):
+            value, option = getattr(self, name), f"--{name.replace('_', '-')}"
+            require(value is None or self.other is not None, option, "left out without --other", value)
+        for option, path in (("--atoms", self.atoms), ("--other-data", self.other_data)):
+            if path is not None:
+                check_data(path, option)
+
+    def read(self, pixels: Any, seed: int, atoms: int | None) -> CodeSubject:
+        """The networks and images; the first so many images for the fast priors."""
+        from otprior_studies.codes.study import CodeSubject
+
+        network, shape = _network(self.model, self.null_label)
+        source = _Source(shape, pixels, seed)
+        images = source.read(self.images, self.classes)
+        fitted = images
+        if self.atoms is not None:
+            fitted = load_data(self.atoms, shape, pixels)
+        elif self.images == BUNDLED:
+            fitted = source.read(BUNDLED, self.classes, split="atoms")
+        subject = CodeSubject(Path(self.model).name, network, images, fitted.select(slice(0, atoms)))
+        if self.other is None:
+            return subject
+        others = source.read(self.other_data or self.images, self.other_classes, "--other-classes")
+        other, _ = _network(self.other, self.other_null_label, shape, "--other-null-label")
+        return replace(subject, other=other, other_images=others)
 
 
 def _network(
@@ -248,7 +245,7 @@ def _network(
     from otprior.data import bundled
     from otprior.diffusion.codes import ImageCoder
     from otprior.sampling.inputs import latent_shape, num_classes, takes_labels
-    from otprior_studies.codes import Network
+    from otprior_studies.codes.study import Network
 
     pipe: Any = load_model(name, null_label=null_label)
     # (That refuses a process which has no codes.)
@@ -267,56 +264,40 @@ def _network(
     return Network(folder.resolve(), label, label if count == label + 1 else 0), found
 
 
-def _images(
-    name: str,
-    shape: Any,
-    pixels: Any,
-    seed: int,
-    classes: str | None,
-    option: str = "--classes",
-    split: str = "held_out",
-) -> ImageSet:
-    """Images in random order, of some classes if these are named; `split` is what "bundled" stands for."""
-    import torch
+@dataclass(frozen=True)
+class _Source:
+    """Reads images of a shape and range of pixels, and puts them in a random order."""
 
-    images = load_data(name, shape, pixels, bundled_split=split)
-    # (Folders come sorted by class; the first so many are to be of all.)
-    images = images.select(torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)))
-    if classes is None:
-        return images
-    if images.labels is None:
-        raise invalid(option, "left out: the images have no labels", classes)
-    wanted = torch.tensor(parse_labels(classes, option))
-    missing = wanted[~torch.isin(wanted, images.labels)].tolist()
-    few = ", ".join(map(str, missing[:SHOWN_MISSING])) + (", …" if len(missing) > SHOWN_MISSING else "")
-    got = f"{classes}, of which no image has {few}"
-    require(not missing, option, "labels that some image has", got)
-    return images.select(torch.nonzero(torch.isin(images.labels, wanted)).reshape(-1))
+    shape: Any
+    pixels: Any
+    seed: int
 
+    def read(
+        self, name: str, classes: str | None, option: str = "--classes", split: str = "held_out"
+    ) -> ImageSet:
+        """The images of these classes, or of all; `split` is what "bundled" stands for."""
+        import torch
 
-def _atoms(
-    data: str,
-    atoms: str | None,
-    shape: Any,
-    pixels: Any,
-    seed: int,
-    classes: str | None,
-    fast: bool,
-    images: ImageSet,
-) -> ImageSet:
-    """What the fast priors are fitted to."""
-    found = images
-    if atoms is not None:
-        found = load_data(atoms, shape, pixels)
-    elif data == BUNDLED:
-        found = _images(BUNDLED, shape, pixels, seed, classes, split="atoms")
-    return found.select(slice(0, FAST_ATOMS)) if fast else found
+        images = load_data(name, self.shape, self.pixels, bundled_split=split)
+        # (Folders come sorted by class; the first so many are to be of all.)
+        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))
+        images = images.select(order)
+        if classes is None:
+            return images
+        if images.labels is None:
+            raise invalid(option, "left out: the images have no labels", classes)
+        wanted = torch.tensor(parse_labels(classes, option))
+        missing = wanted[~torch.isin(wanted, images.labels)].tolist()
+        few = ", ".join(map(str, missing[:SHOWN_MISSING])) + (", …" if len(missing) > SHOWN_MISSING else "")
+        got = f"{classes}, of which no image has {few}"
+        require(not missing, option, "labels that some image has", got)
+        return images.select(torch.nonzero(torch.isin(images.labels, wanted)).reshape(-1))
 
 
 def _study(subject: CodeSubject, fast: bool, **given: Any) -> CodeStudy:
     from otprior.cli.encode import check_heeded
     from otprior.diffusion.codes import Encoder
-    from otprior_studies.codes import CodeStudy
+    from otprior_studies.codes.study import CodeStudy
 
     own: dict[str, Any] = dict(FAST) if fast else {}
     encoder: dict[str, Any] = dict(FAST_ENCODER) if fast else {"method": "rk4", "steps": 12}
@@ -327,8 +308,7 @@ def _study(subject: CodeSubject, fast: bool, **given: Any) -> CodeStudy:
         encoder["steps"] = steps
     count = given["images"] or own.get("images", CodeStudy.images)
     wished = own.get("swaps", CodeStudy.swaps) * (1 if subject.other is None else BETWEEN_NETWORKS)
-    most = min(wished, _possible_swaps(subject, count))
-    own["swaps"] = most if given["swaps"] is None else given["swaps"]
+    own["swaps"] = min(wished, _possible_swaps(subject, count))
     t = given["timestep"]
     given["timestep"] = int(t) if t.is_integer() else t
     own |= {name: value for name, value in given.items() if value is not None}

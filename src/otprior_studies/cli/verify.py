@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from otprior.cli.options import Debug, Overwrite, Threads, Verbose
+from otprior.cli.options import Debug, Overwrite, Seed, Threads, Verbose
 from otprior.cli.progress import progress_bar
 from otprior.cli.report_parts import provenance
 from otprior.cli.session import session, stdout
 from otprior.utils.files import check_output_dir, output_dir
+
+if TYPE_CHECKING:
+    from otprior_studies.claims.record import ClaimsReport
 
 EXAMPLES = (
     "otprior verify --fast",
@@ -34,7 +38,7 @@ def verify(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Also write report.json, a page and plots there.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of every random draw.")] = 0,
+    seed: Seed = 0,
     threads: Threads = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
@@ -48,18 +52,15 @@ def verify(
     with session(verbose, debug, out):
         if out is not None:
             check_output_dir(out, overwrite)
-        from rich.text import Text
-
         from otprior.cli.inputs import set_up_torch
         from otprior_studies.claims.claim import Effort
-        from otprior_studies.claims.page import claims_table, counts, write_claims_report
+        from otprior_studies.claims.page import write_claims_report
         from otprior_studies.claims.record import ClaimsReport
         from otprior_studies.claims.registry import all_claims, find_claims, run_claims
 
         chosen = find_claims(only) if only else all_claims()
         if list_only:
-            for claim in chosen:
-                stdout().print(Text(f"{claim.id}: {claim.statement} ({claim.paper})"), soft_wrap=True)
+            _print_lines(f"{claim.id}: {claim.statement} ({claim.paper})" for claim in chosen)
             return
         set_up_torch(threads, "cpu")
         with progress_bar("claims") as bar:
@@ -79,10 +80,18 @@ def verify(
         if as_json:
             typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
             return
-        console = stdout()
-        console.print(claims_table(report).for_terminal())
-        for result in results:
-            console.print(Text(f"{result.claim.id}: {result.finding.why}"), soft_wrap=True)
-        console.print(counts(report), markup=False, highlight=False)
-        if out is not None:
-            console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
+        _print(report, [f"{result.claim.id}: {result.finding.why}" for result in results], out)
+
+
+def _print(report: ClaimsReport, reasons: Sequence[str], out: Path | None) -> None:
+    from otprior_studies.claims.page import claims_table, counts
+
+    stdout().print(claims_table(report).for_terminal())
+    _print_lines([*reasons, counts(report)])
+    if out is not None:
+        _print_lines([f"report: {out / 'report.html'}"])
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        stdout().print(line, soft_wrap=True, markup=False, highlight=False)

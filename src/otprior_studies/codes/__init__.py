@@ -7,13 +7,3 @@ noise on one scale. It is done in a work folder, piece by piece, so that an inte
 points with exact optimal transport, `swaps` swaps codes, `layout` measures what swaps keep; `run` puts it together. The
 statistics themselves are those of `otprior.transport.assignment` and of the claims `codes-images-…`.
 """
-
-from otprior_studies.codes.run import CodeResult, run_code_study
-from otprior_studies.codes.study import (
-    CodeStudy,
-    CodeSubject,
-    Network,
-    check_subject,
-)
-
-__all__ = ["CodeResult", "CodeStudy", "CodeSubject", "Network", "check_subject", "run_code_study"]

@@ -14,8 +14,6 @@ from typing import Any
 from otprior.experiments.study import Size, Study
 from otprior.utils.validation import check_choice, check_integer
 
-__all__ = ["BASELINES", "BETTER_PRIORS", "CONDITIONAL", "FRONTIER", "HEADLINE"]
-
 
 @dataclass(frozen=True)
 class Settings:
