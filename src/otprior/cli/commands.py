@@ -1,9 +1,9 @@
 """Commands that are imported when they are asked for, and the form of their help.
 
 A command is a module: its docstring's first line reads "`otprior NAME`: what it does", a function called NAME has the
-options, and `EXAMPLES` are command lines. The library's commands are modules of `otprior.cli`; other packages add
-theirs by an entry point of the group `otprior.commands` that names the module. `otprior --help` reads first lines and
-imports no command.
+options, and `EXAMPLES` are command lines; `COMMAND`, if there is one, is the class that parses them. The library's
+commands are modules of `otprior.cli`; other packages add theirs by an entry point of the group `otprior.commands` that
+names the module. `otprior --help` reads first lines and imports no command.
 
 Help is asked for in `parse_args`, before typer loads what converts values (pydantic, half of the time of a help).
 """
@@ -132,7 +132,7 @@ def _build(name: str, module: Any) -> TyperCommand:
     lines = "\n".join(f"  {line}" for line in getattr(module, "EXAMPLES", ()))
     one.command(
         name,
-        cls=Command,
+        cls=getattr(module, "COMMAND", Command),
         # \b keeps the lines as they are.
         epilog=f"\b\nExample:\n{lines}" if lines else None,
         context_settings={"help_option_names": [*HELP_OPTIONS]},

@@ -4,35 +4,82 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from otprior.cli.options import Debug, Out, Overwrite, Verbose
+from otprior.cli.options import (
+    Debug,
+    Extractor,
+    NullLabel,
+    OptionalData,
+    Out,
+    Overwrite,
+    ValueRangeText,
+    Verbose,
+    parse_value_range,
+)
+from otprior.cli.prior_options import prior_names
 from otprior.cli.session import session
-from otprior.cli.studies import Compile, Precision, Workers, run_study
+from otprior.cli.studies import Compile, Workers, run_parts, run_study
+from otprior.cli.user_inputs import Limit, UserInputs, split_name
 from otprior.utils.files import check_output_dir
 from otprior.utils.validation import require
 
 EXAMPLES = (
-    "otprior compare --preset headline --out headline",
+    "otprior compare bundled bundled --starts none@20,gaussian@5,mixture@5,semidiscrete@5 --out compared",
+    "otprior compare path/to/ddpm path/to/train.npz --starts semidiscrete:noise=fresh:t=450@5,none@20 "
+    "--reference path/to/test.npz --held-out path/to/val.npz --extractor path/to/classifier --out compared",
     "otprior compare --preset headline --samples 500 --seed-sets 3 --out rehearsal",
     "otprior compare --preset baselines --out baselines",
 )
 
-
-Preset = Annotated[
-    str,
+OptionalModel = Annotated[
+    str | None,
+    typer.Argument(metavar="MODEL", help="A diffusers folder with unet and scheduler, or 'bundled'."),
+]
+Starts = Annotated[
+    str | None,
     typer.Option(
+        "--starts",
+        metavar="START,...",
+        help="Starts to compare, each NAME[:OPTION=VALUE...]@STEPS. NAME is none (white noise at T) or a prior: "
+        f"{prior_names()}. OPTION is one of the prior's, or t for t*, by default where the prior is usually best.",
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
         metavar="NAME",
-        help="headline: the coupled start against the best of N(0, I). baselines: against all that could explain it "
-        "away. conditional: by class, with guidance. better-priors: experiments. frontier: every number of "
-        "evaluations, and of atoms.",
+        help="A comparison on the bundled network instead. headline: the coupled start against the best of N(0, I). "
+        "baselines: against all that could explain it away. conditional: by class, with guidance. better-priors: "
+        "experiments. frontier: every number of evaluations, and of atoms.",
+        show_default="headline, if no starts are given",
+    ),
+]
+ReferenceData = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        metavar="DATA",
+        help="Real images that quality is measured against.",
+        show_default="the bundled ones",
+    ),
+]
+HeldOut = Annotated[
+    str | None,
+    typer.Option(
+        "--held-out",
+        metavar="DATA",
+        help="Real images that nothing was fitted to: the floor of every figure.",
+        show_default="the bundled ones",
     ),
 ]
 Samples = Annotated[
     int | None,
     typer.Option(
+        "--samples",
         min=12,
         help="Images of a start in one set of seeds. Fewer than 250 are a rehearsal.",
         show_default="4,000 for the headline, else 2,000",
@@ -41,35 +88,58 @@ Samples = Annotated[
 SeedSets = Annotated[
     int | None,
     typer.Option(
+        "--seed-sets",
         min=1,
         help="Sets of seeds: with two or more, intervals are over them.",
         show_default="5 for the headline, else 1",
     ),
 ]
-NetworkPrecision = Annotated[
-    Precision | None,
+Precision = Annotated[
+    str | None,
     typer.Option(
-        help="Precision of the network. bfloat16 is faster on a CPU that multiplies it in tiles (AMX).",
-        show_default="float32 for the headline, else the faster one here",
+        "--precision",
+        metavar="float32|bfloat16",
+        help="Precision of the network.",
+        show_default="float32; in presets but the headline what is faster here",
     ),
 ]
 Full = Annotated[
-    bool, typer.Option("--full", help="5 sets of 4,000 in float32, and the parts that take hours.")
+    bool, typer.Option("--full", help="Presets: 5 sets of 4,000 in float32, and the parts that take hours.")
 ]
 Training = Annotated[
     Path | None,
-    typer.Option(metavar="DATA", help="60,000 training images, for the frontier's largest numbers of atoms."),
+    typer.Option(
+        "--training",
+        metavar="DATA",
+        help="60,000 training images, for the frontier's largest numbers of atoms.",
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        "--tol", help="χ² that the solve of a transport has to reach, as for fit.", show_default="0.05"
+    ),
 ]
 
 
 def compare(
-    preset: Preset = "headline",
+    model: OptionalModel = None,
+    data: OptionalData = None,
+    starts: Starts = None,
+    preset: Preset = None,
     out: Out = Path("compare-report"),
+    reference: ReferenceData = None,
+    held_out: HeldOut = None,
+    extractor: Extractor = None,
     samples: Samples = None,
     seed_sets: SeedSets = None,
-    precision: NetworkPrecision = None,
+    limit: Limit = None,
+    tol: Tolerance = None,
+    precision: Precision = None,
     full: Full = False,
     training: Training = None,
+    null_label: NullLabel = None,
+    value_range: ValueRangeText = "auto",
     workers: Workers = None,
     compiled: Compile = False,
     overwrite: Overwrite = False,
@@ -78,28 +148,73 @@ def compare(
 ) -> None:
     """Compare starts on the same seeds: quality, copying and their intervals.
 
-    Pieces are kept in DIR.work: a run that was interrupted goes on from there when it is started again. Delete that
-    folder when you are done.
+    Give MODEL, DATA and --starts, or a --preset. Pieces are kept in DIR.work: a run that was interrupted goes on from
+    there when it is started again. Delete that folder when you are done.
     """
     # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
     with session(verbose, debug):
-        from otprior.experiments.study import find_study
-
-        check_output_dir(out, overwrite, (training,))
-        study = find_study(preset)
-        options = {"seed_sets": seed_sets, "precision": precision and precision.value, "training": training}
-        settings = {name: str(value) for name, value in options.items() if value is not None}
-        known = {entry.name for entry in fields(study.settings)}
-        for name in settings.keys() - known:
-            rule = f"left out: {preset} has no such setting"
-            require(False, f"--{name.replace('_', '-')}", rule, settings[name])
-        run_study(
-            study,
-            out,
-            overwrite,
-            size="full" if full else "usual",
-            samples=samples,
-            settings=settings,
-            workers=workers,
-            compiled=compiled,
+        check_output_dir(out, overwrite, (model, data, reference, held_out, extractor, training))
+        run = {"out": out, "overwrite": overwrite, "workers": workers, "compiled": compiled}
+        own = {"MODEL": model, "DATA": data, "--starts": starts}
+        of_preset = {"--preset": preset, "--full": full or None, "--training": training}
+        of_starts: dict[str, Any] = {
+            "--reference": reference,
+            "--held-out": held_out,
+            "--extractor": extractor,
+        }
+        of_starts |= {"--limit": limit, "--tol": tol, "--null-label": null_label}
+        if not any(own.values()):
+            _refuse(of_starts, "left out without --starts")
+            settings = {"seed_sets": seed_sets, "precision": precision, "training": training}
+            _run_preset(preset or "headline", settings, samples, full, run)
+            return
+        _refuse(of_preset, "left out with MODEL, DATA and --starts")
+        missing = [name for name, value in own.items() if value is None]
+        require(not missing, "MODEL, DATA and --starts", "given together", f"no {' and no '.join(missing)}")
+        pixels = parse_value_range(value_range)
+        inputs = UserInputs(
+            str(model), str(data), extractor, null_label, pixels, limit, tol or 0.05, precision or "float32"
         )
+        inputs.check(reference=reference, held_out=held_out)
+        splits = (split_name(reference, "reference"), split_name(held_out, "held_out"))
+        _run_starts(inputs, str(starts), splits, samples or 2000, seed_sets or 1, run)
+
+
+def _refuse(given: dict[str, Any], rule: str) -> None:
+    for name, value in given.items():
+        require(value is None, name, rule, value)
+
+
+def _run_preset(
+    name: str, settings: dict[str, Any], samples: int | None, full: bool, run: dict[str, Any]
+) -> None:
+    from otprior.experiments.study import find_study
+
+    study = find_study(name)
+    given = {key: str(value) for key, value in settings.items() if value is not None}
+    known = {entry.name for entry in fields(study.settings)}
+    for key in sorted(given.keys() - known):
+        rule = f"left out: {name} has no such setting"
+        require(False, f"--{key.replace('_', '-')}", rule, given[key])
+    run_study(study, size="full" if full else "usual", samples=samples, settings=given, **run)
+
+
+def _run_starts(
+    inputs: UserInputs, text: str, splits: tuple[str, str], samples: int, seed_sets: int, run: dict[str, Any]
+) -> None:
+    from otprior.cli.inputs import set_up_torch
+    from otprior.experiments.inputs import Inputs
+    from otprior.experiments.run import run_comparison
+    from otprior.experiments.starts import read_starts
+    from otprior.sampling.start_spec import StartSpec
+
+    set_up_torch(None, "cpu")
+    # (The starts depend on the model's schedule.)
+    comparison = inputs.comparison("compare", (StartSpec("none", 0, 1),), samples, *splits, seed_sets)
+    starts = read_starts(text, Inputs.of(comparison).schedule)
+    comparison = inputs.comparison("compare", starts, samples, *splits, seed_sets)
+
+    def work(folder: Path, workers: int, listen: Any) -> dict[str, Any]:
+        return {"": run_comparison(comparison, folder, workers=workers, listen=listen)}
+
+    run_parts(work, **run)

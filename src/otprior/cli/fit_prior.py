@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from enum import StrEnum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from otprior.cli.inputs import check_data, load_data
+from otprior.cli.inputs import (
+    BUNDLED,
+    check_data,
+    check_model,
+    load_data,
+    load_model,
+    load_schedule,
+    names_schedule,
+    require_path,
+    set_up_torch,
+)
+from otprior.cli.prior_options import find_fittable, read_options
+from otprior.cli.processes import check_work_dir, drop_states, several_processes
 from otprior.cli.progress import Bar, progress_bar
-from otprior.cli.report_parts import empty_report, ot_part, start_part
-from otprior.cli.session import fail
+from otprior.cli.report_parts import empty_report
+from otprior.cli.session import fail, stdout
 from otprior.utils.files import output_dir, write_json
 from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
-    import torch
     from rich.table import Table
-    from torch import Tensor
 
     from otprior.data.images import ImageSet
     from otprior.priors import Prior
@@ -27,84 +37,122 @@ if TYPE_CHECKING:
     from otprior.transport.solution import Progress
 
 
-class Kind(StrEnum):
-    """Priors that can be fitted."""
+@dataclass(frozen=True)
+class FitRequest:
+    """What `otprior fit` was given, by the names of its options.
 
-    semidiscrete = "semidiscrete"
-    mixture = "mixture"
-    gaussian = "gaussian"
-    identity = "identity"
+    Attributes:
+        given: Options of the prior, as text.
+        pixels: The range of floating-point pixels.
+    """
 
+    model: str
+    data: str
+    out: Path
+    prior: str
+    given: Mapping[str, str | bool]
+    timestep: float | None
+    settings: Path | None
+    steps: int | None
+    conditional: bool
+    resume: bool
+    limit: int | None
+    pixels: Any
+    license: str | None
+    seed: int
+    overwrite: bool
 
-# What each prior has a use for; any of the others is refused, since it would have no effect.
-_OWN_OPTIONS: dict[Kind, set[str]] = {
-    Kind.semidiscrete: {
-        "conditional",
-        "noise",
-        "correlation",
-        "smoothing",
-        "tol",
-        "max_draws",
-        "weights",
-        "keep_unconverged",
-        "rank",
-        "precision",
-        "resume",
-    },
-    Kind.mixture: {"conditional", "noise", "components", "rank", "tol", "max_draws", "keep_unconverged"},
-    Kind.gaussian: {"conditional", "rank"},
-    Kind.identity: set(),
-}
+    @property
+    def work(self) -> Path:
+        """Where a long solve keeps its state."""
+        return self.out.with_name(f"{self.out.name}.work")
 
+    def check(self) -> None:
+        """Looks at the paths, and at options that go together.
 
-def check_source(data: str | None, from_model: int | None) -> None:
-    """That images come from somewhere, and from one place."""
-    rule = "given, or else --from-model"
-    require((data is None) != (from_model is None), "DATA", rule, "both" if data is not None else "neither")
-    if data is not None:
-        check_data(data)
+        Raises:
+            FileNotFoundError: If nothing is at a path.
+            FileExistsError: If the state of an unfinished solve is in the way.
+            ValueError: If an option is given without the one that it belongs to.
+        """
+        check_work_dir(self.work, self.resume, self.overwrite)
+        if not names_schedule(self.model):
+            check_model(self.model)
+        check_data(self.data)
+        if self.settings is not None:
+            require_path("--settings", self.settings)
+        has_settings = self.steps is None or self.settings is not None
+        require(has_settings, "--steps", "left out without --settings", self.steps)
+        own = self.license is None or self.data != BUNDLED
+        require(own, "--license", "left out with bundled images, whose licence is known", self.license)
 
-
-def given_options(kind: Kind, own: dict[str, Any]) -> dict[str, Any]:
-    """The options that were given, if the prior has a use for each of them."""
-    given = {name: value for name, value in own.items() if value is not None}
-    for name in given:
-        takers = [each.value for each in Kind if name in _OWN_OPTIONS[each]]
-        rule = f"left out unless --prior is {' or '.join(takers)}"
-        require(kind in takers, f"--{name.replace('_', '-')}", rule, f"--prior {kind.value}")
-    return given
-
-
-def start_timestep(kind: Kind, scheduler: Any, timestep: float | None) -> float:
-    """The t* that is asked for, as an integer if it is one; by default the prior's usual one."""
-    from otprior.diffusion.schedule import NoiseSchedule
-    from otprior.priors import (
-        GaussianPrior,
-        IdentityPrior,
-        MixturePrior,
-        SemiDiscretePrior,
-    )
-
-    schedule = NoiseSchedule.from_scheduler(scheduler)
-    if timestep is None:
-        classes: list[type[Prior]] = [SemiDiscretePrior, MixturePrior, GaussianPrior, IdentityPrior]
-        return next(each for each in classes if each.kind == kind.value).usual_timestep(schedule)
-    t = int(timestep) if timestep.is_integer() else timestep
-    schedule.check_timestep(t)
-    return t
+    def recorded(self, images: int) -> dict[str, Any]:
+        """The settings that the report records."""
+        facts = {"model": self.model, "data": self.data, "images": images, "seed": self.seed}
+        return facts | ({"conditional": True} if self.conditional else {}) | dict(self.given)
 
 
-def read_images(
-    data: str, pipe: OTPriorPipeline | None, value_range: Any, conditional: bool, license: str | None
-) -> ImageSet:
+def fit_and_save(request: FitRequest, threads: int | None, device: str) -> None:
+    """The whole of the command, once the paths are known to be there."""
+    kind = _kind(request)
+    options, timestep = _options(kind, request)
+    where = set_up_torch(threads, device)
+    pipe = None if names_schedule(request.model) else load_model(request.model)
+    scheduler = load_schedule(request.model) if pipe is None else pipe.scheduler
+    _, timestep = kind.read_start(scheduler, timestep)
+    images = _read_images(request, pipe)
+    del pipe  # only its schedule is needed on
+    if request.limit is not None and request.limit < len(images):
+        images = images.sample(request.limit, request.seed)
+    if not request.resume:
+        drop_states(request.work)
+    with several_processes(request.work) as processes:
+        images = replace(images, images=images.images.to(where))
+        fitted = _fit(kind, images, scheduler, timestep, options, request, processes)
+        if processes.first:
+            _save(fitted, request, len(images))
+            drop_states(request.work)
+            stdout().print(_summary(fitted, len(images), request.out))
+
+
+def _kind(request: FitRequest) -> type[Prior]:
+    """The kind of prior, if it has a use for everything that was given."""
+    kind = find_fittable(request.prior)
+    needless = {
+        "--conditional": request.conditional and not kind.fit_takes("labels"),
+        "--resume": request.resume and not kind.fit_takes("checkpoints"),
+        "--license": request.license is not None and not kind.records_source,
+    }
+    for option, is_needless in needless.items():
+        require(not is_needless, option, "left out: such a prior has no use for it", f"--prior {kind.kind}")
+    return kind
+
+
+def _options(kind: type[Prior], request: FitRequest) -> tuple[dict[str, Any], float | None]:
+    """The prior's options and t*: what is given goes before a settings file."""
+    options, timestep = read_options(kind, dict(request.given)), request.timestep
+    if request.settings is not None:
+        from otprior.sampling.settings import read_settings, row_of_steps
+
+        start = row_of_steps(read_settings(request.settings), request.steps)
+        rule = f"for a {kind.kind} prior"
+        require(start.prior == kind.kind, f"--settings {request.settings}", rule, start.prior)
+        options = dict(start.options) | options
+        kind.Options.make(options)
+        timestep = float(start.start_timestep) if timestep is None else timestep
+    whole = timestep is not None and float(timestep).is_integer()
+    return options, int(timestep) if whole and timestep is not None else timestep
+
+
+def _read_images(request: FitRequest, pipe: OTPriorPipeline | None) -> ImageSet:
     """The images, checked against the network if there is one; with labels only if these are wanted."""
-    from dataclasses import replace
-
     from otprior.data.images import check_labels
     from otprior.sampling.inputs import latent_shape, num_classes, real_classes
 
-    images = load_data(data, None if pipe is None else latent_shape(pipe.unet), value_range, license)
-    if not conditional:
+    data = request.data
+    shape = None if pipe is None else latent_shape(pipe.unet)
+    images = load_data(data, shape, request.pixels, request.license)
+    if not request.conditional:
         return replace(images, labels=None)
     if images.labels is None:
         hint = "Put each class's images into a folder of its own, or an array 'labels' into the file"
@@ -114,72 +162,29 @@ def read_images(
     return images
 
 
-def read_weights(path: Path) -> Tensor:
-    from zipfile import BadZipFile
-
-    import numpy as np
-    import torch
-
-    try:
-        weights = np.load(path, allow_pickle=False)
-    except (OSError, EOFError, ValueError, BadZipFile) as error:
-        raise ValueError(f"weights {path} are damaged or no .npy file: {error}") from error
-    numbers = isinstance(weights, np.ndarray) and np.issubdtype(weights.dtype, np.number)
-    require(numbers, f"weights {path}", "one array of numbers in a .npy file", type(weights).__name__)
-    return torch.from_numpy(weights.astype(np.float64))
-
-
-def fit_prior(
-    kind: Kind,
+def _fit(
+    kind: type[Prior],
     images: ImageSet,
     scheduler: Any,
     timestep: float,
-    seed: int,
-    device: torch.device,
     options: dict[str, Any],
-    work: Path,
-    ranks: Processes,
+    request: FitRequest,
+    processes: Processes,
 ) -> Prior:
-    from dataclasses import replace
-
     import torch
 
-    from otprior.priors import (
-        GaussianPrior,
-        IdentityPrior,
-        MixturePrior,
-        SemiDiscretePrior,
-    )
     from otprior.transport.solution import ConvergenceError
 
-    # (Whether there are labels, and where to go on from, the images and the work folder say.)
-    options = {name: value for name, value in options.items() if name not in ("conditional", "resume")}
-    if kind is Kind.identity:
-        c, h, w = images.images.shape[1:]
-        return IdentityPrior.build((c, h, w), scheduler, timestep)
-    images = replace(images, images=images.images.to(device))
-    with progress_bar(f"fitting the {kind.value} prior") as bar:
-        if kind is Kind.gaussian:
-            return GaussianPrior.fit(images, scheduler, timestep, images.labels, **options)
-        maps = 1 if images.labels is None else len(images.labels.unique())
-        given = {
-            "generator": torch.Generator().manual_seed(seed),
-            "throw": not options.pop("keep_unconverged", False),
-            "progress": _listener(bar, maps) if ranks.first else None,
+    maps = 1 if images.labels is None else len(images.labels.unique())
+    with progress_bar(f"fitting the {kind.kind} prior") as bar:
+        context = {
+            "generator": torch.Generator().manual_seed(request.seed),
+            "progress": _listener(bar, maps) if processes.first else None,
+            "checkpoints": request.work,
+            "processes": processes,
         }
         try:
-            if kind is Kind.mixture:
-                return MixturePrior.fit(images, scheduler, timestep, images.labels, **given, **options)
-            return SemiDiscretePrior.fit(
-                images,
-                scheduler,
-                timestep,
-                images.labels,
-                **given,
-                checkpoints=work,
-                processes=ranks,
-                **options,
-            )
+            return kind.fit_with(images, scheduler, timestep, options, **context)
         except ConvergenceError as error:
             raise fail(str(error), 1) from None
 
@@ -205,59 +210,36 @@ def _listener(bar: Bar, maps: int) -> Callable[[Progress], None]:
     return listen
 
 
-def save(
-    prior: Any,
-    out: Path,
-    overwrite: bool,
-    settings: dict[str, Any],
-    extra: Callable[[Path], None] = lambda folder: None,
-) -> None:
-    """Writes the prior's folder with a report.json in it, and what `extra` adds, whole or not at all."""
-    report = empty_report(settings).replace(ot=ot_part(prior))
+def _save(prior: Prior, request: FitRequest, images: int) -> None:
+    """Writes the prior's folder with a report.json in it, whole or not at all."""
+    report = empty_report(request.recorded(images)).replace(ot=prior.transport_facts())
     library = logging.getLogger("otprior.priors")
     level = library.level
     # Its warning about sharing would name the temporary folder; the summary says it.
     library.setLevel(logging.ERROR)
     try:
-        with output_dir(out, overwrite) as folder:
+        with output_dir(request.out, request.overwrite) as folder:
             prior.save_pretrained(folder)
             write_json(folder / "report.json", report.to_json())
-            extra(folder)
     finally:
         library.setLevel(level)
 
 
-def _projection_rows(prior: Prior, solve: dict[str, Any]) -> list[tuple[str, str]]:
-    """What solving along few axes keeps and costs, if it was."""
-    if solve["variance_kept"] is None:
-        return []
-    kept = f"{prior.config['rank']} of {prior.dim:,}, {solve['variance_kept']:.1%} of the variance"
-    return [("axes", f"{kept}; W2² above the optimum by at most {solve['cost_excess_share']:.2%}")]
+def _summary(prior: Prior, images: int, out: Path) -> Table:
+    from rich.table import Table
+    from rich.text import Text
 
-
-def summary(prior: Prior, images: int, out: Path) -> Table:
-    part = start_part(prior, prior.timestep)
     rows = [
-        ("prior", " ".join(filter(None, [part["prior"], part.get("noise")]))),
+        ("prior", prior.describe(prior.report_facts())),
         ("start", f"t* = {prior.timestep:g} (α = {prior.alpha:.3f}, σ = {prior.sigma:.3f})"),
         ("images", f"{images:,} of {' x '.join(map(str, prior.shape))}, dimension {prior.dim:,}"),
     ]
     if prior.num_classes is not None:
         rows.append(("classes", f"{prior.num_classes}"))
-    solve = ot_part(prior)
-    if solve is not None:
-        rows += [
-            ("components" if part["prior"] == "mixture" else "atoms", f"{solve['atoms']:,}"),
-            ("χ²", f"{solve['chi2']:.4f}, upper 95 % limit {solve['chi2_upper']:.4f} ({solve['outcome']})"),
-            ("draws", f"{solve['draws']:,} in {solve['seconds']:.1f} s"),
-            *_projection_rows(prior, solve),
-        ]
-    if part["prior"] == "semidiscrete":
+    rows += prior.summary()
+    if prior.holds_images:
         rows.append(("note", "it holds the images themselves: see its README.md before you share it"))
     rows.append(("written to", str(out)))
-    from rich.table import Table
-    from rich.text import Text
-
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")

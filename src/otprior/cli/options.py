@@ -122,17 +122,6 @@ def parse_value_range(text: str) -> tuple[float, float] | str | None:
     return low, high
 
 
-def parse_rank(text: str, share_allowed: bool) -> int | float:
-    """The `rank` of a prior: "64", or "0.95" for a share of the variance where that is allowed."""
-    rule = "a whole number of axes >= 1" + (", or a share of variance such as 0.95" if share_allowed else "")
-    try:
-        rank = float(text) if "." in text and share_allowed else int(text)
-    except ValueError:
-        raise invalid("--rank", rule, text) from None
-    require(rank >= 1 if isinstance(rank, int) else 0 < rank < 1, "--rank", rule, text)
-    return rank
-
-
 def _parse_numbers(name: str, text: str) -> list[int]:
     numbers: list[int] = []
     for part in text.split(","):

@@ -1,4 +1,4 @@
-"""What commands write into report.json: the solve, the start, versions, the command itself."""
+"""What commands write into report.json: versions and the command itself."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from otprior.priors import Prior
     from otprior.report import SamplingReport
 
 
@@ -42,31 +41,3 @@ def empty_report(settings: dict[str, Any]) -> SamplingReport:
         "rows": [],
     }
     return SamplingReport.from_json(nothing | provenance(settings))
-
-
-def ot_part(prior: Prior | None) -> dict[str, Any] | None:
-    """How well the transport behind a prior was solved; None if none was."""
-    from otprior.priors import MixturePrior, SemiDiscretePrior
-
-    if not isinstance(prior, MixturePrior | SemiDiscretePrior):
-        return None
-    keys = ("chi2", "chi2_upper", "seconds", "draws", "outcome", "variance_kept", "cost_excess_share")
-    known = {key: prior.facts.get(key) for key in keys}
-    return {"atoms": len(prior.potential), "dim": prior.dim, **known}
-
-
-def start_part(prior: Prior | None, timestep: float) -> dict[str, Any]:
-    """A report row's account of where sampling starts.
-
-    Arguments:
-        prior: None for white noise at T.
-        timestep: Where the sampler starts, in its own units.
-    """
-    if prior is None:
-        return {"prior": "none", "start_timestep": timestep}
-    part: dict[str, Any] = {"prior": prior.kind, "start_timestep": prior.timestep}
-    if prior.kind == "semidiscrete":
-        part |= {"noise": prior.noise, "smoothing": prior.smoothing, "correlation": prior.correlation}
-    if prior.kind == "mixture":
-        part["noise"] = prior.config["noise"]
-    return part

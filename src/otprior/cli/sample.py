@@ -26,7 +26,7 @@ from otprior.cli.options import (
     parse_seeds,
 )
 from otprior.cli.progress import progress_bar
-from otprior.cli.report_parts import empty_report, ot_part, start_part
+from otprior.cli.report_parts import empty_report
 from otprior.cli.session import session, stdout
 from otprior.utils.files import check_output_dir, output_dir, write_json
 from otprior.utils.validation import require
@@ -168,7 +168,7 @@ def sample(
         where = set_up_torch(threads, device)
         pipe = _load(model, prior, timestep, scheduler, spacing, null_label).to(where, _dtype(dtype))
         if chosen is not None:
-            _set_noise(pipe, chosen)
+            _set_options(pipe, chosen)
         drawn = numbers if codes is None or seeds is not None else None
         plan = _plan(pipe, drawn, codes, cycle, steps or DEFAULT_STEPS, spacing, guidance_scale, batch_size)
         _check_channels(pipe, drawn=grid or not as_float)
@@ -211,15 +211,11 @@ def _chosen(path: Path, steps: int | None) -> StartSpec:
     return start
 
 
-def _set_noise(pipe: Any, chosen: StartSpec) -> None:
-    """Gives the prior the noise and smoothing of the settings, which must be for its kind."""
-    kind = start_part(pipe.prior, 0)["prior"]
+def _set_options(pipe: Any, chosen: StartSpec) -> None:
+    """Gives the prior the options of the settings, which must be for its kind."""
+    kind = pipe.prior.kind
     require(kind == chosen.prior, "--settings", f"for the prior at hand, {kind}", chosen.prior)
-    if kind == "semidiscrete":
-        options = {"noise": chosen.noise, "smoothing": chosen.smoothing, "correlation": chosen.correlation}
-        pipe.prior = pipe.prior.with_options(**options)
-    if kind == "mixture":
-        pipe.prior = pipe.prior.with_options(noise=chosen.noise or "coupled")
+    pipe.prior = pipe.prior.derive(pipe.prior, pipe.prior.timestep, dict(chosen.options))
 
 
 def _load(
@@ -333,7 +329,9 @@ def _report(
     from otprior.sampling.schedulers import find_origin
 
     facts = getattr(pipe.prior, "facts", {})
-    row = start_part(pipe.prior, find_origin(pipe.scheduler, pipe.prior).timestep) | {
+    origin = find_origin(pipe.scheduler, pipe.prior).timestep
+    start = {"prior": "none", "start_timestep": origin} if pipe.prior is None else pipe.prior.report_facts()
+    row = start | {
         "scheduler": type(pipe.scheduler).__name__,
         "spacing": spacing,
         "guidance": plan.guidance_scale,
@@ -345,4 +343,5 @@ def _report(
         "copy_rate": None,
     }
     report = empty_report(settings | {"atoms_sha256": facts.get("sha256")})
-    return report.replace(ot=ot_part(pipe.prior), rows=[row]).to_json()
+    ot = None if pipe.prior is None else pipe.prior.transport_facts()
+    return report.replace(ot=ot, rows=[row]).to_json()

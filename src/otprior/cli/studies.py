@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +18,7 @@ from otprior.utils.files import check_output_dir, output_dir
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from otprior.experiments.study import Part, SizeName, StageProgress, Study
+    from otprior.experiments.study import Listener, Part, SizeName, StageProgress, Study
     from otprior.report import SamplingReport
 
 Workers = Annotated[
@@ -39,13 +38,6 @@ Compile = Annotated[
 ]
 
 MOST_WORKERS = 8
-
-
-class Precision(StrEnum):
-    """What the network computes in."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
 
 
 def default_workers() -> int:
@@ -105,14 +97,33 @@ def run_study(
         compiled: Whether networks are compiled.
     """
     check_output_dir(out, overwrite)
-    work, count = out.with_name(out.name + ".work"), workers or default_workers()
+
+    def work(folder: Path, count: int, listen: Listener) -> dict[str, Part]:
+        return study.run(study.request(folder, size, samples, settings, count, listen))
+
+    run_parts(work, out, overwrite, workers, compiled)
+
+
+def run_parts(
+    work: Callable[[Path, int, Listener], Mapping[str, Part]],
+    out: Path,
+    overwrite: bool = False,
+    workers: int | None = None,
+    compiled: bool = False,
+) -> None:
+    """Does work in a folder next to `out`, writes its reports there, and prints the main one.
+
+    Arguments:
+        work: Given the folder, the number of processes and a listener, returns the parts by name.
+        out, overwrite, workers, compiled: As for `run_study`.
+    """
+    count = workers or default_workers()
     with progress_bar("loading") as bar:
-        request = study.request(work, size, samples, settings, count, follow(bar))
         from otprior.experiments.processes import kept_processes
 
         started = time.perf_counter()
         with kept_processes(count, compiled=compiled):
-            parts = study.run(request)
+            parts = work(out.with_name(out.name + ".work"), count, follow(bar))
     _write_parts(out, overwrite, parts, time.perf_counter() - started)
 
 

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+import shlex
+import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprior.cli.inputs import check_data, check_model, set_up_torch
-from otprior.cli.options import Debug, ModelArgument, Overwrite, ValueRangeText, Verbose, parse_value_range
+from otprior.cli.inputs import set_up_torch
+from otprior.cli.options import (
+    DataArgument,
+    Debug,
+    Extractor,
+    ModelArgument,
+    NullLabel,
+    Out,
+    Overwrite,
+    ValueRangeText,
+    Verbose,
+    parse_value_range,
+)
+from otprior.cli.prior_options import DEFAULT, prior_names
 from otprior.cli.progress import progress_bar
-from otprior.cli.session import session, stdout
-from otprior.cli.studies import (
-    Compile,
-    Precision,
-    Workers,
-    default_workers,
-    follow,
-)
-from otprior.cli.tune_search import (
-    Material,
-    check_material,
-    refuse_empty,
-    search_table,
-    search_with,
-    write_search,
-)
-from otprior.utils.files import check_output_dir, output_dir
+from otprior.cli.session import fail, session, stdout
+from otprior.cli.studies import Compile, Workers, default_workers, follow
+from otprior.cli.user_inputs import Limit, NetworkPrecision, Tolerance, UserInputs, split_name
+from otprior.utils.files import check_output_dir, output_dir, output_file, write_json
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from otprior.experiments.search import Search
 
 EXAMPLES = (
     "otprior tune bundled bundled --steps 5 --out tuned",
@@ -35,69 +41,62 @@ EXAMPLES = (
     "--steps 5 --out tuned",
 )
 
-
-class Kind(StrEnum):
-    """Priors whose start can be tuned."""
-
-    semidiscrete = "semidiscrete"
-    mixture = "mixture"
-    gaussian = "gaussian"
+Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps of the sampler.")]
+Validation = Annotated[
+    str | None,
+    typer.Option(
+        "--validation",
+        metavar="DATA",
+        help="Real images that are neither atoms nor kept for final figures.",
+        show_default="the bundled ones",
+    ),
+]
+PriorName = Annotated[
+    str, typer.Option("--prior", metavar="NAME", help=f"Whose start to tune: {prior_names()}.")
+]
+LimitOfCopies = Annotated[
+    float | None,
+    typer.Option(
+        "--copy-limit",
+        min=0,
+        max=1,
+        help="Share of samples that may count as copies.",
+        show_default="that of the validation images",
+    ),
+]
+Margin = Annotated[
+    float,
+    typer.Option(
+        "--copy-margin", min=0, max=1, help="By how much the upper 95 % limit of the difference may exceed 0."
+    ),
+]
+Samples = Annotated[
+    int, typer.Option("--samples", min=12, help="Seeds that the last candidates are judged on.")
+]
+Minutes = Annotated[
+    float,
+    typer.Option(
+        "--minutes", min=0.01, help="Begin nothing new after so long, and choose from what is known."
+    ),
+]
 
 
 def tune(
     model: ModelArgument,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA", help="Images to fit to: a folder, .npz, .npy or .safetensors file, or 'bundled'."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="The folder to write.", show_default=False)],
-    steps: Annotated[int, typer.Option(min=1, help="Steps of the sampler.")] = 5,
-    validation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            help="Real images that are neither atoms nor kept for final figures; the bundled ones by default.",
-            show_default=False,
-        ),
-    ] = None,
-    extractor: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The feature extractor; by default the bundled one.")
-    ] = None,
-    prior: Annotated[Kind, typer.Option(help="Whose start to tune.")] = Kind.semidiscrete,
-    copy_limit: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of samples that may count as copies; by default that of the validation images.",
-            show_default=False,
-        ),
-    ] = None,
-    copy_margin: Annotated[
-        float,
-        typer.Option(min=0, max=1, help="By how much the upper 95 % limit of the difference may exceed 0."),
-    ] = 0.01,
-    samples: Annotated[
-        int, typer.Option(min=12, help="Seeds that the last candidates are judged on.")
-    ] = 2000,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=2, help="Fit to so many of the images, drawn by seed 0."),
-    ] = None,
-    tol: Annotated[float, typer.Option(help="Of the transport, as for fit.")] = 0.05,
-    precision: Annotated[
-        Precision,
-        typer.Option(help="Of the network. bfloat16 is faster on a CPU that multiplies it in tiles (AMX)."),
-    ] = Precision.float32,
-    minutes: Annotated[
-        float, typer.Option(min=0.01, help="Begin nothing new after so long, and choose from what is known.")
-    ] = 20,
-    null_label: Annotated[
-        int | None,
-        typer.Option(min=0, help="The label for no class; by default the model's.", show_default=False),
-    ] = None,
+    data: DataArgument,
+    out: Out,
+    steps: Steps = 5,
+    validation: Validation = None,
+    extractor: Extractor = None,
+    prior: PriorName = DEFAULT,
+    copy_limit: LimitOfCopies = None,
+    copy_margin: Margin = 0.01,
+    samples: Samples = 2000,
+    limit: Limit = None,
+    tol: Tolerance = 0.05,
+    precision: NetworkPrecision = "float32",
+    minutes: Minutes = 20,
+    null_label: NullLabel = None,
     value_range: ValueRangeText = "auto",
     workers: Workers = None,
     compiled: Compile = False,
@@ -112,31 +111,108 @@ def tune(
     """
     with session(verbose, debug):
         check_output_dir(out, overwrite, (model, data, validation, extractor))
-        work = out.with_name(out.name + ".work")
-        check_model(model)
-        check_data(data)
-        check_material(data, validation, extractor)
         pixels = parse_value_range(value_range)
+        inputs = UserInputs(model, data, extractor, null_label, pixels, limit, tol, precision)
+        inputs.check(validation=validation)
         set_up_torch(None, "cpu")
-        material = Material(model, data, validation, extractor, null_label, pixels, limit, tol)
+        work, count = out.with_name(out.name + ".work"), workers or default_workers()
+        split = split_name(validation, "validation")
         with progress_bar("loading") as bar:
-            found = search_with(
-                material,
-                work,
-                steps=steps,
-                prior=prior.value,
-                copy_limit=copy_limit,
-                copy_margin=copy_margin,
-                samples=samples,
-                precision=precision.value,
-                minutes=minutes,
-                workers=workers or default_workers(),
-                compiled=compiled,
-                listen=follow(bar),
-            )
+            options = {"steps": steps, "prior": prior, "margin": copy_margin, "minutes": minutes}
+            options |= {"workers": count, "listen": follow(bar)}
+            search = _search(inputs, split, samples, work, copy_limit, compiled, options)
             with output_dir(out, overwrite) as folder:
-                write_search(folder, found)
-                if found.prior is not None:
-                    found.prior.save_pretrained(folder / "prior")
-        stdout().print(search_table(found, out))
-        refuse_empty(found, out)
+                _write(folder, search, Path(split).name, work)
+        stdout().print(_table(search, Path(split).name, out))
+        if search.best is None:
+            hint = "a larger --copy-margin or --samples may find one, or more images"
+            raise fail(f"no start keeps the copying limit; {out} has what was tried; {hint}", 1)
+
+
+def _search(
+    inputs: UserInputs,
+    split: str,
+    samples: int,
+    work: Path,
+    copy_limit: float | None,
+    compiled: bool,
+    options: dict[str, Any],
+) -> Search:
+    """Searches in a work folder, from which an interrupted search goes on; see `otprior.experiments.search`."""
+    from otprior.experiments.gates import CopyLimit
+    from otprior.experiments.processes import kept_processes
+    from otprior.experiments.search import tune as search
+    from otprior.sampling.start_spec import StartSpec
+
+    # (The search has starts of its own.)
+    comparison = inputs.comparison("tune", (StartSpec("none", 0, 1),), samples, split, split)
+    limit = None if copy_limit is None else CopyLimit(copy_limit, None, options["margin"])
+    with kept_processes(options["workers"], compiled=compiled):
+        return search(comparison, work, limit=limit, **options)
+
+
+def _write(folder: Path, search: Search, chosen_on: str, work: Path) -> None:
+    """Writes trials.json and tuning.png; settings.json and the prior, if something was chosen."""
+    from otprior.experiments.priors import prior_of
+    from otprior.experiments.search_plot import search_curve
+    from otprior.sampling.settings import write_settings
+
+    trials = _trials(search)
+    best, chosen = search.best, None
+    if best is not None:
+        start = best.row
+        chosen = next(t for t in trials if t["row"] == start.to_json() and t["samples"] == best.samples)
+        facts = {"figures": {key: value for key, value in chosen.items() if key != "row"}}
+        command = shlex.join(["otprior", *sys.argv[1:]])
+        starts = {f"{start.prior}_{start.steps}": start}
+        write_settings(folder / "settings.json", starts, chosen_on, command, **facts)
+        prior = prior_of(work / "priors", start)
+        assert prior is not None
+        prior.save_pretrained(folder / "prior")
+    write_json(folder / "trials.json", {"limit": asdict(search.limit), "trials": trials})
+    with output_file(folder / "tuning.png") as temporary:
+        temporary.write_bytes(search_curve(trials, chosen, search.limit.rate + search.limit.margin))
+
+
+def _trials(search: Search) -> list[dict[str, Any]]:
+    done: dict[Any, int] = {}
+    entries = []
+    for trial in search.trials:
+        new = max(0, trial.samples - done.get(trial.row, 0))
+        done[trial.row] = max(trial.samples, done.get(trial.row, 0))
+        figures = ("fid", "fid_interval", "kid", "copy_rate", "copy_rate_interval", "source_rate", "recall")
+        entries.append(
+            {
+                "label": trial.row.label,
+                "start_timestep": trial.row.start_timestep,
+                "samples": trial.samples,
+                **{name: getattr(trial.figures, name) for name in figures},
+                "allowed": search.limit.allows(trial.copy_rate, trial.samples),
+                "evaluations": new * trial.row.evaluations,
+                "row": trial.row.to_json(),
+            }
+        )
+    return entries
+
+
+def _table(search: Search, chosen_on: str, out: Path) -> Table:
+    """What was chosen, and what it rests on."""
+    from rich.table import Table
+
+    best, starts = search.best, {trial.row for trial in search.trials}
+    rows = [
+        ("tried", f"{len(starts)} starts, {search.evaluations:,} evaluations"),
+        ("copying", f"at most {search.limit.rate:.4f}, by {search.limit.margin:g} at the upper 95 % limit"),
+    ]
+    if best is not None:
+        rows += [
+            ("chosen", best.row.label),
+            ("FID", f"{best.fid:.2f} against {chosen_on} images, on {best.samples:,} seeds"),
+            ("copies", f"{best.copy_rate:.4f}"),
+        ]
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for row in [*rows, ("written to", str(out))]:
+        table.add_row(*row)
+    return table

@@ -73,12 +73,16 @@ def search_curve(
     note = "hollow: copies too much to be allowed on so many seeds\ndashed: the copying limit\ncircle: chosen"
     words.text(0.0, 0.9, note, color=theme.muted, fontsize=9, va="top")
     for axis in (quality, progress, copying):
-        axis.set_facecolor(theme.paper)
-        axis.grid(color=theme.grid, linewidth=0.8, zorder=0)
-        axis.tick_params(colors=theme.muted, labelsize=8)
-        for name, spine in axis.spines.items():
-            spine.set_visible(name in ("left", "bottom"))
-            spine.set_color(theme.grid)
+        _dress(axis, theme)
     content = io.BytesIO()
     FigureCanvasAgg(figure).print_png(content)
     return content.getvalue()
+
+
+def _dress(axis: Any, theme: Theme) -> None:
+    axis.set_facecolor(theme.paper)
+    axis.grid(color=theme.grid, linewidth=0.8, zorder=0)
+    axis.tick_params(colors=theme.muted, labelsize=8)
+    for name, spine in axis.spines.items():
+        spine.set_visible(name in ("left", "bottom"))
+        spine.set_color(theme.grid)

@@ -100,14 +100,20 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         return math.prod(self.shape)
 
     def report_facts(self) -> dict[str, Any]:
-        """A report row's account of where sampling starts: "prior", "start_timestep" and the options of the start."""
+        """A report row's account of where sampling starts: its kind, t*, the options of the start."""
         named = [name for name in self.Options.of_start() if name in REPORTED]
         options = {name: self.config[name] for name in named if name in self.config}
-        return {"prior": self.kind, "start_timestep": self.timestep, **options}
+        where = {"prior": self.kind, "start_timestep": self.timestep}
+        return where | options | {"family": self.describe(options)}
 
     def transport_facts(self) -> dict[str, Any] | None:
         """How well the transport behind the prior was solved, as "ot" of a report; None if none was."""
         return None
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether the prior's folder holds images that it was fitted to."""
+        return self._card() is not None
 
     def summary(self) -> list[tuple[str, str]]:
         """Pairs (name, text) that `otprior fit` prints about this kind of prior."""
@@ -304,7 +310,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
             ValueError: If the prior holds training images and no licence is named.
         """
         rule = "named, since this prior holds training images: publishing it publishes them"
-        require(self._card() is None or bool(data_license), "data_license", rule, data_license)
+        require(not self.holds_images or bool(data_license), "data_license", rule, data_license)
 
     @classmethod
     def from_pretrained(

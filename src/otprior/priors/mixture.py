@@ -48,7 +48,7 @@ class MixtureOptions(SolveOptions):
 
     noise: str = option(
         "coupled",
-        "Noise of a start: the seed's own (coupled, the default), or drawn anew (fresh).",
+        "Noise of a start: the seed's own (coupled), or drawn anew (fresh).",
         choices=NOISES,
         of_start=True,
     )
@@ -60,7 +60,7 @@ class MixtureOptions(SolveOptions):
         minimum=1,
         metavar="K",
     )
-    rank: int = option(10, "Principal axes to keep of a cluster; 10 by default.", metavar="R")
+    rank: int = option(10, "Principal axes to keep of a cluster.", metavar="R")
 
     def check_images(self, parts: list[tuple[int, Tensor]]) -> None:
         """Refuses more axes or clusters than the images of each class, (n, d), allow."""

@@ -31,15 +31,13 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from otprior.priors.class_maps import ClassMaps
 from otprior.priors.data import read_data, rows_by_class
 from otprior.priors.options import option
 from otprior.priors.solved import CellMaps, SolvedPrior, SolveOptions, fit_facts
 from otprior.transport.distributed import Processes
-from otprior.transport.measure import DiscreteMeasure
-from otprior.transport.potential import BrenierPotential, natural_scale
-from otprior.transport.projection import Projection, excess_share, project
-from otprior.transport.solution import Progress, Solution
-from otprior.transport.solve import solve_semidiscrete
+from otprior.transport.potential import BrenierPotential
+from otprior.transport.solution import Progress
 from otprior.utils.random import normal_block, seed_from
 from otprior.utils.validation import invalid, require
 
@@ -77,19 +75,19 @@ class SemiDiscreteOptions(SolveOptions):
 
     noise: str = option(
         "coupled",
-        "Noise of a start: the seed's own (coupled, the default), drawn anew (fresh), or one an atom (frozen).",
+        "Noise of a start: the seed's own (coupled), drawn anew (fresh), or one for each atom (frozen).",
         choices=NOISES,
         of_start=True,
     )
     smoothing: float = option(
         0.0,
-        "Temperature of a softmax over atoms, in units of their natural scale τ; 0, the default, takes the best alone.",
+        "Temperature of a softmax over atoms, in units of their natural scale τ; 0 takes the best alone.",
         of_start=True,
         metavar="EPS",
     )
     correlation: float = option(
         1.0,
-        "Correlation ρ in (0, 1] of coupled noise with the seed's; 1 by default.",
+        "Correlation ρ in (0, 1] of coupled noise with the seed's.",
         of_start=True,
         metavar="RHO",
     )
@@ -110,8 +108,8 @@ class SemiDiscreteOptions(SolveOptions):
     )
     precision: str = option(
         "auto",
-        "Precision of the products with the atoms; bfloat16 scores again in float64 what it cannot tell apart. auto, "
-        "the default, takes what is fast here.",
+        "Precision of the products with the atoms; bfloat16 scores again in float64 what it cannot tell apart. auto "
+        "takes what is fast here.",
         choices=("auto", "float32", "bfloat16"),
     )
 
@@ -228,7 +226,7 @@ class SemiDiscretePrior(SolvedPrior):
         noise_schedule, timestep = cls.read_start(schedule, timestep)
         images, count = read_data(data, labels, value_range, num_classes)
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
-        found = _Maps(chosen, images.images.flatten(1).contiguous(), images.labels, count)
+        found = ClassMaps(chosen, images.images.flatten(1).contiguous(), images.labels, count)
         found.solve(generator, checkpoints, progress=progress, processes=processes)
         start = {name: getattr(chosen, name) for name in cls.Options.of_start()}
         prior = cls(
@@ -342,97 +340,6 @@ class SemiDiscretePrior(SolvedPrior):
             atoms=len(self.atoms),
             **{key: self.facts.get(key) or "not stated" for key in ("source", "license", "sha256")},
         )
-
-
-class _Maps:
-    """The map of each class, solved one after another.
-
-    Attributes:
-        potential: (N,), float64; −∞ for atoms that no seed is sent to.
-        scales: (K,) median τ of each class.
-        solutions: One a class that has images.
-        excess: By how large a share of W2² the worst of the maps along few axes is above the optimum at most.
-    """
-
-    def __init__(
-        self, options: SemiDiscreteOptions, atoms: Tensor, labels: Tensor | None, num_classes: int | None
-    ) -> None:
-        self.options, self.atoms = options, atoms
-        self.by_class = num_classes is not None
-        self.classes = torch.zeros(len(atoms), dtype=torch.int64) if labels is None else labels
-        self.potential = torch.full((len(atoms),), float("-inf"), dtype=torch.float64)
-        self.scales = torch.ones(num_classes or 1)
-        self.projection: Projection | None = None
-        self.solutions: list[Solution] = []
-        self.excess = 0.0
-
-    def solve(self, generator: torch.Generator, checkpoints: str | Path | None, **solver: Any) -> None:
-        """Solves all, from a generator and with what else `solve_semidiscrete` takes."""
-        options, weights = self.options, self.options.weights
-        whole, seen = None, self.atoms
-        if not self.by_class or weights is not None or options.rank is not None:
-            whole = DiscreteMeasure.build(self.atoms, weights)
-        if options.rank is not None:
-            assert whole is not None
-            self.projection = project(self.atoms, whole.given_weights(), options.rank)
-            seen = self.projection.apply(self.atoms)
-        present = self.classes.unique().tolist()
-        for label in present if weights is not None else ():
-            positive = bool((torch.as_tensor(weights).cpu()[self.classes == label] > 0).any())
-            require(positive, "weights", f"positive somewhere in class {label}", "all zero")
-        for label in present:
-            rows = torch.nonzero(self.classes == label).reshape(-1)
-            # (A selection is a copy, which atoms mapped from a file had better be spared.)
-            own = seen[rows] if self.by_class else seen
-            if own is self.atoms and weights is None:
-                assert whole is not None
-                measure = whole
-            else:
-                measure = DiscreteMeasure.build(own, None if weights is None else _mass(weights, rows))
-            solver["checkpoint"] = (
-                None if checkpoints is None else Path(checkpoints) / f"map-{label}.safetensors"
-            )
-            self._solve_class(label, rows, measure, generator, solver)
-
-    def _solve_class(
-        self,
-        label: int,
-        rows: Tensor,
-        measure: DiscreteMeasure,
-        generator: torch.Generator,
-        solver: dict[str, Any],
-    ) -> None:
-        """Solves the map onto a measure of the atoms in `rows`."""
-        chosen = {name: getattr(self.options, name) for name in ("tol", "max_draws", "throw", "precision")}
-        solution = solve_semidiscrete(measure, generator=generator, **chosen, **solver)
-        # A duplicate is never chosen, as ties go to the first; −∞ keeps it out of the softmax as well.
-        self.potential[rows[measure.index]] = solution.potential.cpu()[measure.index]
-        # (One atom alone has no scale, and needs none.)
-        self.scales[label] = float(natural_scale(measure.atoms, measure.weights).median()) or 1.0
-        self.solutions.append(solution)
-        if self.projection is not None:
-            own = self.atoms[rows[measure.index].to(self.atoms.device)]
-            offsets = solution.potential[measure.index]
-            share = excess_share(self.projection, own, measure.atoms, offsets, seed_from(generator))
-            self.excess = max(self.excess, share)
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The prior's buffers; its axes only if they are few."""
-        found = {"atoms": self.atoms, "potential": self.potential, "classes": self.classes}
-        axes = {} if self.projection is None else {"axes": self.projection.axes}
-        return {**found, "scales": self.scales, **axes}
-
-    def projection_facts(self) -> dict[str, Any]:
-        """What solving along few axes keeps, and what it costs, as measured; {} along all."""
-        if self.projection is None:
-            return {}
-        return {"variance_kept": self.projection.variance_kept, "cost_excess_share": self.excess}
-
-
-def _mass(weights: Tensor, rows: Tensor) -> Tensor:
-    """The masses of some atoms, rescaled to sum 1."""
-    mass = torch.as_tensor(weights).double().cpu()[rows]
-    return mass / mass.sum()
 
 
 _CARD = """\

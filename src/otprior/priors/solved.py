@@ -21,9 +21,7 @@ from otprior.utils.validation import invalid
 class SolveOptions(PriorOptions):
     """How far the transport is solved."""
 
-    tol: float = option(
-        0.05, "Upper 95 % limit of χ² of the cells' masses to reach, for each class's map; 0.05 by default."
-    )
+    tol: float = option(0.05, "Upper 95 % limit of χ² of the cells' masses to reach, for each class's map.")
     max_draws: int | None = option(None, "When to give up, for each map.", type=int, minimum=1)
     throw: bool = option(True, "Save even if tol is not reached.", flag="keep-unconverged")
 

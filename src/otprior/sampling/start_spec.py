@@ -92,10 +92,11 @@ class StartSpec:
         return self.option("correlation", 1.0)
 
     def reported_options(self) -> dict[str, Any]:
-        """The options as a report's row has them."""
+        """The options as a report's row has them, and what it calls such starts."""
         if self._declared() is None:
             return {"noise": self.noise}
-        return find_prior(self.prior).reported_options(dict(self.options))
+        kind = find_prior(self.prior)
+        return kind.reported_options(dict(self.options)) | {"family": kind.describe(dict(self.options))}
 
     @property
     def key(self) -> str:

@@ -1,0 +1,119 @@
+"""A user's own model and images, as `otprior tune` and `otprior compare` take them, and the comparison of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from otprior.cli.inputs import BUNDLED, check_data, check_model, require_path
+from otprior.utils.validation import require
+
+if TYPE_CHECKING:
+    from otprior.experiments.comparison import Comparison
+    from otprior.sampling.start_spec import StartSpec
+
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=2, help="Fit to so many of the images, drawn by seed 0.")
+]
+Tolerance = Annotated[
+    float, typer.Option("--tol", help="χ² that the solve of a transport has to reach, as for fit.")
+]
+NetworkPrecision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="float32|bfloat16",
+        help="Precision of the network. bfloat16 is faster on a CPU that multiplies it in tiles (AMX).",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class UserInputs:
+    """What is compared or tuned, by the names of the options.
+
+    Attributes:
+        model: A diffusers folder, or "bundled".
+        data: Images to fit to, or "bundled".
+        extractor: Folder of the feature extractor; None for the bundled one.
+        null_label: The network's label for no class.
+        value_range: Range of floating-point pixels.
+        limit: How many of the images to fit to; None for all.
+        tol: χ² that a transport has to reach.
+        precision: Precision of the network.
+    """
+
+    model: str
+    data: str
+    extractor: Path | None = None
+    null_label: int | None = None
+    value_range: Any = "auto"
+    limit: int | None = None
+    tol: float = 0.05
+    precision: str = "float32"
+
+    def check(self, **images: str | None) -> None:
+        """Looks at the paths; `images` are further ones by their options, needed unless the data are bundled.
+
+        Raises:
+            FileNotFoundError: If nothing is at a path.
+            ValueError: If a user's images would be judged by the bundled ones.
+        """
+        check_model(self.model)
+        check_data(self.data)
+        rule = f"given unless the data are {BUNDLED}: real images that are no atoms"
+        for name, path in images.items():
+            option = "--" + name.replace("_", "-")
+            if path is not None:
+                check_data(path, option)
+            require(self.data == BUNDLED or path is not None, option, rule, "nothing")
+        if self.extractor is not None:
+            require_path("--extractor", self.extractor)
+        rule = f"left out for the model '{BUNDLED}', whose label is known"
+        require(self.model != BUNDLED or self.null_label is None, "--null-label", rule, self.null_label)
+
+    def comparison(
+        self,
+        name: str,
+        starts: tuple[StartSpec, ...],
+        samples: int,
+        split: str,
+        real_split: str,
+        seed_sets: int = 1,
+    ) -> Comparison:
+        """The comparison of starts on these inputs.
+
+        Arguments:
+            name: What reports call it.
+            starts: The starts.
+            samples: Images of each in a set of seeds.
+            split: Images that quality is measured against: a path, or one of the bundled sets.
+            real_split: Real images that give the floor, likewise.
+            seed_sets: Sets of seeds.
+        """
+        from otprior.experiments.comparison import Comparison
+
+        return Comparison(
+            name,
+            starts,
+            samples,
+            seed_sets,
+            split=split,
+            real_split=real_split,
+            atoms=self.limit,
+            atoms_from="atoms" if self.data == BUNDLED else self.data,
+            tol=self.tol,
+            precision=self.precision,
+            model=self.model,
+            null_class_label=self.null_label,
+            extractor=BUNDLED if self.extractor is None else str(self.extractor),
+            value_range=self.value_range,
+        )
+
+
+def split_name(path: str | None, bundled: str) -> str:
+    """How a comparison names images at a path; the bundled set of that name where it is None or "bundled"."""
+    return bundled if path in (None, BUNDLED) else str(path)

@@ -1,0 +1,66 @@
+"""Starts as a command line has them: "none@20,gaussian@5,semidiscrete:noise=fresh:t=450@5"."""
+
+from __future__ import annotations
+
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.experiments.search import SCHEDULERS, labelled
+from otprior.priors import find_prior
+from otprior.sampling.start_spec import OWN_GRID, StartSpec
+from otprior.utils.validation import invalid, require
+
+FORM = "NAME[:OPTION=VALUE...]@STEPS, such as none@20 or semidiscrete:noise=fresh:t=450@5"
+
+
+def read_starts(text: str, schedule: NoiseSchedule) -> tuple[StartSpec, ...]:
+    """The starts of a list that is separated by commas.
+
+    All are sampled by the scheduler that a search begins with for this kind of process, on a grid that is even in
+    log-SNR.
+
+    Arguments:
+        text: Each start is NAME[:OPTION=VALUE...]@STEPS. NAME is "none" or a kind of prior. OPTION is one of the
+            prior's, or "t" for t*; without it t* is the prior's usual one.
+        schedule: The forward process.
+
+    Raises:
+        ValueError: If a part does not have this form, the prior has no such option, or two starts are the same.
+    """
+    starts = [_read(part.strip(), schedule) for part in text.split(",")]
+    different = {start.key for start in starts}
+    require(len(different) == len(starts), "--starts", "different", text)
+    return tuple(starts)
+
+
+def _read(text: str, schedule: NoiseSchedule) -> StartSpec:
+    what, sign, steps = text.partition("@")
+    name, *pairs = what.split(":")
+    require(bool(sign) and steps.isdigit() and int(steps) > 0, "--starts", FORM, repr(text))
+    options = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        require(bool(sign), "--starts", FORM, repr(text))
+        options[key] = value
+    place = options.pop("t", None)
+    end = schedule.timestep_range[1]
+    start = StartSpec(name, end, int(steps), SCHEDULERS[schedule.kind], OWN_GRID + "log_snr")
+    if name == "none":
+        require(not options and place is None, "--starts", "none@STEPS for white noise", repr(text))
+        label = f"N(0, I) at T, {start.scheduler.removesuffix('Scheduler')}, {steps}"
+        return StartSpec("none", end, start.steps, start.scheduler, start.spacing, label)
+    kind = find_prior(name)
+    declared = kind.Options.declared()
+    unknown = sorted(set(options) - set(declared))
+    require(not unknown, "--starts", f"with options among {', '.join(['t', *declared])}", repr(text))
+    values = {key: declared[key].parse(value) for key, value in options.items()}
+    timestep = kind.usual_timestep(schedule) if place is None else _timestep(place)
+    schedule.check_timestep(timestep)
+    start = StartSpec(name, timestep, start.steps, start.scheduler, start.spacing)
+    return labelled(start.with_options(**values))
+
+
+def _timestep(text: str) -> int | float:
+    try:
+        t = float(text)
+    except ValueError:
+        raise invalid("t of --starts", "a number", repr(text)) from None
+    return int(t) if t.is_integer() else t
