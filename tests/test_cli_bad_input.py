@@ -189,9 +189,9 @@ def test_weights(here: Path, weights: np.ndarray, message: str) -> None:
 def test_weights_file_that_is_none(here: Path) -> None:
     (here / "weights.npy").write_text("1, 2, 3")
     _refused_untouched(here, FIT + " --weights weights.npy", "weights weights.npy are damaged")
-    _refused_untouched(
-        here, FIT + " --weights weights.npy --limit 3", "--weights must be left out with --limit"
-    )
+    _refused_untouched(here, FIT + " --weights missing.npy", "weights missing.npy: there is no such file")
+    np.save(here / "weights.npy", np.full(40, 1 / 40))
+    _refused_untouched(here, FIT + " --weights weights.npy --limit 3", "weights must be of shape (3,)")
 
 
 # Options ----------------------------------------------------------------------------------------------------
@@ -235,15 +235,22 @@ def test_sampling_options(here: Path, options: str, message: str) -> None:
     [
         (
             "--prior gaussian",
-            "--tol must be left out unless --prior is semidiscrete or mixture; got --prior gaussian",
+            "--tol is an option neither of this command nor of --prior gaussian, which has --rank",
         ),
-        ("--prior mixture --smoothing 1", "--smoothing must be left out unless --prior is semidiscrete; got"),
-        ("--prior mixture --components 1000", "components must be at most half of"),
         (
-            "--components 10",
-            "--components must be left out unless --prior is mixture; got --prior semidiscrete",
+            "--prior mixture --smoothing 1",
+            "--smoothing is an option neither of this command nor of --prior mixture",
         ),
-        ("--rank 1.5", "--rank must be a whole number of axes >= 1, or a share of variance such as 0.95"),
+        ("--prior mixture --components 1000", "components must be at most half of"),
+        ("--components 10", "--components is an option neither of this command nor of --prior semidiscrete"),
+        ("--prior=mean", "prior must be one of"),
+        ("--prior=unsolved", "unsolved priors are made from a semidiscrete one"),
+        ("--auto 5", "--auto is no option any more: `otprior tune MODEL DATA --steps N --out DIR`"),
+        (
+            "--from-model 9",
+            "--from-model is no option any more: draw images by `otprior sample MODEL --prior none",
+        ),
+        ("--rank 1.5", "rank must be a whole number of axes >= 1, or a share of variance such as 0.95"),
         ("--rank 65", "rank must be an integer in [1, 64]; got 65"),
         ("--resume", "there is no state of a solve in out.work; leave --resume out to begin"),
         ("--smoothing -1", "smoothing must be a finite number >= 0"),

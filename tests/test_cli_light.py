@@ -49,9 +49,10 @@ def test_help_of_a_command_needs_nothing_heavy(command: str) -> None:
         (["audit", "sdxl", "missing"], "data missing: there is no such file or folder"),
         (["fit", "bundled", "missing", "--out", "new"], "data missing: there is no such file or folder"),
         (
-            ["fit", "bundled", "bundled", "--weights", "missing", "--out", "new"],
-            "weights missing: there is no",
+            ["fit", "bundled", "bundled", "--settings", "missing", "--out", "new"],
+            "--settings missing: there is no",
         ),
+        (["tune", "bundled", "missing", "--out", "new"], "data missing: there is no such file or folder"),
         (["sample", "bundled", "--prior", "missing", "--out", "new"], "prior missing: there is no such"),
         (["evaluate", "missing", "--out", "new"], "images missing: there is no such file or folder"),
         (["fit", "bundled", "bundled", "--out", "."], "output folder . cannot be moved into place"),

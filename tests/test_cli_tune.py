@@ -1,15 +1,13 @@
-"""`otprior tune`, what takes its settings, and `fit --from-model`: on a user's own model, images and extractor."""
+"""`otprior tune`, what takes its settings, and images that the model drew: on a user's own model and images."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import diffusers
-import numpy as np
 import pytest
 import torch
 from cli_helpers import SIZE, assert_refused, run, write_images, write_model
@@ -43,21 +41,11 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["tune", "bundled", "missing"], ["data missing: there is no such file"]),
         (["tune", "bundled", "TRAIN"], ["--validation must be given unless the data are bundled"]),
         (["tune", "bundled", "bundled", "--extractor", "missing"], ["--extractor missing: there is no such"]),
-        (["fit", "bundled", "bundled", "--null-label", "1"], ["--null-label must be left out without"]),
-        (["fit", "bundled"], ["DATA must be given, or else --from-model; got neither"]),
-        (
-            ["fit", "bundled", "bundled", "--from-model", "9"],
-            ["DATA must be given, or else --from-model; got both"],
-        ),
-        (
-            ["fit", "bundled", "bundled", "--auto", "5", "--noise", "fresh"],
-            ["--noise must be left out with --auto", "got fresh"],
-        ),
+        (["tune", "bundled", "bundled", "--prior", "mean"], ["prior must be one of", "gaussian"]),
         (
             ["tune", "bundled", "TRAIN", "--validation", "bundled"],
             ["images validation must be of the shape of those of train", "(1, 8, 8); got (1, 28, 28)"],
         ),
-        (["fit", "bundled", "TRAIN", "--auto", "5"], ["--validation must be given"]),
         (["fit", "bundled", "bundled", "--settings", "missing"], ["settings missing: there is no such file"]),
         (
             ["fit", "bundled", "bundled", "--prior", "gaussian", "--settings", "SETTINGS"],
@@ -122,32 +110,17 @@ def test_settings_decide_what_is_fitted_and_sampled(material: Path, tmp_path: Pa
     )
 
 
-def test_a_prior_from_the_model_itself(
-    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Images drawn once: the same after an interruption, and by class when asked; another network's are refused."""
-
-    def here(tasks: Iterable[Any], workers: int, threads: int, finished: Callable[[Any], None]) -> None:
-        for function, given in tasks:
-            finished(function(*given))
-
-    monkeypatch.setattr("otprior.experiments.processes.run_in_processes", here)
-    words = ["fit", material / "model", "--from-model", 40, "--model-steps", 2, "--tol", 0.5]
-    result = run(*words, "--conditional", "--out", tmp_path / "a")
+def test_a_prior_of_images_that_the_model_drew(material: Path, tmp_path: Path) -> None:
+    """`fit` reads the folder of `sample`, with its labels."""
+    drawn = ["sample", material / "model", "--prior", "none", "--steps", 2, "--seeds", "0-39"]
+    result = run(*drawn, "--class-labels", "0-2", "--out", tmp_path / "drawn")
     assert result.exit_code == 0, result.output
-    prior = Prior.from_pretrained(tmp_path / "a")
+    words = ["fit", material / "model", tmp_path / "drawn", "--tol", 0.5, "--conditional"]
+    result = run(*words, "--out", tmp_path / "prior")
+    assert result.exit_code == 0, result.output
+    prior = Prior.from_pretrained(tmp_path / "prior")
     assert prior.num_classes == 3
     assert sorted(torch.bincount(prior.classes).tolist()) == [13, 13, 14]  # type: ignore[arg-type]
-    assert "own samples" in prior.facts["source"]  # type: ignore[index]
-    (block,) = (tmp_path / "a.drawn").rglob("*.npz")
-    before = np.load(block)["pixels"]
-    block.unlink()
-    assert run(*words, "--conditional", "--out", tmp_path / "a", "--overwrite").exit_code == 0
-    assert np.array_equal(np.load(block)["pixels"], before)
-    told = run(*words, "--conditional", "--null-label", 1, "--out", tmp_path / "a", "--overwrite")
-    assert_refused(told, "--null-label must be the last of the network's labels")
-    other = run(*words[:4], "--model-steps", 3, "--out", tmp_path / "a", "--overwrite")
-    assert_refused(other, "empty, or of this network in so many steps")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.priors import SemiDiscretePrior, semidiscrete
+from otprior.priors import SemiDiscretePrior, class_maps
 from otprior.transport.solution import ConvergenceError, Progress
 
 SCHEDULE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
@@ -229,7 +229,7 @@ def test_smoothed_classes_do_not_mix(conditional: SemiDiscretePrior) -> None:
 def test_at_and_with_options_share_tensors_and_solve_nothing(
     prior: SemiDiscretePrior, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(semidiscrete, "solve_semidiscrete", None)
+    monkeypatch.setattr(class_maps, "solve_semidiscrete", None)
     z = noise(20)
     changed = [
         prior.at(300),
@@ -317,7 +317,7 @@ def test_bad_fits_are_refused_before_the_solve(
     options: dict[str, object], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "tol" not in options:
-        monkeypatch.setattr(semidiscrete, "solve_semidiscrete", None)
+        monkeypatch.setattr(class_maps, "solve_semidiscrete", None)
     with pytest.raises(ValueError, match=message):
         SemiDiscretePrior.fit(**{"data": images(), "schedule": SCHEDULE, **options})
 

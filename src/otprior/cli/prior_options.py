@@ -96,7 +96,7 @@ def find_fittable(name: str) -> type[Prior]:
     from otprior.priors import find_prior
 
     kind = find_prior(name)
-    rule = f"fitted to images itself; a {name} prior is made from a {kind.made_from} one in comparisons"
+    rule = f"fitted to images; {name} priors are made from a {kind.made_from} one, in comparisons"
     require(kind.made_from == name, "--prior", rule, name)
     return kind
 
