@@ -148,8 +148,8 @@ def compare(
 ) -> None:
     """Compare starts on the same seeds: quality, copying and their intervals.
 
-    Give MODEL, DATA and --starts, or a --preset. Pieces are kept in DIR.work: a run that was interrupted goes on from
-    there when it is started again. Delete that folder when you are done.
+    Give MODEL, DATA and --starts, or a --preset. Pieces are kept in DIR.work: an interrupted run continues from there
+    when it is started again. Delete that folder when you are done.
     """
     # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
     with session(verbose, debug):

@@ -31,7 +31,7 @@ def demo(
     ] = False,
     samples: Annotated[
         int | None,
-        typer.Option(min=12, help="Images of a row; by default 500, 50 with --quick.", show_default=False),
+        typer.Option(min=12, help="Images of a start.", show_default="500, 50 with --quick"),
     ] = None,
     workers: Workers = None,
     overwrite: Overwrite = False,

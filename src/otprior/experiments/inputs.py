@@ -174,7 +174,7 @@ def check_floor(samples: int, held_out: int, otherwise: str = "") -> None:
     """Refuses more samples of a start than there are held-out images, whose FID at equal n is the floor.
 
     Arguments:
-        samples: Of a start.
+        samples: Images of a start.
         held_out: Number of held-out images.
         otherwise: What else can be done, for the error.
 

@@ -148,10 +148,10 @@ def codes(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Study a model's codes: each map between images and noise beside exact optimal transport, and swapped codes.
+    """Study a model's codes: each map between images and noise against exact optimal transport, and swapped codes.
 
-    DIR gets report.json, a page, plots, pictures and the codes. Pieces are kept in DIR.work: a run that was interrupted
-    goes on from there when it is started again. Delete that folder when you are done.
+    DIR gets report.json, a page, plots, pictures and the codes. Pieces are kept in DIR.work: an interrupted run
+    continues from there when it is started again. Delete that folder when you are done.
     """
     # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
     with session(verbose, debug):

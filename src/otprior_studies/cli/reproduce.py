@@ -57,7 +57,7 @@ def reproduce(
 ) -> None:
     """Do again what a paper did, with its weaknesses shown: docs/papers.md says how each differs from the paper.
 
-    Pieces are kept in DIR.work: a run that was interrupted goes on from there when it is started again. Delete that
+    Pieces are kept in DIR.work: an interrupted run continues from there when it is started again. Delete that
     folder when you are done.
     """
     with session(verbose, debug):

@@ -31,7 +31,7 @@ class Leg:
     """Images of one kind, each with what its code became as another kind.
 
     Attributes:
-        kind: Name of the sources' kind; legs of one kind are of the same rows.
+        kind: Name of the sources' kind; legs of one kind swap the same images.
         rows: Which of `sources` were swapped, (m,).
         sources: All images of the one kind at hand, (n, C, H, W).
         targets: Images of the other kind, (k, C, H, W).

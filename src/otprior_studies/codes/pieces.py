@@ -118,7 +118,7 @@ def probed(
 ) -> dict[str, Tensor]:
     """|J − Jᵀ|/|J + Jᵀ| of the decoder at the codes of images, and the network's own at some moments.
 
-    Block 0 also measures its first two codes with differences twice as long, beside the same probes.
+    Block 0 also measures its first two codes with differences twice as long and the same probes.
     """
     coder = _coder(network, encoder)
     moments = flow_grid(coder.clean, coder.noisy, SKEW_MOMENTS + 1, "log_snr")[1:-1]

@@ -69,7 +69,7 @@ class CodeStudy:
         conditional: Whether the network is given each image's own class, instead of none.
         refined: Images encoded again in half as long steps, which says what the steps cost; and decoded again.
         probed: Images at whose codes the decoder's Jacobian is probed; 0 leaves it out.
-        probes: Of each.
+        probes: Probes of each image.
         swaps: Images of each class that are decoded as every class; of all with a second network. 0 leaves it out.
         timestep: t* of the fast priors.
         fast_steps: Network evaluations from there on.

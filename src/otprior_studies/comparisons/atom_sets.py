@@ -1,12 +1,12 @@
 """The coupled start on other sets of atoms, its settings chosen for each of them.
 
 - `numbers_of_atoms`: 100 to 10,000; 30,000 and 60,000 need a file of training images.
-- `unseen`: as many held-out images as atoms, which no network saw, beside training images. Nothing that is an atom is
-  evaluated on: the reference images give quality, the validation images the floor.
-- `model_atoms`: the full sampler's own images. Copying is measured against them, and in a second row against the
+- `unseen`: as many held-out images as atoms, which no network saw, compared with training images. Nothing that is an
+  atom is evaluated on: the reference images give quality, the validation images the floor.
+- `model_atoms`: the full sampler's own images. Copying is measured against them, and once more against the
   training images.
 
-A row's copying is measured against its own atoms, and so is that of the real images beside it.
+Copying is measured against a start's own atoms, for samples and for real images.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def numbers_of_atoms(stages: Stages, training: str = "") -> ComparisonResult:
 
 
 def unseen(stages: Stages) -> ComparisonResult:
-    """Atoms that no network saw, beside as many that it was trained on."""
+    """Atoms that no network saw, and as many that it was trained on."""
     validation = stages.subject.validation
     given: dict[str, Any] = {"atoms": 1000 if stages.rehearsal else UNSEEN, "real_split": validation}
     # The floor is computed on equally many real images.

@@ -1,4 +1,4 @@
-"""The coupled start beside everything that could explain it away, on the same seeds.
+"""The coupled start and everything that could explain its quality away, on the same seeds.
 
 1. Solvers from white noise at T, the spacing of each chosen on the validation images.
 2. t* at which a random training image with fresh noise, plain or boosted, copies as often as the coupled start, or has

@@ -2,7 +2,7 @@
 
 The gaussian prior, the smoothed coupled one, mixtures of several sizes, and a random cluster of them with fresh noise,
 which is what transport has to beat, at a few t* each on the validation images.
-Of each kind the best that does not copy goes on to the reference images, and the best of those that also keep the
+The best of each kind that does not copy is measured on the reference images, and the best of those that also keep the
 class of the full flow's image in at least `KEEPS` of the seeds.
 """
 
@@ -19,7 +19,7 @@ from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons.candidates import FULL_SAMPLER
 from otprior_studies.comparisons.stages import Stages
 
-# The seed agreement that a start is to have beside its quality.
+# The seed agreement that a start is to have, besides its quality.
 KEEPS = 0.8
 # Images of a cluster on average, and axes kept of it.
 MIXTURES = ((100, 20), (32, 10), (10, 10), (5, 10))

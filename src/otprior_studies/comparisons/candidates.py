@@ -30,7 +30,7 @@ MIXTURE_STARTS = (250, 300, 350, 400, 450, 550)
 
 @dataclass(frozen=True)
 class Solver:
-    """A sampler from T: its name for people, its diffusers class, config values, and the spacings it has."""
+    """A sampler from T: its name in labels, its diffusers class, the spacings it has, and config values."""
 
     name: str
     scheduler: str
@@ -92,7 +92,7 @@ def best_coupled(stages: Stages, steps: int, **changes: Any) -> StartSpec:
         for rho in CORRELATIONS
         for start in at_each(plain.with_options(correlation=rho), "coupled", STARTS)
     ]
-    # The settings beside the bundled network were chosen among more.
+    # The settings of the bundled network were chosen among more candidates.
     known = settings_rows().get(f"coupled_{steps}")
     if known is not None:
         starts.append(_labelled(known, "coupled"))

@@ -80,7 +80,7 @@ def matching_timestep_of(
         return math.log((hits + 0.5) / (samples - hits + 0.5))
 
     levels = np.array([odds(rate) for rate in falling])
-    # `np.interp` wants rising abscissae; equal ones are told apart by far less than a sample.
+    # `np.interp` needs rising abscissae; equal ones are moved apart by far less than a sample.
     levels -= 1e-9 * np.arange(len(levels))
     return round(float(np.interp(-odds(target), -levels, times)))
 

@@ -96,9 +96,9 @@ def break_even(row: ReportRow, rows: Sequence[ReportRow], workers: int = 1) -> f
     those that cannot be told from the best of them (whose intervals overlap), which are all worse than the row.
 
     Arguments:
-        row: Of the prior.
-        rows: All of the report.
-        workers: Processes that sampled beside each other: as many images came in the seconds that each took.
+        row: The prior's row.
+        rows: All rows of the report.
+        workers: Processes that sampled at the same time: each image took its seconds in one of them.
     """
     white = [other for other in rows if other.prior == "none"]
     if row.fit_seconds is None or not white:

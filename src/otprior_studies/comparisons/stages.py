@@ -100,7 +100,7 @@ class Stages:
         """Runs a stage on the reference images with all seed sets.
 
         Arguments:
-            name: Of the stage.
+            name: Name of the stage.
             starts: What is compared.
             samples: Images of a start, if not `self.samples`.
             changes: Other fields of the stage's `Comparison`.
@@ -123,10 +123,10 @@ class Stages:
         If none passes, it is the one that copies least, and its label says so.
 
         Arguments:
-            name: Of the stage.
+            name: Name of the stage.
             starts: The candidates.
             part: Share of `samples` on which the last ones are judged.
-            margin: Of the copying rule.
+            margin: Margin of the copying rule.
             changes: Other fields of the stage's `Comparison`.
         """
         block, sizes = rungs(self.share(part), (1 / 4, 1 / 2, 1))

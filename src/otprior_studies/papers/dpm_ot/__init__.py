@@ -3,11 +3,11 @@
 Images y_i are noised once, x_i = y_i + σ n_i, at a level near the end of a variance-exploding process. A map of
 optimal transport carries white noise onto them, draws near its singular set are rejected, and annealed Langevin
 dynamics through the last levels makes an image of the latent that is handed back. What the paper describes is done as
-described, and what its code does otherwise (`published`) is done beside it. Two things follow without any experiment:
+described, and what its code does otherwise (`published`) is done, too. Two things follow without any experiment:
 
 - the map has N values, so a sampler without noise gives N images at most;
 - its masses are equal up to χ², so without a filter the latent that is handed back is any one of them, with equal
-  chances: in law, "a random latent". The row without a map shows that.
+  chances: in law, "a random latent". The start without a map shows that.
 
 Settings are checked at once; nothing heavy is imported here. Noise levels are given as in the paper's code, for pixels
 in [0, 1]. Networks and images here live in [−1, 1], where every level is twice as large; steps are relative to the
@@ -62,7 +62,7 @@ class Settings:
         model: A diffusers folder of a variance-preserving network, in place of the bundled one; then also:
         images: Training images, a folder or file: what latents are made of and could be copied.
         reference: Images that quality is measured against.
-        held_out: Images that nobody saw, for the floor.
+        held_out: Images that no network and no start was made of, for the floor.
         extractor: Folder of a classifier of these images, as `otprior.metrics.features.save_extractor` writes it.
         null_label: The network's label for no class; −1 if its folder says so, or there are no classes.
     """

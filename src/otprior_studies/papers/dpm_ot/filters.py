@@ -1,6 +1,6 @@
 """What the filter keeps: a share of the draws, masses that are no longer the weights, and which samples.
 
-Rejection sampling draws from the law given that a draw is kept. So the samples of a row without a filter, split by
+Rejection sampling draws from the law given that a draw is kept. So the samples of a start without a filter, split by
 whether their draws would have been kept, are exact samples of what the filter keeps and of what it rejects: every k
 and every threshold is judged on the same samples, and the network is not run again.
 """
@@ -108,12 +108,12 @@ def filter_table(
     """A report's table: what each filter keeps, and how many of the samples that it keeps are mixed.
 
     Arguments:
-        name: Of the row without a filter.
+        name: The label of the start without a filter.
         found: Its map.
         law: Of that.
         chosen: The filter of the run, shown with the others.
-        mixed: Whether each of the row's samples is mixed, shape (n,), bool.
-        first_seed: Of these samples.
+        mixed: Whether each of the start's samples is mixed, shape (n,), bool.
+        first_seed: The first seed of these samples.
     """
     width = law.angles.shape[1] + 1
     z = seed_draws(found, seeds_to_generators(range(first_seed, first_seed + len(mixed))))
@@ -230,7 +230,7 @@ def _share(mask: Tensor) -> float | None:
 
 
 def _difference(kept: Tensor, rejected: Tensor) -> Interval | None:
-    """Of the shares of two independent sets, by Newcombe's limits from Wilson's; None where one has fewer than two."""
+    """Difference of two shares, by Newcombe's limits from Wilson's; None where a set has fewer than two."""
     if min(len(kept), len(rejected)) < 2:
         return None
     first, second = (_wilson(mask) for mask in (kept, rejected))

@@ -63,7 +63,7 @@ def best_step(ratio: float, steps: int) -> float:
     is above σ² for every η: below the least is nothing, so the least is the nearest.
 
     Arguments:
-        ratio: Of a level to the next, above 1.
+        ratio: Ratio of a level to the next, above 1.
         steps: At each level.
     """
     _check(ratio, steps)
@@ -84,7 +84,7 @@ def settled_step(ratio: float, steps: int) -> float:
     """The η in (0, 1) for which `settled_variance` is least: what `best_step` leaves out is that errors add up.
 
     Arguments:
-        ratio: Of a level to the next, above 1.
+        ratio: Ratio of a level to the next, above 1.
         steps: At each level.
     """
     _check(ratio, steps)
@@ -119,7 +119,7 @@ def annealed_langevin(
     """Clean data from latents, by `len(sigmas) * steps` calls of the denoiser, and one more if `denoise`.
 
     Arguments:
-        denoiser: Of the data.
+        denoiser: The data's denoiser.
         x: Latents x_0 + σ ε, with σ the first level or somewhat above, shape (B, ...).
         sigmas: Falling levels.
         steps: At each.

@@ -7,7 +7,7 @@
 | angle of lifted atoms in radians | rescaled to [0, 1] by the batch's least and largest | `kept_in_batch` |
 | the draw's own atom is kept | the lower index of the pair, each index once in a batch | `kept_in_batch` |
 
-With rescaled angles whether a draw is kept depends on the draws beside it; the pair of the batch's largest angle is
+With rescaled angles whether a draw is kept depends on the others of its batch; the pair of the batch's largest angle is
 always rejected, that of its least always kept. As published the code runs with one neighbour, that is without a
 filter: its path for more of them stops at an unpacking error, and what is here is what it would do without that
 error.
@@ -52,7 +52,7 @@ class AdamState:
 def adam(
     atoms: Tensor, weights: Tensor, draw: Draw, rate: float, size: int, generator: torch.Generator
 ) -> Iterator[AdamState]:
-    """Adam on cell frequencies of fresh draws, h from zero; it goes on for as long as it is asked.
+    """Adam on cell frequencies of fresh draws, h from zero; an endless iterator.
 
     Whenever 50 steps bring no smaller gradient, three times at most, draws are doubled and the rate is multiplied by
     0.8.
@@ -60,10 +60,10 @@ def adam(
     Arguments:
         atoms: y, shape (N, d).
         weights: ν, shape (N,), in the atoms' dtype.
-        draw: Of the source.
+        draw: Draws of the source.
         rate: Published 0.1.
         size: Draws in the first step; published 10 N.
-        generator: Of the draws.
+        generator: Generator of the draws.
     """
     h, first, second = (torch.zeros_like(weights) for _ in range(3))
     best, bad_steps, doublings, draws = math.inf, 0, 0, 0
@@ -85,7 +85,7 @@ def adam(
 
 
 def cube_draws(dim: int) -> Draw:
-    """Of the uniform law on [0, 1]^d."""
+    """Draws of the uniform law on [0, 1]^d."""
     return lambda count, generator: torch.rand(count, dim, generator=generator)
 
 

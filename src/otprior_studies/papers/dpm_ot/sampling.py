@@ -97,7 +97,7 @@ def starting_latents(
         given: The start's options: "rule" is "map" (i(z)), "angle" (new draws until one is kept), "batch" (the
             authors'), or "random" (no map: any latent).
         generators: One a seed, unused so far.
-        first_seed: Of the block, for the authors' batches.
+        first_seed: First seed of the block, for the authors' batches.
 
     Raises:
         ValueError: If the filter rejects everything.

@@ -53,7 +53,7 @@ class MapSpec:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         return f"{'published' if self.published else 'solved'}-{self.sigma:.6g}-{self.atoms}-{self.effort:g}"
 
 
@@ -61,7 +61,7 @@ class Starts:
     """Makes starts of one run.
 
     Arguments:
-        settings: Of the run.
+        settings: The settings of the run.
         schedule: The network's process, variance preserving.
 
     Attributes:
@@ -111,7 +111,7 @@ class Starts:
         return starts
 
     def code(self) -> list[StartSpec]:
-        """The authors' code, without the filter (its default) and with it, beside what is described on as few atoms."""
+        """The authors' code, without the filter (its default) and with it, and what is described on as few atoms."""
         chosen = self.settings
         few = MapSpec(self.level, chosen.code_atoms, chosen.tol)
         theirs = MapSpec(self.level, chosen.code_atoms, chosen.code_steps, published=True)
@@ -174,8 +174,8 @@ class Starts:
         chosen = self.settings
         count = chosen.levels - chosen.level
         chain = {"begin": self.level, "count": count, "steps": steps, "step": chosen.step}
-        told = f"{name}{count} levels of {steps} step{'s' * (steps > 1)}"
-        return self._latents(self.level, chain, f"{FROZEN}, σ = {self.level:.3g}, {told}")
+        levels = f"{name}{count} levels of {steps} step{'s' * (steps > 1)}"
+        return self._latents(self.level, chain, f"{FROZEN}, σ = {self.level:.3g}, {levels}")
 
     def _coarse_chain(self, sigma: float) -> dict[str, Any]:
         count = self.settings.calls
@@ -201,7 +201,7 @@ class Starts:
 
     def _stock(self, scheduler: str, name: str) -> StartSpec:
         last = int(self.schedule.timestep_range[1])
-        # (DDIM alone clips, unless told otherwise: the clean image that it foresees, at every step.)
+        # (DDIM alone clips by default: the clean image that it foresees, at every step.)
         sampler = (("clip_sample", False),) if scheduler == DDIM else ()
         start = StartSpec("none", last, self.evaluations, scheduler, "trailing", sampler=sampler)
         return replace(start, label=f"N(0, I) at T, {name}")
@@ -222,5 +222,5 @@ class Starts:
 
 
 def _log_snr(sigma: float) -> float:
-    """Of a level for pixels in [0, 1]: −2 ln(2 σ) for pixels in [−1, 1]."""
+    """log-SNR of a level for pixels in [0, 1]: −2 ln(2 σ) for pixels in [−1, 1]."""
     return -2 * math.log(2 * sigma)

@@ -37,12 +37,12 @@ class Settings:
         data: "mnist", "bundled", or the path of labelled images (see `data.load_images`).
         training: Images that the network is trained on, as a path; by default the atoms.
         networks: A folder of networks that an earlier run trained (its OUT.work/network), in place of training.
-        steps: Of its training.
+        steps: Steps of its training.
         batch_size: Images a step.
         layers: Residual blocks a level; channels are the bundled network's.
-        precision: Of its training: "float32", "bfloat16", or "auto" for the faster one here.
+        precision: Precision of its training: "float32", "bfloat16", or "auto" for the faster one here.
         checkpoints: When the headline is done, in percent of the training, ascending, the last 100.
-        epochs: Of the classifier's training.
+        epochs: Epochs of the classifier's training.
         seed_sets: Sets of seeds of the headline, two or more.
         sampling: Precision of the network when it samples, likewise.
     """

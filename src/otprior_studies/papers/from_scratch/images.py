@@ -19,7 +19,7 @@ from otprior_studies.training.splits import split_images
 
 PARTS = {"atoms": 0.60, "validation": 0.10, "held_out": 0.16, "reference": 0.14}
 KEY = "otprior-from-scratch"
-# A part of fewer cannot be told from another by any figure.
+# Fewer images give no figure that tells two parts apart.
 LEAST = 12
 
 

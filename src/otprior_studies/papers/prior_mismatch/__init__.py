@@ -37,11 +37,11 @@ class Settings:
 
     Attributes:
         schedules: Names of `training.training_scheduler`, with commas between them.
-        steps: Of each network's training.
+        steps: Steps of each network's training.
         batch_size: Images a step.
         layers: Residual blocks a level; channels are the bundled network's.
-        precision: Of the training: "float32", "bfloat16", or "auto" for the faster one here.
-        epochs: Of the classifier's training.
+        precision: Precision of the training: "float32", "bfloat16", or "auto" for the faster one here.
+        epochs: Epochs of the classifier's training.
         atoms: Training images, for networks, classifier and priors.
         tol: χ² that the semi-discrete solves reach.
         level: log-SNR of t*.

@@ -185,7 +185,7 @@ def write_errors(
     """Writes the rows of an audit to `out`, as JSON.
 
     Arguments:
-        name: Of the schedule.
+        name: The schedule.
         images: Files of "atoms" and "held_out".
         priors: Folder of the fitted "semidiscrete" and "semidiscrete-by-class".
         timesteps: Where errors are computed; there is signal at all of them.

@@ -23,8 +23,8 @@ class Finding:
     """All that was found for a schedule.
 
     Attributes:
-        name: Of the schedule.
-        prediction: Of its network.
+        name: The schedule.
+        prediction: What its network predicts.
         terminal, at_end: Where the process ends, and what of the data is left there.
         places: What was sampled.
         result: The samples' figures.
@@ -190,7 +190,7 @@ def lead(findings: Sequence[Finding], gates: Sequence[Sequence[Gate]], many: int
     """Title and sentences: starts at T in `many` evaluations, for all images, whatever their figures are.
 
     Arguments:
-        findings: Of each schedule.
+        findings: One a schedule.
         gates: The statements on each; none where there is nothing to correct.
         many: Evaluations that the statements are about.
     """
