@@ -20,6 +20,7 @@ lint: $(VENV)/.test   ## check style, types, the direction of imports, and spell
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
+	$(BIN)/python scripts/package_size.py --check
 
 slow: $(VENV)/.test   ## run the longer tests and the gallery
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow

@@ -25,12 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from otprior import (
-    GaussianPrior,
-    MixturePrior,
-    NoiseSchedule,
-    SemiDiscretePrior,
-)
+from otprior import GaussianPrior, MixturePrior, NoiseSchedule, SemiDiscretePrior
 from otprior.data import bundled
 from otprior.utils.files import output_file
 

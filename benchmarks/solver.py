@@ -28,12 +28,7 @@ from harness.race import HEADLINE, Race
 from harness.results import SetResult, write
 from peers import NAMES, Settings
 
-from otprior.utils.files import (
-    check_output_dir,
-    read_json,
-    sha256,
-    write_json,
-)
+from otprior.utils.files import check_output_dir, read_json, sha256, write_json
 from otprior.utils.validation import invalid
 
 DEFAULT_SETS = ("fashion-10k", "mixture", "plane", "line")

@@ -63,10 +63,7 @@ for name, prior in priors.items():
     start = schedule.timestep_range[1] if prior is None else T_STAR
     grid = timestep_grid(schedule, start, STEPS, spacing="log_snr")
     result = pipe(
-        batch_size=len(SEEDS),
-        timesteps=grid,
-        generator=seeds_to_generators(SEEDS),
-        output_type="latent",
+        batch_size=len(SEEDS), timesteps=grid, generator=seeds_to_generators(SEEDS), output_type="latent"
     )
     images[name] = result.images
     print(f"{' '.join(name.split()):24} timesteps {[int(t) for t in grid]}, {result.nfe} evaluations")

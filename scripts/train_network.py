@@ -74,9 +74,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--prediction", choices=("epsilon", "v_prediction", "sample"))
     parser.add_argument(
-        "--zero-terminal-snr",
-        action="store_true",
-        help="rescale the betas so that no signal is left at T",
+        "--zero-terminal-snr", action="store_true", help="rescale the betas so that no signal is left at T"
     )
     parser.add_argument(
         "--classes", help="train on these labels only, such as 0,3 or 0-4; they become 0, 1, …"

@@ -54,12 +54,7 @@ def audited(model: Path, images: Path, tmp_path_factory: pytest.TempPathFactory)
     priors = []
     for noise in ("coupled", "frozen"):
         prior = SemiDiscretePrior.fit(
-            data,
-            DDPMScheduler(),
-            500,
-            noise=noise,
-            tol=0.2,
-            generator=torch.Generator().manual_seed(0),
+            data, DDPMScheduler(), 500, noise=noise, tol=0.2, generator=torch.Generator().manual_seed(0)
         )
         priors += ["--prior", folder / f"prior-{len(priors)}"]
         prior.save_pretrained(priors[-1])

@@ -19,12 +19,7 @@ from otprior.cli.evaluate import find_sources
 from otprior.data import bundled
 from otprior.data.images import ImageSet
 from otprior.data.samples import read_samples
-from otprior.priors import (
-    GaussianPrior,
-    MixturePrior,
-    Prior,
-    SemiDiscretePrior,
-)
+from otprior.priors import GaussianPrior, MixturePrior, Prior, SemiDiscretePrior
 from otprior.report import SamplingReport
 from otprior.transport import run as transport_run
 from otprior.transport.methods.sgd import AveragedSgd, SgdState

@@ -12,14 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from otprior.data.images import (
-    ImageSet,
-    check_images,
-    check_labels,
-    load_images,
-    to_pixels,
-    to_uint8,
-)
+from otprior.data.images import ImageSet, check_images, check_labels, load_images, to_pixels, to_uint8
 from otprior.data.samples import SampleWriter
 from otprior.utils.files import write_json
 

@@ -12,12 +12,7 @@ from scipy.integrate import quad
 from scipy.stats import multivariate_normal, norm
 from torch import Tensor
 
-from otprior.diffusion.denoisers import (
-    ExactDenoiser,
-    FiniteDenoiser,
-    GaussianDenoiser,
-    MixtureDenoiser,
-)
+from otprior.diffusion.denoisers import ExactDenoiser, FiniteDenoiser, GaussianDenoiser, MixtureDenoiser
 
 SCALES = [(0.9, 0.4), (0.1, 0.995), (1.0, 3.0), (0.0, 1.0), (0.5, 0.02)]
 

@@ -34,19 +34,9 @@ from otprior_studies.papers.dpm_ot.filters import (
     filter_curves,
     filter_table,
 )
-from otprior_studies.papers.dpm_ot.maps import (
-    LatentMap,
-    noised,
-    published_map,
-    solved_map,
-)
+from otprior_studies.papers.dpm_ot.maps import LatentMap, noised, published_map, solved_map
 from otprior_studies.papers.dpm_ot.published import adam, cube_draws, kept_in_batch
-from otprior_studies.papers.dpm_ot.sampling import (
-    SAMPLER,
-    kept_cells,
-    sample_start,
-    starting_latents,
-)
+from otprior_studies.papers.dpm_ot.sampling import SAMPLER, kept_cells, sample_start, starting_latents
 from otprior_studies.papers.dpm_ot.singular import AngleFilter
 from otprior_studies.papers.dpm_ot.starts import Starts, level_of
 

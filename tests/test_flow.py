@@ -14,13 +14,7 @@ from torch import Tensor
 
 from otprior.diffusion.ddim import ddim_decode, ddim_encode
 from otprior.diffusion.denoisers import FiniteDenoiser, GaussianDenoiser, MixtureDenoiser
-from otprior.diffusion.flow import (
-    NOISE,
-    Scales,
-    flow_grid,
-    flow_jacobian,
-    probability_flow,
-)
+from otprior.diffusion.flow import NOISE, Scales, flow_grid, flow_jacobian, probability_flow
 from otprior.diffusion.network import NetworkDenoiser
 from otprior.diffusion.schedule import NoiseSchedule
 

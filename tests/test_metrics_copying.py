@@ -6,12 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from otprior.metrics import (
-    Atoms,
-    copy_mask,
-    duplicate_rate,
-    neighbours,
-)
+from otprior.metrics import Atoms, copy_mask, duplicate_rate, neighbours
 from otprior.metrics.copying import below_quantile, first_equal, source_mask
 
 LEVEL = 2.0 / 255.0

@@ -18,13 +18,7 @@ from torch import Tensor
 
 from otprior import Prior
 from otprior.data.images import ImageSet
-from otprior.priors import (
-    GaussianPrior,
-    IdentityPrior,
-    MixturePrior,
-    RandomAtomPrior,
-    SemiDiscretePrior,
-)
+from otprior.priors import GaussianPrior, IdentityPrior, MixturePrior, RandomAtomPrior, SemiDiscretePrior
 
 SCHEDULER = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
 SHAPE = (1, 3, 3)

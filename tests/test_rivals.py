@@ -12,11 +12,7 @@ import torch
 from torch import Tensor
 
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.priors import (
-    Prior,
-    RandomAtomPrior,
-    SemiDiscretePrior,
-)
+from otprior.priors import Prior, RandomAtomPrior, SemiDiscretePrior
 from otprior_studies.rivals.boosted_atom import DIRECTIONS, BoostedAtomPrior, cell_means
 from otprior_studies.rivals.mini_batch import MiniBatchPrior
 from otprior_studies.rivals.unsolved import UnsolvedPrior

@@ -200,11 +200,7 @@ def test_training_learns(stripes: ImageSet, tmp_path: Path) -> None:
     losses: list[float] = []
     images = replace(stripes, labels=None)
     train_network(
-        images,
-        training_scheduler("linear"),
-        plan,
-        tmp_path,
-        listen=lambda at: losses.append(at.loss),
+        images, training_scheduler("linear"), plan, tmp_path, listen=lambda at: losses.append(at.loss)
     )
     # An untrained network predicts about nothing of a noise of variance 1.
     assert losses[0] > 0.8

@@ -8,13 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from otprior.utils.validation import (
-    check_choice,
-    check_finite,
-    check_integer,
-    invalid,
-    require,
-)
+from otprior.utils.validation import check_choice, check_finite, check_integer, invalid, require
 
 
 def test_the_form() -> None:

@@ -104,8 +104,7 @@ HeldOut = Annotated[
     ),
 ]
 Conditional = Annotated[
-    bool,
-    typer.Option("--conditional", "--labels", help="Errors class by class, too.", rich_help_panel=_DATA),
+    bool, typer.Option("--conditional", "--labels", help="Errors class by class, too.", rich_help_panel=_DATA)
 ]
 Limit = Annotated[
     int | None,
@@ -136,8 +135,7 @@ FineSteps = Annotated[
     ),
 ]
 Pairs = Annotated[
-    int,
-    typer.Option("--pairs", min=2, help="Pairs of samples; at most --draws.", rich_help_panel=_SAMPLES),
+    int, typer.Option("--pairs", min=2, help="Pairs of samples; at most --draws.", rich_help_panel=_SAMPLES)
 ]
 EstimatedBound = Annotated[
     bool,

@@ -157,13 +157,7 @@ class Bits:
             images
         )
         found = log_likelihood(
-            denoiser,
-            clean.alpha * fine,
-            clean,
-            noisy,
-            probes=self._probes,
-            generator=own,
-            steps=self._steps,
+            denoiser, clean.alpha * fine, clean, noisy, probes=self._probes, generator=own, steps=self._steps
         )
         dim = images[0].numel()
         bits = bits_per_dimension(found.log_density, dim, clean.alpha)

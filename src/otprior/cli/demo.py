@@ -13,12 +13,7 @@ import typer
 from otprior.cli.options import Debug, Overwrite, Verbose
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import session, stdout
-from otprior.cli.studies import (
-    Workers,
-    default_workers,
-    follow,
-    print_report,
-)
+from otprior.cli.studies import Workers, default_workers, follow, print_report
 from otprior.utils.files import check_output_dir, output_dir
 
 EXAMPLES = ("otprior demo --out demo-report", "otprior demo --quick --out rehearsal")
@@ -30,8 +25,7 @@ def demo(
         bool, typer.Option("--quick", help="A rehearsal in under a minute; its figures mean nothing.")
     ] = False,
     samples: Annotated[
-        int | None,
-        typer.Option(min=12, help="Images of a start.", show_default="500, 50 with --quick"),
+        int | None, typer.Option(min=12, help="Images of a start.", show_default="500, 50 with --quick")
     ] = None,
     workers: Workers = None,
     overwrite: Overwrite = False,

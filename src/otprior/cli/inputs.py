@@ -96,10 +96,7 @@ def set_up_torch(threads: int | None, device: str) -> torch.device:
 
 
 def load_model(
-    name: str,
-    scheduler: str | None = None,
-    spacing: str | None = None,
-    null_label: int | None = None,
+    name: str, scheduler: str | None = None, spacing: str | None = None, null_label: int | None = None
 ) -> OTPriorPipeline:
     """The model, with the prior that its folder holds, if it holds one.
 

@@ -120,8 +120,7 @@ Guidance = Annotated[
     ),
 ]
 AsFloat = Annotated[
-    bool,
-    typer.Option("--float", help="With npz: float32 as the sampler ended, neither rounded nor clipped."),
+    bool, typer.Option("--float", help="With npz: float32 as the sampler ended, neither rounded nor clipped.")
 ]
 
 

@@ -26,12 +26,7 @@ import torch
 from torch import Tensor
 
 from otprior.metrics.neighbours import nearest
-from otprior.utils.validation import (
-    check_choice,
-    check_finite,
-    check_integer,
-    require,
-)
+from otprior.utils.validation import check_choice, check_finite, check_integer, require
 
 PATHS = ("spherical", "straight")
 # Below this sine of the angle the great circle is a line, or (opposite codes) not determined.

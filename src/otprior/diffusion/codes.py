@@ -37,22 +37,11 @@ from torch import Tensor, nn
 
 from otprior.diffusion.ddim import ddim_decode, ddim_encode
 from otprior.diffusion.denoisers import Denoiser
-from otprior.diffusion.flow import (
-    FIXED_STEP_METHODS,
-    METHODS,
-    Scales,
-    flow_grid,
-    probability_flow,
-)
+from otprior.diffusion.flow import FIXED_STEP_METHODS, METHODS, Scales, flow_grid, probability_flow
 from otprior.diffusion.network import NetworkDenoiser
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.utils.files import output_file
-from otprior.utils.validation import (
-    check_choice,
-    check_finite,
-    check_integer,
-    require,
-)
+from otprior.utils.validation import check_choice, check_finite, check_integer, require
 
 logger = logging.getLogger(__name__)
 

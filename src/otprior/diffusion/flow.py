@@ -40,12 +40,7 @@ from torch import Tensor
 
 from otprior.diffusion.denoisers import Denoiser, ExactDenoiser
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.utils.validation import (
-    check_choice,
-    check_integer,
-    invalid,
-    require,
-)
+from otprior.utils.validation import check_choice, check_integer, invalid, require
 
 Velocity = Callable[[float, Tensor], Tensor]
 

@@ -25,12 +25,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from otprior.utils.validation import (
-    check_choice,
-    check_integer,
-    invalid,
-    require,
-)
+from otprior.utils.validation import check_choice, check_integer, invalid, require
 
 Number = TypeVar("Number", float, Tensor)
 

@@ -15,13 +15,7 @@ from otprior.experiments.inputs import Inputs
 from otprior.experiments.processes import Piece, run_pieces
 from otprior.experiments.sampling import Block, Samples
 from otprior.experiments.study import Listener
-from otprior.metrics import (
-    Interval,
-    bootstrap_mean,
-    evaluate,
-    mixture_mask,
-    seed_set_interval,
-)
+from otprior.metrics import Interval, bootstrap_mean, evaluate, mixture_mask, seed_set_interval
 from otprior.metrics.classes import class_figures
 from otprior.metrics.features import class_logits, classify, extract_features
 from otprior.metrics.intervals import FEW_EVENTS, binomial_interval

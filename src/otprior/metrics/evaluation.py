@@ -15,13 +15,7 @@ import torch
 from torch import Tensor
 
 from otprior.metrics._rows import as_rows, check_same_width
-from otprior.metrics.copying import (
-    Atoms,
-    below_quantile,
-    copy_mask,
-    duplicate_rate,
-    source_mask,
-)
+from otprior.metrics.copying import Atoms, below_quantile, copy_mask, duplicate_rate, source_mask
 from otprior.metrics.frechet import FeatureMoments, frechet_distance
 from otprior.metrics.intervals import block_interval, bootstrap_mean
 from otprior.metrics.kernel import KernelSample, kernel_distance

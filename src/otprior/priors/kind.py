@@ -55,12 +55,7 @@ class PriorKind:
 
     @classmethod
     def fit_with(
-        cls,
-        images: ImageSet,
-        schedule: Any,
-        timestep: float,
-        options: Mapping[str, Any],
-        **context: Any,
+        cls, images: ImageSet, schedule: Any, timestep: float, options: Mapping[str, Any], **context: Any
     ) -> Self:
         """Calls `fit` for those who know neither its options nor what else it takes.
 

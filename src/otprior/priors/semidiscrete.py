@@ -86,10 +86,7 @@ class SemiDiscreteOptions(SolveOptions):
         metavar="EPS",
     )
     correlation: float = option(
-        1.0,
-        "Correlation ρ in (0, 1] of coupled noise with the seed's.",
-        of_start=True,
-        metavar="RHO",
+        1.0, "Correlation ρ in (0, 1] of coupled noise with the seed's.", of_start=True, metavar="RHO"
     )
     weights: Tensor | None = option(
         None,

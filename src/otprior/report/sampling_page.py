@@ -14,22 +14,8 @@ from otprior.report.curves import curve_plot
 from otprior.report.folder import write_folder
 from otprior.report.images import ReportImages, image_grid
 from otprior.report.metric import METRIC
-from otprior.report.page import (
-    Block,
-    ImageRows,
-    Page,
-    Section,
-    Tile,
-    how_it_was_made,
-    how_to_read,
-    plot,
-)
-from otprior.report.plots import (
-    has_copying,
-    has_quality,
-    quality_against_copying,
-    quality_against_nfe,
-)
+from otprior.report.page import Block, ImageRows, Page, Section, Tile, how_it_was_made, how_to_read, plot
+from otprior.report.plots import has_copying, has_quality, quality_against_copying, quality_against_nfe
 from otprior.report.rows import COPY_MARGIN, copies_more, evaluations, quality, real_copy_rate, start_label
 from otprior.report.sampling_report import SamplingReport, Solve
 from otprior.report.sampling_tables import full_table, further_tables, gate_table, shown_metrics
@@ -42,10 +28,7 @@ _GENERAL = (
         "Where sampling begins. N(0, I) at T is the usual start from white noise. The others begin at an "
         "earlier time t*, from noise that a prior has mapped towards what the noised data look like there.",
     ),
-    (
-        "NFE",
-        "Number of network evaluations for one image: what a sample costs. Guidance takes two a step.",
-    ),
+    ("NFE", "Number of network evaluations for one image: what a sample costs. Guidance takes two a step."),
     (
         "95% interval",
         "What other seeds would have given, in 95 of 100 cases; the reference images, the training images "

@@ -49,10 +49,7 @@ def short_table(report: SamplingReport) -> Table:
         for row in rows
     ]
     return Table(
-        ("start", "NFE", *columns),
-        tuple(_ruled(rows, lines)),
-        note=_caption(report),
-        first_width=(20, 34),
+        ("start", "NFE", *columns), tuple(_ruled(rows, lines)), note=_caption(report), first_width=(20, 34)
     )
 
 

@@ -66,13 +66,7 @@ def load_checkpoint(
         version == FORMAT_VERSION, "checkpoint", f"of format version {FORMAT_VERSION}", f"{version} in {path}"
     )
     hint = "Delete it, or name another file"
-    require(
-        header["problem"] == problem,
-        "checkpoint",
-        f"of the same {parts}",
-        f"another's: {path}",
-        hint,
-    )
+    require(header["problem"] == problem, "checkpoint", f"of the same {parts}", f"another's: {path}", hint)
     for name, value in tensors.items():
         require(
             bool(torch.isfinite(value).all()), "checkpoint", "finite", f"NaN or infinity in {name} of {path}"

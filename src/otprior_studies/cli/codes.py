@@ -236,10 +236,7 @@ class _Given:
 
 
 def _network(
-    name: str,
-    null_label: int | None,
-    shape: tuple[int, int, int] | None = None,
-    option: str = "--null-label",
+    name: str, null_label: int | None, shape: tuple[int, int, int] | None = None, option: str = "--null-label"
 ) -> tuple[Network, Any]:
     """A network and the shape of its images; it is loaded here to find out whether it can be."""
     from otprior.data import bundled

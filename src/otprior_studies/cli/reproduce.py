@@ -29,9 +29,7 @@ def reproduce(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR",
-            help="The folder to write; by default named as the study is.",
-            show_default=False,
+            metavar="DIR", help="The folder to write; by default named as the study is.", show_default=False
         ),
     ] = None,
     samples: Annotated[

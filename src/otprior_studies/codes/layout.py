@@ -82,11 +82,7 @@ def layout_figures(legs: Sequence[Leg], seed: int) -> dict[str, Any]:
         means = torch.cat([torch.stack(values).mean(dim=0) for values in by_kind.values()])
         kept = bootstrap_mean(means, stream_generator(seed, "layout bootstrap"))
         coherence = radial_coherence(*(torch.cat(part).float() for part in zip(*found)))
-        rows[name] = {
-            "kept": kept.estimate,
-            "interval": kept.limits(),
-            "by_frequency": coherence.tolist(),
-        }
+        rows[name] = {"kept": kept.estimate, "interval": kept.limits(), "by_frequency": coherence.tolist()}
     return {"cutoff": CUTOFF, "images": len(means), "pairs": sum(len(leg.rows) for leg in legs), "rows": rows}
 
 

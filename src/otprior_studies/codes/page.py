@@ -8,17 +8,7 @@ from pathlib import Path
 
 from otprior.report.folder import write_folder
 from otprior.report.images import ReportImages, image_grid
-from otprior.report.page import (
-    Block,
-    Page,
-    Section,
-    Text,
-    Tile,
-    how_it_was_made,
-    how_to_read,
-    plot,
-    png,
-)
+from otprior.report.page import Block, Page, Section, Text, Tile, how_it_was_made, how_to_read, plot, png
 from otprior.report.tables import Cell, Table, build_table
 from otprior_studies.codes.plots import layout_by_frequency, maps_on_one_scale, power_by_points
 from otprior_studies.codes.record import CodeFigures, CodeMap, CodesReport, MapGroup

@@ -184,15 +184,7 @@ def _curves(report: SamplingReport) -> list[Curves]:
             for legend, key in series.items()
         }
         log = "xy" if name == "fitting" else "x"
-        return Curves.build(
-            name=name,
-            title=title,
-            x="atoms",
-            y=y,
-            series=points,
-            log=log,
-            points=False,
-        )
+        return Curves.build(name=name, title=title, x="atoms", y=y, series=points, log=log, points=False)
 
     return [
         curves("quality-by-atoms", "Quality", "FID above the floor", coupled="excess_fid"),

@@ -18,12 +18,7 @@ from otprior.report import Curves, ReportRow
 from otprior.report.rows import ends, evaluations, family
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior_studies.comparisons import FrontierSettings
-from otprior_studies.comparisons.atom_sets import (
-    check_training,
-    model_atoms,
-    numbers_of_atoms,
-    unseen,
-)
+from otprior_studies.comparisons.atom_sets import check_training, model_atoms, numbers_of_atoms, unseen
 from otprior_studies.comparisons.candidates import (
     FULL_SAMPLER,
     LAST,

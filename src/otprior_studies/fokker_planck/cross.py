@@ -72,13 +72,7 @@ class CrossPath:
 
 
 def solve_by_cross(
-    cores: Cores,
-    *,
-    duration: float,
-    steps: int,
-    nodes: int = 60,
-    half_width: float = 6.0,
-    tol: float = 1e-6,
+    cores: Cores, *, duration: float, steps: int, nodes: int = 60, half_width: float = 6.0, tol: float = 1e-6
 ) -> CrossPath:
     """Solves the equation from a density that is a train of functions.
 

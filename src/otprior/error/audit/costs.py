@@ -99,11 +99,7 @@ def _image(
 
 
 def check_row(
-    request: AuditRequest,
-    audited: AuditedStart,
-    group: DataGroup,
-    row: ErrorRow,
-    generator: torch.Generator,
+    request: AuditRequest, audited: AuditedStart, group: DataGroup, row: ErrorRow, generator: torch.Generator
 ) -> CheckRow:
     """Sliced, max-sliced and discrete W2 of one start at its row of errors, with whose interval they should agree."""
     timestep, alpha, sigma = row.timestep, row.alpha, row.sigma
@@ -132,11 +128,7 @@ def _interval(row: ErrorRow) -> ErrorInterval:
 
 
 def bound_row(
-    request: AuditRequest,
-    audited: AuditedStart,
-    group: DataGroup,
-    row: ErrorRow,
-    generator: torch.Generator,
+    request: AuditRequest, audited: AuditedStart, group: DataGroup, row: ErrorRow, generator: torch.Generator
 ) -> BoundRow:
     """The estimated bound of one start, in decimal logarithms."""
     rows = group.target.rows

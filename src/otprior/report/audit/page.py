@@ -10,16 +10,7 @@ from otprior.report.audit.plots import error_against_time, spectrum_left
 from otprior.report.audit.record import Audit, AuditReport, AuditRow, ErrorRow
 from otprior.report.audit.text import audit_headline, audit_summary, error_text
 from otprior.report.folder import write_folder
-from otprior.report.page import (
-    Block,
-    Page,
-    Section,
-    Text,
-    Tile,
-    how_it_was_made,
-    how_to_read,
-    plot,
-)
+from otprior.report.page import Block, Page, Section, Text, Tile, how_it_was_made, how_to_read, plot
 from otprior.report.record import Limits
 from otprior.report.tables import Cell, Table, build_table
 

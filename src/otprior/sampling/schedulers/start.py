@@ -22,12 +22,7 @@ from otprior.sampling.schedulers.edm import start_edm
 from otprior.sampling.schedulers.flow import start_flow
 from otprior.sampling.schedulers.support import StartRequest, Support, find_support
 from otprior.sampling.schedulers.vp import start_vp
-from otprior.utils.validation import (
-    check_choice,
-    check_integer,
-    invalid,
-    require,
-)
+from otprior.utils.validation import check_choice, check_integer, invalid, require
 
 _FAMILIES = {"vp": start_vp, "flow": start_flow, "ve": start_edm}
 

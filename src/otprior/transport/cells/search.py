@@ -58,13 +58,7 @@ class DrawSets:
 
     @classmethod
     def draw(
-        cls,
-        seed: int,
-        stream: str,
-        numbers: Sequence[int],
-        dim: int,
-        mixed: bool,
-        source: Source = NORMAL,
+        cls, seed: int, stream: str, numbers: Sequence[int], dim: int, mixed: bool, source: Source = NORMAL
     ) -> DrawSets:
         """The sets of these numbers; a set depends on (seed, stream, number, dim, mixed, source) alone."""
         if not mixed:

@@ -126,16 +126,7 @@ def filter_table(
         note=f"Acceptance and χ² of the kept cells on {len(law.cells):,} draws; mode mixture of the row's own "
         f"{len(mixed):,} samples, split by whether the filter keeps their draws. A difference below zero says that "
         "what is kept is less mixed than what is rejected; its interval is that of two proportions.",
-        columns=[
-            "k",
-            "angle ≤, rad",
-            "kept",
-            "χ²",
-            "mixed, kept",
-            "mixed, rejected",
-            "difference",
-            "95 %",
-        ],
+        columns=["k", "angle ≤, rad", "kept", "χ²", "mixed, kept", "mixed, rejected", "difference", "95 %"],
         lines=lines,
     )
 

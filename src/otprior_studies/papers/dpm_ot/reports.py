@@ -34,12 +34,7 @@ from otprior_studies.papers.dpm_ot.filters import (
     filter_table,
     law_of,
 )
-from otprior_studies.papers.dpm_ot.maps import (
-    LatentMap,
-    noised,
-    published_map,
-    solved_map,
-)
+from otprior_studies.papers.dpm_ot.maps import LatentMap, noised, published_map, solved_map
 from otprior_studies.papers.dpm_ot.published import BATCH
 from otprior_studies.papers.dpm_ot.sampling import sample_start
 from otprior_studies.papers.dpm_ot.singular import AngleFilter, smallest_angle

@@ -16,14 +16,7 @@ from torch import Tensor
 
 from otprior.data.images import to_uint8
 from otprior.diffusion.network import NetworkDenoiser
-from otprior.experiments.sampling import (
-    Block,
-    Models,
-    compiled_if,
-    load_pipeline,
-    sample_block,
-    write_block,
-)
+from otprior.experiments.sampling import Block, Models, compiled_if, load_pipeline, sample_block, write_block
 from otprior.sampling import seeds_to_generators
 from otprior.sampling.inputs import draw, latent_shape
 from otprior.utils.random import stream_generator

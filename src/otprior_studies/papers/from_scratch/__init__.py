@@ -19,12 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from otprior.experiments.study import Size, Study
-from otprior.utils.validation import (
-    check_choice,
-    check_integer,
-    invalid,
-    require,
-)
+from otprior.utils.validation import check_choice, check_integer, invalid, require
 
 MNIST, BUNDLED = "mnist", "bundled"
 

@@ -194,14 +194,6 @@ def _by_training(results: dict[int, ComparisonResult], plan: NetworkPlan) -> Rep
         title="The headline by how long the network was trained",
         note=f"Excess FID over {reference.n:,} held-out real images, whose own is {reference.fid_floor:.2f}; they "
         f"count as copies in {reference.copy_rate:.4f}. Settings are chosen anew for every network.",
-        columns=[
-            "start",
-            "training",
-            "evaluations",
-            "excess FID",
-            "95 %",
-            "copies",
-            "own atom nearest",
-        ],
+        columns=["start", "training", "evaluations", "excess FID", "95 %", "copies", "own atom nearest"],
         lines=lines,
     )

@@ -175,12 +175,7 @@ def _errors(request: Request, planned: dict[str, tuple[Place, ...]], images: dic
 
 
 def write_errors(
-    name: str,
-    images: dict[str, Path],
-    priors: Path,
-    timesteps: Sequence[int],
-    draws: int,
-    out: Path,
+    name: str, images: dict[str, Path], priors: Path, timesteps: Sequence[int], draws: int, out: Path
 ) -> None:
     """Writes the rows of an audit to `out`, as JSON.
 
@@ -220,11 +215,7 @@ def write_errors(
 
 
 def _finding(
-    request: Request,
-    name: str,
-    planned: tuple[Place, ...],
-    result: ComparisonResult,
-    images: dict[str, Path],
+    request: Request, name: str, planned: tuple[Place, ...], result: ComparisonResult, images: dict[str, Path]
 ) -> Finding:
     scheduler, data = scheduler_of(name), _images(str(images["atoms"]))
     rows = data.images.flatten(1)
