@@ -21,7 +21,7 @@ import torch
 from otprior import SemiDiscretePrior
 from otprior.cli.progress import progress_bar
 from otprior.cli.studies import follow
-from otprior.experiments.chosen import settings_rows
+from otprior.experiments.chosen import chosen_starts
 from otprior.experiments.comparison import Comparison
 from otprior.experiments.inputs import Inputs
 from otprior.experiments.run import run_comparison
@@ -117,7 +117,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("results/solver"))
     args = parser.parse_args()
-    row = settings_rows()["coupled_5"]
+    row = chosen_starts()["coupled_5"]
     study = Comparison("quality by χ²", (row,), args.samples, split="validation", atoms=args.atoms)
     save_priors(study, args.levels, args.work)
     points: list[dict[str, Any]] = []

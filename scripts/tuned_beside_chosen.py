@@ -18,13 +18,13 @@ from pathlib import Path
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import stdout
 from otprior.cli.studies import follow, print_report
-from otprior.experiments.chosen import settings_rows
+from otprior.experiments.chosen import chosen_starts
 from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import difference_gate
 from otprior.experiments.processes import kept_processes
 from otprior.experiments.run import run_comparison
 from otprior.report import write_report
-from otprior.sampling.settings import read_settings, row_of_steps
+from otprior.sampling.settings import read_settings, start_of_steps
 from otprior.utils.files import check_output_dir, output_dir
 
 
@@ -40,8 +40,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("tuned-beside-chosen"))
     args = parser.parse_args()
     check_output_dir(args.out)
-    chosen = settings_rows()["coupled_5"]
-    tuned = row_of_steps(read_settings(args.settings), chosen.steps)
+    chosen = chosen_starts()["coupled_5"]
+    tuned = start_of_steps(read_settings(args.settings), chosen.steps)
     rows = (replace(tuned, label=f"tuned: {tuned.label}"), replace(chosen, label="chosen by hand"))
     if tuned.key == chosen.key:
         sys.exit("the two settings are the same: there is nothing to compare")

@@ -61,7 +61,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (
             ["sample", "bundled", "--settings", "SETTINGS", "--steps", "7"],
-            ["steps must be a number of steps for which the settings have one row", "for 3"],
+            ["steps must be a number of steps for which the settings have one start", "for 3"],
         ),
         (
             ["compare", "--preset", "baselines", "--training", "x"],

@@ -12,7 +12,7 @@ from report_example import bare_row
 
 from otprior.data import bundled
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.experiments.chosen import settings_rows
+from otprior.experiments.chosen import chosen_starts
 from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import CopyLimit
 from otprior.experiments.sampling import network_precision, sampler_of
@@ -49,7 +49,7 @@ def test_every_solver_can_run_on_every_spacing_that_it_is_tried_on(solver: Solve
 
 
 def test_candidates_differ_and_fit_the_schedule() -> None:
-    coupled = settings_rows()["coupled_5"]
+    coupled = chosen_starts()["coupled_5"]
     rows = [row for group in better_priors.candidates(coupled, 10_000).values() for row in group]
     assert len({row.key for row in rows}) == len(rows)
     assert len({row.label for row in rows}) == len(rows)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from otprior.data import bundled
-from otprior.sampling.settings import read_settings, row_of_steps, write_settings
+from otprior.sampling.settings import read_settings, start_of_steps, write_settings
 from otprior.sampling.start_spec import StartSpec
 
 OPTIONS = (("smoothing", 0.15), ("correlation", 0.85), ("noise", "coupled"))
@@ -76,16 +76,16 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
     rows = {"coupled_5": ROW, "coupled_3": replace(ROW, steps=3), "none": StartSpec("none", 999, 5)}
     write_settings(path, rows, "validation", "otprior tune", figures={"fid": 1.0})
     assert read_settings(path) == rows
-    assert row_of_steps(rows, 3) == rows["coupled_3"]
+    assert start_of_steps(rows, 3) == rows["coupled_3"]
     with pytest.raises(ValueError, match=r"steps must be given; got None. The settings are for 5, 3"):
-        row_of_steps(rows, None)
+        start_of_steps(rows, None)
     with pytest.raises(ValueError, match="steps must be a number of steps for which"):
-        row_of_steps(rows, 4)
+        start_of_steps(rows, 4)
 
 
 def test_the_bundled_settings_are_such_a_file() -> None:
     rows = read_settings(bundled.ROOT / "settings.json")
-    assert row_of_steps(rows, 5).noise == "coupled"
+    assert start_of_steps(rows, 5).noise == "coupled"
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_the_bundled_settings_are_such_a_file() -> None:
         ("{", "is damaged"),
         ("[]", "must be a JSON object"),
         ('{"format_version": 2, "rows": {"a": {}}}', "format_version of .* must be 1; got 2"),
-        ('{"format_version": 1, "rows": {}}', "rows of .* must be an object with a row or more"),
-        ('{"format_version": 1, "rows": {"a": {"prior": "none"}}}', "do not describe rows"),
-        ('{"format_version": 1, "rows": {"a": 3}}', "do not describe rows"),
+        ('{"format_version": 1, "rows": {}}', "rows of .* must be an object with one start or more"),
+        ('{"format_version": 1, "rows": {"a": {"prior": "none"}}}', "do not describe starts"),
+        ('{"format_version": 1, "rows": {"a": 3}}', "do not describe starts"),
     ],
 )
 def test_damaged_settings_are_refused(tmp_path: Path, content: str, message: str) -> None:

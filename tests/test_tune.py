@@ -108,13 +108,13 @@ def test_the_best_is_on_most_seeds_and_allowed() -> None:
     ]
     best = best_of(tried, LIMIT)
     assert best is not None
-    assert best.row.label == "a"
+    assert best.start.label == "a"
     # What passed on fewer seeds does not count: nobody looked whether it still does.
     assert best_of([trial("few", 1.0, 0.0, 1000), trial("copies", 2.0, 0.05)], LIMIT) is None
 
 
 def test_if_none_passes_the_best_of_those_left_behind_has_a_turn() -> None:
-    rows = [replace(trial("", 0, 0).row, start_timestep=t, label=str(t)) for t in (400, 450, 500, 550, 600)]
+    rows = [replace(trial("", 0, 0).start, start_timestep=t, label=str(t)) for t in (400, 450, 500, 550, 600)]
     figures = [(2000, 2.0, 0.05), (1000, 6.0, 0.004), (1000, 5.0, 0.012), (1000, 1.0, 0.09), (250, 3.0, 0.0)]
 
     def with_sources(*rates: float) -> list[Trial]:
@@ -137,7 +137,7 @@ def test_if_none_passes_the_best_of_those_left_behind_has_a_turn() -> None:
 
 
 def test_others_have_a_turn_until_one_passes_and_no_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [replace(trial("", 0, 0).row, start_timestep=t, label=str(t)) for t in (400, 450, 500, 550)]
+    rows = [replace(trial("", 0, 0).start, start_timestep=t, label=str(t)) for t in (400, 450, 500, 550)]
 
     def tried(row: StartSpec, samples: int, copies: float) -> Trial:
         return Trial(
@@ -153,13 +153,13 @@ def test_others_have_a_turn_until_one_passes_and_no_longer(monkeypatch: pytest.M
     monkeypatch.setattr(tune_module, "CLEARLY_LESS", 1.0)
     trials = [tried(rows[0], 2000, 0.05), *(tried(row, 1000, 0.003) for row in rows[1:])]
     found = other_turns(None, trials, Path(), LIMIT, 2000)  # type: ignore[arg-type]
-    assert [each.row.label for each in found] == ["450", "500"]
+    assert [each.start.label for each in found] == ["450", "500"]
     passed = [tried(rows[3], 2000, 0.0)]
     assert other_turns(None, [*trials, *passed], Path(), LIMIT, 2000) == []  # type: ignore[arg-type]
 
 
 def test_who_was_left_behind_may_challenge_the_winner() -> None:
-    rows = [replace(trial("", 0, 0).row, start_timestep=t, label=str(t)) for t in (500, 525, 550, 575, 600)]
+    rows = [replace(trial("", 0, 0).start, start_timestep=t, label=str(t)) for t in (500, 525, 550, 575, 600)]
 
     def tried(row: StartSpec, samples: int, fid: float, copies: float) -> Trial:
         return Trial(row, samples, bare_row(fid=fid, copy_rate=copies, source_rate=0.4))

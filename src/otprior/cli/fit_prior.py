@@ -132,9 +132,9 @@ def _options(kind: type[Prior], request: FitRequest) -> tuple[dict[str, Any], fl
     """The prior's options and t*: what is given goes before a settings file."""
     options, timestep = read_options(kind, dict(request.given)), request.timestep
     if request.settings is not None:
-        from otprior.sampling.settings import read_settings, row_of_steps
+        from otprior.sampling.settings import read_settings, start_of_steps
 
-        start = row_of_steps(read_settings(request.settings), request.steps)
+        start = start_of_steps(read_settings(request.settings), request.steps)
         rule = f"for a {kind.kind} prior"
         require(start.prior == kind.kind, f"--settings {request.settings}", rule, start.prior)
         options = dict(start.options) | options

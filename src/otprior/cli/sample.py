@@ -199,9 +199,9 @@ def _check_paths(model: str, prior: str | None, settings: Path | None, codes: Pa
 
 def _chosen(path: Path, steps: int | None) -> StartSpec:
     """The settings for so many steps, or the only ones."""
-    from otprior.sampling.settings import read_settings, row_of_steps
+    from otprior.sampling.settings import read_settings, start_of_steps
 
-    start = row_of_steps(read_settings(path), steps)
+    start = start_of_steps(read_settings(path), steps)
     plain = not start.sampler and not start.conditional and start.guidance == 1
     rule = (
         "for a start without labels, guidance and options of the scheduler: this command takes none of these"

@@ -160,7 +160,7 @@ def _write(folder: Path, search: Search, chosen_on: str, work: Path) -> None:
     trials = _trials(search)
     best, chosen = search.best, None
     if best is not None:
-        start = best.row
+        start = best.start
         chosen = next(t for t in trials if t["row"] == start.to_json() and t["samples"] == best.samples)
         facts = {"figures": {key: value for key, value in chosen.items() if key != "row"}}
         command = shlex.join(["otprior", *sys.argv[1:]])
@@ -178,18 +178,18 @@ def _trials(search: Search) -> list[dict[str, Any]]:
     done: dict[Any, int] = {}
     entries = []
     for trial in search.trials:
-        new = max(0, trial.samples - done.get(trial.row, 0))
-        done[trial.row] = max(trial.samples, done.get(trial.row, 0))
+        new = max(0, trial.samples - done.get(trial.start, 0))
+        done[trial.start] = max(trial.samples, done.get(trial.start, 0))
         figures = ("fid", "fid_interval", "kid", "copy_rate", "copy_rate_interval", "source_rate", "recall")
         entries.append(
             {
-                "label": trial.row.label,
-                "start_timestep": trial.row.start_timestep,
+                "label": trial.start.label,
+                "start_timestep": trial.start.start_timestep,
                 "samples": trial.samples,
                 **{name: getattr(trial.figures, name) for name in figures},
                 "allowed": search.limit.allows(trial.copy_rate, trial.samples),
-                "evaluations": new * trial.row.evaluations,
-                "row": trial.row.to_json(),
+                "evaluations": new * trial.start.evaluations,
+                "row": trial.start.to_json(),
             }
         )
     return entries
@@ -199,14 +199,14 @@ def _table(search: Search, chosen_on: str, out: Path) -> Table:
     """What was chosen, and what it rests on."""
     from rich.table import Table
 
-    best, starts = search.best, {trial.row for trial in search.trials}
+    best, starts = search.best, {trial.start for trial in search.trials}
     rows = [
         ("tried", f"{len(starts)} starts, {search.evaluations:,} evaluations"),
         ("copying", f"at most {search.limit.rate:.4f}, by {search.limit.margin:g} at the upper 95 % limit"),
     ]
     if best is not None:
         rows += [
-            ("chosen", best.row.label),
+            ("chosen", best.start.label),
             ("FID", f"{best.fid:.2f} against {chosen_on} images, on {best.samples:,} seeds"),
             ("copies", f"{best.copy_rate:.4f}"),
         ]

@@ -1,6 +1,6 @@
 """The demo, with settings that were chosen on the validation images.
 
-The settings lie beside the bundled network (`settings.json`); `scripts/choose_settings.py` chose them and says how.
+The settings are in `settings.json` of the bundled network; `scripts/choose_settings.py` chose them and says how.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ SHORT_NAMES = {
 }
 
 
-def settings_rows() -> dict[str, StartSpec]:
-    """The chosen rows by name: "coupled_5", "coupled_3", "none_5_dpm", …, "none_10", "none_20"."""
+def chosen_starts() -> dict[str, StartSpec]:
+    """The chosen starts by name: "coupled_5", "coupled_3", "none_5_dpm", …, "none_10", "none_20"."""
     return {name: StartSpec.from_json(values) for name, values in bundled.settings()["rows"].items()}
 
 
 def demo(quick: bool = False, samples: int | None = None) -> Comparison:
-    """The main job on bundled data: the coupled start in 3 and 5 evaluations beside every rival at hand.
+    """The main job on bundled data: the coupled start in 3 and 5 evaluations, and its rivals.
 
     `quick` is a rehearsal on a tenth of everything (but for `samples`, if they are given): its figures mean nothing.
     """
-    rows = settings_rows()
+    rows = chosen_starts()
     coupled = rows["coupled_5"]
     # The rivals differ from the coupled start in what they begin with, and in nothing else.
     same = coupled.with_prior(coupled.prior)

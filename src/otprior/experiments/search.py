@@ -1,12 +1,12 @@
 """Choosing t*, noise, smoothing, scheduler and grid on validation images: the best quality that does not copy.
 
-Successive halving: every candidate is sampled on a few seeds, the better part of them on more, and so on; images that
-a candidate has already are taken over, since the seeds of a rung begin with those of the rung before. What is looked
-for is the lowest FID among candidates of which it can be said, at 95 %, that they copy no more than the limit allows
-(`CopyLimit`; by default the validation images' own rate). On few images that cannot be said of any. So half of the
-places on the next rung go to the candidates of lowest FID that will probably pass, the other half to those of lowest
-FID that still may. A second search follows in the neighbourhood of the winner. Last, whoever was left behind for others
-that then failed, and may be better than who passed, is tried on all of the seeds.
+Successive halving: every candidate is sampled on a few seeds, the better part of them on more, and so on. The seeds of
+a rung begin with those of the rung before, so images that a candidate has already are used again. The goal is the
+lowest FID among candidates that pass the copying rule: at 95 % confidence they copy no more than the limit allows
+(`CopyLimit`; by default the validation images' own rate). On few images no candidate can pass. So half of the places on
+the next rung go to the candidates of lowest FID that will probably pass, the other half to those of lowest FID that
+still may. A second search follows in the neighbourhood of the winner. Last, candidates that were dropped in favour of
+others that then failed, and candidates that may be better than the one that passed, are tried on all of the seeds.
 
 References:
     Jamieson & Talwalkar, Non-stochastic best arm identification and hyperparameter optimization (2016),
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 # Far from the seeds of any report.
 FIRST_SEED = 1_300_000_000
 UNIPC, DPM = "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"
-# What a search begins with, by the kind of process: of those that can start at t*, the best known.
+# The scheduler that a search begins with, by the kind of process: the best known of those that can start at t*.
 SCHEDULERS = {"vp": UNIPC, "ve": "EDMEulerScheduler", "flow": "FlowMatchEulerDiscreteScheduler"}
 FINER = 0.25  # in log-SNR
 # How labels write some options.
@@ -56,9 +56,9 @@ PROBABLY, POSSIBLY = 0.5, 0.05
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate on so many seeds, with its row of the report."""
+    """A candidate on so many seeds, with its figures in the report."""
 
-    row: StartSpec
+    start: StartSpec
     samples: int
     figures: ReportRow = field(repr=False)
 
@@ -136,11 +136,16 @@ def neighbours(schedule: NoiseSchedule, start: StartSpec) -> list[StartSpec]:
 
 def labelled(start: StartSpec) -> StartSpec:
     """The start with a label that says all that a search varies."""
-    parts = [f"t* = {start.start_timestep:g}"]
-    parts += [f"{SYMBOLS.get(name, name)} = {value}" for name, value in start.options if name != "noise"]
     scheduler = start.scheduler.removesuffix("Scheduler").removesuffix("Multistep")
+    label = f"{start_words(start)}, {scheduler}, {start.spacing}, {start.steps}"
+    return replace(start, label=label)
+
+
+def start_words(start: StartSpec) -> str:
+    """The prior, t* and options of a start in words: "gaussian, t* = 500"."""
+    options = [f"{SYMBOLS.get(name, name)} = {value}" for name, value in start.options if name != "noise"]
     what = find_prior(start.prior).describe({"noise": start.noise} | dict(start.options))
-    return replace(start, label=f"{what}, {', '.join(parts)}, {scheduler}, {start.spacing}, {start.steps}")
+    return ", ".join([what, f"t* = {start.start_timestep:g}", *options])
 
 
 def survivors(trials: Sequence[Trial], keep: int, limit: CopyLimit, final: int) -> list[StartSpec]:
@@ -160,7 +165,7 @@ def survivors(trials: Sequence[Trial], keep: int, limit: CopyLimit, final: int) 
     going = [*probable, *possible[: keep - len(probable)]]
     if not going:
         going = sorted(trials, key=lambda trial: trial.copy_rate)[:1]
-    return [trial.row for trial in going]
+    return [trial.start for trial in going]
 
 
 def best_of(trials: Sequence[Trial], limit: CopyLimit) -> Trial | None:
@@ -172,12 +177,12 @@ def best_of(trials: Sequence[Trial], limit: CopyLimit) -> Trial | None:
 
 
 def runner_up(trials: Sequence[Trial], limit: CopyLimit, final: int) -> StartSpec | None:
-    """Whom to try next on `final` seeds: of those left behind latest, the best that may pass.
+    """The candidate to try next on `final` seeds: of those dropped latest, the best that may pass.
 
-    None if nobody may, or somebody has passed.
+    None if no candidate can pass or one already has.
 
-    Copying and the share of samples that keep their own atom rise and fall together. So who keeps it nearly as often
-    as one that has failed is not tried.
+    Copying and the share of samples that keep their own atom rise and fall together. So a candidate that keeps it
+    nearly as often as one that has failed is not tried.
     """
     if best_of(trials, limit) is not None:
         return None
@@ -197,36 +202,36 @@ def runner_up(trials: Sequence[Trial], limit: CopyLimit, final: int) -> StartSpe
 
 
 def challenger(trials: Sequence[Trial], limit: CopyLimit, final: int) -> StartSpec | None:
-    """Who has not been tried on `final` seeds, will probably pass, and may be better than the best of those who did.
+    """A candidate not yet tried on `final` seeds that will probably pass, and may be better than the best that passed.
 
-    Its FID is compared with the best's on as many seeds; None if nobody's is lower, or nobody has passed.
+    Its FID is compared with the best's on as many seeds. None if no such FID is lower, or no candidate has passed.
     """
     best = best_of([trial for trial in trials if trial.samples == final], limit)
     if best is None:
         return None
-    known = {trial.samples: trial.fid for trial in trials if trial.row == best.row}
+    known = {trial.samples: trial.fid for trial in trials if trial.start == best.start}
     ahead = {
-        trial.row: trial.fid - known[trial.samples]
+        trial.start: trial.fid - known[trial.samples]
         for trial in _latest(trials).values()
         if trial.samples < final
         and trial.samples in known
         and limit.chance(trial.copy_rate, trial.samples, final) >= PROBABLY
     }
-    row = min(ahead, key=ahead.__getitem__, default=None)
-    return row if row is not None and ahead[row] < 0 else None
+    start = min(ahead, key=ahead.__getitem__, default=None)
+    return start if start is not None and ahead[start] < 0 else None
 
 
 def _latest(trials: Sequence[Trial]) -> dict[StartSpec, Trial]:
     """Each candidate's trial on the most seeds."""
-    return {trial.row: trial for trial in sorted(trials, key=lambda trial: trial.samples)}
+    return {trial.start: trial for trial in sorted(trials, key=lambda trial: trial.samples)}
 
 
 def own_limit(study: Comparison, work: Path, margin: float = 0.01) -> CopyLimit:
-    """The default rule: as often as the study's real images, which nobody saw.
+    """The default rule: as often as the comparison's real images, which nothing was fitted to.
 
     Raises:
         ValueError: If some of these are among the atoms, so that the rule would allow copies; or if `work` holds pieces
-            of another study.
+            of another comparison.
     """
     claim_work(work, study, growing=True)
     real = real_figures(study, work / "figures")
@@ -237,7 +242,7 @@ def own_limit(study: Comparison, work: Path, margin: float = 0.01) -> CopyLimit:
 
 def halving(
     study: Comparison,
-    rows: Sequence[StartSpec],
+    starts: Sequence[StartSpec],
     work: Path,
     limit: CopyLimit,
     sizes: Sequence[int],
@@ -245,20 +250,20 @@ def halving(
     deadline: float = math.inf,
     **options: Any,
 ) -> list[Trial]:
-    """Successive halving of `rows`; every trial, the last rung's at the end.
+    """Successive halving of `starts`: all trials, those of the last rung at the end.
 
     Arguments:
-        study: Says all but rows and numbers of seeds.
-        rows: The candidates.
-        work: Folder of pieces, which searches of one study share.
+        study: The comparison; its starts and numbers of seeds are replaced.
+        starts: The candidates.
+        work: Folder of pieces, which searches of one comparison share.
         limit: The copying rule.
         sizes: Seeds of each rung.
         keep: Candidates on the second rung; half of them on the third, and so on.
-        deadline: By `time.monotonic`: no rung but the first is begun later.
+        deadline: Time by `time.monotonic` after which no rung but the first is begun.
         options: As for `run_comparison`.
     """
     trials: list[Trial] = []
-    going = list(rows)
+    going = list(starts)
     for number, size in enumerate(sizes):
         if number and time.monotonic() > deadline:
             logger.warning(
@@ -267,7 +272,7 @@ def halving(
             break
         rung = replace(study, starts=tuple(going), samples=size)
         result = run_comparison(rung, work, growing=True, **options)
-        found = [Trial(row, size, figures) for row, figures in zip(going, result.report.rows)]
+        found = [Trial(start, size, figures) for start, figures in zip(going, result.report.rows)]
         trials += found
         going = survivors(found, max(1, keep >> number), limit, sizes[-1])
     return trials
@@ -283,18 +288,19 @@ def other_turns(
     choose: Callable[[Sequence[Trial], CopyLimit, int], StartSpec | None] = runner_up,
     **options: Any,
 ) -> list[Trial]:
-    """Further trials on all of the `size` seeds, one at a time, until there is nobody to try.
+    """Further trials on all of the `size` seeds, one at a time, until no candidate remains.
 
     Arguments:
-        choose: Says who is next: `runner_up` or `challenger`.
-        trials, deadline, options: Those so far; as for `halving`.
+        trials: The trials so far.
+        choose: Picks the next candidate: `runner_up` or `challenger`.
+        deadline, options: As for `halving`.
     """
     every = list(trials)
     for _ in range(MOST_TURNS):
-        row = choose(every, limit, size)
-        if row is None or time.monotonic() > deadline:
+        start = choose(every, limit, size)
+        if start is None or time.monotonic() > deadline:
             break
-        every += halving(study, [row], work, limit, [size], 1, **options)
+        every += halving(study, [start], work, limit, [size], 1, **options)
     return every[len(trials) :]
 
 
@@ -312,13 +318,13 @@ def tune(
     """The best start in `steps` steps under a copying limit.
 
     Arguments:
-        study: Network, images, and the number of seeds of the last rung (`samples`). Its rows and its first seed are
-            ignored: a search has seeds of its own.
+        study: Network, images, and the number of seeds of the last rung (`samples`). Its starts and its first seed
+            are ignored: a search has its own.
         work: Folder of pieces; an interrupted search goes on from it.
         steps: Steps of the sampler.
         prior: The kind of prior.
-        limit: By default the rate of the study's real images.
-        margin: Of that default.
+        limit: The copying rule; by default the rate of the comparison's real images.
+        margin: Margin of that default.
         minutes: No further rung is begun after so long; what is chosen then rests on fewer seeds.
         options: As for `run_comparison`: `workers`, `threads`, `listen`, `priors`.
 
@@ -336,22 +342,22 @@ def tune(
     Inputs.of(study).check_not_atoms(study.split)
     rule = limit or own_limit(replace(study, samples=sizes[0]), folder, margin)
     trials = halving(study, first, folder, rule, sizes[:-1] or sizes, FIRST_KEPT, deadline, **options)
-    # The winner's neighbourhood, with the winner, and with whoever else is still in.
+    # The winner's neighbourhood, with the winner, and with the others that are still in.
     last = [trial for trial in trials if trial.samples == trials[-1].samples]
     ahead = survivors(last, 2, rule, sizes[-1])
-    near = {row.key: row for row in [*ahead, *neighbours(schedule, ahead[0])]}
+    near = {start.key: start for start in [*ahead, *neighbours(schedule, ahead[0])]}
     if time.monotonic() < deadline:
         second = sizes[1:] or sizes
         trials += halving(study, list(near.values()), folder, rule, second, FINER_KEPT, deadline, **options)
-    # Those that came through may fail the rule on all of the seeds; and who passes may not be the best.
+    # Those that came through may fail the rule on all of the seeds; and one that passes may not be the best.
     for choose in (runner_up, challenger):
         trials += other_turns(study, trials, folder, rule, sizes[-1], deadline, choose, **options)
     seeds: dict[StartSpec, int] = {}
     for trial in trials:
-        seeds[trial.row] = max(trial.samples, seeds.get(trial.row, 0))
-    evaluations = sum(row.evaluations * count for row, count in seeds.items())
+        seeds[trial.start] = max(trial.samples, seeds.get(trial.start, 0))
+    evaluations = sum(start.evaluations * count for start, count in seeds.items())
     # (The second search meets candidates of the first again.)
-    different = {(trial.row, trial.samples): trial for trial in trials}
+    different = {(trial.start, trial.samples): trial for trial in trials}
     return Search(best_of(trials, rule), tuple(different.values()), rule, evaluations)
 
 
@@ -362,6 +368,6 @@ def _timestep(schedule: NoiseSchedule, level: float) -> int | float:
     return round(exact) if schedule.discrete else exact
 
 
-def _fits(schedule: NoiseSchedule, row: StartSpec) -> bool:
+def _fits(schedule: NoiseSchedule, start: StartSpec) -> bool:
     """Whether there are enough timesteps below t*."""
-    return not schedule.discrete or row.steps <= row.start_timestep
+    return not schedule.discrete or start.steps <= start.start_timestep

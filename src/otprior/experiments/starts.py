@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.experiments.search import SCHEDULERS, labelled
+from otprior.experiments.search import SCHEDULERS, start_words
 from otprior.priors import find_prior
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.utils.validation import invalid, require
@@ -42,11 +44,12 @@ def _read(text: str, schedule: NoiseSchedule) -> StartSpec:
         options[key] = value
     place = options.pop("t", None)
     end = schedule.timestep_range[1]
-    start = StartSpec(name, end, int(steps), SCHEDULERS[schedule.kind], OWN_GRID + "log_snr")
+    white = StartSpec(
+        "none", end, int(steps), SCHEDULERS[schedule.kind], OWN_GRID + "log_snr", f"N(0, I) at T, {steps}"
+    )
     if name == "none":
-        require(not options and place is None, "--starts", "none@STEPS for white noise", repr(text))
-        label = f"N(0, I) at T, {start.scheduler.removesuffix('Scheduler')}, {steps}"
-        return StartSpec("none", end, start.steps, start.scheduler, start.spacing, label)
+        require(not pairs, "--starts", "none@STEPS for white noise", repr(text))
+        return white
     kind = find_prior(name)
     declared = kind.Options.declared()
     unknown = sorted(set(options) - set(declared))
@@ -54,8 +57,8 @@ def _read(text: str, schedule: NoiseSchedule) -> StartSpec:
     values = {key: declared[key].parse(value) for key, value in options.items()}
     timestep = kind.usual_timestep(schedule) if place is None else _timestep(place)
     schedule.check_timestep(timestep)
-    start = StartSpec(name, timestep, start.steps, start.scheduler, start.spacing)
-    return labelled(start.with_options(**values))
+    start = replace(white.with_prior(name, **values), start_timestep=timestep)
+    return replace(start, label=f"{start_words(start)}, {steps}")
 
 
 def _timestep(text: str) -> int | float:

@@ -91,7 +91,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
             check_integer("num_classes", num_classes, 1)
         self.num_classes = num_classes
         # A prior without tensors of its own still has a device and a dtype, which pipelines ask for. (It is not saved,
-        # so whoever builds one prior from another's tensors hands it on.)
+        # so a prior that is built from another's tensors takes it over.)
         self.register_buffer("_anchor", torch.zeros(0), persistent=False)
 
     @property

@@ -40,7 +40,7 @@ def save_prior(
     Arguments:
         folder: The folder.
         overwrite: Whether one that is not empty may be replaced.
-        class_name: Of the prior.
+        class_name: The prior's class.
         config: Its arguments.
         tensors: Its buffers.
         card: Text of its README.md, or None.

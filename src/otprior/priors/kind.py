@@ -57,7 +57,7 @@ class PriorKind:
     def fit_with(
         cls, images: ImageSet, schedule: Any, timestep: float, options: Mapping[str, Any], **context: Any
     ) -> Self:
-        """Calls `fit` for those who know neither its options nor what else it takes.
+        """Calls `fit`, whatever options and other arguments it has.
 
         Arguments:
             images: To fit to; with labels for a conditional prior.

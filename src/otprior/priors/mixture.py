@@ -152,7 +152,7 @@ class MixturePrior(SolvedPrior):
             num_classes: Number of classes; by default the largest label + 1.
             value_range: See `otprior.data.images.check_images`; None for latents.
             progress: Called with a `Progress` of the solver now and then.
-            **options: Of `MixtureOptions`: noise, components, rank, tol, max_draws, throw.
+            **options: Those of `MixtureOptions`: noise, components, rank, tol, max_draws, throw.
 
         Raises:
             ValueError: On bad images, labels, timestep or options, or a class with fewer than two images.

@@ -28,7 +28,7 @@ class Option:
         name: The argument of `fit`.
         default: Its default; None if it is worked out from the data.
         help: A sentence or two for `--help`.
-        type: Of its value: str, int, float or bool. The command line offers a bool as a flag that sets what is not
+        type: Type of its value: str, int, float or bool. The command line offers a bool as a flag that sets what is not
             the default.
         choices: The values that it may have, if they are few.
         minimum: The least value of a number.

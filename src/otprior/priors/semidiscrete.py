@@ -211,8 +211,8 @@ class SemiDiscretePrior(SolvedPrior):
             progress: Called with a `Progress` of the solver now and then.
             checkpoints: A folder that keeps the state of long solves, a file a map; a solve goes on from its own.
             processes: See `solve_semidiscrete`.
-            **options: Of `SemiDiscreteOptions`: noise, smoothing, correlation, tol, max_draws, throw, weights, rank,
-                precision.
+            **options: Those of `SemiDiscreteOptions`: noise, smoothing, correlation, tol, max_draws, throw, weights,
+                rank, precision.
 
         Raises:
             ValueError: On bad images, labels, weights, timestep or options.
@@ -317,7 +317,7 @@ class SemiDiscretePrior(SolvedPrior):
         """What of rows (B, d) cells are found from: their coordinates along the axes, or all."""
         if not self.axes.shape[1]:
             return rows
-        # In float64, so that a row's coordinates do not depend on the rows beside it.
+        # In float64, so that a row's coordinates do not depend on the other rows.
         return (rows.double() @ self.axes).to(rows.dtype)
 
     def _map_of(self, label: int) -> tuple[BrenierPotential, Tensor]:

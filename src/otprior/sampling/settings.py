@@ -2,7 +2,7 @@
 
     {"format_version": 1, "chosen_on": "validation", "command": "...", "rows": {"coupled_5": {...}, ...}}
 
-Each of "rows" is a `StartSpec`. `otprior tune` writes such files; `otprior fit` and `otprior sample` take them.
+Each entry of "rows" is a `StartSpec`. `otprior tune` writes such files; `otprior fit` and `otprior sample` take them.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ FORMAT_VERSION = 1
 
 
 def write_settings(
-    path: str | Path, rows: dict[str, StartSpec], chosen_on: str, command: str, **facts: Any
+    path: str | Path, starts: dict[str, StartSpec], chosen_on: str, command: str, **facts: Any
 ) -> None:
-    """Writes a settings file; `facts` are kept beside the rows and never read back."""
+    """Writes a settings file; `facts` are kept in the file and never read back."""
     content = {
         "format_version": FORMAT_VERSION,
         "chosen_on": chosen_on,
         "command": command,
-        "rows": {name: row.to_json() for name, row in rows.items()},
+        "rows": {name: start.to_json() for name, start in starts.items()},
         **facts,
     }
     write_json(path, content)
 
 
 def read_settings(path: str | Path) -> dict[str, StartSpec]:
-    """The rows of a settings file, by name.
+    """The starts of a settings file, by name.
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is damaged, of another format version, or holds no rows.
+        ValueError: If it is damaged, of another format version, or holds no start.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"settings {path}: there is no such file; `otprior tune` writes one")
@@ -45,22 +45,24 @@ def read_settings(path: str | Path) -> dict[str, StartSpec]:
     version = content.get("format_version")
     require(version == FORMAT_VERSION, f"format_version of {path}", str(FORMAT_VERSION), version)
     rows = content.get("rows")
-    require(isinstance(rows, dict) and bool(rows), f"rows of {path}", "an object with a row or more", rows)
+    require(
+        isinstance(rows, dict) and bool(rows), f"rows of {path}", "an object with one start or more", rows
+    )
     try:
         return {name: StartSpec.from_json(values) for name, values in rows.items()}
     except (TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"settings {path} do not describe rows: {error}") from error
+        raise ValueError(f"settings {path} do not describe starts: {error}") from error
 
 
-def row_of_steps(rows: dict[str, StartSpec], steps: int | None) -> StartSpec:
-    """The row of so many steps that starts from a prior; without `steps` the only one.
+def start_of_steps(starts: dict[str, StartSpec], steps: int | None) -> StartSpec:
+    """The start of so many steps that is made from a prior; without `steps` the only one.
 
     Raises:
         ValueError: If there is none, or more than one.
     """
-    starts = [row for row in rows.values() if row.prior != "none"]
-    found = [row for row in starts if steps is None or row.steps == steps]
-    known = ", ".join(str(row.steps) for row in starts)
-    rule = "a number of steps for which the settings have one row" if steps is not None else "given"
+    priors = [start for start in starts.values() if start.prior != "none"]
+    found = [start for start in priors if steps is None or start.steps == steps]
+    known = ", ".join(str(start.steps) for start in priors)
+    rule = "a number of steps for which the settings have one start" if steps is not None else "given"
     require(len(found) == 1, "steps", rule, steps, f"The settings are for {known}")
     return found[0]

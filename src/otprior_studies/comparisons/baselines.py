@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from otprior.data import bundled
-from otprior.experiments.chosen import settings_rows
+from otprior.experiments.chosen import chosen_starts
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import copy_gate, difference_gate, ratio_gate
 from otprior.experiments.study import Part, Request
@@ -45,7 +45,7 @@ def run(request: Request) -> dict[str, Part]:
     coupled start, by which t* was matched).
     """
     settings: Settings = request.settings
-    stages, chosen = Stages.of(request), settings_rows()
+    stages, chosen = Stages.of(request), chosen_starts()
     coupled = chosen["coupled_5"]
     stages.check_samples(stages.samples)
     held_out = int(bundled.manifest()["splits"]["held_out"]["n"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from otprior.experiments.chosen import settings_rows
+from otprior.experiments.chosen import chosen_starts
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import CopyLimit, difference_gate
 from otprior.experiments.study import Part, Request
@@ -27,7 +27,7 @@ MIXTURES = ((100, 20), (32, 10), (10, 10), (5, 10))
 
 def run(request: Request) -> dict[str, Part]:
     """The comparison: reports "" (the winners, on the reference images) and "candidates" (all, on validation)."""
-    stages, coupled = Stages.of(request), settings_rows()["coupled_5"]
+    stages, coupled = Stages.of(request), chosen_starts()["coupled_5"]
     kinds = candidates(coupled, len(stages.inputs.atoms))
     every = [start for starts in kinds.values() for start in starts]
     tried = stages.choose("candidates", [coupled, *every], stages.samples, flow=FULL_SAMPLER)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from otprior.diffusion.grids import SPACINGS
-from otprior.experiments.chosen import settings_rows
+from otprior.experiments.chosen import chosen_starts
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior_studies.comparisons.stages import Stages
 
@@ -93,7 +93,7 @@ def best_coupled(stages: Stages, steps: int, **changes: Any) -> StartSpec:
         for start in at_each(plain.with_options(correlation=rho), "coupled", STARTS)
     ]
     # The settings of the bundled network were chosen among more candidates.
-    known = settings_rows().get(f"coupled_{steps}")
+    known = chosen_starts().get(f"coupled_{steps}")
     if known is not None:
         starts.append(_labelled(known, "coupled"))
     # (The name holds all that a search depends on, so that equal searches are done once.)

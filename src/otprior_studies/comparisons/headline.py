@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from otprior.experiments.chosen import settings_rows
+from otprior.experiments.chosen import chosen_starts
 from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import headline_gates
 from otprior.experiments.run import run_comparison
@@ -15,7 +15,7 @@ def run(request: Request) -> dict[str, Part]:
     """The comparison: one report."""
     settings: HeadlineSettings = request.settings
     Stages.of(request).check_samples(request.samples)
-    chosen = settings_rows()
+    chosen = chosen_starts()
     comparison = Comparison(
         "headline",
         tuple(chosen[name] for name in ("coupled_5", "coupled_3", "none_10", "none_20")),

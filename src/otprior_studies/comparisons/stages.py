@@ -139,8 +139,8 @@ class Stages:
         trials += other_turns(stage, trials, folder, limit, sizes[-1], **options)
         best = best_of(trials, limit)
         if best is not None:
-            return best.row
-        least = min(trials, key=lambda trial: (-trial.samples, trial.copy_rate)).row
+            return best.start
+        least = min(trials, key=lambda trial: (-trial.samples, trial.copy_rate)).start
         return replace(least, label=least.label + OVER_LIMIT)
 
     def copy_limit(self) -> CopyLimit:

@@ -109,7 +109,7 @@ class BoostedAtomPrior(RandomAtomPrior):
 
     @classmethod
     def derive(cls, fitted: Prior, timestep: float, options: Mapping[str, Any]) -> Self:
-        """`of` a semidiscrete prior, its cell means computed once and scaled by ρ."""
+        """Made by `of` from a semidiscrete prior, with its cell means, computed once and scaled by ρ."""
         assert isinstance(fitted, SemiDiscretePrior)
         chosen = BoostedOptions.make(options)
         return cls.of(fitted, timestep, chosen.correlation * _known_means(fitted, chosen.direction))

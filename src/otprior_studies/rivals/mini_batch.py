@@ -38,7 +38,7 @@ class MiniBatchPrior(RandomAtomPrior):
 
     @classmethod
     def derive(cls, fitted: Prior, timestep: float, options: Mapping[str, Any]) -> Self:
-        """`of` a random atom's prior."""
+        """Made by `of` from a random atom's prior."""
         assert isinstance(fitted, RandomAtomPrior)
         cls.Options.make(options)
         return cls.of(fitted, timestep)

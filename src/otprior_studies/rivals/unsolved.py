@@ -64,7 +64,7 @@ class UnsolvedPrior(SemiDiscretePrior):
 
     @classmethod
     def derive(cls, fitted: Prior, timestep: float, options: Mapping[str, Any]) -> Prior:
-        """`of` a semidiscrete prior, with the options of its start."""
+        """Made by `of` from a semidiscrete prior, with the options of its start."""
         assert isinstance(fitted, SemiDiscretePrior)
         chosen = {name: value for name, value in options.items() if name != "potential"}
         other = _known(fitted, UnsolvedOptions.make(options).potential)

@@ -1,0 +1,42 @@
+"""Starts as a command line has them."""
+
+from __future__ import annotations
+
+import diffusers
+import pytest
+
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.experiments.starts import read_starts
+
+VP = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
+
+
+def test_starts_have_their_options_and_their_usual_timestep() -> None:
+    text = "none@20, gaussian@5,semidiscrete:noise=fresh:t=450@3,mixture:components=30:rank=4@5"
+    white, gaussian, fresh, mixture = read_starts(text, VP)
+    assert (white.prior, white.start_timestep, white.steps) == ("none", 999, 20)
+    assert (gaussian.start_timestep, gaussian.options) == (500, ())
+    assert (fresh.start_timestep, fresh.steps, fresh.noise) == (450, 3, "fresh")
+    assert (mixture.start_timestep, dict(mixture.options)) == (400, {"components": 30, "rank": 4})
+    assert fresh.label == "semidiscrete fresh, t* = 450, 3"
+    assert mixture.label == "mixture, t* = 400, components = 30, rank = 4, 5"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("none", "--starts must be NAME"),
+        ("none@0", "--starts must be NAME"),
+        ("none:t=500@5", "--starts must be none@STEPS for white noise"),
+        ("mean@5", "prior must be one of"),
+        ("gaussian:noise=fresh@5", "--starts must be with options among t, rank"),
+        ("gaussian:rank@5", "--starts must be NAME"),
+        ("gaussian:rank=many@5", "rank must be a whole number; got 'many'"),
+        ("gaussian:t=2000@5", "timestep must be in"),
+        ("semidiscrete:noise=loud@5", "noise must be one of"),
+        ("gaussian@5,gaussian@5", "--starts must be different"),
+    ],
+)
+def test_others_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_starts(text, VP)
