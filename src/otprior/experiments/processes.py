@@ -90,13 +90,10 @@ def run_pieces(
         done += piece.cost
         listen(StageProgress(stage, done, total, piece.note))
 
-    if missing and workers:
+    if missing:
         run_in_processes(
             [(_do, (piece,)) for piece in missing], min(workers, len(missing)), threads, finished
         )
-        return
-    for piece in missing:
-        finished(_do(piece))
 
 
 def _do(piece: Piece) -> Piece:
@@ -112,7 +109,7 @@ def run_in_processes(
 ) -> None:
     """Calls functions in `workers` fresh processes of `threads` threads; `finished` gets each result.
 
-    Inside `kept_processes` its processes do it instead.
+    Inside `kept_processes` its processes do it instead. With 0 workers this process does it, one call after another.
 
     The first error ends the run: what is waiting is dropped, what runs is waited for, and the error is raised.
     Ctrl-C does the same.
@@ -120,6 +117,10 @@ def run_in_processes(
     Raises:
         ChildProcessError: If a process was ended from outside.
     """
+    if not workers:
+        for function, args in tasks:
+            finished(function(*args))
+        return
     with contextlib.ExitStack() as stack:
         pool = _state.kept[-1] if _state.kept else stack.enter_context(_processes(workers, threads))
         waiting: set[Future[Any]] = {pool.submit(function, *args) for function, args in tasks}
