@@ -52,13 +52,14 @@ def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
         replace(WHITE, conditional=True, guidance=2.0),
         replace(COUPLED, conditional=True),
         replace(RANDOM, conditional=True),
+        replace(RANDOM, prior="identity", conditional=True, label="white at t*"),
     ]
     # (Among 60 atoms not every class has one.)
     result = run_comparison(replace(small, starts=tuple(rows), atoms=150), tmp_path)
     assert SamplingReport.from_json(result.report.to_json()) == result.report
     figures = result.report.rows
-    assert [row.nfe for row in figures] == [1, 2, 1, 1]
-    assert [row.guidance for row in figures] == [1.0, 2.0, 1.0, 1.0]
+    assert [row.nfe for row in figures] == [1, 2, 1, 1, 1]
+    assert [row.guidance for row in figures] == [1.0, 2.0, 1.0, 1.0, 1.0]
     for spec, row in zip(rows, figures):
         samples = result.samples(spec)
         assert samples.labels is not None
@@ -71,7 +72,7 @@ def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
     # Starts are built on images of the class.
     labels = bundled.atoms().labels
     assert labels is not None
-    for spec in rows[2:]:
+    for spec in rows[2:4]:
         samples = result.samples(spec)
         assert samples.sources is not None
         assert np.array_equal(labels[torch.from_numpy(samples.sources)], samples.labels)

@@ -73,7 +73,8 @@ def _fit(study: Comparison, folder: Path, name: str, start: StartSpec, listen: L
     if start.conditional:
         rule = "labelled, for priors by class"
         require(atoms.labels is not None, f"images {study.atoms_from}", rule, "without labels")
-    else:
+    if not start.conditional or not kind.fit_takes("labels"):
+        # (White noise is the same for every class. A prior that can do without labels says so when it is called.)
         atoms = replace(atoms, labels=None)
 
     def progress(at: Progress) -> None:
