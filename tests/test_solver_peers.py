@@ -353,7 +353,7 @@ def test_rows_compare_medians_and_say_how_long_a_failure_was_given() -> None:
 
     def row(times: list[float | None]) -> dict[str, Any]:
         entry = results.Entry("pot", "POT", "tuned", {"step": 1.0}, {0.05: [finished(t) for t in times]})
-        result = results.SetResult("line", "", 100, 1, [entry], {0.05: 10.0}, {}, [])
+        result = results.SetResult("line", "", 100, 1, 1.0, [entry], {0.05: 10.0}, {}, [])
         return results.rows_of(result, threads=1)[0]
 
     reached = row([30.0, None, 50.0])

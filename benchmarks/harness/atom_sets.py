@@ -63,6 +63,43 @@ def normal(dim: int) -> Callable[[Path | None], tuple[np.ndarray, None]]:
     return build
 
 
+def photographs(side: int, count: int) -> Callable[[Path | None], tuple[np.ndarray, None]]:
+    """`count` patches of `side` x `side` pixels from scikit-learn's two photographs, colours in [−1, 1]."""
+
+    def build(source: Path | None) -> tuple[np.ndarray, None]:
+        from sklearn.datasets import load_sample_images
+
+        images = load_sample_images().images
+        generator = np.random.default_rng(side)
+        patches = np.empty((count, side, side, 3), np.float32)
+        for k in range(count):
+            image = images[k % len(images)]
+            row, column = (generator.integers(size - side + 1) for size in image.shape[:2])
+            patches[k] = image[row : row + side, column : column + side]
+        return patches.reshape(count, -1) / 127.5 - 1, None
+
+    return build
+
+
+def spectrum(
+    power: float, count: int = 10_000, dim: int = 256
+) -> Callable[[Path | None], tuple[np.ndarray, None]]:
+    """Normal atoms whose k-th coordinate has the variance k^−`power`, like features of images."""
+
+    def build(source: Path | None) -> tuple[np.ndarray, None]:
+        deviations = np.arange(1, dim + 1) ** (-power / 2)
+        atoms = np.random.default_rng(dim).standard_normal((count, dim)) * deviations
+        return atoms.astype(np.float32), None
+
+    return build
+
+
+def effective_dimension(atoms: np.ndarray) -> float:
+    """(Σ λ)²/Σ λ² of the eigenvalues λ of the atoms' covariance."""
+    covariance = np.cov(atoms[: 1 << 14].T.astype(np.float64)).reshape(atoms.shape[1], -1)
+    return float(np.trace(covariance) ** 2 / (covariance**2).sum())
+
+
 SETS = {
     s.name: s
     for s in (
@@ -71,6 +108,17 @@ SETS = {
             "fashion-60k", "all 60,000 training images of Fashion-MNIST, 28x28, unprojected", fashion_60k
         ),
         AtomSet("mixture", "Gaussian mixture, unequal norms, weights 1000 : 1", mixture),
+        *(
+            AtomSet(
+                f"photographs-{side}-{count // 1000}k",
+                f"{count:,} patches of two photographs, {side}x{side}x3, unprojected",
+                photographs(side, count),
+            )
+            for side in (16, 32)
+            for count in (2_000, 10_000)
+        ),
+        AtomSet("spectrum-1", "normal atoms of variances 1/k, d = 256", spectrum(1)),
+        AtomSet("spectrum-2", "normal atoms of variances 1/k², d = 256", spectrum(2)),
         AtomSet("plane", "normal atoms in the plane", normal(2)),
         AtomSet("line", "normal atoms on the line", normal(1)),
         AtomSet("rehearsal", "1,000 atoms made like `mixture`", lambda source: mixture(source, 1000)),

@@ -94,6 +94,7 @@ class Race:
             what=atom_sets.SETS[self.name].what,
             atoms=len(self.problem),
             dim=self.problem.atoms.shape[1],
+            effective_dim=atom_sets.effective_dimension(self.problem.atoms),
             entries=entries,
             ours={target: median(run["seconds"] for run in runs) for target, runs in ours.items()},
             tuning=self.tuning,

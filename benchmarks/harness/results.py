@@ -54,6 +54,7 @@ class SetResult:
     what: str
     atoms: int
     dim: int
+    effective_dim: float  # (Σ λ)²/Σ λ² of the atoms' covariance
     entries: list[Entry]
     ours: dict[float, float]
     tuning: dict[str, list[dict[str, Any]]]
@@ -87,6 +88,7 @@ def _row(
         "set": result.name,
         "atoms": result.atoms,
         "dim": result.dim,
+        "effective_dim": result.effective_dim,
         "peer": entry.peer,
         "solver": entry.title,
         "settings": describe(entry.settings),
@@ -145,7 +147,8 @@ def _markdown(result: SetResult, facts: dict[str, Any]) -> str:
     lines = [
         f"### {result.name}",
         "",
-        f"{result.what}: N = {result.atoms:,}, d = {result.dim}, {facts['dtype']}, threads: {facts['threads']}.",
+        f"{result.what}: N = {result.atoms:,}, d = {result.dim} ({result.effective_dim:.1f} effective dimensions), "
+        f"{facts['dtype']}, threads: {facts['threads']}.",
         "",
         f"| solver | {' | '.join(heads)} | memory, MiB | settings |",
         "|" + "---|" * (3 + 4 * len(targets)),

@@ -26,7 +26,7 @@ from otprior.transport.chi_squared import ChiSquared, chi_squared_of_sets
 from otprior.transport.distributed import SINGLE, Processes
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.near_maximum import Candidates
-from otprior.transport.potential import BrenierPotential, largest_norm, matmul_roundoff
+from otprior.transport.potential import BrenierPotential, largest_norm, product_roundoff
 from otprior.transport.source import NORMAL, Source
 from otprior.utils.random import normal_block
 
@@ -225,12 +225,10 @@ def _screen_width(potential: BrenierPotential, draws: DrawSets, bfloat16: bool) 
     longest = torch.linalg.vector_norm(draws.base, dim=2, dtype=torch.float64).amax(dim=1)
     if bfloat16:
         return torch.full_like(longest, BFLOAT16_WIDTH * potential.radius)
-    terms = draws.base.shape[2] + 2.0
-    if draws.mixers is not None:
-        # Errors of base scores are added up with weights |q_j|, whose sum is at most √m.
-        terms = (terms + draws.base.shape[1]) * draws.base.shape[1] ** 0.5
+    # A mixed score sums m products with weights |q| = 1, so their independent errors add up to that of one.
+    terms = draws.base.shape[2] + 2 + (0 if draws.mixers is None else draws.base.shape[1])
     size = longest * potential.radius + float(potential.offsets.abs().max())
-    return 2 * terms * matmul_roundoff(potential.atoms.dtype) * size
+    return 2 * product_roundoff(terms, potential.atoms.dtype) * size
 
 
 def _settle(potential: BrenierPotential, draws: DrawSets, number: int, row: Tensor, atom: Tensor) -> Tensor:
