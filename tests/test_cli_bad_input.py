@@ -243,7 +243,7 @@ def test_sampling_options(here: Path, options: str, message: str) -> None:
         ),
         ("--prior mixture --components 1000", "components must be at most half of"),
         ("--components 10", "--components is an option neither of this command nor of --prior semidiscrete"),
-        ("--prior=mean", "prior must be one of"),
+        ("--prior=nowhere", "prior must be one of"),
         ("--prior=unsolved", "unsolved priors are made from a semidiscrete one"),
         ("--auto 5", "--auto is no option any more: `otprior tune MODEL DATA --steps N --out DIR`"),
         (

@@ -41,7 +41,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["tune", "bundled", "missing"], ["data missing: there is no such file"]),
         (["tune", "bundled", "TRAIN"], ["--validation must be given unless the data are bundled"]),
         (["tune", "bundled", "bundled", "--extractor", "missing"], ["--extractor missing: there is no such"]),
-        (["tune", "bundled", "bundled", "--prior", "mean"], ["prior must be one of", "gaussian"]),
+        (["tune", "bundled", "bundled", "--prior", "nowhere"], ["prior must be one of", "gaussian"]),
         (
             ["tune", "bundled", "TRAIN", "--validation", "bundled"],
             ["images validation must be of the shape of those of train", "(1, 8, 8); got (1, 28, 28)"],

@@ -28,7 +28,7 @@ def test_starts_have_their_options_and_their_usual_timestep() -> None:
         ("none", "--starts must be NAME"),
         ("none@0", "--starts must be NAME"),
         ("none:t=500@5", "--starts must be none@STEPS for white noise"),
-        ("mean@5", "prior must be one of"),
+        ("nowhere@5", "prior must be one of"),
         ("gaussian:noise=fresh@5", "--starts must be with options among t, rank"),
         ("gaussian:rank@5", "--starts must be NAME"),
         ("gaussian:rank=many@5", "rank must be a whole number; got 'many'"),
