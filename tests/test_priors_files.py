@@ -196,6 +196,7 @@ def test_corrupt_config(saved: Path, text: str, message: str) -> None:
         ("noise", "loud", "noise must be one of"),
         ("timestep", 5000, "timestep must be in"),
         ("num_atoms", "many", "does not describe a SemiDiscretePrior"),
+        ("num_atoms", -1, "does not describe a SemiDiscretePrior"),
         ("num_atoms", 19, r"tensor 'classes' of .* must be \(\(19,\), torch.int64\); got \(\(20,\)"),
         ("shape", [1, 9], r"shape must be \(C, H, W\), positive"),
         ("schedule", {"kind": "odd"}, "schedule kind must be one of"),

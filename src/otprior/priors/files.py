@@ -77,7 +77,7 @@ def load_prior(folder: Path, base: type[AnyPrior]) -> AnyPrior:
     config = {key: value for key, value in config.items() if not key.startswith("_")}
     try:
         prior = found(**config)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:
         raise ValueError(f"config.json of {folder} does not describe a {name}: {error}") from error
     tensors = _read_tensors(folder / WEIGHTS_FILE)
     expected = prior.state_dict()
