@@ -161,3 +161,38 @@ def test_it_is_compared_and_tuned(place: Path) -> None:
         place, "sample model --prior again --settings tuned/settings.json --seeds 0-3 --out from-settings"
     )
     assert first_row(place, "from-settings")["start_timestep"] == chosen["start_timestep"]
+
+
+def test_a_package_that_cannot_be_imported_is_named_and_harms_no_other(place: Path, tmp_path: Path) -> None:
+    metadata = tmp_path / "broken-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[otprior.priors]\nbroken = broken_prior:IdentityPrior\n[otprior.commands]\nbroken = broken_prior\n"
+        "[otprior.studies]\nbroken = broken_prior:STUDY\n"
+    )
+    (tmp_path / "broken_prior.py").write_text("raise RuntimeError('out of order')\n")
+    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+
+    def run(line: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "otprior", *line.split()]
+        return subprocess.run(
+            command, cwd=place, env=environment, capture_output=True, text=True, check=False
+        )
+
+    lines = (
+        "fit model train.npz --prior broken --out never",
+        "fit --prior broken --help",
+        "broken",
+        "reproduce broken --out never",
+    )
+    for line in lines:
+        done = run(line)
+        assert done.returncode == 2, done.stderr
+        assert "broken_prior" in done.stderr
+        assert "RuntimeError: out of order" in done.stderr
+        assert "Traceback" not in done.stderr
+    done = run("fit model train.npz --prior identity --out identity")
+    assert done.returncode == 0, done.stderr
+    done = run("sample model --prior identity --seeds 0 --steps 1 --out from-identity")
+    assert done.returncode == 0, done.stderr

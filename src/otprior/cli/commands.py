@@ -58,10 +58,10 @@ class Commands(Mapping[str, TyperCommand]):
         module = self.module(name)
         try:
             return _build(name, import_module(module))
-        except (ImportError, AttributeError) as error:
+        except Exception as error:
             if name in LIBRARY:
                 raise
-            message = f"the command {name} of {module} cannot be loaded: {error}"
+            message = f"the command {name} of {module} cannot be loaded: {type(error).__name__}: {error}"
             raise typer.BadParameter(message) from error
 
     def module(self, name: str) -> str:

@@ -14,6 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from otprior.utils.plugins import load_plugin
 from otprior.utils.validation import check_choice, check_integer, invalid, require
 
 if TYPE_CHECKING:
@@ -190,9 +191,11 @@ def find_study(name: str) -> Study:
     """The study of that name.
 
     Raises:
-        ValueError: If there is none; the message lists those there are.
+        ValueError: If there is none, more than one, or its package cannot be imported.
     """
     check_choice("study", name, study_names())
-    (entry,) = entry_points(group=GROUP, name=name)
-    found: Study = entry.load()
+    entry, *others = entry_points(group=GROUP, name=name)
+    places = " and ".join(sorted({each.value for each in (entry, *others)}))
+    require(places == entry.value, f"study {name!r}", "registered by one package", places)
+    found: Study = load_plugin(entry)
     return found

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otprior.utils.plugins import PRIORS, find_plugin, plugins
+from otprior.utils.plugins import PRIORS, find_plugin, load_plugin, plugins
 from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
@@ -30,13 +30,14 @@ def find_prior(kind: str) -> type[Prior]:
     """The class of the priors of a kind.
 
     Raises:
-        ValueError: If there is none, or more than one.
+        ValueError: If there is none, or more than one, or if its package cannot be imported.
     """
     registered = find_plugin(PRIORS, kind)
     if registered is not None:
-        found: type[Prior] = registered.load()
+        found: type[Prior] = load_plugin(registered)
         rule = f"the kind of the class that is registered under this name, {registered.value}"
-        require(found.kind == kind, "kind", rule, repr(found.kind))
+        named = getattr(found, "kind", None)
+        require(named == kind, "kind", rule, repr(named))
         return found
     found_here = _only([each for each in _imported.values() if each.kind == kind], f"prior {kind!r}")
     if found_here is None:
@@ -48,12 +49,18 @@ def find_class(name: str) -> type[Prior] | None:
     """The class of this name, whose priors can be loaded; None if there is none.
 
     Raises:
-        ValueError: If there is more than one.
+        ValueError: If there is more than one, or if its package cannot be imported.
     """
+    broken = []
     for entry in plugins(PRIORS):
         if entry.attr == name:
-            entry.load()
+            try:
+                load_plugin(entry)
+            except ValueError as error:
+                broken.append(error)
     loadable = [each for each in _imported.values() if each.__name__ == name and each.loadable]
+    if broken and not loadable:
+        raise broken[0]
     return _only(loadable, f"class {name}")
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
-from otprior.utils.validation import require
+from otprior.utils.validation import invalid, require
 
 PRIORS = "otprior.priors"
 
@@ -30,3 +31,17 @@ def find_plugin(group: str, name: str) -> EntryPoint | None:
     values = " and ".join(entry.value for entry in found)
     require(len(found) < 2, f"{name!r} of {group}", "registered by one package", values)
     return found[0] if found else None
+
+
+def load_plugin(entry: EntryPoint) -> Any:
+    """The object that an entry point names.
+
+    Raises:
+        ValueError: If its package cannot be imported, whatever that raises, or has no such object.
+    """
+    try:
+        return entry.load()
+    except Exception as error:
+        rule = f"{entry.value}, which can be imported"
+        got = f"{type(error).__name__}: {error}"
+        raise invalid(f"{entry.name!r} of {entry.group}", rule, got) from error
