@@ -1,10 +1,13 @@
 """Text of the command line: seeds, labels, ranges of values, names of schedulers."""
 
 import pytest
+from cli_helpers import assert_refused, run
 from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from otprior.cli import app
 from otprior.cli.options import format_seeds, parse_labels, parse_seeds, parse_value_range
 from otprior.sampling.schedulers.names import named_scheduler, with_spacing
 
@@ -89,3 +92,11 @@ def test_a_spacing_replaces_another() -> None:
     linspace = with_spacing(karras, "linspace")
     assert not linspace.config.use_karras_sigmas
     assert linspace.config.timestep_spacing == "linspace"
+
+
+def test_of_two_priors_the_last_one_counts() -> None:
+    assert_refused(
+        run("fit", "x", "y", "--prior=mixture", "--prior", "gaussian", "--noise", "fresh"), "gaussian"
+    )
+    line = "fit --out o --prior mixture --components 3 --prior gaussian --prior mixture -- x y"
+    assert_refused(CliRunner().invoke(app, line.split()), "model x")

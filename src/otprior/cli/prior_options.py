@@ -43,13 +43,14 @@ class PriorCommand(Command):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Adds the prior's options if one of them, or help about them, is asked for."""
-        names = [arg.split("=")[0] for arg in args if arg.startswith("--")]
+        options = args[: args.index("--")] if "--" in args else args
+        names = [arg.split("=")[0] for arg in options if arg.startswith("--")]
         for name in names:
             if name in REPLACED:
                 raise fail(f"{name} is no option any more: {REPLACED[name]}", 2)
         known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
         helped = not {*HELP_OPTIONS}.isdisjoint(args)
-        kind = _named(args)
+        kind = _named(options)
         unknown = [name for name in names if name not in known and name not in HELP_OPTIONS]
         if unknown or (helped and kind is not None):
             self.params = [*self.params, *_params(kind or DEFAULT, known, unknown)]
@@ -107,12 +108,14 @@ def prior_names() -> str:
 
 
 def _named(args: list[str]) -> str | None:
+    """What --prior names: the last one, as for every option that is given twice."""
+    name = None
     for place, arg in enumerate(args):
         if arg.startswith("--prior="):
-            return arg.removeprefix("--prior=")
-        if arg == "--prior" and place + 1 < len(args):
-            return args[place + 1]
-    return None
+            name = arg.removeprefix("--prior=")
+        elif arg == "--prior" and place + 1 < len(args):
+            name = args[place + 1]
+    return name
 
 
 def _params(name: str, known: set[str], unknown: list[str]) -> list[Any]:
