@@ -27,6 +27,9 @@ def test_starts_have_their_options_and_their_usual_timestep() -> None:
     [
         ("none", "--starts must be NAME"),
         ("none@0", "--starts must be NAME"),
+        ("gaussian@²", "--starts must be NAME"),
+        ("mixture:components=-2@5", "components must be an integer >= 1; got -2"),
+        ("semidiscrete:noise=fresh:noise=frozen@5", "--starts must be with one value of noise"),
         ("none:t=500@5", "--starts must be none@STEPS for white noise"),
         ("nowhere@5", "prior must be one of"),
         ("gaussian:noise=fresh@5", "--starts must be with options among t, rank"),

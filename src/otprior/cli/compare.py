@@ -171,9 +171,9 @@ def compare(
         _refuse(of_preset, "left out with MODEL, DATA and --starts")
         missing = [name for name, value in own.items() if value is None]
         require(not missing, "MODEL, DATA and --starts", "given together", f"no {' and no '.join(missing)}")
-        pixels = parse_value_range(value_range)
+        pixels, chi2 = parse_value_range(value_range), 0.05 if tol is None else tol
         inputs = UserInputs(
-            str(model), str(data), extractor, null_label, pixels, limit, tol or 0.05, precision or "float32"
+            str(model), str(data), extractor, null_label, pixels, limit, chi2, precision or "float32"
         )
         inputs.check(reference=reference, held_out=held_out)
         splits = (split_name(reference, "reference"), split_name(held_out, "held_out"))

@@ -36,11 +36,13 @@ def read_starts(text: str, schedule: NoiseSchedule) -> tuple[StartSpec, ...]:
 def _read(text: str, schedule: NoiseSchedule) -> StartSpec:
     what, sign, steps = text.partition("@")
     name, *pairs = what.split(":")
-    require(bool(sign) and steps.isdigit() and int(steps) > 0, "--starts", FORM, repr(text))
+    digits = steps.isascii() and steps.isdigit()
+    require(bool(sign) and digits and int(steps) > 0, "--starts", FORM, repr(text))
     options = {}
     for pair in pairs:
         key, sign, value = pair.partition("=")
         require(bool(sign), "--starts", FORM, repr(text))
+        require(key not in options, "--starts", f"with one value of {key} in a start", repr(text))
         options[key] = value
     place = options.pop("t", None)
     end = schedule.timestep_range[1]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from typing import Any, Self
 
 from otprior.utils.validation import check_choice, invalid, require
@@ -84,9 +85,15 @@ class PriorOptions:
 
     def __post_init__(self) -> None:
         for each in self.declared().values():
-            value = getattr(self, each.name)
+            value: Any = getattr(self, each.name)
             if each.choices:
                 check_choice(each.name, value, each.choices)
+            if each.minimum is not None and value is not None:
+                in_range = (
+                    isinstance(value, Integral if each.type is int else Real) and float(value) >= each.minimum
+                )
+                rule = f"{'an integer' if each.type is int else 'a number'} >= {each.minimum:g}"
+                require(in_range, each.name, rule, repr(value))
         self.check()
 
     def check(self) -> None:
