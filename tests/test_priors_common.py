@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import types
 from pathlib import Path
 
 import diffusers
@@ -262,3 +263,11 @@ def test_images_that_are_read_already_have_their_range() -> None:
     images = ImageSet(normal(8, *SHAPE).clamp(-1, 1))
     with pytest.raises(ValueError, match="value_range"):
         GaussianPrior.fit(images, diffusers.DDPMScheduler(), value_range=(0, 1))
+
+
+def test_only_what_otprior_exports_is_named_after_it() -> None:
+    """Else a prior that another file of the package defines could not be pickled."""
+    assert otprior.GaussianPrior.__module__ == "otprior"
+    inside = {"__module__": "otprior.priors.mean"}
+    made = types.new_class("MeanPrior", (Prior,), {"abstract": True}, lambda names: names.update(inside))
+    assert made.__module__ == "otprior.priors.mean"

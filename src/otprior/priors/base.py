@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
 
@@ -63,7 +64,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         cls.made_from = cls.__dict__.get("made_from", cls.kind)
         if not abstract:
             register(cls, cls.__module__)
-        if cls.__module__.startswith("otprior."):
+        if cls.__module__.startswith("otprior.") and cls.__name__ in import_module("otprior").__all__:
             cls.__module__ = "otprior"  # where users import it from, and pickles find it
 
     def set_up(
