@@ -245,11 +245,8 @@ def test_sampling_options(here: Path, options: str, message: str) -> None:
         ("--components 10", "--components is an option neither of this command nor of --prior semidiscrete"),
         ("--prior=nowhere", "prior must be one of"),
         ("--prior=unsolved", "unsolved priors are made from a semidiscrete one"),
-        ("--auto 5", "--auto is no option any more: `otprior tune MODEL DATA --steps N --out DIR`"),
-        (
-            "--from-model 9",
-            "--from-model is no option any more: draw images by `otprior sample MODEL --prior none",
-        ),
+        ("--auto 5", "--auto no longer exists: type `otprior tune MODEL DATA --steps N --out DIR`"),
+        ("--from-model 9", "--from-model no longer exists: type `otprior sample MODEL --prior none"),
         ("--rank 1.5", "rank must be a whole number of axes >= 1, or a share of variance such as 0.95"),
         ("--rank 65", "rank must be an integer in [1, 64]; got 65"),
         ("--resume", "there is no state of a solve in out.work; leave --resume out to begin"),

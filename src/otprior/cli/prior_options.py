@@ -22,10 +22,13 @@ if TYPE_CHECKING:
 
 DEFAULT = "semidiscrete"
 # What earlier versions had, and what to type now.
-_TUNE = "`otprior tune MODEL DATA --steps N --out DIR` chooses the start, and DIR/prior is the prior"
+_TUNE = (
+    "type `otprior tune MODEL DATA --steps N --out DIR`, which also takes --validation and --extractor; "
+    "the prior is DIR/prior"
+)
 _SAMPLE = (
-    "draw images by `otprior sample MODEL --prior none --steps 50 --seeds 0-9999 --out drawn`, and fit to them by "
-    "`otprior fit MODEL drawn --out PRIOR`"
+    "type `otprior sample MODEL --prior none --steps 50 --seeds 1000000-1009999 --out drawn`, then "
+    "`otprior fit MODEL drawn --out PRIOR`; a label for no class is --null-label of sample"
 )
 REPLACED = {
     "--auto": _TUNE,
@@ -47,7 +50,7 @@ class PriorCommand(Command):
         names = [arg.split("=")[0] for arg in options if arg.startswith("--")]
         for name in names:
             if name in REPLACED:
-                raise fail(f"{name} is no option any more: {REPLACED[name]}", 2)
+                raise fail(f"{name} no longer exists: {REPLACED[name]}", 2)
         known = {name for param in self.params for name in (*param.opts, *param.secondary_opts)}
         helped = not {*HELP_OPTIONS}.isdisjoint(args)
         kind = _named(options)
