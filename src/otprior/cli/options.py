@@ -28,7 +28,7 @@ OptionalData = Annotated[
     typer.Argument(metavar="DATA", help="Images: a folder, a .npz, .npy or .safetensors file, or 'bundled'."),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote to DIR.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote to --out.")]
 Extractor = Annotated[
     Path | None,
     typer.Option(

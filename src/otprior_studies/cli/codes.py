@@ -54,7 +54,7 @@ BETWEEN_NETWORKS = 10
 OptionalData = Annotated[
     str | None,
     typer.Argument(
-        metavar="[DATA]",
+        metavar="DATA",
         help="Images: a folder, .npz, .npy, .safetensors, or 'bundled', which a bundled model may leave out.",
         show_default=False,
     ),
