@@ -42,7 +42,7 @@ class ImageSet:
         labels: int64 (N,), or None.
         name: What reports call this set.
         source: File, folder or package the images come from.
-        license: Under what terms; None if nobody said.
+        license: Under what terms; None if not given.
         class_names: One name a label, where known.
     """
 

@@ -73,7 +73,7 @@ def read_labels(
     prior: Any,
     null_class_label: int | None,
 ) -> Labels:
-    """Sorts out who is told which label.
+    """Decides which labels network and prior get.
 
     Raises:
         ValueError: If labels are missing, superfluous or out of range for network or prior, or if guidance
