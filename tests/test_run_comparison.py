@@ -226,3 +226,9 @@ def test_the_curve_of_a_search_is_a_picture() -> None:
     ]
     assert search_curve(trials, trials[-1], 0.0165)[:4] == b"\x89PNG"
     assert search_curve(trials[:1], None, 0.0165)[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("tol", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_tolerance_is_checked_before_any_work(tol: float) -> None:
+    with pytest.raises(ValueError, match=r"tol must be a positive number; got"):
+        Comparison("small", (WHITE,), samples=20, tol=tol)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ class Comparison:
     def __post_init__(self) -> None:
         check_integer("samples", self.samples, 12)
         check_integer("seed_sets", self.seed_sets, 1)
+        require(0 < self.tol < math.inf, "tol", "a positive number", self.tol)
         check_choice("precision", self.precision, ("float32", "bfloat16"))
         require(len(self.starts) > 0, "starts", "at least one", 0)
         rule = "a range of pixels: samples are measured as 8-bit images, which latents are not"
