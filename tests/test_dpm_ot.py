@@ -352,7 +352,7 @@ def test_settings_are_read_as_what_their_defaults_are() -> None:
         assert name in result.output
     assert "--set threshold=0.6" in result.output
     assert find_study("dpm-ot").request(Path("work"), "fast", settings={"atoms": 700}).settings.atoms == 700
-    assert_refused(run("reproduce", "no-such"), "study must be one of")
+    assert_refused(run("reproduce", "no-such"), "NAME must be one of")
 
 
 def write_folder(folder: Path, count: int, seed: int) -> Path:

@@ -51,6 +51,11 @@ def test_a_gain_is_told_with_what_it_would_cost_from_noise() -> None:
     assert "No interval was computed" in text
 
 
+def test_a_title_says_so_where_only_a_dearer_start_from_noise_was_measured() -> None:
+    report = _report(_plain(20, 4.0), _coupled(5, 5.0))
+    assert headline(report) == "“coupled” with 5 evaluations; N(0, I) with 20 is at least as good"
+
+
 def test_a_frontier_puts_a_start_of_few_evaluations_first() -> None:
     report = _report(_plain(20, 9.0), _coupled(5, 5.0), _coupled(20, 4.0))
     assert headline(report).startswith("“coupled” with 20 evaluations")

@@ -190,7 +190,7 @@ def _run_preset(
 ) -> None:
     from otprior.experiments.study import find_study
 
-    study = find_study(name)
+    study = find_study(name, "--preset")
     given = {key: str(value) for key, value in settings.items() if value is not None}
     known = {entry.name for entry in fields(study.settings)}
     for key in sorted(given.keys() - known):

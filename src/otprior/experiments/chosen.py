@@ -52,4 +52,4 @@ def demo(quick: bool = False, samples: int | None = None) -> Comparison:
 
 def short_name(scheduler: str) -> str:
     """A scheduler class's name as people say it."""
-    return SHORT_NAMES.get(scheduler, scheduler.removesuffix("Scheduler"))
+    return SHORT_NAMES.get(scheduler, scheduler.removesuffix("Scheduler").removesuffix("Multistep"))

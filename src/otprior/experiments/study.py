@@ -187,13 +187,17 @@ def study_names() -> tuple[str, ...]:
     return tuple(entry.name for entry in entry_points(group=GROUP))
 
 
-def find_study(name: str) -> Study:
+def find_study(name: str, argument: str = "study") -> Study:
     """The study of that name.
+
+    Arguments:
+        name: Of the study.
+        argument: What an error calls it.
 
     Raises:
         ValueError: If there is none, more than one, or its package cannot be imported.
     """
-    check_choice("study", name, study_names())
+    check_choice(argument, name, study_names())
     entry, *others = entry_points(group=GROUP, name=name)
     places = " and ".join(sorted({each.value for each in (entry, *others)}))
     require(places == entry.value, f"study {name!r}", "registered by one package", places)

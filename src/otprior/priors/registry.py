@@ -5,13 +5,15 @@ Known are the classes that were imported, and those that a package registers as 
 
     [project.entry-points."otprior.priors"]
     mean = "my_package.mean:MeanPrior"
+
+The group `otprior.rivals` holds starts that a study compares with priors; commands that fit do not offer them.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from otprior.utils.plugins import PRIORS, find_plugin, load_plugin, plugins
+from otprior.utils.plugins import PRIORS, RIVALS, find_plugin, load_plugin, plugins
 from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def find_prior(kind: str) -> type[Prior]:
     Raises:
         ValueError: If there is none, or more than one, or if its package cannot be imported.
     """
-    registered = find_plugin(PRIORS, kind)
+    registered = find_plugin(PRIORS, kind) or find_plugin(RIVALS, kind)
     if registered is not None:
         found: type[Prior] = load_plugin(registered)
         rule = f"the kind of the class that is registered under this name, {registered.value}"
@@ -52,7 +54,7 @@ def find_class(name: str) -> type[Prior] | None:
         ValueError: If there is more than one, or if its package cannot be imported.
     """
     broken = []
-    for entry in plugins(PRIORS):
+    for entry in (*plugins(PRIORS), *plugins(RIVALS)):
         if entry.attr == name:
             try:
                 load_plugin(entry)
@@ -65,8 +67,9 @@ def find_class(name: str) -> type[Prior] | None:
 
 
 def prior_kinds() -> list[str]:
-    """The kinds of priors that are known, in alphabetical order."""
-    return sorted({entry.name for entry in plugins(PRIORS)} | {each.kind for each in _imported.values()})
+    """The kinds of priors that are known, rivals of studies among them, in alphabetical order."""
+    registered = {entry.name for entry in (*plugins(PRIORS), *plugins(RIVALS))}
+    return sorted(registered | {each.kind for each in _imported.values()})
 
 
 def _only(found: list[type[Prior]], what: str) -> type[Prior] | None:

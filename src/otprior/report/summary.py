@@ -90,6 +90,8 @@ def headline(report: SamplingReport) -> str:
         return f"N(0, I) with {matches.nfe} is at least as good as {cost}"
     # Rows with fewer evaluations than `matches` are all behind; the dearest of them makes the comparison.
     dearest = max(found.short, key=lambda row: evaluations(row), default=None)
+    if dearest is None and matches is not None:
+        return f"{cost}; N(0, I) with {matches.nfe} is at least as good"
     if dearest is None:
         return f"{cost}, measured against held-out real images"
     relation = "on a par with" if _overlap(report, best, dearest) else "ahead of"

@@ -12,6 +12,8 @@ from typing import Any
 from otprior.utils.validation import invalid, require
 
 PRIORS = "otprior.priors"
+# Starts that a study compares with priors: made from a fitted prior, and not to be fitted by a user.
+RIVALS = "otprior.rivals"
 
 
 @cache

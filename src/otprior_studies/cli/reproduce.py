@@ -85,7 +85,7 @@ def _describe(name: str) -> None:
 
     from otprior.experiments.study import find_study
 
-    study = find_study(name)
+    study = find_study(name, "NAME")
     lines = [f"{name}: {study.title}", f"  {study.summary}", f"  {study.minutes}"]
     lines += [f"  --set {entry.name}={entry.default}" for entry in fields(study.settings)]
     for line in lines:
