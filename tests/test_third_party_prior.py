@@ -107,7 +107,9 @@ def first_row(place: Path, folder: str) -> dict[str, object]:
 
 
 def test_its_name_and_options_are_in_the_help(place: Path) -> None:
-    assert "identity, mean, mixture, random_atom, semidiscrete." in " ".join(otprior(place, "fit --help").split())
+    assert "identity, mean, mixture, random_atom, semidiscrete." in " ".join(
+        otprior(place, "fit --help").split()
+    )
     own = otprior(place, "fit --prior mean --help")
     assert "Options of --prior mean:" in own
     assert "--strength X" in own
