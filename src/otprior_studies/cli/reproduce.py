@@ -68,7 +68,7 @@ def reproduce(
         if name is None:
             raise ValueError(f"name a study: {', '.join(study_names())}")
         run_study(
-            find_study(name),
+            find_study(name, "NAME"),
             Path(name) if out is None else out,
             overwrite,
             size="fast" if fast else "usual",
