@@ -13,6 +13,7 @@ import pytest
 
 from otprior.experiments import study as studies
 from otprior.experiments.study import Request, Size, Study, find_study, read_pairs, study_names
+from otprior.utils import plugins as plugins_module
 from otprior.utils.validation import require
 
 
@@ -47,7 +48,8 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
     module.STUDY = STUDY  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "answering", module)
     entry = EntryPoint("question", "answering:STUDY", studies.GROUP)
-    monkeypatch.setattr(studies, "entry_points", lambda **_: [entry])
+    for module_of in (studies, plugins_module):
+        monkeypatch.setattr(module_of, "plugins", lambda _: (entry,))
 
 
 def asked(**given: Any) -> Request:

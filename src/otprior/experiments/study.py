@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from otprior.utils.plugins import load_plugin
+from otprior.utils.plugins import find_plugin, load_plugin, plugins
 from otprior.utils.validation import check_choice, check_integer, invalid, require
 
 if TYPE_CHECKING:
@@ -184,7 +183,7 @@ def read_pairs(given: Sequence[str]) -> dict[str, str]:
 
 def study_names() -> tuple[str, ...]:
     """The names of all studies that are installed."""
-    return tuple(entry.name for entry in entry_points(group=GROUP))
+    return tuple(dict.fromkeys(entry.name for entry in plugins(GROUP)))
 
 
 def find_study(name: str, argument: str = "study") -> Study:
@@ -198,8 +197,7 @@ def find_study(name: str, argument: str = "study") -> Study:
         ValueError: If there is none, more than one, or its package cannot be imported.
     """
     check_choice(argument, name, study_names())
-    entry, *others = entry_points(group=GROUP, name=name)
-    places = " and ".join(sorted({each.value for each in (entry, *others)}))
-    require(places == entry.value, f"study {name!r}", "registered by one package", places)
+    entry = find_plugin(GROUP, name)
+    assert entry is not None
     found: Study = load_plugin(entry)
     return found
