@@ -12,6 +12,7 @@ accuracy that is stored with the weights. `otprior_studies.training.classifier` 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -114,7 +115,8 @@ def main() -> None:
     arguments = parse_arguments()
     own = arguments.data is not None
     out = arguments.out if own else ASSETS / "classifier"
-    check_output_dir(out, overwrite=not own)
+    if own:
+        check_output_dir(out)
     torch.set_num_threads(arguments.threads)
     images, test = load_data(arguments)
     model = train(arguments, images)
@@ -132,7 +134,9 @@ def main() -> None:
     if test is not None:
         model.info |= {"test_accuracy": round(accuracy(model, test), 4), "test_images": len(test)}
         print(f"test accuracy {model.info['test_accuracy']:.4f}")
-    save_extractor(model, out, torch.float16, overwrite=not own)
+    if not own:
+        shutil.rmtree(out)  # it is under version control
+    save_extractor(model, out, torch.float16)
     rounded = extract_features(load_extractor(out), seen.images)
     error = float((rounded - full).double().norm() / full.double().norm())
     print(f"features as stored differ by {error:.2e} (relative, root mean square)")

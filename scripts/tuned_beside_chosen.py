@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from otprior.cli.progress import progress_bar
-from otprior.cli.session import stdout
 from otprior.cli.studies import follow, print_report
 from otprior.experiments.chosen import chosen_starts
 from otprior.experiments.comparison import Comparison
@@ -25,7 +24,7 @@ from otprior.experiments.processes import kept_processes
 from otprior.experiments.run import run_comparison
 from otprior.report import write_report
 from otprior.sampling.settings import read_settings, start_of_steps
-from otprior.utils.files import check_output_dir, output_dir
+from otprior.utils.files import output_dir
 
 
 def main() -> None:
@@ -39,21 +38,20 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("tuned-beside-chosen-work"), help="finished work")
     parser.add_argument("--out", type=Path, default=Path("tuned-beside-chosen"))
     args = parser.parse_args()
-    check_output_dir(args.out)
     chosen = chosen_starts()["coupled_5"]
     tuned = start_of_steps(read_settings(args.settings), chosen.steps)
     rows = (replace(tuned, label=f"tuned: {tuned.label}"), replace(chosen, label="chosen by hand"))
     if tuned.key == chosen.key:
         sys.exit("the two settings are the same: there is nothing to compare")
     study = Comparison("tuned beside chosen", rows, args.samples, args.seed_sets, precision="bfloat16")
-    with progress_bar("loading") as bar, kept_processes(args.workers):
-        result = run_comparison(study, args.work, workers=args.workers, listen=follow(bar))
-    statement = "FID of the tuned settings minus FID of the settings chosen by hand"
-    gates = [difference_gate(result, *rows, statement)]
-    report = result.report.replace(gates=gates, command=["python", *sys.argv])
     with output_dir(args.out) as folder:
+        with progress_bar("loading") as bar, kept_processes(args.workers):
+            result = run_comparison(study, args.work, workers=args.workers, listen=follow(bar))
+        statement = "FID of the tuned settings minus FID of the settings chosen by hand"
+        gates = [difference_gate(result, *rows, statement)]
+        report = result.report.replace(gates=gates, command=["python", *sys.argv])
         write_report(folder, report, result.images)
-    print_report(stdout(), report, args.out)
+    print_report(report, args.out)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,18 @@ import torch
 from typer.testing import CliRunner, Result
 
 from otprior.cli import app
+from otprior.utils.files import WRITTEN
 
-__all__ = ["SIZE", "assert_refused", "run", "tree", "write_images", "write_model", "write_tame_model"]
+__all__ = [
+    "SIZE",
+    "assert_refused",
+    "run",
+    "tree",
+    "write_images",
+    "write_model",
+    "write_tame_model",
+    "written",
+]
 
 SIZE = 8
 
@@ -29,6 +39,11 @@ def tree(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def written(folder: Path) -> dict[str, bytes | None]:
+    """The same of an output folder, without the list of what was written, which says so itself."""
+    return {name: content for name, content in tree(folder).items() if name != WRITTEN}
 
 
 def assert_refused(result: Result, *parts: str, code: int = 2) -> None:

@@ -82,7 +82,7 @@ def report_of(folder: Path) -> dict[str, Any]:
 
 def test_an_audit_leaves_a_valid_report_a_page_and_plots(audited: tuple[Path, str]) -> None:
     folder, printed = audited
-    assert sorted(path.name for path in folder.iterdir()) == [
+    assert sorted(path.name for path in folder.glob("[!.]*")) == [
         "error.png",
         "report.html",
         "report.json",

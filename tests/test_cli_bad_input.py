@@ -21,6 +21,7 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from otprior.priors import IdentityPrior
+from otprior.utils.files import output_dir
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +38,8 @@ def here(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a model, data, a prior, and an earlier result in `out`; the current folder."""
     shutil.copytree(built, tmp_path, dirs_exist_ok=True)
     IdentityPrior.build((1, 8, 8), DDPMScheduler(), 500).save_pretrained(tmp_path / "prior")
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "report.json").write_text('{"format_version": 1, "earlier": "keep me"}')
+    with output_dir(tmp_path / "out") as folder:
+        (folder / "report.json").write_text('{"earlier": "keep me"}')
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -115,7 +115,7 @@ def test_evaluate(samples: Path, prior: Path, tmp_path: Path) -> None:
     assert row["source_rate"] > 0.5
     for name in ("fid", "kid", "precision", "recall", "copy_rate", "duplicate_rate"):
         assert row[name] is not None
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out").glob("[!.]*")}
     assert names == {"report.html", "report.json", "quality.png", "copying.png", "images.png"}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_helpers import assert_refused, run, tree
+from cli_helpers import assert_refused, run, written
 
 from otprior.report import Curves
 from otprior.report.curves import curve_plot
@@ -62,7 +62,7 @@ def test_the_same_seed_gives_the_same_figures() -> None:
 def test_folder_holds_report_page_and_plots(tmp_path: Path) -> None:
     result = run(*QUICK, "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert set(tree(tmp_path / "out")) == {"report.json", "report.html", "vp-rate.png", "ve-limit.png"}
+    assert set(written(tmp_path / "out")) == {"report.json", "report.html", "vp-rate.png", "ve-limit.png"}
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     ClaimsReport.from_json(report)
     page = (tmp_path / "out" / "report.html").read_text()

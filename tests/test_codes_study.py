@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from cli_helpers import assert_refused, run, tree, write_images, write_tame_model
+from cli_helpers import assert_refused, run, write_images, write_tame_model, written
 from diffusers import DDIMScheduler
 from exact_denoiser import ExactDenoiser
 from torch import Tensor
@@ -210,7 +210,7 @@ def test_command_writes_report_page_pictures_and_codes(here: Path) -> None:
     result = run(*WORDS, "--swaps", 2, "--out", "study")
     assert result.exit_code == 0, result.output
     names = {"report.json", "report.html", "maps.png", "power.png", "layout.png", "swaps.png", "beside.png"}
-    assert set(tree(here / "study")) == names | {"codes.safetensors"}
+    assert set(written(here / "study")) == names | {"codes.safetensors"}
     report = json.loads((here / "study" / "report.json").read_text())
     assert CodesReport.from_json(report).to_json() == report
     part = report["codes"]

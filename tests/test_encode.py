@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, run, tree, write_images, write_tame_model
+from cli_helpers import assert_refused, run, tree, write_images, write_tame_model, written
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from exact_denoiser import ExactDenoiser
 from PIL import Image
@@ -133,7 +133,7 @@ def test_encode_and_decode_give_the_images_back(here: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "round trip: " in result.output
     assert "bits per dimension: " in result.output
-    assert set(tree(here / "codes")) == {"codes.safetensors", "report.json", "grid.png"}
+    assert set(written(here / "codes")) == {"codes.safetensors", "report.json", "grid.png"}
     report = json.loads((here / "codes" / "report.json").read_text())
     SamplingReport.from_json(report)
     assert report["encoding"]["evaluations to decode"] == 30

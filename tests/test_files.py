@@ -15,6 +15,7 @@ import pytest
 
 from otprior.utils import files
 from otprior.utils.files import (
+    WRITTEN,
     check_output_dir,
     folder_sha256,
     mark_work,
@@ -30,15 +31,17 @@ class Crash(Exception):
 
 
 def tree(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    """The files of a folder, less the lists of what was written."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != WRITTEN)
+    return {str(path.relative_to(folder)): path.read_text() for path in paths}
 
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    folder = tmp_path / "out"
-    folder.mkdir()
-    (folder / "a.txt").write_text("old")
-    return folder
+    """An earlier result."""
+    with output_dir(tmp_path / "out") as folder:
+        (folder / "a.txt").write_text("old")
+    return tmp_path / "out"
 
 
 def test_a_folder_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -69,7 +72,7 @@ def test_a_failure_in_the_block_keeps_the_old_folder(old: Path, error: BaseExcep
         (folder / "b.txt").write_text("half")
         raise error
     assert tree(old.parent) == {"out/a.txt": "old"}
-    with pytest.raises(type(error)), output_dir(old.parent / "new") as folder:
+    with pytest.raises(type(error)), output_dir(old.parent / "deep" / "new") as folder:
         raise error
     assert [path.name for path in old.parent.iterdir()] == ["out"]
 
@@ -98,9 +101,6 @@ def test_a_folder_that_is_not_empty_is_refused_before_the_work(old: Path) -> Non
         check_output_dir(old)
     with pytest.raises(FileExistsError), output_dir(old):
         pytest.fail("the block must not run")
-    with pytest.raises(FileExistsError, match="holds what no earlier run wrote"):
-        check_output_dir(old, overwrite=True)
-    (old / "report.json").write_text('{"format_version": 1}')
     assert check_output_dir(old, overwrite=True) == old
     assert check_output_dir(old.parent / "none") == old.parent / "none"
     (old.parent / "empty").mkdir()
@@ -108,6 +108,45 @@ def test_a_folder_that_is_not_empty_is_refused_before_the_work(old: Path) -> Non
     with output_dir(old.parent / "empty") as folder:
         (folder / "x").write_text("1")
     assert tree(old.parent / "empty") == {"x": "1"}
+
+
+@pytest.mark.parametrize("strange", ["mine.txt", "deep/er/mine.txt", "link", ".hidden"])
+def test_what_is_not_in_the_list_of_what_was_written_stays(old: Path, strange: str) -> None:
+    (old / ".DS_Store").write_text("a view")  # a system's own, which says nothing
+    assert check_output_dir(old, overwrite=True) == old
+    (old / strange).parent.mkdir(parents=True, exist_ok=True)
+    if strange == "link":
+        (old / strange).symlink_to(old.parent)
+    else:
+        (old / strange).write_text("mine")
+    before = tree(old)
+    with pytest.raises(FileExistsError, match=f"holds {strange}, which no earlier run wrote"):
+        check_output_dir(old, overwrite=True)
+    with pytest.raises(FileExistsError), output_dir(old, overwrite=True):
+        pytest.fail("the block must not run")
+    assert tree(old) == before
+
+
+@pytest.mark.parametrize("damage", [None, "", "[]", "3", '{"files": 3}', "[" * 100_000])
+def test_a_folder_without_a_list_of_what_was_written_stays(old: Path, damage: str | None) -> None:
+    (old / WRITTEN).unlink()
+    if damage is not None:
+        (old / WRITTEN).write_text(damage)
+    with pytest.raises(FileExistsError, match=r"holds a\.txt, which no earlier run wrote"):
+        check_output_dir(old, overwrite=True)
+
+
+def test_an_output_is_written_by_one_process_at_a_time(old: Path) -> None:
+    program = (
+        "import sys\nfrom otprior.utils.files import output_dir\nwith output_dir(sys.argv[1], True): pass"
+    )
+    with output_dir(old, overwrite=True) as folder:
+        (folder / "b.txt").write_text("new")
+        other = subprocess.run([sys.executable, "-c", program, str(old)], capture_output=True, check=False)
+        assert f"is being written by process {os.getpid()}".encode() in other.stderr
+        assert tree(old) == {"a.txt": "old"}
+    assert tree(old.parent) == {"out/b.txt": "new"}
+    assert sorted(os.listdir(old.parent)) == ["out"]
 
 
 @pytest.mark.parametrize("exchanges", [True, False])
@@ -121,11 +160,10 @@ def test_replacing_a_folder_leaves_nothing_else(
         (folder / "b.txt").write_text("new")
     assert (old.parent / "link").is_symlink()
     assert sorted(os.listdir(old.parent)) == ["link", "out"]
-    assert os.listdir(old) == ["b.txt"]
+    assert sorted(os.listdir(old)) == [WRITTEN, "b.txt"]
 
 
 def test_what_overlaps_an_input_is_refused(old: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (old / "report.json").write_text('{"format_version": 1}')
     (old.parent / "link").symlink_to(old)
     for out, given in (
         (old, old),

@@ -417,7 +417,7 @@ def test_the_command_from_end_to_end_and_again(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCHMARKS / "solver.py"), *options.split(), "--out", str(out)]
     first = subprocess.run(command, capture_output=True, text=True)
     assert first.returncode == 0, first.stderr
-    names = {path.name for path in out.iterdir()}
+    names = {path.name for path in out.glob("[!.]*")}
     assert names == {"results.csv", "curves.csv", "results.json", "table.md", "solver.png"}
     assert "| otprior |" in (out / "table.md").read_text(encoding="utf-8")
     runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out.work" / "line").glob("*.json")}

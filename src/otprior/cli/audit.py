@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -31,8 +32,8 @@ from otprior.cli.options import (
     parse_value_range,
 )
 from otprior.cli.progress import Bar, progress_bar
-from otprior.cli.session import session, stdout
-from otprior.utils.files import check_output_dir, output_dir
+from otprior.cli.session import say, session, stdout
+from otprior.utils.files import output_dir
 from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
@@ -173,9 +174,9 @@ def audit(
     With a model and data, the error of N(0, I), of a gaussian prior and of fitted priors is enclosed at every t*, and
     measured in samples. With a scheduler alone, what it leaves at its end.
     """
-    with session(verbose, debug, out):
-        if out is not None:
-            check_output_dir(out, overwrite, (model, data, held_out, *(prior or ())))
+    inputs = (model, data, held_out, *(prior or ()))
+    writing = nullcontext() if out is None else output_dir(out, overwrite, inputs)
+    with session(verbose, debug, out), writing as folder:
         priors = prior or []
         _check_paths(model, data, held_out, priors)
         times = None if timesteps is None else _parse_times("--timesteps", timesteps)
@@ -197,8 +198,10 @@ def audit(
             )  # fmt: skip
             settings = {"model": model, "data": data, "held_out": held_out, "seed": seed}
             report = _report(request, bar, settings, started)
-            if out is not None:
-                _write(report, out, overwrite)
+            if folder is not None:
+                from otprior.report.audit import write_audit
+
+                write_audit(folder, report)
     _print(report, out)
 
 
@@ -358,22 +361,14 @@ def _report(request: AuditRequest, bar: Bar, settings: dict[str, Any], started: 
     return AuditReport.from_json({"audit": found, "timings": timings} | provenance(settings))
 
 
-def _write(report: AuditReport, out: Path, overwrite: bool) -> None:
-    from otprior.report.audit import write_audit
-
-    with output_dir(out, overwrite) as folder:
-        write_audit(folder, report)
-
-
 def _print(report: AuditReport, out: Path | None) -> None:
     from otprior.report.audit.page import error_tables
     from otprior.report.audit.text import audit_headline, audit_summary
 
     console = stdout()
-    console.print(audit_headline(report.audit), style="bold", soft_wrap=True, markup=False, highlight=False)
-    for sentence in audit_summary(report.audit):
-        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+    console.print(audit_headline(report.audit), style="bold", soft_wrap=True)
+    say(*audit_summary(report.audit))
     for table in error_tables(report.audit):
         console.print(table.for_terminal())
     if out is not None:
-        console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
+        say(f"report: {out / 'report.html'}")

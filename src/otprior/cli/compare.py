@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,10 +21,13 @@ from otprior.cli.options import (
 )
 from otprior.cli.prior_options import prior_names
 from otprior.cli.session import session
-from otprior.cli.studies import Compile, Workers, run_parts, run_study
+from otprior.cli.studies import Compile, Workers, print_reports, run_parts, run_study
 from otprior.cli.user_inputs import Limit, UserInputs, split_name
-from otprior.utils.files import check_output_dir
+from otprior.utils.files import output_dir
 from otprior.utils.validation import require
+
+if TYPE_CHECKING:
+    from otprior.cli.studies import Reports
 
 EXAMPLES = (
     "otprior compare bundled bundled --starts none@20,gaussian@5,mixture@5,semidiscrete@5 --out compared",
@@ -152,9 +155,9 @@ def compare(
     when it is started again. Delete that folder when you are done.
     """
     # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
-    with session(verbose, debug):
-        check_output_dir(out, overwrite, (model, data, reference, held_out, extractor, training))
-        run = {"out": out, "overwrite": overwrite, "workers": workers, "compiled": compiled}
+    read = (model, data, reference, held_out, extractor, training)
+    with session(verbose, debug), output_dir(out, overwrite, read) as folder:
+        run = {"folder": folder, "out": out, "workers": workers, "compiled": compiled}
         own = {"MODEL": model, "DATA": data, "--starts": starts}
         of_preset = {"--preset": preset, "--full": full or None, "--training": training}
         of_starts: dict[str, Any] = {
@@ -166,18 +169,20 @@ def compare(
         if not any(own.values()):
             _refuse(of_starts, "left out without --starts")
             settings = {"seed_sets": seed_sets, "precision": precision, "training": training}
-            _run_preset(preset or "headline", settings, samples, full, run)
-            return
-        _refuse(of_preset, "left out with MODEL, DATA and --starts")
-        missing = [name for name, value in own.items() if value is None]
-        require(not missing, "MODEL, DATA and --starts", "given together", f"no {' and no '.join(missing)}")
-        pixels, chi2 = parse_value_range(value_range), 0.05 if tol is None else tol
-        inputs = UserInputs(
-            str(model), str(data), extractor, null_label, pixels, limit, chi2, precision or "float32"
-        )
-        inputs.check(reference=reference, held_out=held_out)
-        splits = (split_name(reference, "reference"), split_name(held_out, "held_out"))
-        _run_starts(inputs, str(starts), splits, samples or 2000, seed_sets or 1, run)
+            reports = _run_preset(preset or "headline", settings, samples, full, run)
+        else:
+            _refuse(of_preset, "left out with MODEL, DATA and --starts")
+            missing = [name for name, value in own.items() if value is None]
+            rule = f"no {' and no '.join(missing)}"
+            require(not missing, "MODEL, DATA and --starts", "given together", rule)
+            pixels, chi2 = parse_value_range(value_range), 0.05 if tol is None else tol
+            inputs = UserInputs(
+                str(model), str(data), extractor, null_label, pixels, limit, chi2, precision or "float32"
+            )
+            inputs.check(reference=reference, held_out=held_out)
+            splits = (split_name(reference, "reference"), split_name(held_out, "held_out"))
+            reports = _run_starts(inputs, str(starts), splits, samples or 2000, seed_sets or 1, run)
+    print_reports(reports, out)
 
 
 def _refuse(given: dict[str, Any], rule: str) -> None:
@@ -187,7 +192,7 @@ def _refuse(given: dict[str, Any], rule: str) -> None:
 
 def _run_preset(
     name: str, settings: dict[str, Any], samples: int | None, full: bool, run: dict[str, Any]
-) -> None:
+) -> Reports:
     from otprior.experiments.study import find_study
 
     study = find_study(name, "--preset")
@@ -196,12 +201,12 @@ def _run_preset(
     for key in sorted(given.keys() - known):
         rule = f"left out: {name} has no such setting"
         require(False, f"--{key.replace('_', '-')}", rule, given[key])
-    run_study(study, size="full" if full else "usual", samples=samples, settings=given, **run)
+    return run_study(study, size="full" if full else "usual", samples=samples, settings=given, **run)
 
 
 def _run_starts(
     inputs: UserInputs, text: str, splits: tuple[str, str], samples: int, seed_sets: int, run: dict[str, Any]
-) -> None:
+) -> Reports:
     from otprior.cli.inputs import set_up_torch
     from otprior.experiments.inputs import Inputs
     from otprior.experiments.run import run_comparison
@@ -217,4 +222,4 @@ def _run_starts(
     def work(folder: Path, workers: int, listen: Any) -> dict[str, Any]:
         return {"": run_comparison(comparison, folder, workers=workers, listen=listen)}
 
-    run_parts(work, **run)
+    return run_parts(work, **run)

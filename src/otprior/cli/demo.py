@@ -12,9 +12,9 @@ import typer
 
 from otprior.cli.options import Debug, Overwrite, Verbose
 from otprior.cli.progress import progress_bar
-from otprior.cli.session import session, stdout
+from otprior.cli.session import session
 from otprior.cli.studies import Workers, default_workers, follow, print_report
-from otprior.utils.files import check_output_dir, output_dir
+from otprior.utils.files import output_dir
 
 EXAMPLES = ("otprior demo --out demo-report", "otprior demo --quick --out rehearsal")
 
@@ -37,28 +37,25 @@ def demo(
     Fits a gaussian, a mixture and a semidiscrete prior to 10,000 training images, samples the same seeds from them
     and from white noise, and writes tables, plots, images and one page to read: DIR/report.html.
     """
-    with session(verbose, debug, out):
-        check_output_dir(out, overwrite)
-        with progress_bar("loading") as bar:
-            from otprior.data import bundled
-            from otprior.experiments.chosen import demo as demo_study
-            from otprior.experiments.run import run_comparison
-            from otprior.report import ReportRow, write_report
+    with session(verbose, debug, out), output_dir(out, overwrite) as folder, progress_bar("loading") as bar:
+        from otprior.data import bundled
+        from otprior.experiments.chosen import demo as demo_study
+        from otprior.experiments.run import run_comparison
+        from otprior.report import ReportRow, write_report
 
-            started = time.perf_counter()
-            study = demo_study(quick, samples)
-            with output_dir(out, overwrite) as folder:
-                work = folder / "work"
-                result = run_comparison(study, work, workers=workers or default_workers(), listen=follow(bar))
-                report = result.report
-                full = bundled.full_sampler()
-                if full is not None:
-                    report = report.replace(rows=[ReportRow.from_json(full.row), *report.rows])
-                timings = {"total_seconds": time.perf_counter() - started}
-                report = report.replace(command=["otprior", *sys.argv[1:]], timings=timings)
-                bar.update(0, None, description="writing the report")
-                write_report(folder, report, result.images)
-                # What was fitted is the user's to go on with: `otprior sample bundled --prior DIR/prior`.
-                (work / "priors" / "semidiscrete").rename(folder / "prior")
-                shutil.rmtree(work)
-        print_report(stdout(), report, out)
+        started = time.perf_counter()
+        study = demo_study(quick, samples)
+        work = folder / "work"
+        result = run_comparison(study, work, workers=workers or default_workers(), listen=follow(bar))
+        report = result.report
+        full = bundled.full_sampler()
+        if full is not None:
+            report = report.replace(rows=[ReportRow.from_json(full.row), *report.rows])
+        timings = {"total_seconds": time.perf_counter() - started}
+        report = report.replace(command=["otprior", *sys.argv[1:]], timings=timings)
+        bar.update(0, None, description="writing the report")
+        write_report(folder, report, result.images)
+        # What was fitted is the user's to go on with: `otprior sample bundled --prior DIR/prior`.
+        (work / "priors" / "semidiscrete").rename(folder / "prior")
+        shutil.rmtree(work)
+    print_report(report, out)

@@ -25,8 +25,8 @@ from otprior.cli.options import (
     parse_value_range,
 )
 from otprior.cli.progress import progress_bar
-from otprior.cli.session import session, stdout
-from otprior.utils.files import check_output_dir, output_dir
+from otprior.cli.session import say, session
+from otprior.utils.files import output_dir
 from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
@@ -133,8 +133,7 @@ def encode(
 
     DIR gets codes.safetensors with how it was made, and report.json; with --decode a file of images instead.
     """
-    with session(verbose, debug, out):
-        check_output_dir(out, overwrite, (model, data))
+    with session(verbose, debug, out), output_dir(out, overwrite, (model, data)) as folder:
         _check_paths(model, data, decode)
         _check_options(decode, bits, value_range, seed, probes, conditional and class_label is not None)
         pixels = parse_value_range(value_range)
@@ -150,14 +149,12 @@ def encode(
             facts={"model": model, "data": data, "class label": class_label, "conditional": conditional},
             grid=grid,
         )
-        with output_dir(out, overwrite) as folder:
-            if decode:
-                lines = _decode(job, data, limit, folder, out)
-            else:
-                rates = (probes or 4, seed) if bits else None
-                lines = _encode(job, _images(data, pipe, pixels, limit), rates, folder, out)
-    for line in lines:
-        stdout().print(line, soft_wrap=True, markup=False, highlight=False)
+        if decode:
+            lines = _decode(job, data, limit, folder, out)
+        else:
+            rates = (probes or 4, seed) if bits else None
+            lines = _encode(job, _images(data, pipe, pixels, limit), rates, folder, out)
+    say(*lines)
 
 
 def _check_paths(model: str, data: str, decode: bool) -> None:

@@ -23,8 +23,8 @@ from otprior.cli.options import (
 )
 from otprior.cli.progress import Bar, progress_bar
 from otprior.cli.report_parts import empty_report
-from otprior.cli.session import session, stdout
-from otprior.utils.files import check_output_dir, output_dir
+from otprior.cli.session import say, session, stdout
+from otprior.utils.files import output_dir
 from otprior.utils.validation import require
 
 if TYPE_CHECKING:
@@ -102,8 +102,8 @@ def evaluate(
     Without --reference, --atoms and --held-out the bundled Fashion-MNIST is compared with; otherwise give all
     three ('bundled' is a name for each). DIR gets report.html, report.json and plots.
     """
-    with session(verbose, debug, out):
-        check_output_dir(out, overwrite, (images, reference, atoms, held_out, extractor, sources))
+    inputs = (images, reference, atoms, held_out, extractor, sources)
+    with session(verbose, debug, out), output_dir(out, overwrite, inputs) as folder:
         require_path("images", images)
         names = _names(reference, atoms, held_out)
         for option, name in names.items():
@@ -121,11 +121,9 @@ def evaluate(
         from otprior.report import write_report
         from otprior.report.sampling_tables import short_table
 
-        with output_dir(out, overwrite) as folder:
-            write_report(folder, report, [_shown(material, measured.reference, label or images.name)])
-    console = stdout()
-    console.print(short_table(report).for_terminal())
-    console.print(f"written to {out / 'report.html'}", soft_wrap=True, highlight=False)
+        write_report(folder, report, [_shown(material, measured.reference, label or images.name)])
+    stdout().print(short_table(report).for_terminal())
+    say(f"written to {out / 'report.html'}")
 
 
 class _Material(NamedTuple):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from otprior.cli.fit_prior import FitRequest, fit_and_save
+from otprior.cli.fit_prior import FitRequest, fit_prior, summary
 from otprior.cli.options import (
     DataArgument,
     Debug,
@@ -20,8 +21,9 @@ from otprior.cli.options import (
     parse_value_range,
 )
 from otprior.cli.prior_options import DEFAULT, PriorCommand, given_options, prior_names
-from otprior.cli.session import session
-from otprior.utils.files import check_output_dir
+from otprior.cli.processes import drop_states, is_first
+from otprior.cli.session import session, stdout
+from otprior.utils.files import output_dir
 
 EXAMPLES = (
     "otprior fit bundled bundled --out prior",
@@ -110,12 +112,16 @@ def fit(
     may be a folder of `otprior sample`, with its labels: images that the model drew. Several processes share a long
     solve: torchrun --nproc-per-node 2 -m otprior fit ...
     """
-    with session(verbose, debug, out):
-        check_output_dir(out, overwrite, (model, data, settings))
+    first = is_first()
+    writing = output_dir(out, overwrite, (model, data, settings)) if first else nullcontext()
+    with session(verbose, debug, out), writing as folder:
         pixels, given = parse_value_range(value_range), given_options(ctx)
         request = FitRequest(
             model, data, out, prior, given, timestep, settings, steps, conditional, resume, limit, pixels,
             license, seed, overwrite,
         )  # fmt: skip
         request.check()
-        fit_and_save(request, threads, device)
+        fitted = fit_prior(request, folder, threads, device)
+    if first:
+        drop_states(request.work)
+        stdout().print(summary(*fitted, out))

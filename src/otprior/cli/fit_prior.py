@@ -23,8 +23,8 @@ from otprior.cli.prior_options import find_fittable, read_options
 from otprior.cli.processes import check_work_dir, drop_states, several_processes
 from otprior.cli.progress import Bar, progress_bar
 from otprior.cli.report_parts import empty_report
-from otprior.cli.session import fail, stdout
-from otprior.utils.files import output_dir, write_json
+from otprior.cli.session import fail
+from otprior.utils.files import write_json
 from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
@@ -92,8 +92,10 @@ class FitRequest:
         return facts | ({"conditional": True} if self.conditional else {}) | dict(self.given)
 
 
-def fit_and_save(request: FitRequest, threads: int | None, device: str) -> None:
-    """The whole of the command, once the paths are known to be there."""
+def fit_prior(
+    request: FitRequest, folder: Path | None, threads: int | None, device: str
+) -> tuple[Prior, int]:
+    """The prior, and to how many images it was fitted; `folder` takes both, in the process that writes."""
     kind = _kind(request)
     options, timestep = _options(kind, request)
     where = set_up_torch(threads, device)
@@ -109,10 +111,9 @@ def fit_and_save(request: FitRequest, threads: int | None, device: str) -> None:
     with several_processes(request.work) as processes:
         images = replace(images, images=images.images.to(where))
         fitted = _fit(kind, images, scheduler, timestep, options, request, processes)
-        if processes.first:
-            _save(fitted, request, len(images))
-            drop_states(request.work)
-            stdout().print(_summary(fitted, len(images), request.out))
+    if folder is not None:
+        _save(fitted, request, len(images), folder)
+    return fitted, len(images)
 
 
 def _kind(request: FitRequest) -> type[Prior]:
@@ -210,24 +211,23 @@ def _listener(bar: Bar, maps: int) -> Callable[[Progress], None]:
     return listen
 
 
-def _save(prior: Prior, request: FitRequest, images: int) -> None:
-    """Writes the prior's folder with a report.json in it, whole or not at all."""
+def _save(prior: Prior, request: FitRequest, images: int, folder: Path) -> None:
+    """Writes the prior and a report.json into the folder."""
     report = empty_report(request.recorded(images)).replace(ot=prior.transport_facts())
     library = logging.getLogger("otprior.priors")
     level = library.level
     # Its warning about sharing would name the temporary folder; the summary says it.
     library.setLevel(logging.ERROR)
     try:
-        with output_dir(request.out, request.overwrite) as folder:
-            prior.save_pretrained(folder)
-            write_json(folder / "report.json", report.to_json())
+        prior.save_pretrained(folder)
+        write_json(folder / "report.json", report.to_json())
     finally:
         library.setLevel(level)
 
 
-def _summary(prior: Prior, images: int, out: Path) -> Table:
+def summary(prior: Prior, images: int, out: Path) -> Table:
+    """What came out, as the command prints it."""
     from rich.table import Table
-    from rich.text import Text
 
     rows = [
         ("prior", prior.describe(prior.report_facts())),
@@ -244,5 +244,5 @@ def _summary(prior: Prior, images: int, out: Path) -> Table:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in rows:
-        table.add_row(name, Text(value))
+        table.add_row(name, value)
     return table

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from otprior.cli.session import fail
-from otprior.utils.validation import require
+from otprior.utils.processes import under_torchrun
 
 if TYPE_CHECKING:
     from otprior.transport.distributed import Processes
@@ -17,15 +17,9 @@ if TYPE_CHECKING:
 STATES = "map-*.safetensors"
 
 
-def check_alone(option: str, rule: str) -> None:
-    """Refuses an option under `torchrun`, whose processes would each do the whole of it.
-
-    Arguments:
-        option: For the error, as is `rule`.
-        rule: How it is to be used instead.
-    """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    require(processes == 1, option, rule, f"{processes} of them")
+def is_first() -> bool:
+    """Whether this process writes files and speaks to the user, by what `torchrun` says."""
+    return not under_torchrun() or os.environ["RANK"] == "0"
 
 
 def check_work_dir(work: Path, resume: bool, overwrite: bool) -> None:

@@ -27,8 +27,8 @@ from otprior.cli.options import (
 )
 from otprior.cli.progress import progress_bar
 from otprior.cli.report_parts import empty_report
-from otprior.cli.session import session, stdout
-from otprior.utils.files import check_output_dir, output_dir, write_json
+from otprior.cli.session import say, session
+from otprior.utils.files import output_dir, write_json
 from otprior.utils.validation import require
 
 if TYPE_CHECKING:
@@ -153,8 +153,8 @@ def sample(
 
     DIR gets the images, starts.npz (seeds, labels, and the training image behind each start) and report.json.
     """
-    with session(verbose, debug, out):
-        check_output_dir(out, overwrite, (model, prior, settings, codes))
+    inputs = (model, prior, settings, codes)
+    with session(verbose, debug, out), output_dir(out, overwrite, inputs) as folder:
         _check_paths(model, prior, settings, codes)
         numbers = parse_seeds("0-9" if seeds is None else seeds)
         cycle = None if class_labels is None else parse_labels(class_labels)
@@ -174,15 +174,12 @@ def sample(
         facts = {"model": model, "prior": prior, "steps": plan.steps, "dtype": dtype.value}
         facts |= {"pixels": "float32" if as_float else "uint8", "class labels": class_labels}
         facts["codes"] = None if codes is None else codes.name
-        with output_dir(out, overwrite) as folder:
-            nfe, seconds = _write_images(pipe, plan, folder, format is Format.png, as_float, grid)
-            write_json(folder / "report.json", _report(pipe, plan, spacing, nfe, seconds, facts))
+        nfe, seconds = _write_images(pipe, plan, folder, format is Format.png, as_float, grid)
+        write_json(folder / "report.json", _report(pipe, plan, spacing, nfe, seconds, facts))
     count = len(plan.seeds)
-    stdout().print(
+    say(
         f"{count:,} image{'s' * (count != 1)} in {out}: {nfe} network evaluations each, "
-        f"{count / seconds:.3g} images a second",
-        soft_wrap=True,
-        highlight=False,
+        f"{count / seconds:.3g} images a second"
     )
 
 

@@ -56,8 +56,16 @@ def stdout() -> Console:
                     os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
                 raise fail(f"the result is written, but cannot be shown: {error}", 1) from None
 
-    console = Results()
-    return console if console.is_terminal else Results(width=max(console.width, 100))
+    # (Names may hold brackets, which would be eaten as markup.)
+    plain: Any = {"markup": False, "highlight": False}
+    console = Results(**plain)
+    return console if console.is_terminal else Results(width=max(console.width, 100), **plain)
+
+
+def say(*lines: str) -> None:
+    """Prints results as they are, however long their lines."""
+    for line in lines:
+        stdout().print(line, soft_wrap=True)
 
 
 def stderr() -> Console:

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from otprior.cli.progress import Bar, progress_bar
-from otprior.cli.session import stdout
-from otprior.utils.files import check_output_dir, output_dir
+from otprior.cli.session import say, stdout
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from otprior.experiments.study import Listener, Part, SizeName, StageProgress, Study
     from otprior.report import SamplingReport
+
+    Reports = dict[str, SamplingReport]  # by the part's name; "" is the main one
 
 Workers = Annotated[
     int | None,
@@ -57,86 +56,83 @@ def follow(bar: Bar) -> Callable[[StageProgress], None]:
     return listen
 
 
-def print_report(console: Console, report: SamplingReport, out: Path) -> None:
+def print_report(report: SamplingReport, out: Path) -> None:
     """Prints the tables, the headline, the gates if there are any, and where the page is."""
     from otprior.report.sampling_tables import further_tables, short_table
     from otprior.report.summary import headline
 
     for table in (short_table(report), *further_tables(report)):
-        console.print(table.for_terminal())
-    console.print(headline(report), soft_wrap=True, markup=False, highlight=False)
+        stdout().print(table.for_terminal())
+    say(headline(report))
     for gate in report.gates or ():
         mark = "reached" if gate.reached else "NOT reached"
         upper = "unbounded" if gate.upper is None else f"{gate.upper:.4f}"
         value = "not known" if gate.statistic is None else f"{gate.statistic:.4f}"
         figures = f"{value}, upper 95 % limit {upper} (at most {gate.threshold})"
-        line = f"{mark}: {gate.statement}: {figures}"
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
-    console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
+        say(f"{mark}: {gate.statement}: {figures}")
+    say(f"report: {out / 'report.html'}")
 
 
 def run_study(
     study: Study,
+    folder: Path,
     out: Path,
-    overwrite: bool = False,
     *,
     size: SizeName = "usual",
     samples: int | None = None,
     settings: Mapping[str, Any] | None = None,
     workers: int | None = None,
     compiled: bool = False,
-) -> None:
-    """Runs a study in a work folder next to `out`, writes its reports there, and prints the main one.
+) -> Reports:
+    """Runs a study in a work folder next to `out`, and writes its reports.
 
     Arguments:
         study: The study.
-        out: The folder to write.
-        overwrite: Whether to replace it.
+        folder: Takes the reports; see `otprior.utils.files.output_dir`.
+        out: Where it will stand.
         size, samples, settings: As for `Study.request`.
         workers: Processes; by default `default_workers()`.
         compiled: Whether networks are compiled.
     """
-    check_output_dir(out, overwrite)
 
-    def work(folder: Path, count: int, listen: Listener) -> dict[str, Part]:
-        return study.run(study.request(folder, size, samples, settings, count, listen))
+    def work(pieces: Path, count: int, listen: Listener) -> dict[str, Part]:
+        return study.run(study.request(pieces, size, samples, settings, count, listen))
 
-    run_parts(work, out, overwrite, workers, compiled)
+    return run_parts(work, folder, out, workers, compiled)
 
 
 def run_parts(
     work: Callable[[Path, int, Listener], Mapping[str, Part]],
+    folder: Path,
     out: Path,
-    overwrite: bool = False,
     workers: int | None = None,
     compiled: bool = False,
-) -> None:
-    """Does work in a folder next to `out`, writes its reports there, and prints the main one.
+) -> Reports:
+    """Does work in a folder next to `out`, and writes its reports, each into a folder of its name.
 
     Arguments:
         work: Given the folder, the number of processes and a listener, returns the parts by name.
-        out, overwrite, workers, compiled: As for `run_study`.
+        folder, out, workers, compiled: As for `run_study`.
     """
     count = workers or default_workers()
     with progress_bar("loading") as bar:
         from otprior.experiments.processes import kept_processes
+        from otprior.report import write_report
 
         started = time.perf_counter()
         with kept_processes(count, compiled=compiled):
             parts = work(out.with_name(out.name + ".work"), count, follow(bar))
-    _write_parts(out, overwrite, parts, time.perf_counter() - started)
-
-
-def _write_parts(out: Path, overwrite: bool, parts: Mapping[str, Part], seconds: float) -> None:
-    """Writes each part into a folder of its name, with the command and its time; prints the main one."""
-    from otprior.report import write_report
-
-    made = {"command": ["otprior", *sys.argv[1:]], "timings": {"seconds_of_the_last_run": seconds}}
-    reports = {name: part.report.replace(**made) for name, part in parts.items()}
-    with output_dir(out, overwrite) as folder:
+        timings = {"seconds_of_the_last_run": time.perf_counter() - started}
+        made = {"command": ["otprior", *sys.argv[1:]], "timings": timings}
+        reports = {name: part.report.replace(**made) for name, part in parts.items()}
         for name, part in parts.items():
             write_report(folder / name, reports[name], part.images)
-    print_report(stdout(), reports[""], out)
-    others = ", ".join(str(out / name / "report.html") for name in parts if name)
+    return reports
+
+
+def print_reports(reports: Reports, out: Path) -> None:
+    """Prints the main report of a study, and where the others are."""
+    print_report(reports[""], out)
+    others = ", ".join(str(out / name / "report.html") for name in reports if name)
     if others:
-        stdout().print(f"and: {others}", soft_wrap=True, markup=False, highlight=False)
+        say(f"and: {others}")

@@ -28,7 +28,7 @@ from otprior.cli.progress import progress_bar
 from otprior.cli.session import fail, session, stdout
 from otprior.cli.studies import Compile, Workers, default_workers, follow
 from otprior.cli.user_inputs import Limit, NetworkPrecision, Tolerance, UserInputs, split_name
-from otprior.utils.files import check_output_dir, output_dir, output_file, write_json
+from otprior.utils.files import output_dir, output_file, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -110,18 +110,17 @@ def tune(
     its figures, and a picture of the search. DIR.work keeps what was sampled: an interrupted search goes on from there.
     """
     with session(verbose, debug):
-        check_output_dir(out, overwrite, (model, data, validation, extractor))
-        pixels = parse_value_range(value_range)
-        inputs = UserInputs(model, data, extractor, null_label, pixels, limit, tol, precision)
-        inputs.check(validation=validation)
-        set_up_torch(None, "cpu")
-        work, count = out.with_name(out.name + ".work"), workers or default_workers()
-        split = split_name(validation, "validation")
-        with progress_bar("loading") as bar:
-            options = {"steps": steps, "prior": prior, "margin": copy_margin, "minutes": minutes}
-            options |= {"workers": count, "listen": follow(bar)}
-            search = _search(inputs, split, samples, work, copy_limit, compiled, options)
-            with output_dir(out, overwrite) as folder:
+        with output_dir(out, overwrite, (model, data, validation, extractor)) as folder:
+            pixels = parse_value_range(value_range)
+            inputs = UserInputs(model, data, extractor, null_label, pixels, limit, tol, precision)
+            inputs.check(validation=validation)
+            set_up_torch(None, "cpu")
+            work, count = out.with_name(out.name + ".work"), workers or default_workers()
+            split = split_name(validation, "validation")
+            with progress_bar("loading") as bar:
+                options = {"steps": steps, "prior": prior, "margin": copy_margin, "minutes": minutes}
+                options |= {"workers": count, "listen": follow(bar)}
+                search = _search(inputs, split, samples, work, copy_limit, compiled, options)
                 _write(folder, search, Path(split).name, work)
         stdout().print(_table(search, Path(split).name, out))
         if search.best is None:

@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from otprior.utils.processes import under_torchrun
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -35,7 +37,7 @@ class Processes:
         Sums go through gloo; and through NCCL for tensors on CUDA devices, if there is a device for every process of
         this machine.
         """
-        if "RANK" not in os.environ:
+        if not under_torchrun():
             return cls()
         if not dist.is_initialized():
             if torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1")):

@@ -1,6 +1,7 @@
 """Outputs that are whole or absent: written under a temporary name in the target's folder, then moved.
 
-A crash, a full disk or Ctrl-C leaves what stood there before as it was. Only earlier results are ever replaced.
+A crash, a full disk or Ctrl-C leaves what stood there before as it was. Only earlier results are ever replaced: a
+folder whose every file is named in its list of what was written.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import Any
 
 from otprior.utils.validation import require
 
-# A folder with one of these files, which holds such a key, is an earlier result: reports, settings, searches, priors
-# and feature extractors.
-_RESULTS = ("report.json", "settings.json", "trials.json", "config.json")
-_RESULT_KEYS = {"format_version", "trials"}
+# In each output folder: the list of its other files. What it does not name is a user's own.
+WRITTEN = ".otprior"
+# What systems put into any folder that is looked at.
+_NOBODYS = {WRITTEN, ".DS_Store", "Thumbs.db"}
 
 
 def check_output_dir(
@@ -39,7 +40,7 @@ def check_output_dir(
 
     Raises:
         FileExistsError: If `path` is a file; a mount point; an input or the current folder, or around one, or within an
-            input; or a folder with content, unless that is an earlier result and `overwrite` is true.
+            input; or a folder with content, unless that is an earlier result, all of it, and `overwrite` is true.
         OSError: If nothing can be written there.
     """
     path = Path(path)
@@ -51,10 +52,6 @@ def check_output_dir(
         source = Path(each).resolve()
         if source.is_relative_to(real) or (real.is_relative_to(source) and source.is_dir()):
             raise FileExistsError(f"output folder {path} and input {each} overlap; name another folder")
-    if path.is_dir() and any(path.iterdir()) and not _is_result(path):
-        raise FileExistsError(
-            f"output folder {path} holds what no earlier run wrote, and is not replaced; name another folder"
-        )
     _probe(real)
     return path
 
@@ -66,17 +63,32 @@ def _check_target(path: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"output folder {path} cannot be moved into place; name a folder below it, such as {path / 'out'}"
         )
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise FileExistsError(f"output folder {path} is not empty; pass --overwrite or name another")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise FileExistsError(f"output folder {path} is not empty; pass --overwrite or name another")
+        own = _written(path)
+        strange = next((name for name in _contents(path) if name not in own), None)
+        if strange is not None:
+            raise FileExistsError(
+                f"output folder {path} holds {strange}, which no earlier run wrote, and is not replaced; "
+                "name another folder, or move that file"
+            )
 
 
-def _is_result(folder: Path) -> bool:
-    for name in _RESULTS:
-        with contextlib.suppress(OSError, ValueError):
-            content = read_json(folder / name)
-            if isinstance(content, dict) and not _RESULT_KEYS.isdisjoint(content):
-                return True
-    return False
+def _contents(folder: Path) -> Iterator[str]:
+    """The files and links in a folder, by their paths from it; none of the systems'."""
+    for path in sorted(folder.rglob("*")):
+        if path.name not in _NOBODYS and (path.is_symlink() or not path.is_dir()):
+            yield path.relative_to(folder).as_posix()
+
+
+def _written(folder: Path) -> frozenset[str]:
+    """What the run that wrote a folder put into it; nothing, if none of ours did."""
+    try:
+        content = read_json(folder / WRITTEN)
+        return frozenset(content["files"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return frozenset()
 
 
 def _probe(path: Path) -> None:
@@ -92,19 +104,33 @@ def _probe(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def output_dir(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
-    """Yields an empty folder near `path` that takes its place when the block ends well.
+def output_dir(
+    path: str | Path, overwrite: bool = False, inputs: Iterable[str | Path | None] = ()
+) -> Iterator[Path]:
+    """Claims an output folder: yields an empty one near `path` that takes its place when the block ends well.
 
-    What a killed run left there is recovered or removed first.
+    Enter it before the work, which then is the only one on `path`. What a killed run left there is recovered or removed
+    first; of a block that fails nothing is left.
+
+    Arguments:
+        path, overwrite, inputs: As for `check_output_dir`.
+
+    Raises:
+        FileExistsError: As `check_output_dir`; or if another process is writing `path`.
+        OSError: If nothing can be written there.
     """
     path = Path(path)
-    _check_target(path, overwrite)
+    check_output_dir(path, overwrite, inputs)
     path = path.resolve()  # a link stays, and what it leads to is replaced
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_litter(path)
-    prefix = f".{path.name}.{platform.node()}-{os.getpid()}."
-    temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".new", dir=path.parent))
-    try:
+    with contextlib.ExitStack() as undo:
+        for parent in [each for each in path.parents if not each.exists()][::-1]:
+            parent.mkdir(exist_ok=True)
+            undo.callback(_remove_empty, parent)
+        _clear_litter(path)
+        prefix = f".{path.name}.{platform.node()}-{os.getpid()}."
+        temporary = Path(tempfile.mkdtemp(prefix=prefix, suffix=".new", dir=path.parent))
+        undo.callback(shutil.rmtree, temporary, ignore_errors=True)
+        _check_claims(path, temporary)
         # mkdtemp makes a private folder; the result gets what a plain mkdir would have given.
         umask = os.umask(0)
         os.umask(umask)
@@ -112,23 +138,34 @@ def output_dir(path: str | Path, overwrite: bool = False) -> Iterator[Path]:
         yield temporary
         # (It may have been filled meanwhile.)
         _check_target(path, overwrite)
-        if not path.exists():
+        write_json(temporary / WRITTEN, {"files": list(_contents(temporary))})
+        for name in _contents(temporary):
+            _flush(temporary / name)
+        _put_in_place(temporary, path)
+        undo.pop_all()
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Moves a folder to where another may stand, which is removed."""
+    if not path.exists():
+        temporary.rename(path)
+    elif _exchange(temporary, path):
+        shutil.rmtree(temporary)
+    else:
+        old = temporary.with_suffix(".old")
+        path.rename(old)
+        try:
             temporary.rename(path)
-        elif _exchange(temporary, path):
-            shutil.rmtree(temporary)
-        else:
-            old = temporary.with_suffix(".old")
-            path.rename(old)
-            try:
-                temporary.rename(path)
-            except BaseException:
-                if not path.exists():
-                    old.rename(path)
-                raise
-            shutil.rmtree(old)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        except BaseException:
+            if not path.exists():
+                old.rename(path)
+            raise
+        shutil.rmtree(old)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -141,17 +178,34 @@ def _exchange(one: Path, other: Path) -> bool:
     return rename(current, os.fsencode(one), current, os.fsencode(other), exchange) == 0
 
 
-def _clear_litter(path: Path) -> None:
-    """Removes what killed runs of this machine left near `path`, and puts back what one had moved away."""
+def _left_over(path: Path) -> Iterator[tuple[Path, int, str]]:
+    """What runs of this machine have near `path`: the folder, the process, and whether it is "new" or "old"."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(platform.node())}-(\d+)\..*\.(new|old)")
-    for each in path.parent.iterdir():
+    for each in sorted(path.parent.iterdir()):
         match = pattern.fullmatch(each.name)
-        if match is None or _runs(int(match[1])):
+        if match is not None:
+            yield each, int(match[1]), match[2]
+
+
+def _clear_litter(path: Path) -> None:
+    """Removes what killed runs left near `path`, and puts back what one had moved away."""
+    for each, process, kind in _left_over(path):
+        if _runs(process):
             continue
-        if match[2] == "old" and not path.exists():
+        if kind == "old" and not path.exists():
             each.rename(path)
         else:
             shutil.rmtree(each, ignore_errors=True)
+
+
+def _check_claims(path: Path, own: Path) -> None:
+    # (Two that begin at one moment may both be refused; never do both go on.)
+    for each, process, _ in _left_over(path):
+        if each != own:
+            raise FileExistsError(
+                f"output folder {path} is being written by process {process}; wait for it, name another folder, or "
+                f"delete {each} if there is no such run"
+            )
 
 
 def _runs(process: int) -> bool:
@@ -164,6 +218,14 @@ def _runs(process: int) -> bool:
     return True
 
 
+def _flush(path: Path) -> None:
+    """Has the disk keep a file's bytes, so that a loss of power leaves no file without them."""
+    if path.is_symlink() or not path.is_file():
+        return
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
 @contextlib.contextmanager
 def output_file(path: str | Path) -> Iterator[Path]:
     """Yields a temporary name beside `path` that replaces it atomically when the block ends well."""
@@ -172,22 +234,36 @@ def output_file(path: str | Path) -> Iterator[Path]:
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
         yield temporary
+        _flush(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
+def require_regular(path: str | Path, what: str = "file") -> None:
+    """Refuses a pipe, a device or a folder in place of a file: reading it might never end.
+
+    Arguments:
+        path: The file; if there is nothing, whoever opens it says so.
+        what: What it is for, as the error calls it.
+    """
+    path = Path(path)
+    kind = "a folder" if path.is_dir() else "a pipe or device"
+    require(path.is_file() or not path.exists(), f"{what} {path}", "a regular file", kind)
+
+
 def read_json(path: str | Path) -> Any:
     """The value of a JSON file.
 
     Raises:
-        ValueError: If it is not valid JSON; the message names the file.
+        ValueError: If it is not valid JSON, or no regular file; the message names the file.
     """
     path = Path(path)
+    require_regular(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {path.name} is not valid JSON: {error}") from error
 
 

@@ -11,6 +11,8 @@ from typing import Any
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+from otprior.utils.files import WRITTEN
+
 # What says where and as whom a name is looked up.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
@@ -65,6 +67,8 @@ def upload(
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent, "upload")
         write(folder)
+        for path in folder.rglob(WRITTEN):
+            path.unlink()  # it speaks of a folder that is replaced
         if data_license:
             path = folder / card
             known = path.read_text(encoding="utf-8") if path.exists() else ""

@@ -25,9 +25,9 @@ from otprior.cli.options import (
     parse_value_range,
 )
 from otprior.cli.progress import progress_bar
-from otprior.cli.session import session, stdout
+from otprior.cli.session import say, session, stdout
 from otprior.cli.studies import Workers, default_workers, follow
-from otprior.utils.files import check_output_dir, output_dir
+from otprior.utils.files import output_dir
 from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
@@ -154,8 +154,8 @@ def codes(
     continues from there when it is started again. Delete that folder when you are done.
     """
     # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
-    with session(verbose, debug):
-        check_output_dir(out, overwrite, (model, data, atoms, other, other_data))
+    inputs = (model, data, atoms, other, other_data)
+    with session(verbose, debug), output_dir(out, overwrite, inputs) as folder:
         given = _Given(
             model, data, classes, atoms, null_label, other, other_data, other_classes, other_null_label
         )
@@ -177,8 +177,8 @@ def codes(
             work, count = out.with_name(out.name + ".work"), workers or default_workers()
             result = run_code_study(study, subject, work, workers=count, listen=follow(bar))
             report = _report(result, study, model, given.images, time.perf_counter() - started)
-            _write(out, overwrite, report, result)
-        _print(report, out)
+            _write(folder, report, result)
+    _print(report, out)
 
 
 @dataclass(frozen=True)
@@ -333,12 +333,11 @@ def _report(result: CodeResult, study: CodeStudy, model: str, data: str, seconds
     return CodesReport.from_json(found | provenance({"model": model, "data": data} | asdict(study)))
 
 
-def _write(out: Path, overwrite: bool, report: CodesReport, result: CodeResult) -> None:
+def _write(folder: Path, report: CodesReport, result: CodeResult) -> None:
     from otprior_studies.codes.page import write_codes_report
 
-    with output_dir(out, overwrite) as folder:
-        result.codes.save(folder / "codes.safetensors")
-        write_codes_report(folder, report, result.swaps, result.beside)
+    result.codes.save(folder / "codes.safetensors")
+    write_codes_report(folder, report, result.swaps, result.beside)
 
 
 def _print(report: CodesReport, out: Path) -> None:
@@ -348,6 +347,4 @@ def _print(report: CodesReport, out: Path) -> None:
     console = stdout()
     for table in codes_tables(report.codes):
         console.print(table.for_terminal())
-    for sentence in codes_summary(report.codes):
-        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
-    console.print(f"report: {out / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
+    say(*codes_summary(report.codes), f"report: {out / 'report.html'}")

@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from otprior.cli.options import Debug, Overwrite, Verbose
-from otprior.cli.session import session, stdout
-from otprior.cli.studies import Compile, Workers, run_study
+from otprior.cli.session import say, session
+from otprior.cli.studies import Compile, Workers, print_reports, run_study
+from otprior.utils.files import output_dir
 
 EXAMPLES = (
     "otprior reproduce dpm-ot --out dpm-ot",
@@ -67,26 +68,27 @@ def reproduce(
             return
         if name is None:
             raise ValueError(f"name a study: {', '.join(study_names())}")
-        run_study(
-            find_study(name, "NAME"),
-            Path(name) if out is None else out,
-            overwrite,
-            size="fast" if fast else "usual",
-            samples=samples,
-            settings=read_pairs(settings or ()),
-            workers=workers,
-            compiled=compiled,
-        )
+        study, pairs = find_study(name, "NAME"), read_pairs(settings or ())
+        out = Path(name) if out is None else out
+        with output_dir(out, overwrite, filter(None, pairs.values())) as folder:
+            reports = run_study(
+                study,
+                folder,
+                out,
+                size="fast" if fast else "usual",
+                samples=samples,
+                settings=pairs,
+                workers=workers,
+                compiled=compiled,
+            )
+    print_reports(reports, out)
 
 
 def _describe(name: str) -> None:
     """Prints what a study is about, what it does, how long that takes, and its settings."""
-    from rich.text import Text
-
     from otprior.experiments.study import find_study
 
     study = find_study(name, "NAME")
     lines = [f"{name}: {study.title}", f"  {study.summary}", f"  {study.minutes}"]
     lines += [f"  --set {entry.name}={entry.default}" for entry in fields(study.settings)]
-    for line in lines:
-        stdout().print(Text(line), soft_wrap=True)
+    say(*lines)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +13,8 @@ import typer
 from otprior.cli.options import Debug, Overwrite, Seed, Threads, Verbose
 from otprior.cli.progress import progress_bar
 from otprior.cli.report_parts import provenance
-from otprior.cli.session import session, stdout
-from otprior.utils.files import check_output_dir, output_dir
+from otprior.cli.session import say, session, stdout
+from otprior.utils.files import output_dir
 
 if TYPE_CHECKING:
     from otprior_studies.claims.record import ClaimsReport
@@ -49,9 +50,8 @@ def verify(
     A verdict is one of "holds", "holds within error", "does not hold", "not distinguishable"; docs/claims.md explains
     each claim. The command succeeds whatever the verdicts are.
     """
-    with session(verbose, debug, out):
-        if out is not None:
-            check_output_dir(out, overwrite)
+    writing = nullcontext() if out is None or list_only else output_dir(out, overwrite)
+    with session(verbose, debug, out), writing as folder:
         from otprior.cli.inputs import set_up_torch
         from otprior_studies.claims.claim import Effort
         from otprior_studies.claims.page import write_claims_report
@@ -60,7 +60,7 @@ def verify(
 
         chosen = find_claims(only) if only else all_claims()
         if list_only:
-            _print_lines(f"{claim.id}: {claim.statement} ({claim.paper})" for claim in chosen)
+            say(*(f"{claim.id}: {claim.statement} ({claim.paper})" for claim in chosen))
             return
         set_up_torch(threads, "cpu")
         with progress_bar("claims") as bar:
@@ -74,12 +74,11 @@ def verify(
             }
             | provenance({"fast": fast, "seed": seed})
         )
-        if out is not None:
-            with output_dir(out, overwrite) as folder:
-                write_claims_report(folder, report)
-        if as_json:
-            typer.echo(json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
-            return
+        if folder is not None:
+            write_claims_report(folder, report)
+    if as_json:
+        say(json.dumps(report.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+    else:
         _print(report, [f"{result.claim.id}: {result.finding.why}" for result in results], out)
 
 
@@ -87,11 +86,6 @@ def _print(report: ClaimsReport, reasons: Sequence[str], out: Path | None) -> No
     from otprior_studies.claims.page import claims_table, counts
 
     stdout().print(claims_table(report).for_terminal())
-    _print_lines([*reasons, counts(report)])
+    say(*reasons, counts(report))
     if out is not None:
-        _print_lines([f"report: {out / 'report.html'}"])
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        stdout().print(line, soft_wrap=True, markup=False, highlight=False)
+        say(f"report: {out / 'report.html'}")
