@@ -271,3 +271,44 @@ def test_only_what_otprior_exports_is_named_after_it() -> None:
     inside = {"__module__": "otprior.priors.mean"}
     made = types.new_class("MeanPrior", (Prior,), {"abstract": True}, lambda names: names.update(inside))
     assert made.__module__ == "otprior.priors.mean"
+
+
+# Shapes of any rank -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape", [(2, 12), (3, 2, 2, 2), (6, 4), (24,)], ids=["sound", "film", "packed", "row"]
+)
+@pytest.mark.parametrize(
+    "kind", [IdentityPrior, GaussianPrior, MixturePrior, SemiDiscretePrior, RandomAtomPrior]
+)
+def test_latents_have_any_rank_of_shape(kind: type[Prior], shape: tuple[int, ...], tmp_path: Path) -> None:
+    data, z = normal(30, *shape, seed=4) / 3, normal(5, *shape)
+    # A scheduler alone is enough: no network is asked for its shape.
+    prior = kind.fit(data, diffusers.DDPMScheduler(), 500, value_range=None)
+    assert prior.shape == shape
+    image = kind.fit(data.reshape(30, 1, -1, 4), SCHEDULE, 500, value_range=None)
+    more = {"fresh": normal(5, *shape, seed=1)} if prior.needs_fresh else {}
+    as_images = {name: value.reshape(5, 1, -1, 4) for name, value in more.items()}
+    expected = image(z.reshape(5, 1, -1, 4), **as_images)
+    torch.testing.assert_close(prior(z, **more).reshape(5, 1, -1, 4), expected)
+    prior.save_pretrained(tmp_path / "prior")
+    assert torch.equal(Prior.from_pretrained(tmp_path / "prior")(z, **more), prior(z, **more))
+    with pytest.raises(ValueError, match="z must be of shape"):
+        prior(z[None])
+
+
+def test_values_taken_as_they_are_keep_their_shape() -> None:
+    sounds = normal(30, 2, 12)
+    assert GaussianPrior.fit(sounds, SCHEDULE, value_range=None).shape == (2, 12)
+    assert GaussianPrior.fit(sounds.tanh(), SCHEDULE).shape == (1, 2, 12)  # images of one channel
+    with pytest.raises(ValueError, match=r"\(N, ...\)"):
+        GaussianPrior.fit(sounds[0, 0], SCHEDULE, value_range=None)
+
+
+def test_a_prior_of_a_process_given_by_its_scales() -> None:
+    t = torch.linspace(0, 1, 2)
+    schedule = NoiseSchedule.from_scales(1 - t, t, times=t)
+    prior = GaussianPrior.fit(normal(30, 2, 12), schedule, 0.775, value_range=None)
+    assert (prior.alpha, prior.sigma) == pytest.approx((0.225, 0.775))
+    assert GaussianPrior.usual_timestep(schedule) == pytest.approx(0.7748, abs=1e-3)

@@ -159,3 +159,48 @@ def test_what_is_no_schedule_is_refused() -> None:
         NoiseSchedule.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True))
     with pytest.raises(ValueError, match="integer"):
         NoiseSchedule.from_scheduler(VP["ddpm linear"]).check_timestep(3.5)
+
+
+# Any process by its scales -----------------------------------------------------------------------------------
+
+
+def test_from_scales_of_two_points_is_the_flow() -> None:
+    t = torch.linspace(0, 1, 2)
+    schedule, flow = NoiseSchedule.from_scales(1 - t, t, times=t), NoiseSchedule.flow(1)
+    inside = torch.linspace(0.01, 0.99, 21, dtype=torch.float64)
+    for name in ("alpha", "sigma", "log_snr", "prior_scale"):
+        ours, exact = getattr(schedule, name)(inside), getattr(flow, name)(inside)
+        torch.testing.assert_close(ours, exact, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(schedule.timestep(schedule.log_snr(inside)), inside, rtol=1e-12, atol=0)
+    assert schedule.timestep(-2.473525254297854) == pytest.approx(0.775, rel=1e-12)
+    # Both ends, where a scale is zero.
+    assert (schedule.log_snr(0.0), schedule.log_snr(1.0)) == (math.inf, -math.inf)
+    assert (schedule.timestep(math.inf), schedule.timestep(-math.inf)) == (0.0, 1.0)
+    schedule.check_timestep(0.123)
+
+
+def test_from_scales_of_a_table_is_that_table_and_discrete() -> None:
+    vp = NoiseSchedule.from_scheduler(diffusers.DDIMScheduler())
+    table = NoiseSchedule.from_scales(vp.alpha(vp.times), vp.sigma(vp.times))
+    assert table.num_train_timesteps == 1000
+    torch.testing.assert_close(table.log_snr(vp.times), vp.log_snrs, rtol=1e-12, atol=1e-12)
+    again = NoiseSchedule.from_dict(json.loads(json.dumps(table.to_dict())))
+    torch.testing.assert_close(again.alpha(vp.times), vp.alpha(vp.times), rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match="an integer"):
+        again.check_timestep(3.5)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "sigma", "times", "message"),
+    [
+        ([1.0, 0.5], [0.1], None, "of one shape"),
+        ([1.0, 0.5], [0.1, 0.5], [1.0, 0.0], "times must be increasing"),
+        ([1.0, -0.5], [0.1, 0.5], None, "nonnegative"),
+        ([1.0, 0.0], [0.1, 0.0], None, "not both zero"),
+        ([1.0, 1.0], [0.5, 0.1], None, "less signal"),
+        ([1.0], [0.5], None, "at least two"),
+    ],
+)
+def test_scales_that_are_no_process(alpha: Any, sigma: Any, times: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NoiseSchedule.from_scales(alpha, sigma, times)

@@ -117,7 +117,6 @@ REFUSED = {
     "DDIMInverseScheduler": "Use DPMSolverMultistepScheduler.from_config",
     "DDPMWuerstchenScheduler": GENERIC,
     "DPMSolverMultistepInverseScheduler": "Use DPMSolverMultistepScheduler.from_config",
-    "EDMDPMSolverMultistepScheduler": "Use EDMEulerScheduler.from_config",
     "FlowMatchHeunDiscreteScheduler": "Use FlowMatchEulerDiscreteScheduler.from_config",
     "IPNDMScheduler": GENERIC,
     "RePaintScheduler": "Use DPMSolverMultistepScheduler.from_config",
@@ -140,9 +139,7 @@ def test_others_are_refused_with_a_name(name: str) -> None:
     ("name", "config", "message"),
     [
         ("PNDMScheduler", {"skip_prk_steps": False}, "skip_prk_steps=True"),
-        ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "FlowMatchEuler"),
-        ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, "use_dynamic_shifting"),
-        ("FlowMatchEulerDiscreteScheduler", {"shift_terminal": 0.1}, "shift_terminal"),
+        ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}, "mu must be given"),
         ("DPMSolverMultistepScheduler", {"lambda_min_clipped": -0.5}, "first timestep"),
         (
             "EulerDiscreteScheduler",
@@ -302,9 +299,85 @@ def test_flow_grids_are_not_shifted_twice(shift: float) -> None:
     torch.testing.assert_close(start.timesteps, torch.tensor([600.0, 250.0, 100.0]))
     torch.testing.assert_close(start.scheduler.sigmas, torch.tensor([0.6, 0.25, 0.1, 0.0]))
     assert (start.alpha, start.sigma) == (0.4, 0.6)
+    # From the top it is the grid that the pipelines of Flux and SD 3.5 give to the stock class, 1, (K − 1)/K, ..., 1/K.
     whole = make("FlowMatchEulerDiscreteScheduler", shift=shift)
-    whole.set_timesteps(8)
+    whole.set_timesteps(sigmas=[k / 8 for k in range(8, 0, -1)])
     torch.testing.assert_close(start_scheduler(scheduler, 1000.0, 8).timesteps, whole.timesteps)
+
+
+FLOWS = [
+    ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "shift_terminal": 0.1}),
+    ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}),
+    ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True, "time_shift_type": "linear"}),
+    ("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True, "shift_terminal": 0.02}),
+    ("FlowMatchEulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    *(
+        (name, {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction", **more})
+        for name, more in (
+            ("DPMSolverMultistepScheduler", {}),
+            ("DPMSolverSinglestepScheduler", {}),
+            ("UniPCMultistepScheduler", {}),
+            ("UniPCMultistepScheduler", {"use_dynamic_shifting": True}),
+            ("DEISMultistepScheduler", {}),
+            ("SASolverScheduler", {}),
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "config"), FLOWS, ids=lambda value: str(value)[:40])
+def test_every_flow_grid_begins_at_t_and_ends_at_the_shifted_kth_of_it(
+    name: str, config: dict[str, Any]
+) -> None:
+    scheduler = make(name, **config)
+    mu = 0.8 if config.get("use_dynamic_shifting") else None
+    start = start_scheduler(scheduler, 700.0, 4, mu=mu)
+    e = {None: 3.0 if len(config) > 1 or "shift" in config else 1.0, 0.8: math.exp(0.8)}[mu]
+    e = 0.8 if config.get("time_shift_type") == "linear" else e
+    top = 0.7 / (e - (e - 1) * 0.7)
+    ends = [e * u / (1 + (e - 1) * u) for u in (top, top / 4)]
+    told = start.timesteps.tolist()
+    assert (told[0], told[-1]) == pytest.approx((700.0, 1000 * ends[1]), rel=1e-5)
+    assert start.scheduler.sigmas[:-1].tolist() == pytest.approx([t / 1000 for t in told], rel=1e-5)
+    assert float(start.scheduler.sigmas[-1]) <= 0.0011
+    # A pipeline's own grid from the top is squeezed to the same.
+    if not config.get("use_karras_sigmas"):
+        squeezed = start_scheduler(scheduler, 700.0, sigmas=[1, 0.75, 0.5, 0.25], mu=mu)
+        torch.testing.assert_close(squeezed.timesteps, start.timesteps, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("name", "config"), FLOWS, ids=lambda value: str(value)[:40])
+def test_every_flow_scheduler_follows_the_flow_of_gaussian_data(name: str, config: dict[str, Any]) -> None:
+    scheduler = make(name, **config)
+    network = ExactDenoiser(NoiseSchedule.from_scheduler(scheduler), 0.3, 0.5)
+    count = 4000 if name == "SASolverScheduler" else 16
+    x = 0.3 * (0.3 + 0.5 * noise(count, 1, 2, 2)) + 0.7 * noise(count, 1, 2, 2, seed=1)
+    mu = 0.8 if config.get("use_dynamic_shifting") else None
+    out = sample(start_scheduler(scheduler, 700.0, 100, mu=mu), network, x)
+    if count > 16:  # standard errors 0.004 and 0.003, plus 100 steps' own error
+        assert (float(out.mean()), float(out.std())) == pytest.approx((0.3, 0.5), abs=0.02)
+    else:  # first order errs by about 1/K
+        assert float((out - network.flow_to_clean(x.double(), 0.3, 0.7)).abs().max()) < 0.05
+
+
+def test_flow_from_the_very_top_is_finite() -> None:
+    for name in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
+        scheduler = make(name, use_flow_sigmas=True, prediction_type="flow_prediction")
+        network = ExactDenoiser(NoiseSchedule.from_scheduler(scheduler), 0.3, 0.5)
+        x = noise(16, 1, 2, 2)
+        start, out = start_scheduler(scheduler, 1000.0, 50), x
+        for i, t in enumerate(start.timesteps):
+            out = start.step(network(out, t, return_dict=False)[0], i, out)
+        # Second order, but the first step is long in log-SNR.
+        assert float((out - network.flow_to_clean(x.double(), 0.0, 1.0)).abs().max()) < 0.05
+
+
+def test_sigmas_are_for_flows_and_fall() -> None:
+    with pytest.raises(ValueError, match="flow-matching"):
+        start_scheduler(make("EulerDiscreteScheduler"), 500, sigmas=[3.0, 1.0])
+    with pytest.raises(ValueError, match="strictly decreasing"):
+        start_scheduler(make("FlowMatchEulerDiscreteScheduler"), 500.0, sigmas=[0.5, 0.6])
 
 
 def test_edm_from_the_top_is_stock() -> None:

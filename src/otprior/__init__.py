@@ -25,6 +25,7 @@ _HOMES = {
     "SemiDiscretePrior": "otprior.priors",
     "RandomAtomPrior": "otprior.priors",
     "OTPriorPipeline": "otprior.sampling",
+    "start_at": "otprior.sampling",
     "seeds_to_generators": "otprior.sampling",
     "load_images": "otprior.data.images",
     "bundled": "otprior.data.bundled",

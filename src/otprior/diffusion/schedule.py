@@ -6,6 +6,8 @@ A forward process takes a clean image x_0 to x_t = α_t x_0 + σ_t ε, ε ~ N(0,
 - VE (variance exploding): α = 1;
 - flow matching: α = 1 − σ, σ = t/T.
 
+Any other is given by a table of (α_t, σ_t).
+
 The one quantity that schedules share is the log signal-to-noise ratio log_snr = log(α²/σ²). It falls
 strictly as noise grows, so it names a moment of the process whatever units its timesteps are in.
 
@@ -40,24 +42,27 @@ class NoiseSchedule:
 
     A table of log_snr at increasing timesteps is kept and interpolated: exact at the table's timesteps,
     linear in t between them, hence strictly decreasing and invertible. (Towards an entry of exactly zero
-    SNR, where log_snr is −inf, the ratio α/σ is what is linear.) A flow-matching schedule is in closed form.
+    SNR, where log_snr is −inf, the ratio α/σ is what is linear.) A flow-matching schedule is in closed form. One that
+    was given by its scales is linear in them.
 
-    Build one with `from_scheduler`, or with `vp`, `ve`, `edm`, `flow`.
+    Build one with `from_scheduler`, or with `vp`, `ve`, `edm`, `flow`, `from_scales`.
 
     Arguments:
-        kind: "vp", "ve" or "flow".
+        kind: "vp", "ve", "flow" or "scales".
         times: Timesteps of the table, shape (n,), increasing, in the units of the network.
         log_snrs: log(α²/σ²) at those, shape (n,), strictly decreasing; the last may be −inf.
         discrete: Whether the network was trained at the integers of the table only.
+        scales: α and σ at those timesteps, shape (2, n), of kind "scales"; else None.
     """
 
     kind: str
     times: Tensor
     log_snrs: Tensor
     discrete: bool
+    scales: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_choice("kind", self.kind, ("vp", "ve", "flow"))
+        check_choice("kind", self.kind, ("vp", "ve", "flow", "scales"))
         require(len(self.times) >= 2, "schedule", "at least two timesteps long", len(self.times))
         falls = bool((self.log_snrs[1:] < self.log_snrs[:-1]).all())
         require(
@@ -95,6 +100,41 @@ class NoiseSchedule:
         return cls("flow", times, torch.tensor([math.inf, -math.inf], dtype=torch.float64), discrete=False)
 
     @classmethod
+    def from_scales(
+        cls,
+        alpha: Tensor | Sequence[float],
+        sigma: Tensor | Sequence[float],
+        times: Tensor | Sequence[float] | None = None,
+    ) -> NoiseSchedule:
+        """Any process x_t = α_t x_0 + σ_t ε, by its scales at increasing times; linear in α and σ between them.
+
+        Arguments:
+            alpha: Signal scales α >= 0, shape (n,).
+            sigma: Noise scales σ >= 0, shape (n,).
+            times: What the network is told at those, shape (n,): any real time between is then one, too. By default
+                0..n−1, the integers alone.
+
+        Raises:
+            ValueError: If lengths differ, times do not increase, a scale is negative, or σ/α does not increase.
+
+        Example:
+            >>> t = torch.linspace(0, 1, 2)  # the rectified flow on [0, 1]
+            >>> NoiseSchedule.from_scales(1 - t, t, times=t).log_snr(0.5)
+            0.0
+        """
+        discrete = times is None
+        when = range(len(alpha)) if times is None else times
+        a, s, t = (torch.as_tensor(x, dtype=torch.float64).detach().cpu() for x in (alpha, sigma, when))
+        sizes = (tuple(a.shape), tuple(s.shape), tuple(t.shape))
+        require(a.ndim == 1 and len(set(sizes)) == 1, "alpha, sigma, times", "of one shape (n,)", sizes)
+        require(bool((t[1:] > t[:-1]).all()), "times", "increasing", t.tolist()[:5])
+        some = (a >= 0) & (s >= 0) & (a + s > 0) & a.isfinite() & s.isfinite()
+        require(
+            bool(some.all()), "alpha, sigma", "nonnegative, finite and not both zero", (a[~some], s[~some])
+        )
+        return cls("scales", t, 2 * (a.log() - s.log()), discrete, torch.stack([a, s]))
+
+    @classmethod
     def from_scheduler(cls, scheduler: Any) -> NoiseSchedule:
         """The forward process that a diffusers scheduler's network was trained on.
 
@@ -125,7 +165,7 @@ class NoiseSchedule:
                 "scheduler",
                 "a VP, EDM or flow-matching scheduler of diffusers",
                 name,
-                "Describe its process with NoiseSchedule.vp, .ve, .edm or .flow.",
+                "Describe its process with NoiseSchedule.vp, .ve, .edm, .flow or .from_scales.",
             )
         continuous = config.get("timestep_type") == "continuous"
         if continuous and config.get("prediction_type") == "v_prediction":
@@ -146,6 +186,7 @@ class NoiseSchedule:
             "ve": cls.ve,
             "edm": cls.edm,
             "flow": cls.flow,
+            "scales": cls.from_scales,
         }
         facts = dict(facts)
         kind = facts.pop("kind", None)
@@ -158,6 +199,10 @@ class NoiseSchedule:
             return {"kind": "flow", "num_train_timesteps": self.num_train_timesteps}
         if self.kind == "vp":
             return {"kind": "vp", "alphas_cumprod": torch.sigmoid(self.log_snrs).tolist()}
+        if self.scales is not None:
+            alpha, sigma = self.scales.tolist()
+            times = {} if self.discrete else {"times": self.times.tolist()}
+            return {"kind": "scales", "alpha": alpha, "sigma": sigma, **times}
         sigmas = torch.exp(-self.log_snrs / 2).tolist()
         if self.discrete:
             return {"kind": "ve", "sigmas": sigmas}
@@ -216,6 +261,8 @@ class NoiseSchedule:
         if self.kind == "flow":
             self._check(t)
             return 1 - t / self.times[-1]
+        if self.scales is not None:
+            return self._scale(self.scales[0], t)
         level = self._log_snr(t)
         return torch.ones_like(t) if self.kind == "ve" else torch.sigmoid(level).sqrt()
 
@@ -223,6 +270,8 @@ class NoiseSchedule:
         if self.kind == "flow":
             self._check(t)
             return t / self.times[-1]
+        if self.scales is not None:
+            return self._scale(self.scales[1], t)
         level = self._log_snr(t)
         return torch.exp(-level / 2) if self.kind == "ve" else torch.sigmoid(-level).sqrt()
 
@@ -230,12 +279,23 @@ class NoiseSchedule:
         self._check(t)
         if self.kind == "flow":
             return 2 * (torch.log(self.times[-1] - t) - torch.log(t))
-        i = (torch.searchsorted(self.times, t, right=True) - 1).clamp(0, len(self.times) - 2)
-        weight = (t - self.times[i]) / (self.times[i + 1] - self.times[i])
+        if self.scales is not None:
+            return 2 * (self._alpha(t).log() - self._sigma(t).log())
+        i, weight = self._place(t)
         left, right = self.log_snrs[i], self.log_snrs[i + 1]
         # The end points are picked, not computed: 0 · inf is not a number.
         inner = torch.where(right.isinf(), left + 2 * torch.log1p(-weight), left + weight * (right - left))
         return torch.where(weight == 0, left, torch.where(weight == 1, right, inner))
+
+    def _place(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The interval of the table that t lies in, and how far along it."""
+        i = (torch.searchsorted(self.times, t, right=True) - 1).clamp(0, len(self.times) - 2)
+        return i, (t - self.times[i]) / (self.times[i + 1] - self.times[i])
+
+    def _scale(self, table: Tensor, t: Tensor) -> Tensor:
+        self._check(t)
+        i, weight = self._place(t)
+        return torch.lerp(table[i], table[i + 1], weight)
 
     def _timestep(self, level: Tensor) -> Tensor:
         noisiest, cleanest = float(self.log_snrs[-1]), float(self.log_snrs[0])
@@ -249,6 +309,11 @@ class NoiseSchedule:
         if self.kind == "flow":
             return self.times[-1] * torch.sigmoid(-level / 2)
         i = (torch.searchsorted(-self.log_snrs, -level, right=True) - 1).clamp(0, len(self.times) - 2)
+        if self.scales is not None:
+            # α cos = σ sin at the angle of this level, which is finite at both ends.
+            sine, cosine = torch.sigmoid(level).sqrt(), torch.sigmoid(-level).sqrt()
+            before, after = (self.scales[0][j] * cosine - self.scales[1][j] * sine for j in (i, i + 1))
+            return torch.lerp(self.times[i], self.times[i + 1], before / (before - after))
         left, right = self.log_snrs[i], self.log_snrs[i + 1]
         inner = torch.where(right.isinf(), -torch.expm1((level - left) / 2), (left - level) / (left - right))
         weight = torch.where(level == left, 0.0, torch.where(level == right, 1.0, inner))

@@ -46,7 +46,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         timestep: t*, in the scheduler's own units.
         alpha: Signal scale α at t*.
         sigma: Noise scale σ at t*.
-        shape: (C, H, W) of a latent.
+        shape: Of a latent: (C, H, W) of an image, (C, L) of a sound, (C, F, H, W) of a film, or any other.
         num_classes: Number of class labels of a conditional prior, or None.
         needs_fresh: Whether calling it takes noise beyond the seed's own.
         facts: What is known of the images and the fit; {} if nothing is.
@@ -73,7 +73,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         """Sets the attributes that all priors have; the first call in `__init__` after `super().__init__()`.
 
         Arguments:
-            shape: (C, H, W) of a latent.
+            shape: Shape of a latent, such as (C, H, W).
             schedule: `NoiseSchedule.to_dict()`.
             timestep: t*.
             num_classes: Number of class labels, or None.
@@ -81,7 +81,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         Raises:
             ValueError: If one of them is out of range.
         """
-        require(len(shape) == 3 and min(shape) > 0, "shape", "(C, H, W), positive", shape)
+        require(len(shape) >= 1 and min(shape) > 0, "shape", "of at least one axis, all positive", shape)
         self.shape = tuple(shape)
         self.schedule = NoiseSchedule.from_dict(schedule)
         self.schedule.check_timestep(timestep)
@@ -126,12 +126,12 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         """Start latents T(z), each row a function of that row of the arguments.
 
         Arguments:
-            z: Seed noise from N(0, I), shape (B, C, H, W).
+            z: Seed noise from N(0, I), shape (B, *shape), such as (B, C, H, W).
             labels: Class labels, int64 (B,); required by a conditional prior, refused by another.
             fresh: Further noise from N(0, I), shaped as z; required where `needs_fresh`, refused elsewhere.
 
         Returns:
-            Latents at t* in the prior's scale (α, σ), float32, shape (B, C, H, W).
+            Latents at t* in the prior's scale (α, σ), float32, shaped as z.
 
         Raises:
             ValueError: On a wrong shape, missing or superfluous labels or fresh noise, or NaN.
@@ -153,7 +153,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         """Index, among the images fitted on, of the atom behind each start, int64 (B,); None if there is none.
 
         Arguments:
-            z: Seed noise, shape (B, C, H, W).
+            z: Seed noise, shape (B, *shape).
             labels: Class labels, (B,), if the prior is conditional.
         """
         labels = self._check_call(z, labels)
@@ -208,7 +208,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         return None
 
     def _check_call(self, z: Tensor, labels: Tensor | None) -> Tensor | None:
-        right = z.ndim == 4 and tuple(z.shape[1:]) == self.shape
+        right = z.ndim >= 1 and tuple(z.shape[1:]) == self.shape
         require(right, "z", f"of shape (B, {', '.join(map(str, self.shape))})", tuple(z.shape))
         check_finite("z", z)
         if self.num_classes is None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprior.data.images import ImageSet, check_images, check_labels
+from otprior.data.images import ImageSet, check_images, check_labels, to_pixels
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.utils.validation import require
 
@@ -29,7 +29,8 @@ def read_data(
     Labels are an argument of their own: an `ImageSet` that happens to be labelled makes no prior conditional.
 
     Arguments:
-        data: An `ImageSet`, or (N, C, H, W) as uint8, or as floats in `value_range`.
+        data: An `ImageSet`; or (N, C, H, W) or (N, H, W), as uint8 or as floats in `value_range`; or with
+            `value_range=None` floats of any shape (N, ...), such as (N, C, L) of sounds or (N, C, F, H, W) of films.
         labels: Class labels, (N,), or None.
         value_range: See `otprior.data.images.check_images`; None for latents.
         num_classes: Number of classes; by default the largest label + 1.
@@ -45,7 +46,10 @@ def read_data(
         require(value_range in ("auto", None), "value_range", rule, value_range)
         images = data
     else:
-        images = ImageSet(check_images(data, value_range=value_range))
+        # Latents have any shape: (N, C, L) is a sound of C channels, no image of one.
+        shaped = value_range is None and hasattr(data, "shape")
+        require(not shaped or len(data.shape) >= 2, "data", "of shape (N, ...)", getattr(data, "shape", None))
+        images = ImageSet(to_pixels(data, None) if shaped else check_images(data, value_range=value_range))
     if labels is None:
         return ImageSet(images.images, None, images.name, images.source, images.license), None
     values = check_labels(labels, len(images), num_classes).cpu()

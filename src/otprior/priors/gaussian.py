@@ -54,7 +54,7 @@ class GaussianPrior(Prior):
     Build it with `fit`.
 
     Arguments:
-        shape: (C, H, W) of a latent.
+        shape: Shape of a latent, such as (C, H, W).
         schedule: `NoiseSchedule.to_dict()`.
         timestep: t*.
         rank: Columns of U.

@@ -22,7 +22,7 @@ class IdentityPrior(Prior):
     """T(z) = s_t z.
 
     Arguments:
-        shape: (C, H, W) of a latent.
+        shape: Shape of a latent, such as (C, H, W).
         schedule: `NoiseSchedule.to_dict()`.
         timestep: t*.
     """
@@ -36,7 +36,7 @@ class IdentityPrior(Prior):
         self.set_up(shape, schedule, timestep)
 
     @classmethod
-    def build(cls, shape: tuple[int, int, int], schedule: Any, timestep: float) -> Self:
+    def build(cls, shape: tuple[int, ...], schedule: Any, timestep: float) -> Self:
         """For latents of `shape` under a `NoiseSchedule` or a diffusers scheduler; there is nothing to fit."""
         return cls(shape=list(shape), schedule=as_schedule(schedule).to_dict(), timestep=timestep)
 
@@ -46,8 +46,7 @@ class IdentityPrior(Prior):
     ) -> Self:
         """`build` for the shape of images; arguments as for the other priors, so that they can take turns."""
         images, _ = read_data(data, value_range=value_range)
-        _, channels, height, width = images.images.shape
-        return cls.build((channels, height, width), *cls.read_start(schedule, timestep))
+        return cls.build(tuple(images.images.shape[1:]), *cls.read_start(schedule, timestep))
 
     def _check_call(self, z: Tensor, labels: Tensor | None) -> Tensor | None:
         # White noise is the same for every class, so labels are no mistake here.

@@ -78,7 +78,7 @@ class MixturePrior(SolvedPrior):
     Build it with `fit`.
 
     Arguments:
-        shape: (C, H, W) of a latent.
+        shape: Shape of a latent, such as (C, H, W).
         schedule: `NoiseSchedule.to_dict()`.
         timestep: t*.
         components: Number of clusters K, of all classes together.

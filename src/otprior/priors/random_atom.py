@@ -27,7 +27,7 @@ class RandomAtomPrior(Prior):
     Build it with `fit`.
 
     Arguments:
-        shape: (C, H, W) of a latent.
+        shape: Shape of a latent, such as (C, H, W).
         schedule: `NoiseSchedule.to_dict()`.
         timestep: t*.
         num_atoms: N.

@@ -2,7 +2,7 @@
 
 from otprior.sampling.inputs import seeds_to_generators
 from otprior.sampling.pipeline import OTPriorPipeline, OTPriorPipelineOutput
-from otprior.sampling.schedulers import matching_timestep, start_scheduler, supported_schedulers
+from otprior.sampling.schedulers import matching_timestep, start_at, start_scheduler, supported_schedulers
 from otprior.sampling.settings import read_settings, write_settings
 from otprior.sampling.start_spec import StartSpec
 
@@ -13,6 +13,7 @@ __all__ = [
     "matching_timestep",
     "read_settings",
     "seeds_to_generators",
+    "start_at",
     "start_scheduler",
     "supported_schedulers",
     "write_settings",

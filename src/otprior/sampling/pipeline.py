@@ -10,6 +10,7 @@ An image depends on its own generator (or seed noise, or label) alone, not on wh
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +45,8 @@ from otprior.sampling.inputs import (
     takes_labels,
     tensors,
 )
-from otprior.sampling.schedulers import Origin, Start, find_origin
 from otprior.sampling.schedulers.names import few_step_scheduler
+from otprior.sampling.schedulers.start_at import start_at, stock_scheduler
 from otprior.utils.hub import HUB_OPTIONS, upload
 from otprior.utils.validation import check_choice, check_integer, require
 
@@ -167,7 +168,7 @@ class OTPriorPipeline(DiffusionPipeline):
         if null_class_label is None:
             null_class_label = pipeline.config.get("null_class_label")
         if scheduler is None:
-            scheduler = few_step_scheduler(parts["scheduler"])
+            scheduler = few_step_scheduler(stock_scheduler(parts["scheduler"]))
         vae = next((parts[name] for name in AUTOENCODERS if parts.get(name) is not None), None)
         return cls(parts["unet"], scheduler, prior, null_class_label, vae)
 
@@ -298,20 +299,16 @@ class OTPriorPipeline(DiffusionPipeline):
         generators = check_generators(generator, batch_size)
         null = self.config.null_class_label
         labels = read_labels(class_labels, batch_size, guidance_scale, self.unet, self.prior, null)
-        origin = find_origin(self.scheduler, self.prior)
-        grid = (
-            {"timesteps": timesteps}
-            if timesteps is not None
-            else {"num_inference_steps": num_inference_steps}
-        )
-        start = origin.start(self.scheduler, device=self._execution_device, **grid)
+        scheduler = start_at(self.scheduler, self.prior, check=False)
+        scheduler.set_timesteps(num_inference_steps, self._execution_device, timesteps)
         shape = latent_shape(self.unet) if self.prior is None else tuple(self.prior.shape)
         z = seed_noise(latents, generators, batch_size, shape)
-        x, sources = self._first_latents(z, origin, labels.prior, generators)
-        x = (x * start.scale(origin.alpha, origin.sigma)).to(self._execution_device, self.dtype)
+        fresh = draw(z.shape, generators) if getattr(self.prior, "needs_fresh", False) else None
+        x, sources = scheduler.start_and_source(z, labels.prior, fresh)
+        x = x.to(self._execution_device, self.dtype)
         after_step = (callback_on_step_end, bool(callback_on_step_end_tensor_inputs))
         with _counted_rows(self.unet) as rows:
-            x = self._run(x, start, labels, guidance_scale, generators, *after_step)
+            x = self._run(x, scheduler, labels, guidance_scale, generators, *after_step)
         self.maybe_free_model_hooks()
         if output_type != "latent":
             x = self.image_processor.postprocess(self.decode(x), output_type=output_type)
@@ -329,21 +326,10 @@ class OTPriorPipeline(DiffusionPipeline):
         decoded: Tensor = self.vae.decode(unscaled.to(self.vae.dtype), return_dict=False)[0]
         return decoded
 
-    def _first_latents(
-        self, z: Tensor, origin: Origin, labels: Tensor | None, generators: Generators
-    ) -> tuple[Tensor, Tensor | None]:
-        """T(z) in the prior's scale, float32, and the atoms behind it."""
-        if self.prior is None:
-            return z * origin.schedule.prior_scale(origin.timestep), None
-        home = self.prior.device
-        fresh = draw(z.shape, generators).to(home) if self.prior.needs_fresh else None
-        z, labels = z.to(home), None if labels is None else labels.to(home)
-        return self.prior.start_and_source(z, labels=labels, fresh=fresh)
-
     def _run(
         self,
         x: Tensor,
-        start: Start,
+        scheduler: Any,
         labels: Labels,
         guidance_scale: float,
         generators: Generators,
@@ -351,11 +337,13 @@ class OTPriorPipeline(DiffusionPipeline):
         callback_takes_latents: bool,
     ) -> Tensor:
         """The latents that the sampler ends with, from those that it starts with."""
-        with self.progress_bar(total=start.nfe) as bar:
-            for i, t in enumerate(start.timesteps):
-                out = self._denoise(start.model_input(x, i), t, labels, guidance_scale)
+        takes = "generator" in inspect.signature(scheduler.step).parameters
+        noise = {"generator": generators} if takes else {}
+        with self.progress_bar(total=len(scheduler.timesteps)) as bar:
+            for i, t in enumerate(scheduler.timesteps):
+                out = self._denoise(scheduler.scale_model_input(x, t), t, labels, guidance_scale)
                 # Under autocast the network answers in half precision, and schedulers return what it answers in.
-                x = start.step(out.to(x.dtype), i, x, generators)
+                x = scheduler.step(out.to(x.dtype), t, x, **noise).prev_sample
                 if callback is not None:
                     values = {"latents": x} if callback_takes_latents else {}
                     x = (callback(self, i, t, values) or {}).get("latents", x)

@@ -32,7 +32,23 @@ def normal_block(seed: int, stream: str, block: int, size: int, dim: int) -> Ten
     return torch.randn(size, dim, generator=stream_generator(seed, stream, block))
 
 
+def keyed_normal(z: Tensor) -> Tensor:
+    """N(0, I) draws shaped as z, float32 on z's device; each row's follow from that row of z alone.
+
+    The key is SHA-256 of the row's float32 values, so equal seed noise gets equal further noise.
+    """
+    rows = z.detach().to("cpu", torch.float32).contiguous()
+    drawn = [
+        torch.randn(row.shape, generator=_generator(hashlib.sha256(row.numpy().tobytes()).digest()))
+        for row in rows
+    ]
+    return (torch.stack(drawn) if drawn else torch.empty_like(rows)).to(z.device)
+
+
 def stream_generator(seed: int, stream: str, block: int = 0) -> torch.Generator:
     """A generator of the block's own, on the CPU."""
-    digest = hashlib.sha256(f"{seed}/{stream}/{block}".encode()).digest()
+    return _generator(hashlib.sha256(f"{seed}/{stream}/{block}".encode()).digest())
+
+
+def _generator(digest: bytes) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -1,7 +1,16 @@
-r"""Flow-matching schedulers from t*.
+r"""Schedulers of flow-matching networks from t*: their own classes, and multistep ones with `use_flow_sigmas`.
 
-The class passes whatever σ it is given through its shift, σ -> s σ/(1 + (s − 1) σ). So it is given those that
-the shift takes to the wanted ones, and tells the network t = T σ of the latter.
+The network is told t = T σ, so t* follows from σ alone. A *shift* moves the grid between: equally spaced u become
+σ = e u/(1 + (e − 1) u), where e is the config's `shift` or `flow_shift`, or follows from the resolution (`mu`) where it
+is dynamic. So K steps from t* are u* k/K, k = K..1, in the coordinate before the shift. Where a pipeline brings a grid
+of such u of its own, from 1 on, it is squeezed to begin at u*. The last σ is not stretched to a `shift_terminal`, which
+would move the first one.
+
+Steps read nothing but the public `sigmas` and `timesteps`, which are set after `set_timesteps`.
+
+References:
+    Esser et al., "Scaling rectified flow transformers for high-resolution image synthesis" (2024),
+    https://arxiv.org/abs/2403.03206
 """
 
 from __future__ import annotations
@@ -18,26 +27,62 @@ from otprior.utils.validation import require
 
 def start_flow(request: StartRequest) -> tuple[Any, Tensor]:
     """A fresh scheduler on given timesteps, or on K σ that before the shift are equally spaced; and its timesteps."""
-    scheduler, schedule, start = request.scheduler, request.schedule, request.timestep
-    shift = float(scheduler.shift)
-
-    def unshifted(sigma: float) -> float:
-        return sigma / (shift - (shift - 1) * sigma)
-
+    total = request.schedule.timestep_range[1]
     if request.timesteps is not None:
-        fresh = remade(scheduler, **spacing_changes("trailing"))
-        wanted = [unshifted(schedule.sigma(float(t))) for t in request.timesteps]
+        sigmas = torch.tensor([float(t) / total for t in request.timesteps], dtype=torch.float64)
     else:
-        fresh = remade(scheduler)
-        # The stock grid ends, before the shift, at the already shifted σ of the first training timestep.
-        first, last = unshifted(schedule.sigma(start)), float(fresh.sigma_min)
-        rule = f"above {schedule.timestep_range[1] * last:g}"
-        require(first > last or request.num_steps == 1, "start_timestep", rule, start)
-        wanted = torch.linspace(first, last, request.num_steps or 1, dtype=torch.float64).tolist()
-    fresh.set_shift(shift)
-    fresh.set_timesteps(sigmas=wanted, device=request.device)
-    got, goal = float(fresh.sigmas[0]), schedule.sigma(start)
-    same = math.isclose(got, goal, rel_tol=1e-4)
-    hint = "Its config moves the first timestep (shift_terminal?)."
-    require(same, f"first sigma of {type(scheduler).__name__}", f"{goal:g}", got, hint)
+        sigmas = _shifted_grid(request)
+    if request.support.grid != "flow":
+        # From σ = 1 a step in log-SNR would be infinite; their own grids begin a training timestep lower, too.
+        sigmas = sigmas.clamp(max=1 - 1 / total)
+    fresh = _unshifted(request, sigmas)
+    # (Those that do not end at zero end at the first training timestep: a step there from itself would do nothing.)
+    last = sigmas.new_tensor([0.0 if float(fresh.sigmas[-1]) == 0 else 1 / total])
+    if request.support.grid == "flow":
+        # (Karras, exponential and beta spacings of the config stand between the ends that they are given.)
+        sigmas = fresh.sigmas[:-1].double().cpu()
+    fresh.sigmas = torch.cat([sigmas, last]).to(fresh.sigmas)
+    fresh.timesteps = (sigmas * total).to(device=fresh.timesteps.device, dtype=torch.float32)
     return fresh, fresh.timesteps
+
+
+def _shifted_grid(request: StartRequest) -> Tensor:
+    """K values of σ from that of t*, shape (K,)."""
+    e = _shift(request)
+    first = request.schedule.sigma(request.timestep)
+    top = first / (e - (e - 1) * first)
+    if request.sigmas is not None:
+        given = torch.as_tensor([float(u) for u in request.sigmas], dtype=torch.float64)
+        falls = len(given) > 0 and bool((given[1:] < given[:-1]).all()) and 0 < float(given[0]) <= 1
+        require(falls, "sigmas", "at least one in (0, 1], strictly decreasing", given.tolist())
+        u = top * given / given[0]
+    else:
+        steps = request.num_steps or 1
+        u = top * torch.arange(steps, 0, -1, dtype=torch.float64) / steps
+    return e * u / (1 + (e - 1) * u)
+
+
+def _shift(request: StartRequest) -> float:
+    config = request.scheduler.config
+    if not config.get("use_dynamic_shifting"):
+        # `set_shift` changes the attribute and not the config.
+        return float(getattr(request.scheduler, "shift", config.get("flow_shift", 1.0)))
+    if request.mu is None:
+        hint = "The pipeline's resolution decides it."
+        require(False, "mu", "given for a scheduler with use_dynamic_shifting", None, hint)
+    mu = float(request.mu or 0.0)
+    return math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
+
+
+def _unshifted(request: StartRequest, sigmas: Tensor) -> Any:
+    """A scheduler that shifts nothing, with its timesteps set."""
+    changes: dict[str, Any] = {"shift": 1.0, "use_dynamic_shifting": False, "shift_terminal": None}
+    flow = request.support.grid == "flow"
+    if not flow or request.timesteps is not None:
+        changes |= spacing_changes("trailing")
+    fresh = remade(request.scheduler, **changes)
+    if flow:
+        fresh.set_timesteps(sigmas=sigmas.tolist(), device=request.device)
+    else:
+        fresh.set_timesteps(len(sigmas), device=request.device)
+    return fresh

@@ -20,7 +20,7 @@ from torch import Tensor
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.sampling.schedulers.edm import start_edm
 from otprior.sampling.schedulers.flow import start_flow
-from otprior.sampling.schedulers.support import StartRequest, Support, find_support
+from otprior.sampling.schedulers.support import StartRequest, find_support
 from otprior.sampling.schedulers.vp import start_vp
 from otprior.utils.validation import check_choice, check_integer, invalid, require
 
@@ -103,18 +103,22 @@ def start_scheduler(
     spacing: str | None = None,
     device: torch.device | str | None = None,
     schedule: NoiseSchedule | None = None,
+    sigmas: Sequence[float] | None = None,
+    mu: float | None = None,
 ) -> Start:
     """A fresh scheduler like `scheduler` that begins at t*.
 
     Arguments:
         scheduler: A diffusers scheduler; it is not changed.
         start_timestep: t*, in the scheduler's own units.
-        num_inference_steps: K, for a stock spacing from t*. (Exactly one of this and `timesteps`.)
+        num_inference_steps: K, for a stock spacing from t*. (Exactly one of this, `timesteps` and `sigmas`.)
         timesteps: A grid of own timesteps, strictly decreasing from t*; see `otprior.diffusion.grids`.
         spacing: One of `STOCK_SPACINGS`, for VP schedulers. By default what the scheduler's config says,
             except that "leading", which never begins at the first timestep, becomes "trailing".
         device: Where `timesteps` go.
         schedule: The scheduler's noise schedule, if it is at hand.
+        sigmas: For flow matching, a grid of σ before the shift; it is scaled to begin at t*.
+        mu: The shift by resolution, for a scheduler with `use_dynamic_shifting`.
 
     Raises:
         ValueError: If the scheduler cannot begin at t* (another that can is named), if t* or a timestep is
@@ -123,19 +127,9 @@ def start_scheduler(
     support = find_support(scheduler)
     schedule = NoiseSchedule.from_scheduler(scheduler) if schedule is None else schedule
     schedule.check_timestep(start_timestep, "start_timestep")
-    one = (num_inference_steps is None) != (timesteps is None)
-    given = (num_inference_steps, timesteps)
-    require(one, "num_inference_steps, timesteps", "one given, the other None", given)
-    if timesteps is not None:
-        _check_grid(scheduler, support, schedule, start_timestep, timesteps)
-    else:
-        check_integer("num_inference_steps", num_inference_steps, 1)
-    if timesteps is not None or schedule.kind != "vp":
-        check_choice("spacing (with timesteps, or a scheduler that is not VP)", spacing, (None,))
-
-    request = StartRequest(
-        scheduler, support, schedule, start_timestep, num_inference_steps, timesteps, spacing, device
-    )
+    grid = (num_inference_steps, timesteps, spacing, device, sigmas, mu)
+    request = StartRequest(scheduler, support, schedule, start_timestep, *grid)
+    _check(request)
     fresh, calls = _FAMILIES[schedule.kind](request)
     if hasattr(fresh, "set_begin_index"):
         # Where rounding repeats the first timestep, schedulers look it up and begin at its second occurrence.
@@ -178,15 +172,28 @@ def find_origin(scheduler: Any, prior: Any = None) -> Origin:
     return Origin(schedule, matching_timestep(schedule, prior.alpha, prior.sigma), prior.alpha, prior.sigma)
 
 
-def _check_grid(
-    scheduler: Any, support: Support, schedule: NoiseSchedule, start: float, timesteps: Sequence[float]
-) -> None:
-    if not support.own:
-        other = "HeunDiscreteScheduler" if support.ve_scale else "DPMSolverMultistepScheduler"
-        hint = f"Use {other}.from_config(scheduler.config)."
-        raise invalid(
-            "scheduler", "one that can run on a grid of own timesteps", type(scheduler).__name__, hint
-        )
+def _check(request: StartRequest) -> None:
+    given = (request.num_steps, request.timesteps, request.sigmas)
+    one = sum(each is not None for each in given) == 1
+    require(one, "num_inference_steps, timesteps, sigmas", "one given, the others None", given)
+    kind = request.schedule.kind
+    if request.timesteps is not None:
+        _check_grid(request, request.timesteps)
+    elif request.sigmas is not None:
+        hint = "Pass num_inference_steps= or timesteps=."
+        require(kind == "flow", "sigmas", "None but for a flow-matching scheduler", request.sigmas, hint)
+    else:
+        check_integer("num_inference_steps", request.num_steps, 1)
+    if request.timesteps is not None or kind != "vp":
+        check_choice("spacing (with timesteps, or a scheduler that is not VP)", request.spacing, (None,))
+
+
+def _check_grid(request: StartRequest, timesteps: Sequence[float]) -> None:
+    schedule, start = request.schedule, request.timestep
+    if not request.support.own:
+        other = "HeunDiscreteScheduler" if request.support.ve_scale else "DPMSolverMultistepScheduler"
+        hint, got = f"Use {other}.from_config(scheduler.config).", type(request.scheduler).__name__
+        raise invalid("scheduler", "one that can run on a grid of own timesteps", got, hint)
     require(len(timesteps) > 0, "timesteps", "at least one", list(timesteps))
     for t in timesteps:
         schedule.check_timestep(float(t), "timesteps")

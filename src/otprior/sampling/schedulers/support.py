@@ -58,6 +58,8 @@ class StartRequest:
         timestep: t*, in the scheduler's own units.
         num_steps: K, for a stock spacing; None where there are timesteps.
         timesteps: A grid of own timesteps from t*, strictly decreasing; or None.
+        sigmas: σ of a flow before its shift, from 1 or from t* on; or None.
+        mu: The resolution's shift of a flow that has a dynamic one; or None.
         spacing: A stock spacing other than the config's, or None.
         device: Where the timesteps go.
     """
@@ -70,16 +72,15 @@ class StartRequest:
     timesteps: Sequence[float] | None
     spacing: str | None
     device: torch.device | str | None
+    sigmas: Sequence[float] | None = None
+    mu: float | None = None
 
-
-_NO_FLOW = (("use_flow_sigmas", False),)
-_STATIC_SHIFT = (("use_dynamic_shifting", False),)
 
 _SUPPORT = {
     "DDPMScheduler": Support("timesteps"),
     "DDPMParallelScheduler": Support("timesteps"),
-    "DPMSolverMultistepScheduler": Support("timesteps", needs=_NO_FLOW),
-    "DPMSolverSinglestepScheduler": Support("timesteps", needs=_NO_FLOW),
+    "DPMSolverMultistepScheduler": Support("timesteps"),
+    "DPMSolverSinglestepScheduler": Support("timesteps"),
     "EulerDiscreteScheduler": Support("timesteps", ve_scale=True),
     "HeunDiscreteScheduler": Support("timesteps", ve_scale=True),
     # For networks distilled to jump to the clean image; they have spacings of their own from T only.
@@ -87,17 +88,18 @@ _SUPPORT = {
     "TCDScheduler": Support("timesteps", truncated=False),
     "EulerAncestralDiscreteScheduler": Support("sigmas", ve_scale=True),
     "LMSDiscreteScheduler": Support("sigmas", ve_scale=True),
-    "UniPCMultistepScheduler": Support("sigmas", needs=(*_NO_FLOW, ("solver_p", None))),
-    "DEISMultistepScheduler": Support("sigmas", needs=_NO_FLOW),
-    "SASolverScheduler": Support("sigmas", needs=_NO_FLOW),
+    "UniPCMultistepScheduler": Support("sigmas", needs=(("solver_p", None),)),
+    "DEISMultistepScheduler": Support("sigmas"),
+    "SASolverScheduler": Support("sigmas"),
     "KDPM2DiscreteScheduler": Support("", own=False, ve_scale=True),
     "KDPM2AncestralDiscreteScheduler": Support("", own=False, ve_scale=True),
     "DDIMScheduler": Support("respaced", truncated=False),
     "DDIMParallelScheduler": Support("respaced", truncated=False),
     "PNDMScheduler": Support("respaced", own=False, truncated=False, needs=(("skip_prk_steps", True),)),
-    "FlowMatchEulerDiscreteScheduler": Support("flow", needs=_STATIC_SHIFT),
-    "FlowMatchLCMScheduler": Support("flow", needs=(*_STATIC_SHIFT, ("scale_factors", None))),
+    "FlowMatchEulerDiscreteScheduler": Support("flow"),
+    "FlowMatchLCMScheduler": Support("flow", needs=(("scale_factors", None),)),
     "EDMEulerScheduler": Support("edm"),
+    "EDMDPMSolverMultistepScheduler": Support("edm"),
 }
 
 
@@ -120,8 +122,6 @@ def find_support(scheduler: Any) -> Support:
     for key, value in _SUPPORT[name].needs:
         got = scheduler.config.get(key, value)
         hint = f"Make it with {name}.from_config(scheduler.config, {key}={value})"
-        if key == "use_flow_sigmas":
-            hint = "Use FlowMatchEulerDiscreteScheduler for a flow-matching network"
         require(
             got == value or not (got or value), f"{key} of {name}", f"{value} to start at t*", got, f"{hint}."
         )

@@ -1,0 +1,313 @@
+r"""A scheduler of a stock class that begins at a prior's t*: what any pipeline can be given in the place of its own.
+
+`start_at` makes a subclass of the scheduler's own class, so what pipelines ask of it holds: `isinstance`, the config,
+the signature of `step`. Asked for K steps it makes K steps from t*; what takes them is a fresh scheduler inside
+(`start_scheduler`). `timesteps` is what the network is told; the one inside may number its steps otherwise, so a step
+is found by its place.
+
+*Scale.* Some pipelines multiply the latents by `init_noise_sigma`, also those that a user passes; others do not. Only 1
+is right in both. So the sampler's scale (x/α under Euler, Heun, LMS, KDPM2) is in what `start` returns.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otprior.sampling.schedulers.start import Origin, Start, find_origin
+from otprior.sampling.schedulers.support import find_support
+from otprior.utils.random import keyed_normal
+from otprior.utils.validation import invalid, require
+
+
+def start_at(scheduler: Any, prior: Any, *, check: bool = True) -> Any:
+    """A scheduler like the given one, and of its class, that begins at the prior's t*.
+
+    It has one method more, `start(z, labels=None, fresh=None)`: latents at t* and at this sampler's scale, of seed
+    noise z ~ N(0, I) of shape (B, *prior.shape), in z's type and on its device. `set_timesteps(K)` makes K steps from
+    t*, also where a pipeline brings a grid of its own from the top (Flux).
+
+    Arguments:
+        scheduler: A diffusers scheduler that can start at t* (`supported_schedulers`); it stays as it is.
+        prior: Where to start; None starts from white noise at T.
+        check: Whether the first step refuses latents that `start` did not make, such as white noise: they would give
+            grey fog. False for latents of your own, at t* and in the sampler's scale.
+
+    Raises:
+        ValueError: If the scheduler cannot start at t*, or never has the prior's noise level.
+
+    Example:
+        >>> pipe.scheduler = start_at(pipe.scheduler, prior)
+        >>> pipe("a cat", num_inference_steps=4, latents=pipe.scheduler.start(z))
+    """
+    base = stock_scheduler(scheduler)
+    begun = _Begun(base, prior, find_origin(base, prior), check)
+    stock = type(base)
+    told = {"__module__": stock.__module__, "__qualname__": stock.__qualname__, "__doc__": stock.__doc__}
+    made = type(stock.__name__, (_StartsAt, stock), told)
+    # Pipelines read from signatures what a scheduler takes: eta, generator; timesteps, sigmas.
+    made.step = _signed(_StartsAt.step, inspect.signature(stock.step))  # type: ignore[attr-defined]
+    asked = inspect.signature(_StartsAt.set_timesteps).parameters
+    flow = begun.origin.schedule.kind == "flow"
+    hidden = ("others",) if flow else ("others", "sigmas", "mu")
+    shown = [each for name, each in asked.items() if name not in hidden]
+    made.set_timesteps = _signed(_StartsAt.set_timesteps, inspect.Signature(shown))  # type: ignore[attr-defined]
+    new: Any = object.__new__(made)
+    new.__dict__.update(copy.copy(base.__dict__))
+    new._begun = begun
+    return new
+
+
+def stock_scheduler(scheduler: Any) -> Any:
+    """The scheduler that one of `start_at` was made from; any other itself."""
+    return scheduler._begun.base if isinstance(scheduler, _StartsAt) else scheduler
+
+
+def starts_at(scheduler: Any) -> bool:
+    """Whether a scheduler comes from `start_at`."""
+    return isinstance(scheduler, _StartsAt)
+
+
+@dataclass
+class _Begun:
+    """What a scheduler of `start_at` holds beside its stock attributes.
+
+    Attributes:
+        base: The stock scheduler.
+        prior: Where it starts.
+        origin: t* and the prior's scales.
+        check: Whether foreign latents are refused.
+        run: What steps, once timesteps are set.
+        told: The timestep of each network evaluation.
+        begin: Place of the first step, if a pipeline has set one.
+        place: Place of the next step; None before the first.
+        made: What `start` last returned, as `_fingerprint` sees it.
+        swap: Makes starts of a pipeline's white noise at the first contact; or None.
+    """
+
+    base: Any
+    prior: Any
+    origin: Origin
+    check: bool
+    run: Start | None = None
+    told: Sequence[float] = ()
+    begin: int | None = None
+    place: int | None = None
+    made: tuple[Tensor, torch.dtype] | None = None
+    swap: Callable[[Tensor], Tensor] | None = None
+
+    def scale(self) -> float:
+        """The factor from the prior's scale to the sampler's; it depends on t* alone, not on a grid."""
+        alpha, sigma, on_ratio = self.origin.alpha, self.origin.sigma, find_support(self.base).ve_scale
+        if alpha > 0:
+            return (1.0 if on_ratio else self.origin.schedule.alpha(self.origin.timestep)) / alpha
+        if on_ratio:
+            return self.origin.start(self.base, num_inference_steps=1).sigma / sigma
+        return self.origin.schedule.sigma(self.origin.timestep) / sigma
+
+    def find(self, timestep: Any) -> int:
+        """The place of a step that a pipeline names by its timestep."""
+        expected = self.begin if self.place is None else self.place
+        if expected is not None and expected < len(self.told) and self._is(expected, timestep):
+            return expected
+        found = next((i for i in range(len(self.told)) if self._is(i, timestep)), expected)
+        if found is None or found >= len(self.told):
+            raise invalid("timestep", f"one of the grid {list(self.told)}", float(timestep))
+        return found
+
+    def _is(self, place: int, timestep: Any) -> bool:
+        t = float(timestep.reshape(-1)[0] if isinstance(timestep, Tensor) else timestep)
+        return abs(self.told[place] - t) <= 1e-4 * max(1.0, abs(t))
+
+
+class _StartsAt:
+    """What comes before a stock scheduler's class; see `start_at`."""
+
+    _begun: _Begun
+    timesteps: Tensor
+    sigmas: Tensor
+    num_inference_steps: int
+
+    @property
+    def init_noise_sigma(self) -> float:
+        """1: `start` returns latents in the sampler's scale."""
+        return 1.0
+
+    @property
+    def prior(self) -> Any:
+        """Where sampling starts."""
+        return self._begun.prior
+
+    @property
+    def start_timestep(self) -> float:
+        """t*, in the scheduler's own units."""
+        return self._begun.origin.timestep
+
+    @property
+    def step_index(self) -> int | None:
+        """Place of the next step."""
+        return self._begun.place
+
+    @property
+    def begin_index(self) -> int | None:
+        """Place of the first step, if one was set."""
+        return self._begun.begin
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Sets the place of the first step."""
+        self._begun.begin, self._begun.place = begin_index, None
+
+    def start(self, z: Tensor, labels: Tensor | None = None, fresh: Tensor | None = None) -> Tensor:
+        """Latents at t*, at this sampler's scale.
+
+        Arguments:
+            z: Seed noise from N(0, I), shape (B, *prior.shape).
+            labels: Class labels, int64 (B,), for a prior by class.
+            fresh: Further noise, shaped as z, for a prior that takes it; by default it follows from z.
+
+        Returns:
+            As z in shape, type and device.
+        """
+        return self.start_and_source(z, labels, fresh)[0].to(z)
+
+    def start_and_source(
+        self, z: Tensor, labels: Tensor | None = None, fresh: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """`start` in float32 and on the prior's device, and the atoms behind it."""
+        begun, prior, origin = self._begun, self._begun.prior, self._begun.origin
+        if prior is None:
+            x, source = z.float() * origin.schedule.prior_scale(origin.timestep), None
+        else:
+            home = prior.device
+            if fresh is None and prior.needs_fresh:
+                fresh = keyed_normal(z)
+            labels, fresh = (None if each is None else each.to(home) for each in (labels, fresh))
+            x, source = prior.start_and_source(z.float().to(home), labels=labels, fresh=fresh)
+        x = x * begun.scale()
+        begun.made = _fingerprint(x.to(z.dtype)), z.dtype
+        return x, source
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: torch.device | str | None = None,
+        timesteps: Any = None,
+        sigmas: Any = None,
+        mu: float | None = None,
+        **others: Any,
+    ) -> None:
+        """K steps from t*, at the spacing of the config; or the given grid, from t*. See `start_scheduler`."""
+        for name, value in others.items():
+            require(value is None, name, "None for a scheduler that starts at t*", value)
+        begun, grid = self._begun, timesteps if timesteps is not None else sigmas
+        asked: dict[str, Any] = {"num_inference_steps": num_inference_steps}
+        if grid is not None:
+            asked = {"sigmas" if timesteps is None else "timesteps": [float(each) for each in grid]}
+        begun.run = begun.origin.start(begun.base, device=device, mu=mu, **asked)
+        begun.begin = begun.place = None
+        self.timesteps = begun.run.timesteps
+        begun.told = self.timesteps.tolist()
+        self.num_inference_steps = len(begun.told) if num_inference_steps is None else num_inference_steps
+        if hasattr(begun.run.scheduler, "sigmas"):
+            # (Not a respaced `alphas_cumprod`, which `add_noise` would index by the timestep.)
+            self.sigmas = begun.run.scheduler.sigmas
+
+    def scale_model_input(self, sample: Tensor, timestep: Any = None, *args: Any, **kwargs: Any) -> Tensor:
+        """What the network is given at this timestep."""
+        run, place = self._enter(timestep)
+        return run.model_input(self._first(sample, place), place)
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The latents after the network's answer at this timestep."""
+        run, place = self._enter(timestep)
+        sample = self._first(sample, place)
+        if self._begun.place is None:
+            self._check_start(sample, place)
+        out = run.scheduler.step(model_output, run.scheduler.timesteps[place], sample, *args, **kwargs)
+        self._begun.place = place + 1
+        return out
+
+    def _enter(self, timestep: Any) -> tuple[Start, int]:
+        """What steps, set to the step that is asked for, and its place."""
+        begun = self._begun
+        if begun.run is None:
+            raise invalid("scheduler", "one whose timesteps are set", "step before set_timesteps")
+        place, inner = begun.find(timestep), begun.run.scheduler
+        if begun.place is None:
+            if place and hasattr(inner, "set_begin_index"):
+                inner.set_begin_index(place)
+        elif place != begun.place and hasattr(inner, "_step_index"):
+            inner._step_index = place
+        return begun.run, place
+
+    def _first(self, sample: Tensor, place: int) -> Tensor:
+        swap = self._begun.swap
+        return sample if swap is None or place > 0 else swap(sample)
+
+    def _check_start(self, sample: Tensor, place: int) -> None:
+        begun = self._begun
+        if not begun.check:
+            return
+        rule = "those of this scheduler's prior at t*"
+        hint = "attach(pipe, prior) sees to that, or latents=pipe.scheduler.start(z)."
+        require(place == 0, "latents", rule, f"some for step {place + 1}, as of image-to-image", hint)
+        same = begun.made is not None and _same(begun.made, sample)
+        require(same, "latents", rule, "others, such as white noise", hint)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # A copy starts from the same prior, which may hold many images.
+        memo[id(self._begun.prior)] = self._begun.prior
+        new = object.__new__(type(self))
+        memo[id(self)] = new
+        new.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return new
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # The class is made at run time: a pickle holds what it is made from.
+        return start_at, (self._begun.base, self._begun.prior)
+
+    @classmethod
+    def from_config(cls, *args: Any, **kwargs: Any) -> Any:
+        """A stock scheduler, as the class would make it."""
+        return _stock_class(cls).from_config(*args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """A stock scheduler, as the class would load it."""
+        return _stock_class(cls).from_pretrained(*args, **kwargs)
+
+
+def _stock_class(cls: type) -> Any:
+    return next(each for each in cls.__mro__[1:] if not issubclass(each, _StartsAt) and each is not _StartsAt)
+
+
+def _signed(function: Callable[..., Any], signature: inspect.Signature) -> Callable[..., Any]:
+    """A function that does as the given one and shows another signature."""
+
+    def shown(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+    shown.__name__, shown.__doc__ = function.__name__, function.__doc__
+    shown.__signature__ = signature  # type: ignore[attr-defined]
+    return shown
+
+
+def _fingerprint(x: Tensor) -> Tensor:
+    """The first three moments of all entries: the same however a pipeline packs or repeats them."""
+    flat = x.detach().float().flatten().cpu().double()
+    return torch.stack([flat.mean(), flat.square().mean(), flat.pow(3).mean()])
+
+
+def _same(made: tuple[Tensor, torch.dtype], sample: Tensor) -> bool:
+    """Whether latents are those whose fingerprint is known, up to the rounding of a change of type."""
+    moments, dtype = made
+    size = float(moments[1].clamp_min(1e-12).sqrt())
+    scales = torch.tensor([size, size**2, size**3], dtype=torch.float64)
+    slack = 1e-6 if sample.dtype == dtype else 1e-3
+    return bool(((_fingerprint(sample) - moments).abs() <= slack * scales).all())
