@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 from fashion_mnist import ASSETS, CLASS_NAMES, DEFAULT_SOURCE, read_source
 
-from otprior.data.images import ImageSet, load_images, to_pixels
+from otprior.data.images import ImageSet, to_pixels
+from otprior.data.streams import load_images
 from otprior.metrics.features import (
     FeatureExtractor,
     classify,

@@ -24,7 +24,7 @@ import torch
 
 from otprior.cli.options import parse_labels
 from otprior.data import bundled
-from otprior.data.images import load_images
+from otprior.data.streams import load_images
 from otprior_studies.training.loop import TrainingProgress, train_network
 from otprior_studies.training.network import NetworkPlan
 from otprior_studies.training.schedules import SCHEDULES, training_scheduler

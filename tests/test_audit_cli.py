@@ -14,7 +14,8 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, ScoreSdeVe
 from torch import Tensor
 
 from otprior import GaussianPrior, IdentityPrior, NoiseSchedule, Prior, SemiDiscretePrior
-from otprior.data.images import ImageSet, load_images
+from otprior.data.images import ImageSet
+from otprior.data.streams import load_images
 from otprior.diffusion.known_schedules import known_schedule
 from otprior.error.audit import AuditRequest, default_timesteps, run_audit
 from otprior.report.audit import AuditReport

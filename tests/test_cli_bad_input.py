@@ -180,6 +180,7 @@ def test_data_without_labels(here: Path) -> None:
         (np.r_[np.nan, np.ones(39)], "weights must be finite"),
         (np.full(39, 1 / 39), "weights must be of shape (40,), one an atom; got (39,)"),
         (np.array(["a"] * 40), "weights weights.npy must be one array of numbers"),
+        (np.full(40, 1 / 40 + 3j), "weights weights.npy must be one array of numbers"),
     ],
 )
 def test_weights(here: Path, weights: np.ndarray, message: str) -> None:
@@ -189,7 +190,7 @@ def test_weights(here: Path, weights: np.ndarray, message: str) -> None:
 
 def test_weights_file_that_is_none(here: Path) -> None:
     (here / "weights.npy").write_text("1, 2, 3")
-    _refused_untouched(here, FIT + " --weights weights.npy", "weights weights.npy are damaged")
+    _refused_untouched(here, FIT + " --weights weights.npy", "weights weights.npy is damaged")
     _refused_untouched(here, FIT + " --weights missing.npy", "weights missing.npy: there is no such file")
     np.save(here / "weights.npy", np.full(40, 1 / 40))
     _refused_untouched(here, FIT + " --weights weights.npy --limit 3", "weights must be of shape (3,)")

@@ -16,7 +16,8 @@ from diffusers import DDIMScheduler
 from exact_denoiser import ExactDenoiser
 from torch import Tensor
 
-from otprior.data.images import ImageSet, load_images
+from otprior.data.images import ImageSet
+from otprior.data.streams import load_images
 from otprior.diffusion.codes import Codes, Encoder
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.study import StageProgress

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from otprior.data.images import ImageSet, check_images, check_labels, load_images, to_pixels, to_uint8
+from otprior.data.images import ImageSet, check_images, check_labels, to_pixels, to_uint8
 from otprior.data.samples import SampleWriter
+from otprior.data.streams import load_images
 from otprior.utils.files import write_json
 
 
@@ -186,7 +187,11 @@ def test_channels_settles_an_ambiguous_layout(tmp_path):
     np.save(tmp_path / "latents.npy", values)
     latents = load_images(tmp_path / "latents.npy", channels=4, value_range=None)
     assert np.array_equal(latents.images.numpy(), values)
-    assert load_images(tmp_path / "latents.npy", value_range=None).images.shape == (5, 3, 4, 2)
+    assert load_images(tmp_path / "latents.npy", value_range=None).images.shape == (5, 4, 2, 3)
+    last = load_images(tmp_path / "latents.npy", channels=3, value_range=None)
+    assert last.images.shape == (5, 3, 4, 2)
+    with pytest.raises(ValueError, match="without doubt"):
+        load_images(tmp_path / "latents.npy")
 
 
 def test_subfolders_name_the_classes(tmp_path, grey):
@@ -304,13 +309,13 @@ def test_files_without_images_say_what_they_hold(tmp_path, grey):
     with pytest.raises(ValueError, match="which has none"):
         load_images(tmp_path / "empty")
     (tmp_path / "data.csv").write_text("1,2")
-    with pytest.raises(ValueError, match=r"\.npz, \.npy or \.safetensors"):
+    with pytest.raises(ValueError, match=r"\.npz, \.npy, \.safetensors"):
         load_images(tmp_path / "data.csv")
 
 
 def test_a_folder_of_mixed_sizes_or_kinds_is_refused(tmp_path, grey, colour):
     write_folder(tmp_path / "sizes", [grey[0], grey[1][:4]], ["a.png", "b.png"])
-    with pytest.raises(ValueError, match=r"a\.png is 8x8 with 1 channel\(s\), b\.png is 4x8"):
+    with pytest.raises(ValueError, match=r"a\.png is 8x8 with 1 channel\(s\), .*b\.png is 4x8"):
         load_images(tmp_path / "sizes")
     write_folder(tmp_path / "kinds", [grey[0], colour[0][:, :8]], ["a.png", "b.png"])
     with pytest.raises(ValueError, match=r"b\.png is 8x8 with 3 channel\(s\)"):

@@ -12,7 +12,8 @@ import torch
 
 from otprior import NoiseSchedule
 from otprior.data import bundled
-from otprior.data.images import ImageSet, load_images
+from otprior.data.images import ImageSet
+from otprior.data.streams import load_images
 from otprior.error import Target, gaussian_error
 from otprior.experiments.study import Request, find_study, read_pairs
 from otprior.report import SamplingReport

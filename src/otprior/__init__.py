@@ -27,7 +27,7 @@ _HOMES = {
     "OTPriorPipeline": "otprior.sampling",
     "start_at": "otprior.sampling",
     "seeds_to_generators": "otprior.sampling",
-    "load_images": "otprior.data.images",
+    "load_images": "otprior.data",
     "bundled": "otprior.data.bundled",
     # diffusers reloads a pipeline's component only from a module that shows this base class.
     "ModelMixin": "diffusers",

@@ -255,19 +255,13 @@ def find_sources(samples: SampleSet, path: Path | None, atoms: ImageSet) -> Tens
         ValueError: If the file is damaged or has no such array.
     """
     import logging
-    from zipfile import BadZipFile
-
-    import numpy as np
 
     from otprior.data.images import check_labels
+    from otprior.data.sources.arrays import load_numpy
 
     if path is not None:
-        try:
-            # (A .npy file is an array, which has no names to look up and cannot be closed.)
-            with np.load(path, allow_pickle=False) as file:
-                found = file["sources"]
-        except (OSError, EOFError, KeyError, TypeError, ValueError, BadZipFile) as error:
-            raise ValueError(f"--sources {path} is damaged or has no array 'sources': {error}") from error
+        found = load_numpy(path, ("sources",), "--sources").get("sources")
+        require(found is not None, f"--sources {path}", "an .npz file with an array 'sources'", "none")
         return check_labels(found, len(samples.images), len(atoms), f"--sources {path}")
     if samples.sources is None or samples.atoms_sha256 in (None, atoms.sha256):
         return samples.sources

@@ -151,7 +151,7 @@ def load_data(
         bundled_split: What "bundled" stands for: "atoms", "validation", "held_out" or "reference".
     """
     from otprior.data import bundled
-    from otprior.data.images import load_images
+    from otprior.data.streams import load_images
 
     if str(name) == BUNDLED:
         images = bundled.atoms() if bundled_split == "atoms" else bundled.split(bundled_split)

@@ -1,15 +1,16 @@
 """Images in and out, and the bundled network, images and classifier."""
 
-from otprior.data.images import ImageSet, check_images, check_labels, load_images, to_pixels, to_uint8
+from otprior.data.images import ImageSet, check_images, to_uint8
 from otprior.data.samples import SampleSet, read_samples
+from otprior.data.streams import ImageStream, load_images, open_images
 
 __all__ = [
     "ImageSet",
+    "ImageStream",
     "SampleSet",
     "check_images",
-    "check_labels",
     "load_images",
+    "open_images",
     "read_samples",
-    "to_pixels",
     "to_uint8",
 ]

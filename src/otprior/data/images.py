@@ -16,14 +16,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from otprior.data.image_files import read_image_file
+from otprior.data.layout import as_tensor, channels_first
 from otprior.utils.validation import check_finite, invalid, require
 
 ValueRange = tuple[float, float] | Literal["auto"] | None
@@ -86,38 +85,72 @@ def to_pixels(values: Tensor | np.ndarray, value_range: ValueRange = "auto", nam
     Raises:
         ValueError: On NaN or infinity, values outside the range, a range that looks wrong, other types.
     """
-    if isinstance(values, np.ndarray):
-        # (An array in memory may be changed by its owner; one mapped from a file is not copied.)
-        values = torch.from_numpy(values if isinstance(values, np.memmap) else np.array(values))
-    tensor = values
-    require(isinstance(tensor, Tensor), name, "a tensor or an array", type(values).__name__)
-    require(tensor.numel() > 0, name, "not empty", f"shape {tuple(tensor.shape)}")
-    is_uint8 = tensor.dtype == torch.uint8
-    require(not (is_uint8 and value_range is None), name, "floating where value_range is None", tensor.dtype)
-    require(is_uint8 or tensor.is_floating_point(), name, "uint8 or floating", tensor.dtype)
-    if is_uint8 and value_range == "auto":
-        return tensor.to(torch.float32).div_(127.5).sub_(1.0)
-    check_finite(name, tensor)
-    pixels = tensor.to(torch.float32)
-    if value_range is None:
-        return pixels
-    low, high = float(pixels.min()), float(pixels.max())
-    came = f"values in [{low:.4g}, {high:.4g}]"
-    if value_range == "auto":
-        hint = "Pass value_range=(low, high) to say what range they have, or value_range=None for latents"
-        require(low >= -1 - SLACK and high <= 1 + SLACK, name, "in [-1, 1]", came, hint)
-        rule = f"in [-1, 1] with some value below {LOOKS_NON_NEGATIVE}"
-        hint = (
-            "If they are on [0, 1] pass value_range=(0, 1); if on [-1, 1] all the same, value_range=(-1, 1)"
-        )
-        require(low < LOOKS_NON_NEGATIVE, name, rule, came, hint)
+    rule = PixelRule(value_range, name)
+    pixels = rule.convert(as_tensor(values, name))
+    rule.finish()
+    return pixels
+
+
+class PixelRule:
+    """The rules of `to_pixels` for values that come in parts: `convert` each, then `finish`.
+
+    Arguments:
+        value_range: See `to_pixels`.
+        name: What errors call the values.
+    """
+
+    def __init__(self, value_range: ValueRange, name: str) -> None:
+        self._range = value_range if value_range in ("auto", None) else _checked_range(value_range)
+        self._name = name
+        self._low, self._high = float("inf"), float("-inf")
+        self._bytes = False
+
+    def convert(self, values: Tensor) -> Tensor:
+        """Float32 values in [-1, 1], or as they are if they are latents.
+
+        Raises:
+            ValueError: As `to_pixels`, but for what only all values together show.
+        """
+        name, value_range = self._name, self._range
+        require(values.numel() > 0, name, "not empty", f"shape {tuple(values.shape)}")
+        is_uint8 = values.dtype == torch.uint8
+        rule = "floating where value_range is None"
+        require(not (is_uint8 and value_range is None), name, rule, values.dtype)
+        require(is_uint8 or values.is_floating_point(), name, "uint8 or floating", values.dtype)
+        if is_uint8 and value_range == "auto":
+            self._bytes, self._high = True, max(self._high, float(values.max()))
+            return values.to(torch.float32).div_(127.5).sub_(1.0)
+        check_finite(name, values)
+        pixels = values.to(torch.float32)
+        if value_range is None:
+            return pixels
+        low, high = float(pixels.min()), float(pixels.max())
+        came = f"values in [{low:.4g}, {high:.4g}]"
+        if value_range == "auto":
+            self._low = min(self._low, low)
+            hint = "Pass value_range=(low, high) to say what range they have, or value_range=None for latents"
+            require(low >= -1 - SLACK and high <= 1 + SLACK, name, "in [-1, 1]", came, hint)
+            return pixels.clamp(-1.0, 1.0)
+        bottom, top = value_range
+        slack = SLACK * (top - bottom) / 2
+        require(low >= bottom - slack and high <= top + slack, name, f"in [{bottom:g}, {top:g}]", came)
+        if (bottom, top) != (-1.0, 1.0):  # the identity is kept exact
+            pixels = (pixels - bottom) * (2.0 / (top - bottom)) - 1.0
         return pixels.clamp(-1.0, 1.0)
-    bottom, top = _checked_range(value_range)
-    slack = SLACK * (top - bottom) / 2
-    require(low >= bottom - slack and high <= top + slack, name, f"in [{bottom:g}, {top:g}]", came)
-    if (bottom, top) != (-1.0, 1.0):  # the identity is kept exact
-        pixels = (pixels - bottom) * (2.0 / (top - bottom)) - 1.0
-    return pixels.clamp(-1.0, 1.0)
+
+    def finish(self) -> None:
+        """Looks at what all values together show.
+
+        Raises:
+            ValueError: If floats look as if they were on [0, 1], or 8-bit values are a mask of 0 and 1.
+        """
+        if self._bytes and self._high == 1.0:
+            came = "0 and 1 only, which are two shades of black"
+            raise invalid(self._name, "8-bit pixels up to 255", came, "For a mask pass value_range=(0, 1)")
+        if self._low != float("inf") and self._low >= LOOKS_NON_NEGATIVE:
+            rule = f"in [-1, 1] with some value below {LOOKS_NON_NEGATIVE}"
+            hint = "If they are on [0, 1] pass value_range=(0, 1); if on [-1, 1] all the same, value_range=(-1, 1)"
+            raise invalid(self._name, rule, f"values of {self._low:.4g} and more", hint)
 
 
 def _checked_range(value_range: Any) -> tuple[float, float]:
@@ -142,7 +175,8 @@ def check_images(
     """Images as the library wants them: float32 (N, C, H, W) in [-1, 1].
 
     Args:
-        images: (N, C, H, W), or (N, H, W) for one channel; uint8 or floating.
+        images: (N, C, H, W), or (N, H, W) for one channel; uint8 or floating. Pictures as (N, H, W, C) are recognised
+            by a last axis of 1, 3 or 4 where the second is none of these.
         size: Height and width they must have; an integer means square.
         channels: Number of channels they must have.
         value_range: See `to_pixels`.
@@ -151,6 +185,7 @@ def check_images(
     Raises:
         ValueError: If shape or values break a rule. Nothing is resized or converted to fit.
     """
+    images = channels_first(images, channels, value_range is None, strict=False, name=name)
     shape = tuple(images.shape)
     require(len(shape) in (3, 4), name, "of shape (N, C, H, W) or (N, H, W)", shape)
     if len(shape) == 3:
@@ -191,54 +226,6 @@ def check_labels(labels: Any, n: int, num_classes: int | None = None, name: str 
         rule = ">= 0" if num_classes is None else f"in [0, {num_classes - 1}]"
         raise invalid(name, rule, f"{int(tensor[row])} in row {row} ({int(wrong.sum())} such rows)")
     return tensor
-
-
-def load_images(
-    path: str | Path,
-    *,
-    size: int | tuple[int, int] | None = None,
-    channels: int | None = None,
-    value_range: ValueRange = "auto",
-    labels: Any = None,
-    num_classes: int | None = None,
-    license: str | None = None,
-) -> ImageSet:
-    """Images from a folder or file, checked.
-
-    - a folder, searched recursively for image files, in the order of their paths; where all of them lie in
-      two or more subfolders, these name the classes (names that are all numbers are the labels themselves);
-    - `.npz` with arrays `images` and, if there are any, `labels` (or `arr_0` and `arr_1`); or `.npy`. Arrays
-      are (N, H, W), (N, H, W, C) or (N, C, H, W): the last axis is C if it is `channels`, or 1, 3 or 4;
-    - `.safetensors` with tensors `images` (N, C, H, W) or (N, H, W) and perhaps `labels`;
-    - a folder that `otprior sample` wrote, with the labels that it sampled. Its float32 images are clipped to
-      [-1, 1], unless `value_range` is None.
-
-    Args:
-        path: The folder or file.
-        size, channels, value_range: What the images must be; see `check_images`.
-        labels: Integers (N,) that replace those of the file.
-        num_classes: Labels must be below it.
-        license: Recorded with the images; nothing is inferred from files.
-
-    Raises:
-        FileNotFoundError: If there is nothing at `path`.
-        ValueError: If a file is damaged, of an unknown kind, holds Python objects, or breaks a rule.
-    """
-    path = Path(path)
-    values, found, class_names, as_sampled = read_image_file(path, channels)
-    if as_sampled is not None:
-        # `otprior sample` wrote them: their range is known, and float32 overshoots a little.
-        if as_sampled and value_range is not None:
-            values, value_range = np.clip(values, -1.0, 1.0), (-1.0, 1.0)
-        elif not as_sampled:
-            value_range = "auto"
-    name = f"images of {path}"
-    images = check_images(values, size=size, channels=channels, value_range=value_range, name=name)
-    if labels is not None:
-        found, class_names = labels, None
-    if found is not None:
-        found = check_labels(found, len(images), num_classes, name=f"labels of {path}")
-    return ImageSet(images, found, path.stem, str(path), license, class_names)
 
 
 def to_uint8(images: Tensor) -> np.ndarray:

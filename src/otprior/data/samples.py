@@ -22,8 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otprior.data.image_files import ARRAYS_FILE, STARTS_FILE, read_sample_report, read_starts
-from otprior.data.images import ImageSet, load_images, to_uint8
+from otprior.data.images import ImageSet, to_uint8
+from otprior.data.sources.sampled import ARRAYS_FILE, STARTS_FILE, read_sample_report, read_starts
+from otprior.data.streams import load_images
 from otprior.utils.validation import check_finite, require
 
 
@@ -119,7 +120,7 @@ def read_samples(path: Path, value_range: Any = "auto") -> SampleSet:
     """Reads a folder of `otprior sample`, or any images.
 
     Arguments:
-        path: The folder, or whatever `otprior.data.images.load_images` takes.
+        path: The folder, or whatever `otprior.data.load_images` takes.
         value_range: Of floating-point pixels in other files than `otprior sample` wrote; None for latents.
 
     Raises:

@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from otprior.data import bundled
-from otprior.data.images import ImageSet, load_images
+from otprior.data.images import ImageSet
+from otprior.data.streams import load_images
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.comparison import BUNDLED, Comparison
 from otprior.experiments.sampling import Models

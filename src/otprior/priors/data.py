@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from otprior.data.images import ImageSet, check_images, check_labels, to_pixels
+from otprior.data.streams import ImageStream, open_images
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.utils.validation import require
 
@@ -19,18 +22,16 @@ def as_schedule(schedule: Any) -> NoiseSchedule:
 
 
 def read_data(
-    data: ImageSet | Tensor | Any,
-    labels: Any = None,
-    value_range: Any = "auto",
-    num_classes: int | None = None,
+    data: Any, labels: Any = None, value_range: Any = "auto", num_classes: int | None = None
 ) -> tuple[ImageSet, int | None]:
-    """Checks the images that a prior is fitted to.
+    """Reads and checks the images that a prior is fitted to.
 
     Labels are an argument of their own: an `ImageSet` that happens to be labelled makes no prior conditional.
 
     Arguments:
-        data: An `ImageSet`; or (N, C, H, W) or (N, H, W), as uint8 or as floats in `value_range`; or with
-            `value_range=None` floats of any shape (N, ...), such as (N, C, L) of sounds or (N, C, F, H, W) of films.
+        data: An `ImageSet`, or whatever `otprior.data.load_images` takes: (N, C, H, W) as uint8, or as floats in
+            `value_range`; a path; a data set; an iterable. With `value_range=None` arrays have any shape (N, ...), such
+            as (N, C, L) of sounds or (N, C, F, H, W) of films.
         labels: Class labels, (N,), or None.
         value_range: See `otprior.data.images.check_images`; None for latents.
         num_classes: Number of classes; by default the largest label + 1.
@@ -41,20 +42,33 @@ def read_data(
     Raises:
         ValueError: On NaN, a wrong shape or range, or labels that do not fit.
     """
-    if isinstance(data, ImageSet):
-        rule = 'left at "auto" with an ImageSet, whose pixels are in [-1, 1] already'
-        require(value_range in ("auto", None), "value_range", rule, value_range)
-        images = data
-    else:
-        # Latents have any shape: (N, C, L) is a sound of C channels, no image of one.
-        shaped = value_range is None and hasattr(data, "shape")
-        require(not shaped or len(data.shape) >= 2, "data", "of shape (N, ...)", getattr(data, "shape", None))
-        images = ImageSet(to_pixels(data, None) if shaped else check_images(data, value_range=value_range))
+    images = stream_data(data, value_range)
+    if isinstance(images, ImageStream):
+        images = images.read()
+    images = replace(images, images=images.images.detach())
     if labels is None:
-        return ImageSet(images.images, None, images.name, images.source, images.license), None
+        return replace(images, labels=None, class_names=None), None
     values = check_labels(labels, len(images), num_classes).cpu()
     count = num_classes if num_classes is not None else int(values.max()) + 1
-    return ImageSet(images.images, values, images.name, images.source, images.license), count
+    return replace(images, labels=values), count
+
+
+def stream_data(data: Any, value_range: Any = "auto") -> ImageSet | ImageStream:
+    """The same images, not read yet if they are not in memory: a stream yields blocks (B, C, H, W).
+
+    Raises:
+        ValueError: If `data` is nothing that images can be read from.
+    """
+    if isinstance(data, ImageSet | ImageStream):
+        rule = 'left at "auto" with images that have been opened, whose pixels are in [-1, 1] already'
+        require(value_range in ("auto", None), "value_range", rule, value_range)
+        return data
+    if isinstance(data, Tensor | np.ndarray):
+        # Latents have any shape: (N, C, L) is a sound of C channels, no image of one.
+        latents = value_range is None
+        require(not latents or data.ndim >= 2, "data", "of shape (N, ...)", tuple(data.shape))
+        return ImageSet(to_pixels(data, None) if latents else check_images(data, value_range=value_range))
+    return open_images(data, value_range=value_range)
 
 
 def images_by_class(images: ImageSet, num_classes: int | None) -> Iterator[tuple[int, Tensor]]:

@@ -18,15 +18,19 @@ References:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Self
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from otprior.data.images import ImageSet
+from otprior.data.streams import ImageStream
 from otprior.priors.base import Prior
-from otprior.priors.data import images_by_class, read_data, rows_by_class
+from otprior.priors.data import images_by_class, read_data, rows_by_class, stream_data
 from otprior.priors.options import PriorOptions, option
 from otprior.transport.gaussian import gaussian_map, noised
 from otprior.transport.moments import FULL_COVARIANCE_LIMIT, Spectrum, streaming_spectrum
@@ -100,7 +104,8 @@ class GaussianPrior(Prior):
         """Fits mean and covariance in one streaming pass, in float64.
 
         Arguments:
-            data: Clean images: an `ImageSet`, or (N, C, H, W) uint8, or floats in [-1, 1].
+            data: Clean images, of whatever `otprior.data.load_images` reads. Without labels, those that are not in
+                memory are read block by block, once.
             schedule: A `NoiseSchedule` or a diffusers scheduler.
             timestep: t*, in the scheduler's units; by default that of `usual_log_snr`.
             labels: Class labels, (N,), for a conditional prior.
@@ -112,20 +117,18 @@ class GaussianPrior(Prior):
             ValueError: On bad images, labels, timestep or rank, or a class with fewer than two images.
         """
         noise_schedule, timestep = cls.read_start(schedule, timestep)
-        images, classes = read_data(data, labels, value_range, num_classes)
-        dim = images.images[0].numel()
-        if rank is None:
-            rank = dim if dim <= FULL_COVARIANCE_LIMIT else DEFAULT_RANK
-        require(1 <= rank <= dim, "rank", f"in [1, {dim}]", rank)
+        images, classes = stream_data(data, value_range), None
+        if labels is not None or isinstance(images, ImageSet):
+            images, classes = read_data(images, labels, "auto", num_classes)
+        shape, spectra = _spectra(images, classes, rank)
         prior = cls(
-            shape=list(images.images.shape[1:]),
+            shape=shape,
             schedule=noise_schedule.to_dict(),
             timestep=timestep,
-            rank=rank,
+            rank=spectra[0].basis.shape[1],
             num_classes=classes,
         )
-        for label, rows in images_by_class(images, classes):
-            spectrum = streaming_spectrum(rows, rank)
+        for label, spectrum in enumerate(spectra):
             prior.means[label] = spectrum.mean
             prior.bases[label] = spectrum.basis
             prior.variances[label] = spectrum.variances
@@ -149,3 +152,27 @@ class GaussianPrior(Prior):
         for label, rows in rows_by_class(labels):
             start[rows] = gaussian_map(z[rows], self.spectrum(label), self.alpha, self.sigma)
         return start
+
+
+def _spectra(
+    images: ImageSet | ImageStream, classes: int | None, rank: int | None
+) -> tuple[list[int], list[Spectrum]]:
+    """(C, H, W), and mean and covariance of each class's images; those of a stream are one class, read once."""
+    if isinstance(images, ImageSet):
+        shape = list(images.images.shape[1:])
+        kept = _axes(math.prod(shape), rank)
+        return shape, [streaming_spectrum(rows, kept) for _, rows in images_by_class(images, classes)]
+    blocks = iter(images)
+    first = next(blocks)
+    rows = (block.flatten(1) for block in chain([first], blocks))
+    spectrum = streaming_spectrum(rows, _axes(first[0].numel(), rank))
+    require(len(images) >= 2, "data", "at least two images", len(images))
+    return list(first.shape[1:]), [spectrum]
+
+
+def _axes(dim: int, rank: int | None) -> int:
+    """How many principal axes to keep."""
+    if rank is None:
+        rank = dim if dim <= FULL_COVARIANCE_LIMIT else DEFAULT_RANK
+    require(1 <= rank <= dim, "rank", f"in [1, {dim}]", rank)
+    return rank

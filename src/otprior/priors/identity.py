@@ -12,8 +12,9 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from otprior.data.images import ImageSet
 from otprior.priors.base import Prior
-from otprior.priors.data import as_schedule, read_data
+from otprior.priors.data import as_schedule, stream_data
 from otprior.transport.gaussian import isotropic
 from otprior.transport.moments import Spectrum
 
@@ -45,8 +46,9 @@ class IdentityPrior(Prior):
         cls, data: Any, schedule: Any, timestep: float | None = None, *, value_range: Any = "auto"
     ) -> Self:
         """`build` for the shape of images; arguments as for the other priors, so that they can take turns."""
-        images, _ = read_data(data, value_range=value_range)
-        return cls.build(tuple(images.images.shape[1:]), *cls.read_start(schedule, timestep))
+        images = stream_data(data, value_range)
+        first = images.images if isinstance(images, ImageSet) else next(iter(images))
+        return cls.build(tuple(first.shape[1:]), *cls.read_start(schedule, timestep))
 
     def _check_call(self, z: Tensor, labels: Tensor | None) -> Tensor | None:
         # White noise is the same for every class, so labels are no mistake here.

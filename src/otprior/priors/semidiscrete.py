@@ -24,13 +24,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from otprior.data.sources.arrays import load_numpy
 from otprior.priors.class_maps import ClassMaps
 from otprior.priors.data import read_data, rows_by_class
 from otprior.priors.options import option
@@ -58,15 +58,13 @@ def _read_rank(text: str) -> int | float:
 
 def _read_weights(path: str) -> Tensor:
     """An array of numbers from a .npy file."""
-    try:
-        weights = np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"weights {path}: there is no such file or folder") from None
-    except (OSError, EOFError, ValueError, BadZipFile) as error:
-        raise ValueError(f"weights {path} are damaged or no .npy file: {error}") from error
-    numbers = isinstance(weights, np.ndarray) and np.issubdtype(weights.dtype, np.number)
-    require(numbers, f"weights {path}", "one array of numbers in a .npy file", type(weights).__name__)
-    return torch.from_numpy(weights.astype(np.float64))
+    if not Path(path).exists():
+        raise FileNotFoundError(f"weights {path}: there is no such file or folder")
+    weights = load_numpy(Path(path), what="weights").get("images")
+    numbers = isinstance(weights, np.ndarray) and weights.dtype.kind in "iuf"
+    rule = "one array of numbers in a .npy file, real ones"
+    require(numbers, f"weights {path}", rule, getattr(weights, "dtype", "an archive"))
+    return torch.from_numpy(np.asarray(weights, dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,7 @@ class SemiDiscretePrior(SolvedPrior):
         """Solves the transport from N(0, I) to the images.
 
         Arguments:
-            data: Clean images, the atoms: an `ImageSet`, or (N, C, H, W) uint8, or floats in [-1, 1].
+            data: Clean images, the atoms, of whatever `otprior.data.load_images` reads.
             schedule: A `NoiseSchedule` or a diffusers scheduler.
             timestep: t*, in the scheduler's units; by default that of `usual_log_snr`. `at` changes it later.
             labels: Class labels, (N,), for a conditional prior.

@@ -2,8 +2,8 @@
 
 Up to `FULL_COVARIANCE_LIMIT` dimensions the covariance is accumulated whole, blocks merged exactly in pairs (Chan,
 Golub & LeVeque, 1983). Beyond, the leading axes are followed by merging each block into a thin factorisation
-(incremental SVD), while the total variance is tracked exactly, and the remaining variance is spread evenly over the
-other axes:
+(incremental SVD, through the Gram matrix of its rows, of which there are far fewer than dimensions), while the total
+variance is tracked exactly, and the remaining variance is spread evenly over the other axes:
 
     Σ ≈ U Λ Uᵀ + s² (I − U Uᵀ),   s² = (tr Σ − tr Λ)/(d − r).
 
@@ -12,6 +12,7 @@ Rows are regrouped into blocks of fixed size, so the result does not depend on h
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -56,23 +57,25 @@ class StreamingMoments:
         self._count = 0
         self._mean = torch.zeros(dim, dtype=torch.float64)
         self._total = 0.0  # Σ |x − mean|², all directions
-        self._pending = torch.zeros(0, dim, dtype=torch.float64)
+        self._pending: list[Tensor] = []
         # Scatter Σ (x − mean)(x − mean)ᵀ: whole, or as FᵀF with at most `_kept` rows.
         self._scatter = torch.zeros(dim if self._full else 0, dim, dtype=torch.float64)
 
     def update(self, rows: Tensor) -> None:
         """Adds rows (B, d) of any floating dtype."""
         require(rows.ndim == 2 and rows.shape[1] == len(self._mean), "rows", "of shape (B, d)", rows.shape)
-        self._pending = torch.cat([self._pending, rows.detach().to("cpu", torch.float64)])
-        while len(self._pending) >= BLOCK_ROWS:
-            block, self._pending = self._pending[:BLOCK_ROWS], self._pending[BLOCK_ROWS:]
-            self._merge(block)
+        # (Not yet in float64: waiting rows are kept small.)
+        self._pending.append(rows.detach().cpu())
+        while sum(map(len, self._pending)) >= BLOCK_ROWS:
+            waiting = torch.cat(self._pending)
+            self._pending = [waiting[BLOCK_ROWS:]]
+            self._merge(waiting[:BLOCK_ROWS].double())
 
     def spectrum(self, rank: int) -> Spectrum:
         """Mean and leading `rank` axes of the population covariance (divided by n), float64."""
-        if len(self._pending):
-            self._merge(self._pending)
-            self._pending = self._pending[:0]
+        if sum(map(len, self._pending)):
+            self._merge(torch.cat(self._pending).double())
+        self._pending = []
         require(self._count > 0, "rows", "at least one", self._count)
         if self._full:
             variances, basis = torch.linalg.eigh(self._scatter / self._count)
@@ -86,33 +89,37 @@ class StreamingMoments:
         residual = left / (dim - found) if found < dim else 0.0
         if found < rank:
             # Fewer rows than axes: complete the basis, at the residual's variance.
-            extra = torch.linalg.qr(torch.cat([basis, torch.eye(dim, dtype=basis.dtype)[:, :rank]], dim=1))[0]
+            extra = torch.linalg.qr(torch.cat([basis, torch.eye(dim, rank, dtype=basis.dtype)], dim=1))[0]
             basis = torch.cat([basis, extra[:, found:rank]], dim=1)
             variances = torch.cat([variances, variances.new_full((rank - found,), residual)])
         return Spectrum(self._mean.clone(), basis.contiguous(), variances, residual)
 
     def _merge(self, block: Tensor) -> None:
         mean = block.mean(dim=0)
-        centred = block - mean
+        centred = block.sub_(mean)
         count = self._count + len(block)
         shift = mean - self._mean
         weight = self._count * len(block) / count
-        self._total += float((centred**2).sum() + weight * (shift**2).sum())
+        self._total += float(centred.flatten().dot(centred.flatten()) + weight * (shift**2).sum())
         if self._full:
             self._scatter += centred.T @ centred + weight * torch.outer(shift, shift)
         else:
             stacked = torch.cat([self._scatter, centred, weight**0.5 * shift[None]])
-            _, singular, axes = torch.linalg.svd(stacked, full_matrices=False)
-            self._scatter = singular[: self._kept, None] * axes[: self._kept]
+            _, vectors = torch.linalg.eigh(stacked @ stacked.T)
+            # Rows s_i v_iᵀ, without a division by what may be nearly zero.
+            self._scatter = vectors[:, -self._kept :].flip(1).T @ stacked
         self._mean += shift * (len(block) / count)
         self._count = count
 
 
-def streaming_spectrum(rows: Tensor, rank: int) -> Spectrum:
-    """Computes the spectrum of `rows` (N, d), read block by block."""
-    moments = StreamingMoments(rows.shape[1], rank)
-    for block in rows.split(BLOCK_ROWS):
+def streaming_spectrum(rows: Tensor | Iterable[Tensor], rank: int) -> Spectrum:
+    """Computes the spectrum of rows (N, d), read block by block, or of blocks (B, d) that an iterable yields."""
+    moments: StreamingMoments | None = None
+    for block in rows.split(BLOCK_ROWS) if isinstance(rows, Tensor) else rows:
+        moments = moments or StreamingMoments(block.shape[1], rank)
         moments.update(block)
+    require(moments is not None, "rows", "at least one", "none")
+    assert moments is not None
     return moments.spectrum(rank)
 
 

@@ -64,6 +64,8 @@ class BrenierPotential:
     @classmethod
     def build(cls, atoms: Tensor, offsets: Tensor, radius: float | None = None) -> BrenierPotential:
         """From atoms (N, d) and offsets (N,); `radius`, if known, saves a pass over the atoms."""
+        # (Maxima are written into buffers, which a graph would not allow.)
+        atoms, offsets = atoms.detach(), offsets.detach()
         if radius is None:
             radius = largest_norm(atoms)
         return cls(atoms, offsets.to(atoms.device, torch.float64), radius)

@@ -262,9 +262,22 @@ def read_json(path: str | Path) -> Any:
     path = Path(path)
     require_regular(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
         raise ValueError(f"{path} is damaged: {path.name} is not valid JSON: {error}") from error
+    return parse_json(text, str(path))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """The value of JSON text.
+
+    Raises:
+        ValueError: If it is not valid, or nested deeper than Python reads; the message names `where`.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is damaged: {Path(where).name} is not valid JSON: {error}") from error
 
 
 def write_json(path: str | Path, value: Any) -> None:

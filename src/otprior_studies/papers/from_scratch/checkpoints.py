@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from otprior.data import bundled
-from otprior.data.images import ImageSet, load_images
+from otprior.data.images import ImageSet
+from otprior.data.streams import load_images
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.inputs import check_floor, check_unseen
 from otprior.experiments.study import Listener, Part, Request, StageProgress

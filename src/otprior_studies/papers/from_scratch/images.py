@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from otprior.data.images import ImageSet, load_images
+from otprior.data.images import ImageSet
+from otprior.data.streams import load_images
 from otprior.utils.validation import require
 from otprior_studies.papers.features import write_images
 from otprior_studies.papers.from_scratch import MNIST

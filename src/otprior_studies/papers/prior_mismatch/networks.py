@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
 from otprior.data import bundled
-from otprior.data.images import ImageSet, load_images
+from otprior.data.images import ImageSet
+from otprior.data.streams import load_images
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.error.audit.errors import audited_priors, data_groups, error_rows
 from otprior.error.audit.request import AuditRequest
