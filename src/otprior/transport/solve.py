@@ -181,4 +181,4 @@ def _solution(
     )
     offsets = cells.source.offsets(run.potential, given.atoms)
     potential = given.spread_out(offsets, fill=float("-inf"))
-    return Solution(potential, run.chi2, run.outcome, given.removed, stats)
+    return Solution(potential, run.chi2, run.outcome, given.removed, stats, given)
