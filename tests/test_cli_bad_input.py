@@ -131,7 +131,17 @@ def test_images_of_another_size(here: Path) -> None:
 def test_image_files_of_another_size(here: Path) -> None:
     (here / "folder").mkdir()
     Image.fromarray(np.zeros((10, 8), dtype=np.uint8)).save(here / "folder" / "a.png")
-    _refused_untouched(here, FIT.replace("data.npz", "folder"), "must be 8x8; got 10x8")
+    command = FIT.replace("data.npz", "folder")
+    _refused_untouched(here, command + " --resize none", "must be 8x8; got 10x8")
+    _refused_untouched(here, command + " --resize 12", "must be 8x8; got 15x12")
+    _refused_untouched(here, command + " --crop 9x8", "must be 8x8; got 9x8")
+    Image.fromarray(np.zeros((6, 8), dtype=np.uint8)).save(here / "folder" / "a.png")
+    _refused_untouched(here, command, "must be 8x8; got 6x8")
+
+
+@pytest.mark.parametrize("option", ["--resize 0", "--resize a", "--crop 8x", "--crop none", "--convert RGBA"])
+def test_what_pictures_cannot_be_made(here: Path, option: str) -> None:
+    _refused_untouched(here, f"{FIT} {option}", option.split()[0])
 
 
 def test_images_with_other_channels(here: Path) -> None:

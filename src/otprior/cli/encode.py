@@ -264,7 +264,7 @@ def _decode(job: _Job, path: str, limit: int | None, folder: Path, out: Path) ->
 def _images(data: str, pipe: OTPriorPipeline, pixels: Any, limit: int | None) -> ImageSet:
     from otprior.sampling.inputs import latent_shape
 
-    images = load_data(data, latent_shape(pipe.unet), pixels, bundled_split="held_out")
+    images = load_data(data, latent_shape(pipe.unet), pixels, bundled_split="held_out", autoencoder=pipe.vae)
     return images if limit is None else images.select(slice(0, limit))
 
 

@@ -10,14 +10,18 @@ import typer
 
 from otprior.cli.fit_prior import FitRequest, fit_prior, summary
 from otprior.cli.options import (
+    Convert,
+    Crop,
     DataArgument,
     Debug,
     Device,
     Overwrite,
+    Resize,
     Seed,
     Threads,
     ValueRangeText,
     Verbose,
+    parse_pictures,
     parse_value_range,
 )
 from otprior.cli.prior_options import DEFAULT, PriorCommand, given_options, prior_names
@@ -97,6 +101,9 @@ def fit(
     conditional: Conditional = False,
     resume: Resume = False,
     limit: Limit = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    convert: Convert = None,
     value_range: ValueRangeText = "auto",
     license: License = None,
     seed: Seed = 0,
@@ -118,7 +125,7 @@ def fit(
         pixels, given = parse_value_range(value_range), given_options(ctx)
         request = FitRequest(
             model, data, out, prior, given, timestep, settings, steps, conditional, resume, limit, pixels,
-            license, seed, overwrite,
+            license, seed, overwrite, parse_pictures(resize, crop, convert),
         )  # fmt: skip
         request.check()
         fitted = fit_prior(request, folder, threads, device)

@@ -12,10 +12,10 @@ from otprior.cli.inputs import (
     BUNDLED,
     check_data,
     check_model,
-    load_data,
     load_model,
     load_schedule,
     names_schedule,
+    open_data,
     require_path,
     set_up_torch,
 )
@@ -28,9 +28,10 @@ from otprior.utils.files import write_json
 from otprior.utils.validation import invalid, require
 
 if TYPE_CHECKING:
+    import torch
     from rich.table import Table
 
-    from otprior.data.images import ImageSet
+    from otprior.data import ImageSet, ImageStream
     from otprior.priors import Prior
     from otprior.sampling import OTPriorPipeline
     from otprior.transport.distributed import Processes
@@ -44,6 +45,7 @@ class FitRequest:
     Attributes:
         given: Options of the prior, as text.
         pixels: The range of floating-point pixels.
+        pictures: What is done to pictures; see `parse_pictures`.
     """
 
     model: str
@@ -61,6 +63,7 @@ class FitRequest:
     license: str | None
     seed: int
     overwrite: bool
+    pictures: Mapping[str, Any]
 
     @property
     def work(self) -> Path:
@@ -89,7 +92,9 @@ class FitRequest:
     def recorded(self, images: int) -> dict[str, Any]:
         """The settings that the report records."""
         facts = {"model": self.model, "data": self.data, "images": images, "seed": self.seed}
-        return facts | ({"conditional": True} if self.conditional else {}) | dict(self.given)
+        pictures = {name: value for name, value in self.pictures.items() if value not in (None, True)}
+        conditional = {"conditional": True} if self.conditional else {}
+        return facts | pictures | conditional | dict(self.given)
 
 
 def fit_prior(
@@ -102,14 +107,15 @@ def fit_prior(
     pipe = None if names_schedule(request.model) else load_model(request.model)
     scheduler = load_schedule(request.model) if pipe is None else pipe.scheduler
     _, timestep = kind.read_start(scheduler, timestep)
-    images = _read_images(request, pipe)
+    images, classes = _open_images(request, pipe, where), _classes(pipe)
     del pipe  # only its schedule is needed on
     if request.limit is not None and request.limit < len(images):
         images = images.sample(request.limit, request.seed)
+    if request.conditional or not kind.streams or hasattr(images, "images"):
+        images = _read_images(request, images, classes, where)
     if not request.resume:
         drop_states(request.work)
     with several_processes(request.work) as processes:
-        images = replace(images, images=images.images.to(where))
         fitted = _fit(kind, images, scheduler, timestep, options, request, processes)
     if folder is not None:
         _save(fitted, request, len(images), folder)
@@ -145,27 +151,53 @@ def _options(kind: type[Prior], request: FitRequest) -> tuple[dict[str, Any], fl
     return options, int(timestep) if whole and timestep is not None else timestep
 
 
-def _read_images(request: FitRequest, pipe: OTPriorPipeline | None) -> ImageSet:
-    """The images, checked against the network if there is one; with labels only if these are wanted."""
-    from otprior.data.images import check_labels
-    from otprior.sampling.inputs import latent_shape, num_classes, real_classes
+def _open_images(
+    request: FitRequest, pipe: OTPriorPipeline | None, device: torch.device
+) -> ImageSet | ImageStream:
+    """The images, checked against the network if there is one; by its autoencoder, if it is one of latents."""
+    from otprior.sampling.inputs import latent_shape
 
-    data = request.data
     shape = None if pipe is None else latent_shape(pipe.unet)
-    images = load_data(data, shape, request.pixels, request.license)
+    autoencoder = None if pipe is None or pipe.vae is None else pipe.vae.to(device)
+    return open_data(
+        request.data,
+        shape,
+        request.pixels,
+        request.license,
+        pictures=request.pictures,
+        autoencoder=autoencoder,
+    )
+
+
+def _classes(pipe: OTPriorPipeline | None) -> int | None:
+    """How many classes the network knows, if that is known."""
+    from otprior.sampling.inputs import num_classes, real_classes
+
+    return None if pipe is None else real_classes(num_classes(pipe.unet), pipe.config.null_class_label)
+
+
+def _read_images(
+    request: FitRequest, images: ImageSet | ImageStream, classes: int | None, device: torch.device
+) -> ImageSet:
+    """The images in memory, with labels only if these are wanted."""
+    from otprior.data import ImageStream
+    from otprior.data.images import check_labels
+
+    found = images.read() if isinstance(images, ImageStream) else images
+    found = replace(found, images=found.images.to(device))
     if not request.conditional:
-        return replace(images, labels=None)
-    if images.labels is None:
+        return replace(found, labels=None)
+    data = request.data
+    if found.labels is None:
         hint = "Put each class's images into a folder of its own, or an array 'labels' into the file"
         raise invalid("data", "labelled with --conditional", f"{data}, which has no labels", hint)
-    classes = None if pipe is None else real_classes(num_classes(pipe.unet), pipe.config.null_class_label)
-    check_labels(images.labels, len(images), classes, f"labels of {data}")
-    return images
+    check_labels(found.labels, len(found), classes, f"labels of {data}")
+    return found
 
 
 def _fit(
     kind: type[Prior],
-    images: ImageSet,
+    images: ImageSet | ImageStream,
     scheduler: Any,
     timestep: float,
     options: dict[str, Any],

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from otprior.utils.validation import invalid, require
 if TYPE_CHECKING:
     import torch
 
-    from otprior.data.images import ImageSet
+    from otprior.data import ImageSet, ImageStream
     from otprior.priors import Prior
     from otprior.sampling import OTPriorPipeline
 
@@ -64,9 +65,8 @@ def load_schedule(name: str) -> Any:
 def check_data(name: str | Path, what: str = "data") -> None:
     """Refuses data that are neither at a path nor "bundled"."""
     if str(name) != BUNDLED:
-        require_path(
-            what, name, f"name a folder of images, a .npz, .npy or .safetensors file, or '{BUNDLED}'"
-        )
+        files = "a .zip, .tar, .parquet, .npz, .npy or .safetensors file"
+        require_path(what, name, f"name a folder of images, {files}, or '{BUNDLED}'")
 
 
 def check_prior(path: str | Path) -> None:
@@ -140,8 +140,24 @@ def load_data(
     value_range: Any = "auto",
     license: str | None = None,
     bundled_split: str = "atoms",
+    pictures: Mapping[str, Any] | None = None,
+    autoencoder: Any = None,
 ) -> ImageSet:
-    """Images, of the model's size.
+    """Images, of the model's size; or their latents. Arguments as for `open_data`."""
+    found = open_data(name, shape, value_range, license, bundled_split, pictures, autoencoder)
+    return found.read() if hasattr(found, "read") else found
+
+
+def open_data(
+    name: str | Path,
+    shape: tuple[int, int, int] | None,
+    value_range: Any = "auto",
+    license: str | None = None,
+    bundled_split: str = "atoms",
+    pictures: Mapping[str, Any] | None = None,
+    autoencoder: Any = None,
+) -> ImageSet | ImageStream:
+    """The same, not read yet unless bundled.
 
     Arguments:
         name: A folder or file, or "bundled".
@@ -149,17 +165,24 @@ def load_data(
         value_range: See `otprior.data.images.to_pixels`.
         license: Recorded with them.
         bundled_split: What "bundled" stands for: "atoms", "validation", "held_out" or "reference".
+        pictures: What is done to pictures (`parse_pictures`); by default larger ones are brought to the size.
+        autoencoder: Encodes pixels to latents of `shape`; what `value_range` None takes as it is are latents already.
     """
-    from otprior.data import bundled
-    from otprior.data.streams import load_images
+    from otprior.data import bundled, encode_images, open_images
+    from otprior.data.latents import image_shape
 
     if str(name) == BUNDLED:
         images = bundled.atoms() if bundled_split == "atoms" else bundled.split(bundled_split)
         got = tuple(images.images.shape[1:])
         require(shape is None or got == shape, f"bundled {bundled_split}", f"of shape {shape}", got)
         return images
-    size, channels = (None, None) if shape is None else (shape[1:], shape[0])
-    return load_images(name, size=size, channels=channels, value_range=value_range, license=license)
+    encoded = autoencoder is not None and shape is not None and value_range is not None
+    of_images = image_shape(autoencoder, *shape[1:]) if encoded and shape is not None else shape
+    options: dict[str, Any] = {"adapt": True} if pictures is None else dict(pictures)
+    if of_images is not None:
+        options |= {"size": of_images[1:], "channels": of_images[0]}
+    stream = open_images(name, value_range=value_range, license=license, **options)
+    return encode_images(autoencoder, stream) if encoded else stream
 
 
 def load_prior(path: str | Path) -> Prior:

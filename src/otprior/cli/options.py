@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,11 +21,17 @@ ModelArgument = Annotated[
 ]
 DataArgument = Annotated[
     str,
-    typer.Argument(metavar="DATA", help="Images: a folder, a .npz, .npy or .safetensors file, or 'bundled'."),
+    typer.Argument(
+        metavar="DATA",
+        help="Images: a folder, a .zip, .tar, .parquet, .npz, .npy or .safetensors file, or 'bundled'.",
+    ),
 ]
 OptionalData = Annotated[
     str | None,
-    typer.Argument(metavar="DATA", help="Images: a folder, a .npz, .npy or .safetensors file, or 'bundled'."),
+    typer.Argument(
+        metavar="DATA",
+        help="Images: a folder, a .zip, .tar, .parquet, .npz, .npy or .safetensors file, or 'bundled'.",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote to --out.")]
@@ -42,6 +48,35 @@ ValueRangeText = Annotated[
         metavar="RANGE",
         help="Range of floating-point pixels: LOW,HIGH such as 0,1; none for latents; auto takes [-1, 1] and "
         "refuses what looks like [0, 1].",
+    ),
+]
+
+# What is done to pictures.
+Resize = Annotated[
+    str | None,
+    typer.Option(
+        "--resize",
+        metavar="SIZE",
+        help="Shorter side of pictures in pixels, or HxW; none takes only pictures of the right size.",
+        show_default="the model's, for larger pictures",
+    ),
+]
+Crop = Annotated[
+    str | None,
+    typer.Option(
+        "--crop",
+        metavar="SIZE",
+        help="Square to cut from the centre of pictures, or HxW.",
+        show_default="the model's, for larger pictures",
+    ),
+]
+Convert = Annotated[
+    str | None,
+    typer.Option(
+        "--convert",
+        metavar="RGB|L",
+        help="Colours of pictures; transparent ones are laid on white.",
+        show_default="as they are; RGB for grey ones where the model has it",
     ),
 ]
 
@@ -120,6 +155,27 @@ def parse_value_range(text: str) -> tuple[float, float] | str | None:
         raise invalid("--value-range", "auto, none, or LOW,HIGH such as 0,1", text) from None
     require(low < high, "--value-range", "LOW,HIGH with LOW < HIGH", text)
     return low, high
+
+
+def parse_pictures(resize: str | None, crop: str | None, convert: str | None) -> dict[str, Any]:
+    """What is done to pictures, as `otprior.data.open_images` takes it."""
+    options = {
+        "resize": None if resize == "none" else _parse_size("--resize", resize),
+        "crop": _parse_size("--crop", crop),
+        "convert": convert.upper() if convert is not None else None,
+    }
+    require(options["convert"] in (None, "RGB", "L"), "--convert", "RGB or L", convert)
+    return options | {"adapt": resize != "none"}
+
+
+def _parse_size(option: str, text: str | None) -> int | tuple[int, int] | None:
+    """ "64", or "64x48" for a height and a width."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text.strip().lower())
+    if match is None or int(match[1]) < 1 or int(match[2] or 1) < 1:
+        raise invalid(option, "pixels such as 64, or a height and width such as 64x48", text)
+    return int(match[1]) if match[2] is None else (int(match[1]), int(match[2]))
 
 
 def _parse_numbers(name: str, text: str) -> list[int]:

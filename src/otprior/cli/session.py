@@ -36,6 +36,8 @@ _AS_OPTIONS = (
     (r"\bmax_draws\b", "--max-draws"),
     (r" \(throw=False returns the solution as it is\.\)", " (--keep-unconverged saves it as it is.)"),
     (r"pass timesteps= or use", "use --spacing grid:karras or"),
+    (r"resize=, crop= and convert=", "--resize, --crop and --convert"),
+    (r'convert="RGB" or "L"', "--convert RGB or L"),
 )
 
 

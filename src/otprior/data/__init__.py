@@ -1,6 +1,7 @@
 """Images in and out, and the bundled network, images and classifier."""
 
 from otprior.data.images import ImageSet, check_images, to_uint8
+from otprior.data.latents import encode_images
 from otprior.data.samples import SampleSet, read_samples
 from otprior.data.streams import ImageStream, load_images, open_images
 
@@ -9,6 +10,7 @@ __all__ = [
     "ImageStream",
     "SampleSet",
     "check_images",
+    "encode_images",
     "load_images",
     "open_images",
     "read_samples",

@@ -84,23 +84,27 @@ class ImageStream:
         return f"images of {self.source.path}" if self.source.path else "images"
 
     def __iter__(self) -> Iterator[Tensor]:
+        return (block for block, _ in self.labelled())
+
+    def labelled(self) -> Iterator[tuple[Tensor, list[int | str | None]]]:
+        """The blocks, each with the labels of its images (None where there are none)."""
         rule, read = PixelRule(self._range, self.name), 0
         whole = self._whole()
-        if whole is not None:
-            values = whole[0]
-            _check_form(values.shape[1:], self)
-            rows = torch.arange(len(values)) if self.rows is None else self.rows
-            parts = (values[each] for each in rows.split(BLOCK))
-        else:
-            parts = (values for values, _ in self._blocks())
-        for part in parts:
-            block = rule.convert(part)
+        for values, labels in self._blocks() if whole is None else self._split(*whole):
+            block = rule.convert(values)
             read += len(block)
             self.shape = tuple(block.shape[1:])
-            yield block
+            yield block, labels
         require(read > 0, self.name, "one at least", "none")
         rule.finish()
         self._read = read
+
+    def _split(self, values: Tensor, labels: Any) -> Iterator[tuple[Tensor, list[int | str | None]]]:
+        """Blocks of an array."""
+        _check_form(values.shape[1:], self)
+        for rows in (torch.arange(len(values)) if self.rows is None else self.rows).split(BLOCK):
+            some = [None] * len(rows) if labels is None else labels[rows]
+            yield values[rows], [None if label is None else int(label) for label in some]
 
     def read(self) -> ImageSet:
         """All images, with their labels."""

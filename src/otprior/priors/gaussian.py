@@ -66,6 +66,7 @@ class GaussianPrior(Prior):
     """
 
     kind = "gaussian"
+    streams = True
     Options = GaussianOptions
     means: Tensor  # (K, d), K = num_classes or 1
     bases: Tensor  # (K, d, rank)

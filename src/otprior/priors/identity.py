@@ -29,6 +29,7 @@ class IdentityPrior(Prior):
     """
 
     kind = "identity"
+    streams = True
     fit_is_free = True
 
     @register_to_config

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from otprior.data.images import ImageSet
+from otprior.data.streams import ImageStream
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors.data import as_schedule
 from otprior.priors.options import PriorOptions
@@ -31,6 +32,7 @@ class PriorKind:
         made_from: The kind of the fitted prior that `derive` makes this one from; by default its own. A prior that is
             made from another is not fitted.
         fit_is_free: Whether fitting takes no time worth a report.
+        streams: Whether `fit` without labels reads images block by block, once: it can be given an `ImageStream`.
         records_source: Whether it records where the images are from, and their licence.
         loadable: Whether `from_pretrained` finds it.
     """
@@ -41,6 +43,7 @@ class PriorKind:
     searched_log_snr: ClassVar[tuple[float, ...]] = (-1.0, -1.5, -2.0, -2.5, -3.0, -3.5, -4.0)
     made_from: ClassVar[str]
     fit_is_free: ClassVar[bool] = False
+    streams: ClassVar[bool] = False
     records_source: ClassVar[bool] = False
     loadable: ClassVar[bool] = True
 
@@ -55,7 +58,12 @@ class PriorKind:
 
     @classmethod
     def fit_with(
-        cls, images: ImageSet, schedule: Any, timestep: float, options: Mapping[str, Any], **context: Any
+        cls,
+        images: ImageSet | ImageStream,
+        schedule: Any,
+        timestep: float,
+        options: Mapping[str, Any],
+        **context: Any,
     ) -> Self:
         """Calls `fit`, whatever options and other arguments it has.
 

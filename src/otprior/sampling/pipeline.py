@@ -23,6 +23,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
+from otprior.data.latents import latent_scale
 from otprior.priors import Prior
 from otprior.sampling.folders import (
     AUTOENCODERS,
@@ -319,10 +320,8 @@ class OTPriorPipeline(DiffusionPipeline):
         """Images, about in [-1, 1], of latents (B, C, H, W), by the autoencoder; without one these are images."""
         if self.vae is None:
             return latents
-        config = self.vae.config
-        unscaled = latents / getattr(config, "scaling_factor", 1.0) + (
-            getattr(config, "shift_factor", None) or 0.0
-        )
+        shift, scale = (each.to(latents) for each in latent_scale(self.vae, latents.ndim))
+        unscaled = latents / scale + shift
         decoded: Tensor = self.vae.decode(unscaled.to(self.vae.dtype), return_dict=False)[0]
         return decoded
 
