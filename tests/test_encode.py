@@ -92,10 +92,10 @@ def test_files_that_are_no_codes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         Codes.load(tmp_path / "none.safetensors")
     (tmp_path / "text.safetensors").write_text("no tensors")
-    with pytest.raises(ValueError, match="are damaged or no"):
+    with pytest.raises(ValueError, match="damaged or no"):
         Codes.load(tmp_path / "text.safetensors")
     save_file({"images": torch.zeros(2)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="must be a file that `otprior encode` wrote"):
+    with pytest.raises(ValueError, match="must be a file that otprior wrote"):
         Codes.load(tmp_path / "other.safetensors")
 
 
@@ -215,7 +215,7 @@ def test_refusals(here: Path) -> None:
     words = ENCODE.split()
     too_long = run(*ENCODE.replace("--steps 30", "--steps 3").split(), "--class-label", 0)
     assert_refused(too_long, "codes must be finite", "raise steps")
-    assert_refused(run(*words, "--decode"), "codes data.npz are damaged or no .safetensors file")
+    assert_refused(run(*words, "--decode"), "codes data.npz is damaged or no .safetensors file")
     assert_refused(run(*words, "--class-label", 9), "--class-label")
     assert_refused(run(*words, "--conditional", "--class-label", 1), "--conditional must be left out")
     assert_refused(run(*words, "--probes", 4), "--probes must be left out without --bits")

@@ -13,6 +13,7 @@ from pathlib import Path
 import diffusers
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -165,7 +166,7 @@ def test_missing_folder_and_files(saved: Path) -> None:
 def test_truncated_tensors(saved: Path, keep: int) -> None:
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ValueError, match=r"model.safetensors is damaged or truncated"):
+    with pytest.raises(ValueError, match=r"model.safetensors is damaged"):
         Prior.from_pretrained(saved)
 
 
@@ -174,8 +175,8 @@ def test_truncated_tensors(saved: Path, keep: int) -> None:
     [
         ("{", r"config.json is damaged: "),
         ("", r"config.json is damaged: "),
-        ("[1, 2]", r"config.json must be a JSON object; got list"),
-        ("{}", "format_version of .* must be 1; got None"),
+        ("[1, 2]", r"config.json must be a JSON object"),
+        ("{}", r"config.json must be a JSON object"),
     ],
 )
 def test_corrupt_config(saved: Path, text: str, message: str) -> None:
@@ -198,7 +199,7 @@ def test_corrupt_config(saved: Path, text: str, message: str) -> None:
         ("timestep", 5000, "timestep must be in"),
         ("num_atoms", "many", "does not describe a SemiDiscretePrior"),
         ("num_atoms", -1, "does not describe a SemiDiscretePrior"),
-        ("num_atoms", 19, r"tensor 'classes' of .* must be \(\(19,\), torch.int64\); got \(\(20,\)"),
+        ("num_atoms", 19, r"tensor '\w+' of .* must be \(\(19,.*; got \(\(20,"),
         ("shape", [1, 9], r"shape must be \(C, H, W\), positive"),
         ("schedule", {"kind": "odd"}, "schedule kind must be one of"),
         ("surprise", 1, "does not describe a SemiDiscretePrior"),
@@ -288,3 +289,43 @@ def test_a_folder_that_is_no_priors_is_left_alone(tmp_path: Path) -> None:
     prior.save_pretrained(tmp_path / "prior")
     prior.at(300).save_pretrained(tmp_path / "prior")
     assert Prior.from_pretrained(tmp_path / "prior").timestep == 300
+
+
+# Tensors that no prior has ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("digest", [True, False])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("atoms", float("nan"), "atoms must be finite"),
+        ("atoms", 0.5, "atoms must be the images that it was fitted to"),
+        ("potential", float("nan"), "potential must be finite"),
+        ("potential", float("inf"), "potential must be finite"),
+        ("classes", -7, r"classes must be in \[0, 0\]"),
+        ("classes", 1, r"classes must be in \[0, 0\]"),
+        ("scales", -1.0, "scales must be >= 0"),
+    ],
+)
+def test_tensors_that_no_prior_has_are_refused(
+    saved: Path, name: str, value: float, message: str, digest: bool
+) -> None:
+    path = saved / "model.safetensors"
+    with safe_open(path, framework="pt") as file:
+        header = file.metadata()
+    tensors = load_file(path)
+    tensors[name][0] = value
+    save_file(tensors, path, metadata=header if digest else None)
+    with pytest.raises(ValueError, match="as it was written" if digest else message) as caught:
+        Prior.from_pretrained(saved)
+    assert str(path) in str(caught.value)
+
+
+def test_variances_that_no_gaussian_has_are_refused(tmp_path: Path) -> None:
+    MAKERS["gaussian"]().save_pretrained(tmp_path / "prior")
+    path = tmp_path / "prior" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["variances"][0, 0] = -1
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged: variances must be >= 0"):
+        Prior.from_pretrained(tmp_path / "prior")

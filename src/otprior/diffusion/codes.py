@@ -31,8 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from otprior.diffusion.ddim import ddim_decode, ddim_encode
@@ -40,8 +38,8 @@ from otprior.diffusion.denoisers import Denoiser
 from otprior.diffusion.flow import FIXED_STEP_METHODS, METHODS, Scales, flow_grid, probability_flow
 from otprior.diffusion.network import NetworkDenoiser
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.utils.files import output_file
-from otprior.utils.validation import check_choice, check_finite, check_integer, require
+from otprior.utils.arrays import read_tensors, write_tensors
+from otprior.utils.validation import check_choice, check_finite, check_integer, invalid, require
 
 logger = logging.getLogger(__name__)
 
@@ -184,17 +182,16 @@ class Codes:
 
     def save(self, path: str | Path) -> None:
         """Writes a .safetensors file: tensors `codes` and perhaps `labels`, all else as JSON in its header."""
-        tensors = {"codes": self.codes.float().contiguous().cpu()}
+        tensors = {"codes": self.codes.float()}
         if self.labels is not None:
-            tensors["labels"] = self.labels.cpu()
+            tensors["labels"] = self.labels
         facts = {"encoder": asdict(self.encoder), "provenance": dict(self.provenance)}
         header = {
             "format": "otprior codes",
             "format_version": str(FORMAT_VERSION),
             "facts": json.dumps(facts),
         }
-        with output_file(path) as temporary:
-            save_file(tensors, temporary, metadata=header)
+        write_tensors(path, tensors, header)
 
     @classmethod
     def load(cls, path: str | Path) -> Codes:
@@ -206,19 +203,24 @@ class Codes:
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f"codes {path}: there is no such file; `otprior encode` makes one")
+        tensors, header = read_tensors(path, "codes", own=True)
         try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             facts = json.loads(header.get("facts", "null"))
-        except (SafetensorError, ValueError) as error:
-            raise ValueError(f"codes {path} are damaged or no .safetensors file: {error}") from error
-        fits = header.get("format") == "otprior codes" and "codes" in tensors and isinstance(facts, dict)
+            encoder, provenance = Encoder(**facts["encoder"]), dict(facts["provenance"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise invalid(f"codes {path}", "a file that `otprior encode` wrote", error) from error
+        fits = header.get("format") == "otprior codes" and "codes" in tensors
         require(fits, f"codes {path}", "a file that `otprior encode` wrote", header.get("format"))
         version = header.get("format_version")
         require(version == str(FORMAT_VERSION), f"format_version of {path}", f"{FORMAT_VERSION}", version)
-        check_finite(f"codes of {path}", tensors["codes"])
-        return cls(tensors["codes"], tensors.get("labels"), Encoder(**facts["encoder"]), facts["provenance"])
+        codes, labels = tensors["codes"], tensors.get("labels")
+        fits = codes.ndim == 4 and codes.dtype == torch.float32
+        require(fits, f"codes of {path}", "float32, (N, C, H, W)", f"{codes.dtype}, {tuple(codes.shape)}")
+        check_finite(f"codes of {path}", codes)
+        if labels is not None:
+            fits = labels.dtype == torch.int64 and labels.shape == (len(codes),)
+            require(fits, f"labels of {path}", "int64, one a code", f"{labels.dtype}, {tuple(labels.shape)}")
+        return cls(codes, labels, encoder, provenance)
 
 
 class ImageCoder:

@@ -44,7 +44,11 @@ def measure(
             path = folder / f"{key}-{comparison.first_of(k):09d}-{comparison.samples}.json"
             pieces[key, k] = Piece(path, _measure_set, (comparison, one, path), note=one[0].start.label)
     run_pieces(list(pieces.values()), "measuring", listen, workers, threads)
-    return {key: [read_json(pieces[key, k].path) for k in range(len(sets))] for key, sets in blocks.items()}
+    needed = ("fid", "copy_rate", "nfe", "seconds_per_image")
+    return {
+        key: [read_json(pieces[key, k].path, *needed) for k in range(len(sets))]
+        for key, sets in blocks.items()
+    }
 
 
 def _measure_set(comparison: Comparison, blocks: list[Block], path: Path) -> None:

@@ -64,8 +64,8 @@ class Piece:
 
     @property
     def done(self) -> bool:
-        """Whether the result is there."""
-        return self.path.exists()
+        """Whether the result is there. (A loss of power may leave a file of no length.)"""
+        return self.path.is_file() and self.path.stat().st_size > 0
 
 
 def run_pieces(

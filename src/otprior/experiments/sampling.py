@@ -25,7 +25,7 @@ from otprior.sampling import OTPriorPipeline, OTPriorPipelineOutput, seeds_to_ge
 from otprior.sampling.schedulers.support import remade, spacing_changes, stock_spacing
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.transport.cells.search import fast_bfloat16
-from otprior.utils.files import output_file
+from otprior.utils.arrays import read_arrays, write_arrays
 from otprior.utils.validation import check_finite, require
 
 # Seeds that go through the network at once.
@@ -120,8 +120,7 @@ class Samples:
         """Joins the files of blocks, in their order."""
         parts = []
         for block in blocks:
-            with np.load(block.path, allow_pickle=False) as file:
-                parts.append({name: file[name] for name in file.files})
+            parts.append(read_arrays(block.path, "pixels", "nfe", "seconds"))
 
         def joined(name: str) -> np.ndarray | None:
             found = [part[name] for part in parts if name in part]
@@ -221,8 +220,7 @@ def write_block(
         arrays["sources"] = np.concatenate(sources)
     if len(labels):
         arrays["labels"] = np.array(labels)
-    with output_file(block.path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    write_arrays(block.path, arrays)
     return block
 
 

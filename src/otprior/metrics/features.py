@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from otprior.utils.arrays import read_tensors, write_tensors
 from otprior.utils.files import output_dir, read_json, write_json
-from otprior.utils.validation import check_integer, require
+from otprior.utils.validation import check_finite, check_integer, require
 
 FORMAT_VERSION = 1
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -146,14 +147,12 @@ def save_extractor(extractor: FeatureExtractor, path: str | Path, dtype: torch.d
         path: A new folder (`overwrite=True` in `options` replaces one).
         dtype: `torch.float16` halves the file; the weights are run in float32 whatever was stored.
     """
-    from safetensors.torch import save
-
     state = {
         key: value.to(dtype).contiguous() if value.is_floating_point() else value.contiguous()
         for key, value in extractor.state_dict().items()
     }
     with output_dir(path, **options) as folder:
-        (folder / WEIGHTS_FILE).write_bytes(save(state))
+        write_tensors(folder / WEIGHTS_FILE, state, {})
         write_json(folder / CONFIG_FILE, extractor.config())
 
 
@@ -164,21 +163,20 @@ def load_extractor(path: str | Path) -> FeatureExtractor:
         FileNotFoundError: If the folder or one of its two files is missing.
         ValueError: If a file is damaged, of another format version, or lacks a weight.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = Path(path)
     for file in (folder / CONFIG_FILE, folder / WEIGHTS_FILE):
         if not file.is_file():
             raise FileNotFoundError(f"feature extractor {folder}: there is no file {file.name}")
-    config = read_json(folder / CONFIG_FILE)
-    version = config.pop("format_version", None)
+    config = read_json(folder / CONFIG_FILE, "format_version")
+    version = config.pop("format_version")
     require(version == FORMAT_VERSION, f"format_version of {folder}", str(FORMAT_VERSION), version)
     options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-    extractor = FeatureExtractor(**options)
+    state, _ = read_tensors(folder / WEIGHTS_FILE)
+    for name, tensor in state.items():
+        check_finite(f"{name} of {folder / WEIGHTS_FILE}", tensor)
     try:
-        state = load_file(folder / WEIGHTS_FILE)
+        extractor = FeatureExtractor(**options)
         extractor.load_state_dict(state)  # copies into float32, whatever precision was stored
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{folder / WEIGHTS_FILE} is damaged or of another network: {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"feature extractor {folder} is damaged: {error}") from error
     return extractor.eval().requires_grad_(False)

@@ -228,6 +228,21 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         check_finite("fresh", fresh)
         return fresh.float().flatten(1)
 
+    # What is neither negative nor NaN, and which class each row of a buffer called `classes` is of.
+    _POSITIVE = ("variances", "residuals", "scales")
+
+    def check_tensor(self, name: str, tensor: Tensor) -> None:
+        """Requires a buffer that a prior of this kind can have; loading calls it for each.
+
+        Raises:
+            ValueError: If it is not finite, or out of range.
+        """
+        check_finite(name, tensor)
+        if name == "classes":
+            check_labels(tensor, len(tensor), self.num_classes or 1, name)
+        if name in self._POSITIVE:
+            require(bool((tensor >= 0).all()), name, ">= 0", float(tensor.min()) if tensor.numel() else None)
+
     # Precision -------------------------------------------------------------------------------------------
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:

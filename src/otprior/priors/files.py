@@ -7,11 +7,10 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from otprior.priors.registry import find_class, prior_kinds
+from otprior.utils.arrays import read_tensors, write_tensors
 from otprior.utils.files import output_dir, read_json
 from otprior.utils.validation import require
 
@@ -49,9 +48,7 @@ def save_prior(
     with output_dir(folder, overwrite) as temporary:
         text = json.dumps(written, indent=2, allow_nan=False) + "\n"
         (temporary / CONFIG_FILE).write_text(text, encoding="utf-8")
-        contiguous = {name: tensor.contiguous().cpu() for name, tensor in tensors.items()}
-        # (safetensors' own file writer would ignore the umask.)
-        (temporary / WEIGHTS_FILE).write_bytes(save(contiguous, metadata={"format": "pt"}))
+        write_tensors(temporary / WEIGHTS_FILE, tensors, {"format": "pt"})
         if card is not None:
             (temporary / "README.md").write_text(card, encoding="utf-8")
             logger.warning("%s holds training data; see its README.md before you share it.", folder)
@@ -77,7 +74,7 @@ def load_prior(folder: Path, base: type[AnyPrior]) -> AnyPrior:
     config = {key: value for key, value in config.items() if not key.startswith("_")}
     try:
         prior = found(**config)
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, MemoryError) as error:
         raise ValueError(f"config.json of {folder} does not describe a {name}: {error}") from error
     tensors = _read_tensors(folder / WEIGHTS_FILE)
     expected = prior.state_dict()
@@ -88,6 +85,11 @@ def load_prior(folder: Path, base: type[AnyPrior]) -> AnyPrior:
         got = (tuple(tensor.shape), tensor.dtype)
         require(want == got, f"tensor {key!r} of {folder}", f"{want}", got)
     prior.load_state_dict(tensors, assign=True)
+    try:
+        for key, tensor in tensors.items():
+            prior.check_tensor(key, tensor)
+    except ValueError as error:
+        raise ValueError(f"{folder / WEIGHTS_FILE} is damaged: {error}") from error
     return prior.eval()
 
 
@@ -104,15 +106,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"no prior at {folder}: there is no {CONFIG_FILE}; `otprior fit` makes one")
-    config = read_json(path)
-    require(isinstance(config, dict), str(path), "a JSON object", type(config).__name__)
+    config: dict[str, Any] = read_json(path, "_class_name")
     return config
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; fit the prior again or copy the whole folder")
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or truncated: {error}") from error
+    return read_tensors(path)[0]

@@ -30,6 +30,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
+from otprior.data.images import ImageSet
 from otprior.data.sources.arrays import load_numpy
 from otprior.priors.class_maps import ClassMaps
 from otprior.priors.data import read_data, rows_by_class
@@ -179,6 +180,13 @@ class SemiDiscretePrior(SolvedPrior):
         self.register_buffer("axes", torch.zeros(self.dim, rank or 0, dtype=torch.float64))
         self._maps = CellMaps()
         self._frozen_noise: Tensor | None = None
+
+    def check_tensor(self, name: str, tensor: Tensor) -> None:
+        super().check_tensor(name, tensor)
+        known = self.facts.get("sha256")
+        if name == "atoms" and known is not None:
+            digest = ImageSet(tensor.reshape(-1, *self.shape)).sha256
+            require(digest == known, name, "the images that it was fitted to, by their digest", "others")
 
     @classmethod
     def fit(

@@ -14,7 +14,7 @@ from otprior.priors.base import Prior
 from otprior.priors.options import PriorOptions, option
 from otprior.transport.potential import BrenierPotential
 from otprior.transport.solution import Solution
-from otprior.utils.validation import invalid
+from otprior.utils.validation import invalid, require
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,13 @@ class SolvedPrior(Prior, abstract=True):
     records_source = True
     atoms_name: ClassVar[str] = "atoms"
     potential: Tensor  # (N,) float64; −∞ for atoms that no seed is sent to
+
+    def check_tensor(self, name: str, tensor: Tensor) -> None:
+        if name == "potential":
+            finite = bool((tensor < float("inf")).all())  # (false for NaN, too)
+            require(finite, name, "finite, or −∞", "NaN or infinity")
+        else:
+            super().check_tensor(name, tensor)
 
     def transport_facts(self) -> dict[str, Any]:
         """Size of the problem, χ² and effort of the solve; see `fit_facts`."""

@@ -7,43 +7,23 @@ moved, so a killed process leaves the last whole one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from otprior.utils.files import output_file
-from otprior.utils.validation import invalid, require
+from otprior.utils.arrays import read_tensors, write_tensors
+from otprior.utils.validation import require
 
 FORMAT_VERSION = 1
-BYTES_PER_BLOCK = 1 << 26
-
-
-def fingerprint(*parts: Tensor | str | float) -> str:
-    """Computes a digest of tensors, texts and numbers."""
-    digest = hashlib.sha256()
-    for part in parts:
-        if not isinstance(part, Tensor):
-            digest.update(repr(part).encode())
-            continue
-        digest.update(repr((tuple(part.shape), str(part.dtype))).encode())
-        rows = max(1, BYTES_PER_BLOCK // max(1, part[0].numel() * part.element_size())) if len(part) else 1
-        for block in part.split(rows):
-            digest.update(block.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def save_checkpoint(path: Path, problem: str, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
     """Writes the checkpoint at `path`, replacing an earlier one; numbers must be JSON values."""
     header = {"format_version": FORMAT_VERSION, "problem": problem, "numbers": numbers}
-    with output_file(path) as temporary:
-        whole = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(whole, temporary, metadata={"otprior": json.dumps(header)})
+    write_tensors(path, tensors, {"otprior": json.dumps(header)})
 
 
 def load_checkpoint(
@@ -52,16 +32,16 @@ def load_checkpoint(
     """Reads tensors and numbers of the checkpoint at `path`; `parts` names what its problem consists of, for errors.
 
     Raises:
-        ValueError: If the file is no checkpoint, of another format version, or of another problem.
+        ValueError: If the file is no checkpoint, was changed, or is of another format version or problem.
     """
+    tensors, facts = read_tensors(path, "checkpoint", own=True)
     try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {}).get("otprior", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise invalid("checkpoint", "a whole safetensors file", f"{path}: {error}") from error
-    require(isinstance(header, dict), "checkpoint", "one that a solve wrote", path)
-    version = header.get("format_version")
+        header = json.loads(facts.get("otprior", "null"))
+    except ValueError:
+        header = None
+    known = isinstance(header, dict) and {"format_version", "problem", "numbers"} <= set(header)
+    require(known, "checkpoint", "one that was written by otprior", path)
+    version = header["format_version"]
     require(
         version == FORMAT_VERSION, "checkpoint", f"of format version {FORMAT_VERSION}", f"{version} in {path}"
     )

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from otprior.transport.cells.entropic import EntropicCells
 from otprior.transport.cells.search import LaguerreCells, fast_bfloat16
-from otprior.transport.checkpoint import fingerprint
 from otprior.transport.distributed import SINGLE, Processes
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.methods import Method, Problem, exact_cells, monotone, newton, sgd
@@ -27,6 +26,7 @@ from otprior.transport.run import Checkpoint, Run, Runner
 from otprior.transport.solution import ConvergenceError, Outcome, Progress, Solution, SolveStats
 from otprior.transport.source import Sampler, Source
 from otprior.transport.stopping import StoppingRule
+from otprior.utils.arrays import fingerprint
 from otprior.utils.random import seed_from
 from otprior.utils.validation import check_choice, check_integer, require
 

@@ -253,11 +253,15 @@ def require_regular(path: str | Path, what: str = "file") -> None:
     require(path.is_file() or not path.exists(), f"{what} {path}", "a regular file", kind)
 
 
-def read_json(path: str | Path) -> Any:
+def read_json(path: str | Path, *names: str) -> Any:
     """The value of a JSON file.
 
+    Arguments:
+        path: The file.
+        names: What it must hold, if it must be an object.
+
     Raises:
-        ValueError: If it is not valid JSON, or no regular file; the message names the file.
+        ValueError: If it is not valid JSON, no regular file, or lacks a name; the message names the file.
     """
     path = Path(path)
     require_regular(path)
@@ -265,7 +269,10 @@ def read_json(path: str | Path) -> Any:
         text = path.read_text(encoding="utf-8")
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {path.name} is not valid JSON: {error}") from error
-    return parse_json(text, str(path))
+    value = parse_json(text, str(path))
+    missing = [name for name in names if not isinstance(value, dict) or name not in value]
+    require(not missing, str(path), f"a JSON object with {', '.join(map(repr, missing))}", "none")
+    return value
 
 
 def parse_json(text: str, where: str) -> Any:

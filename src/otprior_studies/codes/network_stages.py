@@ -20,7 +20,7 @@ from otprior.metrics.intervals import bootstrap_mean
 from otprior.transport.assignment import pairing
 from otprior.utils.random import normal_block, stream_generator
 from otprior_studies.claims.skew import SKEW_MOMENTS
-from otprior_studies.codes.pieces import array_piece, decoded, encoded, probed, read_arrays, sampled
+from otprior_studies.codes.pieces import array_piece, decoded, encoded, join_arrays, probed, sampled
 from otprior_studies.codes.study import CodeStudy, Network
 
 # Images in a piece of work that probes the Jacobian.
@@ -76,7 +76,7 @@ class NetworkStages:
             path = self.work / f"{prior}-{study.fast_steps}" / f"{begin:06d}.npz"
             pieces.append(array_piece(path, len(part) * study.fast_steps, sampled, *args))
         self.run(pieces, f"sampling from the {prior} prior")
-        return read_arrays(pieces)["images"]
+        return join_arrays(pieces)["images"]
 
     def seeds(self, shape: tuple[int, ...]) -> Tensor:
         """Seed noise, as much as images are encoded, (n, *shape)."""
@@ -123,7 +123,7 @@ class NetworkStages:
             path = self.work / "jacobian" / f"{begin:06d}.npz"
             pieces.append(array_piece(path, cost, probed, self.network, study.encoder, *given, *draws))
         self.run(pieces, "probing the Jacobian")
-        found = read_arrays(pieces)
+        found = join_arrays(pieces)
         moments = flow_grid(*self.moments, SKEW_MOMENTS + 1, "log_snr")[1:-1]
         mean = bootstrap_mean(found["skew"], stream_generator(study.seed, "skew bootstrap"))
         return {
@@ -159,4 +159,4 @@ class NetworkStages:
             cost = len(points[part]) * self.study.evaluations * (2 if finer else 1)
             pieces.append(array_piece(self.work / folder / f"{begin:06d}.npz", cost, function, *args))
         self.run(pieces, stage)
-        return read_arrays(pieces)
+        return join_arrays(pieces)

@@ -22,7 +22,7 @@ from otprior.diffusion.grids import timestep_grid
 from otprior.experiments.processes import Piece
 from otprior.priors import Prior
 from otprior.sampling import OTPriorPipeline, OTPriorPipelineOutput
-from otprior.utils.files import output_file
+from otprior.utils.arrays import read_arrays, write_arrays
 from otprior.utils.random import stream_generator
 from otprior_studies.claims.skew import SKEW_MOMENTS, light, own_skew, probed_skew
 from otprior_studies.codes.study import Network
@@ -45,17 +45,13 @@ def array_piece(path: Path, cost: float, work: Callable[..., dict[str, Any]], *a
 def _write_arrays(path: Path, work: Callable[..., dict[str, Any]], args: Sequence[Any]) -> None:
     found = work(*(torch.from_numpy(arg) if isinstance(arg, np.ndarray) else arg for arg in args))
     arrays: dict[str, Any] = {name: np.asarray(value) for name, value in found.items()}
-    with output_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    write_arrays(path, arrays)
 
 
-def read_arrays(pieces: Sequence[Piece]) -> dict[str, Tensor]:
+def join_arrays(pieces: Sequence[Piece]) -> dict[str, Tensor]:
     """The arrays of pieces that are done, by name, joined along the first axis in the pieces' order."""
-    parts = []
-    for piece in pieces:
-        with np.load(piece.path, allow_pickle=False) as file:
-            parts.append({name: torch.from_numpy(file[name]) for name in file.files})
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    parts = [read_arrays(piece.path) for piece in pieces]
+    return {name: torch.cat([torch.from_numpy(part[name]) for part in parts]) for name in parts[0]}
 
 
 def encoded(network: Network, encoder: Encoder, images: Tensor, labels: Tensor | None) -> dict[str, Tensor]:

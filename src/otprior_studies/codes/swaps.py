@@ -12,7 +12,7 @@ from otprior.data.images import ImageSet
 from otprior.experiments.processes import Piece
 from otprior.report import ReportImages
 from otprior_studies.codes.layout import Leg, layout_figures
-from otprior_studies.codes.pieces import array_piece, read_arrays, swapped
+from otprior_studies.codes.pieces import array_piece, join_arrays, swapped
 from otprior_studies.codes.study import CodeStudy, CodeSubject
 
 # Images side by side.
@@ -61,7 +61,7 @@ class Swaps:
 
     def __init__(self, study: CodeStudy, subject: CodeSubject, pieces: list[Piece]) -> None:
         self._study, self._subject = study, subject
-        found = [read_arrays([piece])["images"] for piece in pieces]
+        found = [join_arrays([piece])["images"] for piece in pieces]
         self._between = "networks" if subject.other is not None else "classes"
         # Between classes: by source class, (m, K, C, H, W). Between networks: one, (m, 1, C, H, W).
         self._swapped = [torch.cat(found)] if subject.other is not None else found

@@ -17,8 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import paired_fid_difference
 from otprior.experiments.inputs import Inputs
@@ -26,7 +24,7 @@ from otprior.experiments.processes import run_pieces
 from otprior.experiments.sampling import Samples, sample_block, seed_blocks
 from otprior.report import Curves, ReportRow, SamplingReport
 from otprior.sampling.start_spec import StartSpec
-from otprior.utils.files import output_file
+from otprior.utils.arrays import write_arrays
 from otprior.utils.validation import require
 from otprior_studies.comparisons.candidates import FULL_SAMPLER, best_coupled
 from otprior_studies.comparisons.stages import OVER_LIMIT, Stages
@@ -103,8 +101,7 @@ def _model_images(stages: Stages, count: int) -> Path:
         blocks = seed_blocks(sampler, folder, MODEL_SEED, MODEL_SEED + count, MODEL_BLOCK)
         make = partial(sample_block, stages.inputs.models(folder))
         run_pieces([block.piece(make) for block in blocks], "model images", stages.listen, stages.workers)
-        with output_file(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, images=Samples.read(blocks).pixels)
+        write_arrays(path, {"images": Samples.read(blocks).pixels}, compressed=True)
     return path
 
 

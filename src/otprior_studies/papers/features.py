@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from otprior.data.images import ImageSet, to_uint8
 from otprior.experiments.study import Listener, StageProgress
 from otprior.metrics.features import classify, save_extractor
-from otprior.utils.files import output_file
+from otprior.utils.arrays import write_arrays
 from otprior_studies.training.classifier import train_classifier
 
 
 def write_images(path: Path, images: ImageSet) -> None:
     """Writes 8-bit images with their labels, as `load_images` reads them."""
     assert images.labels is not None
-    with output_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, images=to_uint8(images.images), labels=images.labels.numpy())
+    write_arrays(path, {"images": to_uint8(images.images), "labels": images.labels.numpy()}, compressed=True)
 
 
 def train_features(

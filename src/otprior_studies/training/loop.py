@@ -29,7 +29,8 @@ import torch
 from torch import Tensor
 
 from otprior.data.images import ImageSet
-from otprior.transport.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from otprior.transport.checkpoint import load_checkpoint, save_checkpoint
+from otprior.utils.arrays import fingerprint
 from otprior.utils.random import stream_generator
 from otprior.utils.validation import require
 from otprior_studies.training.export import save_network

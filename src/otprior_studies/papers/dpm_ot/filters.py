@@ -22,7 +22,7 @@ from otprior.metrics import Interval
 from otprior.report import Curves, ReportTable
 from otprior.sampling import seeds_to_generators
 from otprior.transport.chi_squared import chi_squared, chi_squared_of_frequencies
-from otprior.utils.files import output_file
+from otprior.utils.arrays import read_arrays, write_arrays
 from otprior.utils.random import stream_generator
 from otprior.utils.validation import require
 from otprior_studies.papers.dpm_ot.maps import SEED, LatentMap
@@ -86,10 +86,9 @@ def law_of(found: LatentMap, draws: int, topk: int, file: Path) -> FilterLaw:
     if not file.is_file():
         leading = found.blocks(draws, "filter", wide)
         angles = cell_angles(found.potential.atoms, leading)
-        with output_file(file) as temporary, open(temporary, "wb") as into:
-            np.savez(into, cells=leading[:, 0].numpy(), angles=angles.float().numpy())
-    with np.load(file, allow_pickle=False) as stored:
-        return FilterLaw(torch.from_numpy(stored["cells"]), torch.from_numpy(stored["angles"]), count)
+        write_arrays(file, {"cells": leading[:, 0].numpy(), "angles": angles.float().numpy()})
+    stored = read_arrays(file, "cells", "angles")
+    return FilterLaw(torch.from_numpy(stored["cells"]), torch.from_numpy(stored["angles"]), count)
 
 
 def check_keeps(law: FilterLaw, angle: AngleFilter) -> None:

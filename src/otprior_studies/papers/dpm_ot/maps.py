@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from otprior.transport.chi_squared import chi_squared
 from otprior.transport.potential import BrenierPotential
 from otprior.transport.solution import Progress
 from otprior.transport.solve import solve_semidiscrete
+from otprior.utils.arrays import read_tensors, write_tensors
 from otprior.utils.files import output_dir, read_json, write_json
 from otprior.utils.random import stream_generator
 from otprior_studies.papers.dpm_ot.published import adam, cube_draws
@@ -82,8 +82,7 @@ class LatentMap:
     def save(self, folder: Path) -> None:
         """Writes the map's folder."""
         with output_dir(folder, overwrite=True) as into:
-            tensors = {"latents": self.latents.contiguous(), "offsets": self.offsets.contiguous()}
-            (into / "map.safetensors").write_bytes(save(tensors))
+            write_tensors(into / "map.safetensors", {"latents": self.latents, "offsets": self.offsets}, {})
             write_json(into / "map.json", {"source": self.source, "facts": self.facts})
 
     @classmethod
@@ -94,7 +93,8 @@ class LatentMap:
 
 @cache
 def _load(folder: Path) -> LatentMap:
-    tensors, about = load_file(folder / "map.safetensors"), read_json(folder / "map.json")
+    tensors, _ = read_tensors(folder / "map.safetensors")
+    about = read_json(folder / "map.json", "source", "facts")
     return LatentMap(tensors["latents"], tensors["offsets"], about["source"], about["facts"])
 
 
