@@ -527,7 +527,7 @@ def test_networks_that_want_a_prompt_are_refused_with_a_way_out(tmp_path: Path) 
         sample_size=4, in_channels=1, out_channels=1, block_out_channels=(4,), norm_num_groups=1,
         down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), mid_block_type=None, cross_attention_dim=8,
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"which also takes encoder_hidden_states\. Wrap it"):
+    with pytest.raises(ValueError, match=r"which also takes encoder_hidden_states\. Use its own pipeline"):
         OTPriorPipeline(network, diffusers.DDIMScheduler())
     (tmp_path / "model_index.json").write_text('{"transformer": ["diffusers", "DiTTransformer2DModel"]}')
     with pytest.raises(ValueError, match="with components unet and scheduler; got one with transformer"):

@@ -25,6 +25,8 @@ _HOMES = {
     "SemiDiscretePrior": "otprior.priors",
     "RandomAtomPrior": "otprior.priors",
     "OTPriorPipeline": "otprior.sampling",
+    "attach": "otprior.sampling",
+    "detach": "otprior.sampling",
     "start_at": "otprior.sampling",
     "seeds_to_generators": "otprior.sampling",
     "load_images": "otprior.data",

@@ -1,5 +1,6 @@
 """Sampling from a prior: the diffusers pipeline, schedulers that begin at t*, and files of settings."""
 
+from otprior.sampling.attach import attach, detach
 from otprior.sampling.inputs import seeds_to_generators
 from otprior.sampling.pipeline import OTPriorPipeline, OTPriorPipelineOutput
 from otprior.sampling.schedulers import matching_timestep, start_at, start_scheduler, supported_schedulers
@@ -10,6 +11,8 @@ __all__ = [
     "OTPriorPipeline",
     "OTPriorPipelineOutput",
     "StartSpec",
+    "attach",
+    "detach",
     "matching_timestep",
     "read_settings",
     "seeds_to_generators",

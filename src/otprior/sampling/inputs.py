@@ -147,7 +147,7 @@ def check_arguments(unet: nn.Module) -> None:
     ]
     further = [name for name in told[2:] if name != "class_labels"]
     rule = "a network that is called as unet(sample, timestep), perhaps with class_labels"
-    hint = "Wrap it: docs/how-to.md, Use a network with prompts"
+    hint = "Use its own pipeline, and otprior.attach(pipe, prior)."
     require(not further, "unet", rule, f"{type(unet).__name__}, which also takes {', '.join(further)}", hint)
 
 

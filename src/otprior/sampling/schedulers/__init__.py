@@ -6,18 +6,8 @@ has the table of what can start; `vp`, `flow` and `edm` say how, a family a file
 that people use.
 """
 
-from otprior.sampling.schedulers.start import Origin, Start, find_origin, matching_timestep, start_scheduler
+from otprior.sampling.schedulers.start import Start, find_origin, matching_timestep, start_scheduler
 from otprior.sampling.schedulers.start_at import start_at
-from otprior.sampling.schedulers.support import STOCK_SPACINGS, Support, supported_schedulers
+from otprior.sampling.schedulers.support import supported_schedulers
 
-__all__ = [
-    "STOCK_SPACINGS",
-    "Origin",
-    "Start",
-    "Support",
-    "find_origin",
-    "matching_timestep",
-    "start_at",
-    "start_scheduler",
-    "supported_schedulers",
-]
+__all__ = ["Start", "find_origin", "matching_timestep", "start_at", "start_scheduler", "supported_schedulers"]

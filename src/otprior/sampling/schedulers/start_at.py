@@ -87,6 +87,7 @@ class _Begun:
         told: The timestep of each network evaluation.
         begin: Place of the first step, if a pipeline has set one.
         place: Place of the next step; None before the first.
+        scaled: Place for which a pipeline last asked `scale_model_input`.
         made: What `start` last returned, as `_fingerprint` sees it.
         swap: Makes starts of a pipeline's white noise at the first contact; or None.
     """
@@ -99,6 +100,7 @@ class _Begun:
     told: Sequence[float] = ()
     begin: int | None = None
     place: int | None = None
+    scaled: int | None = None
     made: tuple[Tensor, torch.dtype] | None = None
     swap: Callable[[Tensor], Tensor] | None = None
 
@@ -210,7 +212,7 @@ class _StartsAt:
         if grid is not None:
             asked = {"sigmas" if timesteps is None else "timesteps": [float(each) for each in grid]}
         begun.run = begun.origin.start(begun.base, device=device, mu=mu, **asked)
-        begun.begin = begun.place = None
+        begun.begin = begun.place = begun.scaled = None
         self.timesteps = begun.run.timesteps
         begun.told = self.timesteps.tolist()
         self.num_inference_steps = len(begun.told) if num_inference_steps is None else num_inference_steps
@@ -221,7 +223,16 @@ class _StartsAt:
     def scale_model_input(self, sample: Tensor, timestep: Any = None, *args: Any, **kwargs: Any) -> Tensor:
         """What the network is given at this timestep."""
         run, place = self._enter(timestep)
+        self._begun.scaled = place
         return run.model_input(self._first(sample, place), place)
+
+    def network_input(self, sample: Tensor) -> Tensor:
+        """What the network is given next, in a pipeline that does not ask `scale_model_input`."""
+        begun = self._begun
+        place = (begun.begin or 0) if begun.place is None else begun.place
+        if begun.run is None or begun.scaled == place or place >= len(begun.told):
+            return sample
+        return begun.run.model_input(self._first(sample, place), place)
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The latents after the network's answer at this timestep."""

@@ -95,6 +95,7 @@ _SUPPORT = {
     "KDPM2AncestralDiscreteScheduler": Support("", own=False, ve_scale=True),
     "DDIMScheduler": Support("respaced", truncated=False),
     "DDIMParallelScheduler": Support("respaced", truncated=False),
+    "CogVideoXDDIMScheduler": Support("respaced", truncated=False),
     "PNDMScheduler": Support("respaced", own=False, truncated=False, needs=(("skip_prk_steps", True),)),
     "FlowMatchEulerDiscreteScheduler": Support("flow"),
     "FlowMatchLCMScheduler": Support("flow", needs=(("scale_factors", None),)),
