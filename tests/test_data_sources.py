@@ -509,7 +509,7 @@ def test_odd_members_of_an_npz_are_one_line(tmp_path: Path, member: bytes) -> No
 def test_an_archive_made_to_fill_memory_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("otprior.data.sources.arrays.LARGEST_UNCHECKED", 1 << 20)
+    monkeypatch.setattr("otprior.utils.numpy_files.LARGEST_UNCHECKED", 1 << 20)
     np.savez_compressed(tmp_path / "x.npz", images=np.zeros((4000, 1, 32, 32), dtype=np.uint8))
     with pytest.raises(ValueError, match="packed to"):
         load_images(tmp_path / "x.npz")

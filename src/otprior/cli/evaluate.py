@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from otprior.cli.inputs import BUNDLED, check_data, load_data, require_path, set_up_torch
+from otprior.cli.inputs import BUNDLED, check_data, check_extractor, load_data, require_path, set_up_torch
 from otprior.cli.options import (
     BatchSize,
     Debug,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from otprior.data.images import ImageSet
     from otprior.data.samples import SampleSet
     from otprior.metrics import Reference
-    from otprior.metrics.features import FeatureExtractor
+    from otprior.metrics.frechet import FeatureMoments
     from otprior.report import ReportImages, SamplingReport
 
 EXAMPLES = (
@@ -49,7 +49,11 @@ SHOWN = 10
 
 ReferenceData = Annotated[
     str | None,
-    typer.Option("--reference", metavar="DATA", help="Real images that quality is measured against."),
+    typer.Option(
+        "--reference",
+        metavar="DATA",
+        help="Real images that quality is measured against; or an .npz of their features' mu and sigma: FID alone.",
+    ),
 ]
 Atoms = Annotated[
     str | None,
@@ -108,9 +112,10 @@ def evaluate(
         names = _names(reference, atoms, held_out)
         for option, name in names.items():
             check_data(name, f"--{option}")
-        for option, path in (("--extractor", extractor), ("--sources", sources)):
-            if path is not None:
-                require_path(option, path)
+        if extractor is not None:
+            check_extractor(extractor)
+        if sources is not None:
+            require_path("--sources", sources)
         pixels = parse_value_range(value_range)
 
         where = set_up_torch(threads, device)
@@ -130,16 +135,16 @@ class _Material(NamedTuple):
     """The images that are measured, and those they are compared with."""
 
     samples: SampleSet
-    reference: ImageSet
+    reference: ImageSet | FeatureMoments
     atoms: ImageSet
     held_out: ImageSet
     sources: Tensor | None
 
 
 class _Measured(NamedTuple):
-    """Figures of the samples, and of equally many held-out images."""
+    """Figures of the samples, and of equally many held-out images; name and number of the features."""
 
-    extractor: FeatureExtractor
+    features: dict[str, Any]
     reference: Reference
     figures: dict[str, Any]
     floor: dict[str, Any]
@@ -162,49 +167,78 @@ def _read(path: Path, names: dict[str, str], sources: Path | None, value_range: 
     samples = read_samples(path, value_range)
     channels, height, width = samples.images.images.shape[1:]
     shape = (channels, height, width)
-    reference = load_data(names["reference"], shape, value_range, bundled_split="reference")
+    reference = _read_moments(names["reference"]) or load_data(
+        names["reference"], shape, value_range, bundled_split="reference"
+    )
     held_out = load_data(names["held-out"], shape, value_range, bundled_split="held_out")
     atoms = _read_atoms(names["atoms"], shape, value_range)
     return _Material(samples, reference, atoms, held_out, find_sources(samples, sources, atoms))
 
 
+def _read_moments(name: str) -> FeatureMoments | None:
+    """Reference statistics, where the file of a name holds these rather than images."""
+    from otprior.metrics.stored import read_moments
+
+    return read_moments(Path(name)) if name.lower().endswith(".npz") else None
+
+
 def _measure(
-    material: _Material, path: Path | None, seed: int, batch_size: int, device: torch.device, bar: Bar
+    material: _Material, extractor: str | None, seed: int, batch_size: int, device: torch.device, bar: Bar
 ) -> _Measured:
     import torch
 
     from otprior import metrics
-    from otprior.data import bundled
-    from otprior.metrics.features import extract_features, load_extractor
 
     samples, reference, atoms, held_out, sources = material
-    extractor = bundled.extractor() if path is None else load_extractor(path)
-    extractor.to(device)
-    sets = {"samples": samples.images, "reference": reference, "atoms": atoms, "held-out images": held_out}
-    features: dict[str, Tensor] = {}
-    for name, images in sets.items():
-        bar.update(len(features), len(sets), "", f"features of {len(images):,} {name}")
-        features[name] = extract_features(extractor, images.images, batch_size)
+    images = {"samples": samples.images, "atoms": atoms, "held_out": held_out}
+    if not isinstance(reference, metrics.FeatureMoments):
+        images["reference"] = reference
+    name, features = _features(images, extractor, batch_size, device, bar)
     bar.update(0, None, "", "nearest training images of held-out images")
     against = metrics.Reference.build(
-        reference_features=features["reference"],
+        reference_features=reference
+        if isinstance(reference, metrics.FeatureMoments)
+        else features["reference"],
         atom_pixels=atoms.images,
         atom_features=features["atoms"],
         held_out_pixels=held_out.images,
-        held_out_features=features["held-out images"],
+        held_out_features=features["held_out"],
     )
-    generator = torch.Generator().manual_seed(seed)
 
     def figures(features: Tensor, images: Tensor, sources: Tensor | None) -> dict[str, Any]:
+        # (Each has random numbers of its own, so that none depends on what was measured before it.)
+        generator = torch.Generator().manual_seed(seed)
         return metrics.evaluate(features, images, reference=against, generator=generator, sources=sources)
 
     bar.update(0, None, "", "figures of the samples")
     sampled = figures(features["samples"], samples.images.images, sources)
     bar.update(0, None, "", "figures of held-out images")
     n = min(len(samples.images), len(held_out))
-    rows = torch.randperm(len(held_out), generator=generator)[:n]
-    floor = figures(features["held-out images"][rows], held_out.images[rows], None)
-    return _Measured(extractor, against, sampled, floor, n)
+    rows = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed))[:n]
+    floor = figures(features["held_out"][rows], held_out.images[rows], None)
+    return _Measured({"name": name, "dim": features["samples"].shape[1]}, against, sampled, floor, n)
+
+
+def _features(
+    images: dict[str, ImageSet], extractor: str | None, batch_size: int, device: torch.device, bar: Bar
+) -> tuple[str, dict[str, Tensor]]:
+    """The name of the features, and those of each set of images: computed, or read from a file of features."""
+    from otprior.data import bundled
+    from otprior.metrics import extract_features, load_extractor
+    from otprior.metrics.stored import check_stored, read_features
+
+    if extractor is not None and extractor.lower().endswith(".npz"):
+        name, stored = read_features(Path(extractor))
+        check_stored(stored, {name: len(each) for name, each in images.items()}, Path(extractor))
+        return name, stored
+    network = bundled.extractor() if extractor is None else load_extractor(extractor)
+    network.to(device)
+    features: dict[str, Tensor] = {}
+    for name, each in images.items():
+        what = name.replace("_", "-") + (" images" if name != "samples" else "")
+        bar.update(len(features), len(images), "", f"features of {len(each):,} {what}")
+        features[name] = extract_features(network, each.images, batch_size)
+    return network.name, features
 
 
 def _report(
@@ -212,11 +246,11 @@ def _report(
 ) -> SamplingReport:
     from otprior.report.sampling_report import RealImages
 
-    samples, extractor = material.samples, measured.extractor
+    samples = material.samples
     known = {name: value for name, value in samples.row.items() if value is not None}
     own = {"samples": len(samples.images), "label": label}
     return empty_report(settings).replace(
-        features={"name": extractor.name, "dim": extractor.dim},
+        features=measured.features,
         ot=samples.report.get("ot"),
         reference=RealImages.from_figures(measured.floor_count, measured.floor),
         rows=[{"prior": None, "nfe": None} | known | own | measured.figures],
@@ -257,7 +291,7 @@ def find_sources(samples: SampleSet, path: Path | None, atoms: ImageSet) -> Tens
     import logging
 
     from otprior.data.images import check_labels
-    from otprior.data.sources.arrays import load_numpy
+    from otprior.utils.numpy_files import load_numpy
 
     if path is not None:
         found = load_numpy(path, ("sources",), "--sources").get("sources")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,6 +68,16 @@ def check_data(name: str | Path, what: str = "data") -> None:
     if str(name) != BUNDLED:
         files = "a .zip, .tar, .parquet, .npz, .npy or .safetensors file"
         require_path(what, name, f"name a folder of images, {files}, or '{BUNDLED}'")
+
+
+def check_extractor(name: str) -> None:
+    """Refuses a name that can stand for no feature extractor."""
+    named = name == "inception" or re.fullmatch(r"[\w.]+:\w+|[\w-][\w.-]*/[\w.-]+", name)
+    if not named:
+        kinds = (
+            "a classifier's folder, a Hugging Face vision folder, a TorchScript file, package.module:factory"
+        )
+        require_path("--extractor", name, f"name {kinds}, or inception")
 
 
 def check_prior(path: str | Path) -> None:

@@ -36,9 +36,13 @@ OptionalData = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The folder to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote to --out.")]
 Extractor = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--extractor", metavar="FOLDER", help="The feature extractor.", show_default="the bundled one"
+        "--extractor",
+        metavar="NAME",
+        help="The feature extractor: a classifier's folder, a Hugging Face vision folder (DINOv2), a TorchScript file, "
+        "package.module:factory, or inception (torch-fidelity).",
+        show_default="the bundled one, for 1 x 28 x 28",
     ),
 ]
 ValueRangeText = Annotated[

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprior.cli.inputs import BUNDLED, check_data, check_model, require_path
+from otprior.cli.inputs import BUNDLED, check_data, check_extractor, check_model
 from otprior.utils.validation import require
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ class UserInputs:
     Attributes:
         model: A diffusers folder, or "bundled".
         data: Images to fit to, or "bundled".
-        extractor: Folder of the feature extractor; None for the bundled one.
+        extractor: Name of the feature extractor; None for the bundled one.
         null_label: The network's label for no class.
         value_range: Range of floating-point pixels.
         limit: How many of the images to fit to; None for all.
@@ -48,7 +47,7 @@ class UserInputs:
 
     model: str
     data: str
-    extractor: Path | None = None
+    extractor: str | None = None
     null_label: int | None = None
     value_range: Any = "auto"
     limit: int | None = None
@@ -71,7 +70,7 @@ class UserInputs:
                 check_data(path, option)
             require(self.data == BUNDLED or path is not None, option, rule, "nothing")
         if self.extractor is not None:
-            require_path("--extractor", self.extractor)
+            check_extractor(self.extractor)
         rule = f"left out for the model '{BUNDLED}', whose label is known"
         require(self.model != BUNDLED or self.null_label is None, "--null-label", rule, self.null_label)
 
@@ -109,7 +108,7 @@ class UserInputs:
             precision=self.precision,
             model=self.model,
             null_class_label=self.null_label,
-            extractor=BUNDLED if self.extractor is None else str(self.extractor),
+            extractor=BUNDLED if self.extractor is None else self.extractor,
             value_range=self.value_range,
         )
 

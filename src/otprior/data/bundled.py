@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from otprior.data.images import ImageSet, to_pixels
-from otprior.metrics.features import FeatureExtractor, load_extractor
+from otprior.metrics.features import FeatureExtractor, load_classifier
 from otprior.utils.files import read_json, sha256
 from otprior.utils.validation import check_choice
 
@@ -147,7 +147,7 @@ def split(name: str, root: Path = ROOT) -> ImageSet:
 
 def extractor(root: Path = ROOT) -> FeatureExtractor:
     """The classifier whose penultimate layer gives the features."""
-    return load_extractor(_verified_folder("classifier", root))
+    return load_classifier(_verified_folder("classifier", root))
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from otprior.experiments.comparison import BUNDLED, Comparison
 from otprior.experiments.sampling import Models
 from otprior.metrics import FeatureMoments, Reference
 from otprior.metrics.classes import class_moments
-from otprior.metrics.features import FeatureExtractor, extract_features, load_extractor
+from otprior.metrics.extractors import Extractor, extractor_sha256, load_extractor
+from otprior.metrics.features import extract_features
 from otprior.metrics.neighbours import nearest
 from otprior.sampling.folders import component_folder, network_sha256, own_scheduler
 from otprior.sampling.inputs import real_classes
-from otprior.utils.files import folder_sha256, read_json
+from otprior.utils.files import read_json
 from otprior.utils.validation import require
 
 # Pixels nearer than this (pixels in [-1, 1], Euclidean) are the same image; so many real images may be among the atoms:
@@ -107,7 +108,7 @@ class Inputs:
         return NoiseSchedule.from_scheduler(scheduler)
 
     @property
-    def extractor(self) -> FeatureExtractor:
+    def extractor(self) -> Extractor:
         """The feature extractor."""
         return _extractor(self._extractor)
 
@@ -159,7 +160,7 @@ class Inputs:
         if self._own_model:
             found["model"] = _network_digest(self.model, "model_index.json")
         if self._extractor != BUNDLED:
-            found["extractor"] = _digest(self._extractor, "*")
+            found["extractor"] = _digest(self._extractor)
         return found
 
     def check_not_atoms(self, name: str) -> None:
@@ -205,7 +206,7 @@ def check_unseen(name: str, images: ImageSet, seen: ImageSet) -> None:
     require(float(same.double().mean()) <= MOST_SAME, name, rule, came)
 
 
-_digest, _network_digest = cache(folder_sha256), cache(network_sha256)
+_digest, _network_digest = cache(extractor_sha256), cache(network_sha256)
 
 
 def _is_bundled(name: str) -> bool:
@@ -240,7 +241,7 @@ def _check_not_atoms(name: str, value_range: Any, copied: str, count: int) -> No
 
 
 @cache
-def _extractor(folder: str) -> FeatureExtractor:
+def _extractor(folder: str) -> Extractor:
     return bundled.extractor() if folder == BUNDLED else load_extractor(folder)
 
 

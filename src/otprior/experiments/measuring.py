@@ -73,6 +73,8 @@ def _measure_set(comparison: Comparison, blocks: list[Block], path: Path) -> Non
 def _by_class(
     inputs: Inputs, features: Tensor, images: Tensor, labels: Tensor, generator: torch.Generator
 ) -> dict[str, Any]:
+    if not hasattr(inputs.extractor, "logits"):
+        return {}  # only a classifier knows classes
     predicted = classify(inputs.extractor, images)
     return class_figures(features, predicted, labels, inputs.class_moments, generator)
 
@@ -156,8 +158,10 @@ def flow_classes(comparison: Comparison, flow: list[Block] | None) -> Tensor | N
     Arguments:
         comparison: The comparison.
         flow: Its full sampler's first set of seeds. Without it the few classes that are stored for the bundled network
-            are taken, or None if the seeds or the network are others.
+            are taken, or None if the seeds or the network are others, or the extractor is no classifier.
     """
+    if not hasattr(Inputs.of(comparison).extractor, "logits"):
+        return None
     if flow is not None:
         return classify(Inputs.of(comparison).extractor, Samples.read(flow).images)
     stored = bundled.full_sampler()

@@ -10,7 +10,8 @@ from __future__ import annotations
 from otprior.metrics.classes import mixture_mask
 from otprior.metrics.copying import Atoms, copy_mask, duplicate_rate
 from otprior.metrics.evaluation import Reference, evaluate
-from otprior.metrics.features import FeatureExtractor, extract_features, load_extractor
+from otprior.metrics.extractors import load_extractor
+from otprior.metrics.features import FeatureExtractor, extract_features
 from otprior.metrics.frechet import FeatureMoments, frechet_distance
 from otprior.metrics.intervals import (
     Interval,

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _NEIGHBOURS = 5
 _BLOCKS = 10
+# Variance of features, as a share of their squared mean, below which they are all the same.
+SAME_FEATURES = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,18 +35,18 @@ class Reference:
     """The images that samples are compared with; build it once with `Reference.build`.
 
     Arguments:
-        features: Of the real reference images, shape (M, D), float32.
+        features: Of the real reference images, shape (M, D), float32; None where only their moments are known.
         moments: Their mean and covariance.
-        kernel: Their own term of the kernel distance.
+        kernel: Their own term of the kernel distance; None without features.
         atoms: The training images that a sample could have been copied from.
         atom_features: Features of all given atoms, shape (N, D), float32.
         held_out_pixel_distances: From held-out real images to their nearest atom, in pixels, shape (H,).
         held_out_feature_distances: The same in features, shape (H,).
     """
 
-    features: Tensor
+    features: Tensor | None
     moments: FeatureMoments
-    kernel: KernelSample
+    kernel: KernelSample | None
     atoms: Atoms
     atom_features: Tensor
     held_out_pixel_distances: Tensor
@@ -53,7 +55,7 @@ class Reference:
     @classmethod
     def build(
         cls,
-        reference_features: Tensor,
+        reference_features: Tensor | FeatureMoments,
         atom_pixels: Tensor,
         atom_features: Tensor,
         held_out_pixels: Tensor,
@@ -62,21 +64,31 @@ class Reference:
         """Checks the sets against one another and finds the held-out images' nearest atoms.
 
         Arguments:
-            reference_features: Real images that quality is measured against, shape (M, D).
+            reference_features: Of real images that quality is measured against, shape (M, D); or their moments, which
+                give an FID alone.
             atom_pixels: Images behind the prior, shape (N, C, H, W) or (N, P), in [-1, 1].
             atom_features: Their features, shape (N, D).
             held_out_pixels: Real images that are neither atoms nor reference, shape (H, C, H, W) or (H, P).
             held_out_features: Their features, shape (H, D).
 
         Raises:
-            ValueError: If sets are malformed or do not fit one another, or if fewer than two atoms differ.
+            ValueError: If sets are malformed or do not fit one another, if fewer than two atoms differ, or if all
+                reference images have the same features.
         """
-        features = as_rows("reference_features", reference_features, minimum=_NEIGHBOURS + 1)
+        if isinstance(reference_features, FeatureMoments):
+            features, moments = None, reference_features
+        else:
+            features = as_rows("reference_features", reference_features, minimum=_NEIGHBOURS + 1)
+            moments = FeatureMoments.from_features(features)
+        rule = "different for different images"
+        # (Up to what float32 resolves: rounding differs from batch to batch.)
+        spread = float(moments.covariance.trace()) / max(float(moments.mean.square().sum()), 1e-30)
+        require(spread > SAME_FEATURES, "features", rule, "the same for all reference images")
         atom_features = as_rows("atom_features", atom_features)
         held_features = as_rows("held_out_features", held_out_features)
         held_pixels = as_rows("held_out_pixels", held_out_pixels)
         for name, rows in (("atom_features", atom_features), ("held_out_features", held_features)):
-            check_same_width(name, rows, "reference_features", features)
+            _check_width(name, rows, moments)
         atoms = Atoms.build(atom_pixels)
         check_same_width("held_out_pixels", held_pixels, "atom_pixels", atoms.images)
         count, merged = len(atoms.representative), len(atoms.representative) - len(atoms.images)
@@ -94,8 +106,8 @@ class Reference:
             logger.info("%d of %d atoms equal an earlier one and are merged for the copy rate", merged, count)
         return cls(
             features=features,
-            moments=FeatureMoments.from_features(features),
-            kernel=KernelSample.from_features(features),
+            moments=moments,
+            kernel=None if features is None else KernelSample.from_features(features),
             atoms=atoms,
             atom_features=atom_features,
             held_out_pixel_distances=atoms.nearest(held_pixels, 1)[0][:, 0],
@@ -122,7 +134,8 @@ def evaluate(
 
     Returns:
         A dict with
-        - fid, kid, precision, recall, density, coverage: in features, against the reference images;
+        - fid, kid, precision, recall, density, coverage: in features, against the reference images; all but the first
+          None where only moments of these are known;
         - copy_rate, source_rate (None without `sources`), duplicate_rate: shares, in pixels;
         - nearest_pixel_distance, nearest_feature_distance: mean distance to the nearest atom;
         - nearest_pixel_below_1pct, nearest_feature_below_1pct: share of samples nearer to an atom than the
@@ -137,22 +150,22 @@ def evaluate(
     """
     features = as_rows("features", features, minimum=_NEIGHBOURS + 1)
     pixels = as_rows("pixels", pixels)
-    check_same_width("features", features, "the reference's features", reference.features)
+    _check_width("features", features, reference.moments)
     check_same_width("pixels", pixels, "the reference's atoms", reference.atoms.images)
     rule = f"{len(features)} rows, one a row of features"
     require(len(pixels) == len(features), "pixels", rule, len(pixels))
     figures = _distances(features, reference, generator)
-    neighbourhood = neighbourhood_terms(reference.features, features, _NEIGHBOURS)
-    figures |= {
-        "recall": float(neighbourhood["recall"].mean()),
-        "recall_interval": None,
-        "coverage": float(neighbourhood["coverage"].mean()),
-        "coverage_interval": None,
-        "duplicate_rate": duplicate_rate(pixels),
-        "duplicate_rate_interval": None,
-    }
+    neighbourhood: dict[str, Tensor] = {}
+    if reference.features is not None:
+        neighbourhood = neighbourhood_terms(reference.features, features, _NEIGHBOURS)
+    for name in ("recall", "coverage"):
+        figures[name] = float(neighbourhood[name].mean()) if neighbourhood else None
+        figures[f"{name}_interval"] = None
+    figures |= {"duplicate_rate": duplicate_rate(pixels), "duplicate_rate_interval": None}
     # Masks stay boolean, by which `bootstrap_mean` knows a proportion.
-    terms = {"precision": neighbourhood["precision"] > 0.0, "density": neighbourhood["density"]}
+    terms: dict[str, Tensor | None] = {"precision": None, "density": None}
+    if neighbourhood:
+        terms = {"precision": neighbourhood["precision"] > 0.0, "density": neighbourhood["density"]}
     for name, values in (terms | _copying_terms(features, pixels, reference, sources)).items():
         interval = None if values is None else bootstrap_mean(values, generator)
         figures[name] = None if interval is None else interval.estimate
@@ -164,14 +177,22 @@ def _distances(features: Tensor, reference: Reference, generator: torch.Generato
     """Fréchet and kernel distance with their intervals."""
     blocks = min(_BLOCKS, len(features) // 2)
     fid = block_interval(lambda rows: frechet_distance(rows, reference.moments), features, generator, blocks)
-    kid = block_interval(lambda rows: kernel_distance(rows, reference.kernel), features, generator, blocks)
+    kernel = reference.kernel
+    kid = None
+    if kernel is not None:
+        kid = block_interval(lambda rows: kernel_distance(rows, kernel), features, generator, blocks)
     return {
         "fid": fid.estimate,
         # A distance is never negative; an unbiased estimate, such as the kernel distance, may be.
         "fid_interval": [max(fid.lo, 0.0), fid.hi],
-        "kid": kid.estimate,
-        "kid_interval": kid.limits(),
+        "kid": None if kid is None else kid.estimate,
+        "kid_interval": None if kid is None else kid.limits(),
     }
+
+
+def _check_width(name: str, rows: Tensor, moments: FeatureMoments) -> None:
+    rule = f"as wide as the reference's features ({len(moments.mean)} columns)"
+    require(rows.shape[1] == len(moments.mean), name, rule, rows.shape[1])
 
 
 def _copying_terms(

@@ -22,6 +22,11 @@ from otprior.utils.files import output_dir, read_json, write_json
 from otprior.utils.validation import check_finite, check_integer, require
 
 FORMAT_VERSION = 1
+# What to do about images of another kind.
+OTHERS = (
+    "Name another extractor by --extractor: a Hugging Face folder of a vision model (`hf download "
+    "facebook/dinov2-small --local-dir dinov2-small`), a TorchScript file, package.module:factory, or inception"
+)
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
 
@@ -82,6 +87,7 @@ class FeatureExtractor(nn.Module):
             "images",
             f"of shape (N, {', '.join(map(str, self.image_shape))}) for the features {self.name!r}",
             shape,
+            OTHERS,
         )
         return torch.relu(self.dense(self.trunk(images)))
 
@@ -115,12 +121,20 @@ def extract_features(extractor: nn.Module, images: Tensor, batch_size: int = 500
     return torch.cat(list(_batches(extractor, extractor, images, batch_size)))
 
 
-def class_logits(extractor: FeatureExtractor, images: Tensor, batch_size: int = 500) -> Tensor:
-    """Computes class scores (N, classes) in float32 on the CPU, of images (N, C, H, W) in [-1, 1]."""
+def class_logits(extractor: Any, images: Tensor, batch_size: int = 500) -> Tensor:
+    """Computes class scores (N, classes) in float32 on the CPU, of images (N, C, H, W) in [-1, 1].
+
+    Raises:
+        ValueError: If the extractor is no classifier.
+    """
+    rule = "a classifier, such as scripts/train_classifier.py makes, for figures by class"
+    require(
+        hasattr(extractor, "logits"), "extractor", rule, getattr(extractor, "name", type(extractor).__name__)
+    )
     return torch.cat(list(_batches(extractor, extractor.logits, images, batch_size)))
 
 
-def classify(extractor: FeatureExtractor, images: Tensor, batch_size: int = 500) -> Tensor:
+def classify(extractor: Any, images: Tensor, batch_size: int = 500) -> Tensor:
     """Predicts the most probable class (N,), int64 on the CPU, of images (N, C, H, W) in [-1, 1]."""
     return class_logits(extractor, images, batch_size).argmax(dim=1)
 
@@ -156,7 +170,7 @@ def save_extractor(extractor: FeatureExtractor, path: str | Path, dtype: torch.d
         write_json(folder / CONFIG_FILE, extractor.config())
 
 
-def load_extractor(path: str | Path) -> FeatureExtractor:
+def load_classifier(path: str | Path) -> FeatureExtractor:
     """Loads the extractor saved in folder `path`, in evaluation mode, float32, with frozen weights.
 
     Raises:

@@ -35,12 +35,12 @@ class FeatureMoments:
     Arguments:
         mean: Shape (D,), float64.
         covariance: Shape (D, D), float64, symmetric, divided by n − 1.
-        n: Number of rows that they were computed from.
+        n: Number of rows that they were computed from; None if that is not known.
     """
 
     mean: Tensor
     covariance: Tensor
-    n: int
+    n: int | None
 
     def __post_init__(self) -> None:
         d = self.mean.numel()
@@ -48,7 +48,8 @@ class FeatureMoments:
         require(self.covariance.shape == (d, d), "covariance", f"{d} x {d}", tuple(self.covariance.shape))
         require(self.mean.dtype == torch.float64, "mean", "float64", self.mean.dtype)
         require(self.covariance.dtype == torch.float64, "covariance", "float64", self.covariance.dtype)
-        check_integer("n", self.n, 2)
+        if self.n is not None:
+            check_integer("n", self.n, 2)
 
     @classmethod
     def from_features(cls, features: Tensor) -> FeatureMoments:

@@ -31,7 +31,6 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from otprior.data.images import ImageSet
-from otprior.data.sources.arrays import load_numpy
 from otprior.priors.class_maps import ClassMaps
 from otprior.priors.data import read_data, rows_by_class
 from otprior.priors.options import option
@@ -39,6 +38,7 @@ from otprior.priors.solved import CellMaps, SolvedPrior, SolveOptions, fit_facts
 from otprior.transport.distributed import Processes
 from otprior.transport.potential import BrenierPotential
 from otprior.transport.solution import Progress
+from otprior.utils.numpy_files import load_numpy
 from otprior.utils.random import normal_block, seed_from
 from otprior.utils.validation import invalid, require
 

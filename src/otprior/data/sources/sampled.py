@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otprior.data.sources.arrays import ArraySource, load_numpy
+from otprior.data.sources.arrays import ArraySource
 from otprior.data.sources.source import Item, Source
 from otprior.data.sources.tree import FolderTree, TreeSource
 from otprior.utils.files import read_json
+from otprior.utils.numpy_files import load_numpy
 from otprior.utils.validation import require
 
 # The first marks such a folder.

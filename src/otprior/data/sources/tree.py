@@ -24,9 +24,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from otprior.data.pictures import OTHER_SUFFIXES, SUFFIXES
-from otprior.data.sources.arrays import check_unpacked
 from otprior.data.sources.source import Item, Source
 from otprior.utils.files import parse_json, require_regular
+from otprior.utils.numpy_files import check_unpacked
 from otprior.utils.validation import invalid, require
 
 logger = logging.getLogger(__name__)
