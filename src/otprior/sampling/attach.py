@@ -75,7 +75,10 @@ def attach(
     labelled = condition is not None or "class_labels" in asked
     hint = "It chooses a label for the call's prompts."
     require(prior.num_classes is None or labelled, "condition", "given for a prior by class", None, hint)
-    if prior.num_classes is None and condition is None and {"prompt", "class_labels"} & set(asked):
+    # (At T there is next to no signal, hence no layout.)
+    some_signal = prior.alpha**2 > 0.01 * prior.sigma**2
+    conditional = bool({"prompt", "class_labels"} & set(asked))
+    if prior.num_classes is None and condition is None and conditional and some_signal:
         logger.warning(
             "the prior knows no classes, and imposes the layout of an image that has nothing to do with the prompt or "
             "label: on the bundled network images were of the class asked for in 25 % of cases in place of 85 %. "
