@@ -58,6 +58,8 @@ def why_not(module: str, node: Any) -> str | None:
         return "it noises an image: its start is that image"
     if "prepare_latents" in methods and holds_image(methods["prepare_latents"]):
         return "its latents hold an image or a film"
+    if "prepare_latents" in methods and "config.sigma_max" in ast.unparse(methods["prepare_latents"]):
+        return "it scales its noise itself, by sigma_max"
     return None
 
 

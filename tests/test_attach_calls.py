@@ -345,6 +345,9 @@ def test_what_cannot_be_attached() -> None:
     assert type(pipe) is diffusers.StableDiffusionPipeline
     assert type(pipe.scheduler) is diffusers.IPNDMScheduler
     assert detach(pipe) is pipe
+    own = OTPriorPipeline(unet(in_channels=1, out_channels=1), diffusers.DDIMScheduler())
+    with pytest.raises(ValueError, match=r"pipe\.prior = prior"):
+        attach(own, fitted("DDIM"))
 
 
 def test_signatures_and_names_are_the_stock_ones() -> None:

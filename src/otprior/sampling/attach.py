@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from otprior.priors import Prior
 from otprior.sampling.layouts import Layout, find_layout
+from otprior.sampling.pipeline import OTPriorPipeline
 from otprior.sampling.schedulers.start_at import start_at, starts_at, stock_scheduler
 from otprior.utils.validation import invalid, require
 
@@ -69,6 +70,8 @@ def attach(
     """
     detach(pipe)
     check_pipeline(type(pipe))
+    own = isinstance(pipe, OTPriorPipeline)
+    require(not own, "pipe", "a stock pipeline", type(pipe).__name__, "Assign pipe.prior = prior.")
     require(getattr(pipe, "scheduler", None) is not None, "pipe", "one with a scheduler", type(pipe).__name__)
     require(isinstance(prior, Prior), "prior", "a Prior", type(prior).__name__)
     asked = inspect.signature(type(pipe).__call__).parameters
@@ -224,16 +227,20 @@ def _prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Any:
     call = inspect.signature(prepare).bind(*args, **kwargs).arguments
     hint = "Below 1 an image is noised in its place."
     require(call.get("is_strength_max", True), "strength", "1 with a prior", "less", hint)
-    _check_noise(prepare, call)
+    _check_noise(prepare, call, _place(state.stock))
     if isinstance(out, Tensor):
         return state.start(self, out)
-    place = 1 if "Marigold" in state.stock.__name__ else 0
-    parts = list(out)
+    parts, place = list(out), _place(state.stock)
     parts[place] = state.start(self, parts[place])
     return type(out)(parts)
 
 
-def _check_noise(prepare: Callable[..., Any], call: dict[str, Any]) -> None:
+def _place(stock: type) -> int:
+    """Where the noise is among what `prepare_latents` returns: first, but for Marigold's."""
+    return int(stock.__name__.startswith("Marigold"))
+
+
+def _check_noise(prepare: Callable[..., Any], call: dict[str, Any], place: int) -> None:
     """Requires that latents which are prepared from an image, too, are white noise all the same.
 
     Two draws from N(0, I) differ everywhere, by N(0, 2). Where the image is part of the latents (its first frame, say),
@@ -248,7 +255,7 @@ def _check_noise(prepare: Callable[..., Any], call: dict[str, Any]) -> None:
             torch.manual_seed(seed)
             given = {key: value for key, value in call.items() if key not in ("latents", "generator")}
             out = prepare(**given, generator=None)
-            draws.append((out if isinstance(out, Tensor) else out[0]).float())
+            draws.append((out if isinstance(out, Tensor) else out[place]).float())
     apart = draws[0] - draws[1]
     slack = 5 * (2 / apart.numel()) ** 0.5
     noise = abs(float(apart.square().mean()) / 2 - 1) < slack and float((apart == 0).float().mean()) < 0.05

@@ -40,7 +40,7 @@ def start_flow(request: StartRequest) -> tuple[Any, Tensor]:
     last = sigmas.new_tensor([0.0 if float(fresh.sigmas[-1]) == 0 else 1 / total])
     if request.support.grid == "flow":
         # (Karras, exponential and beta spacings of the config stand between the ends that they are given.)
-        sigmas = fresh.sigmas[:-1].double().cpu()
+        sigmas = fresh.sigmas[:-1].cpu().double()
     fresh.sigmas = torch.cat([sigmas, last]).to(fresh.sigmas)
     fresh.timesteps = (sigmas * total).to(device=fresh.timesteps.device, dtype=torch.float32)
     return fresh, fresh.timesteps
