@@ -296,7 +296,7 @@ def test_a_spent_budget_raises_or_is_kept_with_its_chi_squared() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"noise": "none"}, "noise must be one of 'coupled', 'fresh', 'frozen'; got 'none'"),
+        ({"noise": "none"}, "noise must be one of 'coupled', 'whitened', 'fresh', 'frozen'; got 'none'"),
         ({"smoothing": -0.1}, "smoothing must be a finite number >= 0; got -0.1"),
         ({"smoothing": float("nan")}, "smoothing must be a finite number >= 0; got nan"),
         ({"smoothing": 0.1, "noise": "frozen"}, "smoothing must be 0 with noise='frozen'; got 0.1"),

@@ -191,7 +191,7 @@ def test_who_was_left_behind_may_challenge_the_winner() -> None:
 @pytest.mark.parametrize("prior", ["semidiscrete", "mixture", "gaussian"])
 def test_candidates_are_different_starts_of_the_schedule(schedule: NoiseSchedule, prior: str) -> None:
     rows = candidates(schedule, 5, prior)
-    assert len({row.key for row in rows}) == len(rows) == (21 if prior == "semidiscrete" else 7)
+    assert len({row.key for row in rows}) == len(rows) == (28 if prior == "semidiscrete" else 7)
     for row in rows:
         schedule.check_timestep(row.start_timestep)
     near = neighbours(schedule, rows[0])

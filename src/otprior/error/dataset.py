@@ -5,7 +5,7 @@ With p = p_t, the law of α X + σ ε for X uniform over N data points, and q th
 | prior | below | above |
 |---|---|---|
 | of Gaussian starts | gelbrich; marginals | shared noise; cells; flow |
-| semidiscrete | dual; nearest start (frozen) | chain; independent atoms and flow (not for frozen) |
+| semidiscrete | dual; nearest start (frozen) | chain; independent atoms (coupled, fresh); flow (not for frozen) |
 | random atom | 0 | 0: its law is p_t |
 | any other | dual | flow; without it no upper bound is known |
 
@@ -29,6 +29,7 @@ from otprior.error.semidiscrete import (
     dual_bound,
     estimated_links,
     frozen_bound,
+    has_normal_noise,
     independent_bound,
 )
 from otprior.error.start_law import (
@@ -185,9 +186,9 @@ def _semidiscrete_error(
         lower.append(frozen_bound(draws, draws.atoms[picked], alpha, sigma, part, generator))
 
     with_flow = flow is not None and not frozen
-    part = part_level(level, estimated_links(prior) + (not frozen) + with_flow)
+    part = part_level(level, estimated_links(prior) + has_normal_noise(prior) + with_flow)
     upper = [chain_bound(draws, alpha, sigma, draws.plan.upper(part), part, level)]
-    if not frozen:
+    if has_normal_noise(prior):
         squares = MeanEstimate.of(((draws.signals.double() - target.spectrum.mean) ** 2).sum(dim=1))
         squares += MeanEstimate(target.total_variance)
         upper.append(independent_bound(squares, alpha, part, level))

@@ -37,6 +37,7 @@ from otprior.error.semidiscrete import (
     dual_bound,
     estimated_links,
     frozen_bound,
+    has_normal_noise,
     independent_bound,
 )
 from otprior.error.start_law import StartDraws, draw_starts, seeds_to_starts, semidiscrete
@@ -210,10 +211,10 @@ def _semidiscrete_error(
         lower.append(frozen_bound(draws, held_out.rows, alpha, sigma, part, generator))
 
     with_flow = bool(held_out.flows) and not frozen
-    part = part_level(level, estimated_links(prior) + (not frozen) + with_flow)
+    part = part_level(level, estimated_links(prior) + has_normal_noise(prior) + with_flow)
     masses = _matched(held_out, draws).limit(part, "upper")
     upper = [chain_bound(draws, alpha, sigma, masses, part, level)]
-    if not frozen:
+    if has_normal_noise(prior):
         n = min(len(draws.signals), len(held_out.rows))
         squares = ((draws.signals[:n].double() - held_out.rows[:n].double()) ** 2).sum(dim=1)
         upper.append(independent_bound(MeanEstimate.of(squares), alpha, part, level))

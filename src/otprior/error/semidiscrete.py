@@ -5,14 +5,15 @@ r"""Bounds on the error of a semi-discrete start α b(z) + σ n, by a chain of l
 - *Smoothing*: b is the softmax mean of atoms, not y_i. With the same seed, W2 ≤ α √E|b − y_i|².
 - *Noise*: n = ρ z + √(1 − ρ²) ε'. Given its cell, of mass p_i, z has relative entropy ln 1/p_i to N(0, I), and by
   Talagrand's inequality its W2² from there is at most twice that. Adding the same √(1 − ρ²) ε' on both sides adds
-  nothing to a coupling's cost, so over all cells W2 ≤ ρ σ √(2 H(p)) ≤ ρ σ √(2 ln N). Fresh noise has ρ = 0. Frozen
+  nothing to a coupling's cost, so over all cells W2 ≤ ρ σ √(2 H(p)) ≤ ρ σ √(2 ln N). Fresh noise has ρ = 0. Whitened
+  noise has less relative entropy, ln N + E e(z) at most, and draws estimate the mean (`transport.whitening`). Frozen
   noise is a point ε_i for each atom: W2² ≤ σ² E|ε − ε_i|² = σ² (d + E|ε_i|²).
 - *Masses*: the cells' masses are not those of X: α W2(Σ p_i δ_{y_i}, law of X), from `mass_coupling` for the atoms
   themselves, from held-out data for the population.
 
 Another bound keeps n and takes X independent of the seed: W2² ≤ α² E|b − X|². It is the better one where little
-signal is left, and does not hold for frozen noise. From below, frozen starts are N points w_i, and every coupling sends
-each point of p_t to one of them: W2² ≥ E min_i |x − w_i|².
+signal is left, and holds where n is N(0, I), as coupled and fresh noise are. From below, frozen starts are N points
+w_i, and every coupling sends each point of p_t to one of them: W2² ≥ E min_i |x − w_i|².
 """
 
 from __future__ import annotations
@@ -60,9 +61,14 @@ def _moments_along(starts: Tensor, axes: Tensor) -> Spectrum:
     return Spectrum(mean, axes, variances, max(left, 0.0) / (dim - rank) if rank < dim else 0.0)
 
 
+def has_normal_noise(prior: SemiDiscretePrior) -> bool:
+    """Whether the start's noise is N(0, I), all cells taken together."""
+    return prior.noise in ("coupled", "fresh")
+
+
 def estimated_links(prior: SemiDiscretePrior) -> int:
-    """Number of links of the chain that are estimated: masses, and smoothing and frozen noise where there is any."""
-    return 1 + bool(prior.smoothing) + (prior.noise == "frozen")
+    """Number of links of the chain that are estimated: masses; smoothing, frozen or whitened noise if there is any."""
+    return 1 + bool(prior.smoothing) + (not has_normal_noise(prior))
 
 
 def chain_bound(
@@ -84,6 +90,10 @@ def chain_bound(
         links["smoothing"] = alpha * math.sqrt(MeanEstimate.of(off).limit(part_level, "upper"))
     if prior.noise == "coupled":
         links["noise"] = prior.correlation * sigma * math.sqrt(2 * math.log(len(draws.atoms)))
+    elif prior.noise == "whitened":
+        assert draws.entropies is not None
+        left = math.log(len(draws.atoms)) + MeanEstimate.of(draws.entropies).limit(part_level, "upper")
+        links["noise"] = sigma * math.sqrt(2 * max(left, 0.0))
     elif prior.noise == "frozen":
         sizes = (draws.noises.double() ** 2).sum(dim=1)
         links["noise"] = sigma * math.sqrt(prior.dim + MeanEstimate.of(sizes).limit(part_level, "upper"))

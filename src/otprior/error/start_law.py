@@ -70,6 +70,7 @@ class StartDraws:
         cells: Index into `atoms` of each draw, int64 (n,).
         index: Index of each of `atoms` among the prior's atoms, int64 (N,).
         counts: Hits of each atom in a larger number of draws, int64 (N,).
+        entropies: What each draw adds to the relative entropy of whitened noise, (n,), float64; None of another kind.
     """
 
     prior: SemiDiscretePrior
@@ -80,6 +81,7 @@ class StartDraws:
     cells: Tensor
     index: Tensor
     counts: Tensor
+    entropies: Tensor | None = None
 
     @cached_property
     def plan(self) -> MassPlan:
@@ -130,20 +132,23 @@ def draw_starts(
         quick = min(MOST_MASS_DRAWS, QUICK_SCORES // len(measure))
         mass_draws = max(MASS_DRAWS_AN_ATOM * len(measure), quick)
     counts = torch.zeros(len(measure), dtype=torch.int64)
-    blocks = []
+    blocks, entropies = [], []
     for block in range(-(-max(count, mass_draws) // BLOCK)):
         z, labels = _latents(prior, normal_block(seed, "starts", block, BLOCK, prior.dim), label)
         if block * BLOCK < count:
             fresh, _ = _latents(prior, normal_block(seed, "fresh", block, BLOCK, prior.dim), label)
             signal, noise, source = _signal_and_noise(prior, z, labels, fresh)
             blocks.append((signal.cpu(), noise.cpu(), place[source.cpu()]))
+            if prior.noise == "whitened":
+                entropies.append(prior.whitening_entropy(z, labels).cpu())
         else:
             found = prior.source(z, labels)
             assert found is not None
             source = found
         counts += torch.bincount(place[source.cpu()], minlength=len(measure))
     signals, noises, cells = (torch.cat(each)[:count] for each in zip(*blocks))
-    return StartDraws(prior, measure.atoms, measure.weights, signals, noises, cells, index, counts)
+    left = torch.cat(entropies)[:count] if entropies else None
+    return StartDraws(prior, measure.atoms, measure.weights, signals, noises, cells, index, counts, left)
 
 
 def sample_starts(prior: Prior, codes: Tensor, label: int | None, seed: int) -> Tensor:
@@ -213,7 +218,7 @@ def _signal_and_noise(
     start, source = prior.start_and_source(z, labels, fresh if prior.needs_fresh else None)
     assert source is not None
     start, signal = start.flatten(1), prior.atoms[source]
-    if prior.noise == "frozen":
+    if prior.noise in ("frozen", "whitened"):
         return signal, (start - prior.alpha * signal) / prior.sigma, source
     rho = 0.0 if prior.noise == "fresh" else prior.correlation
     noise = rho * z.flatten(1) + (1 - rho**2) ** 0.5 * fresh.flatten(1)

@@ -16,8 +16,7 @@ from otprior.sampling.start_spec import StartSpec
 
 def fit_options(start: StartSpec) -> dict[str, Any]:
     """The options that decide what is fitted for a start."""
-    declared = find_prior(find_prior(start.prior).made_from).Options.declared()
-    return {name: value for name, value in start.options if name in declared and not declared[name].of_start}
+    return find_prior(find_prior(start.prior).made_from).fit_options(dict(start.options))
 
 
 def fitted_name(start: StartSpec) -> str | None:

@@ -89,6 +89,14 @@ class PriorKind:
         return name in inspect.signature(cls.fit).parameters
 
     @classmethod
+    def fit_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the options that decide what is fitted; the others can be changed afterwards."""
+        declared = cls.Options.declared()
+        return {
+            name: value for name, value in options.items() if name in declared and not declared[name].of_start
+        }
+
+    @classmethod
     def usual_timestep(cls, schedule: NoiseSchedule) -> float:
         """t* where none is given: that of `usual_log_snr`, whatever the schedule's timesteps are.
 

@@ -6,8 +6,9 @@ the gaussian map of that cluster its start:
 
     T(z) = α μ_{k(z)} + (α² Σ_{k(z)} + σ² I)^{1/2} z.
 
-With `noise="fresh"` the last z is drawn anew: in law a random cluster's Gaussian, the p_t* of the mixture up to the
-clusters' masses, without anything that transport adds. It is the rival of the other.
+With `noise="whitened"` the last z is R_k(z), whose law within the cluster's cell is nearly N(0, I) again (see
+`otprior.transport.whitening`). With `noise="fresh"` it is drawn anew: in law a random cluster's Gaussian, the p_t* of
+the mixture up to the clusters' masses, without anything that transport adds. It is the rival of the others.
 
 One cluster is the gaussian prior; a cluster an image is the coupled semidiscrete one. Between them, as there, the seed
 stays the noise and leans towards its cluster, so a start carries more of it than p_t* does.
@@ -32,11 +33,12 @@ from otprior.priors.data import images_by_class, read_data, rows_by_class
 from otprior.priors.options import option
 from otprior.priors.solved import CellMaps, SolvedPrior, SolveOptions, fit_facts
 from otprior.transport.moments import Spectrum, thin_spectrum
+from otprior.transport.potential import BrenierPotential
 from otprior.transport.solution import Progress, Solution
 from otprior.transport.solve import solve_semidiscrete
 from otprior.utils.validation import check_integer, require
 
-NOISES = ("coupled", "fresh")
+NOISES = ("coupled", "whitened", "fresh")
 IMAGES_PER_CLUSTER = 10
 IMAGES_PER_AXIS = 3
 KMEANS_ROUNDS = 30
@@ -48,7 +50,8 @@ class MixtureOptions(SolveOptions):
 
     noise: str = option(
         "coupled",
-        "Noise of a start: the seed's own (coupled), or drawn anew (fresh).",
+        "Noise of a start: the seed's own (coupled), brought back to N(0, I) within its cell (whitened), or drawn anew "
+        "(fresh).",
         choices=NOISES,
         of_start=True,
     )
@@ -83,9 +86,10 @@ class MixturePrior(SolvedPrior):
         timestep: t*.
         components: Number of clusters K, of all classes together.
         rank: Axes kept of a cluster.
-        noise: "coupled", the seed's own, or "fresh".
+        noise: "coupled", the seed's own, "whitened" or "fresh".
         num_classes: Number of class labels, or None.
         facts: What is known of data and solve: source, license, sha256; chi2, draws, seconds.
+        whitening: Number of axes of the whitening within cells, or None if it was not sampled.
     """
 
     kind = "mixture"
@@ -112,10 +116,12 @@ class MixturePrior(SolvedPrior):
         noise: str = "coupled",
         num_classes: int | None = None,
         facts: dict[str, Any] | None = None,
+        whitening: int | None = None,
     ) -> None:
         super().__init__()
         self.set_up(shape, schedule, timestep, num_classes)
         MixtureOptions(noise=noise)
+        self.noise = noise
         self.needs_fresh = noise == "fresh"
         self.facts = dict(facts or {})
         self._maps = CellMaps()
@@ -125,6 +131,7 @@ class MixturePrior(SolvedPrior):
         self.register_buffer("variances", torch.zeros(components, rank))
         self.register_buffer("residuals", torch.zeros(components))
         self.register_buffer("classes", torch.zeros(components, dtype=torch.int64))
+        self._allot_whitening(self.dim, whitening)
 
     @classmethod
     def fit(
@@ -172,7 +179,7 @@ class MixturePrior(SolvedPrior):
             timestep=timestep,
             components=len(spectra),
             rank=chosen.rank,
-            noise=chosen.noise,
+            noise="coupled" if chosen.noise == "whitened" else chosen.noise,
             num_classes=count,
             facts=fit_facts(images, [solution for _, solution in solved]),
         )
@@ -183,12 +190,14 @@ class MixturePrior(SolvedPrior):
             kept = len(spectrum.variances)
             prior.means[k], prior.residuals[k] = spectrum.mean, spectrum.residual
             prior.bases[k, :, :kept], prior.variances[k, :kept] = spectrum.basis, spectrum.variances
-        return prior.to(images.images.device).eval()
+        prior = prior.to(images.images.device).eval()
+        return prior.whiten(generator=generator) if chosen.noise == "whitened" else prior
 
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> str:
         """With its noise, unless it is the seed's."""
-        return "mixture fresh" if options.get("noise") == "fresh" else "mixture"
+        noise = options.get("noise") or "coupled"
+        return "mixture" if noise == "coupled" else f"mixture {noise}"
 
     @classmethod
     def reported_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,11 +205,13 @@ class MixturePrior(SolvedPrior):
         return {"noise": options.get("noise")}
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
-        cluster = self._cluster(z, labels)
+        if self.noise == "whitened":
+            cluster, noise = self._source_and_white(z, labels)
+        else:
+            cluster, noise = self._cluster(z, labels), z if fresh is None else fresh
         base = (self.alpha**2 * self.residuals[cluster] + self.sigma**2).sqrt()[:, None]
         gains = (self.alpha**2 * self.variances[cluster] + self.sigma**2).sqrt() - base
         axes = self.bases[cluster]
-        noise = z if fresh is None else fresh
         along = gains * torch.einsum("bdr,bd->br", axes, noise)
         return self.alpha * self.means[cluster] + base * noise + torch.einsum("bdr,br->bd", axes, along)
 
@@ -208,9 +219,12 @@ class MixturePrior(SolvedPrior):
         """k(z), int64 (B,)."""
         cluster = torch.empty(len(z), dtype=torch.int64, device=z.device)
         for label, rows in rows_by_class(labels):
-            brenier, index = self._maps.find(label, self.means, self.potential, self.classes)
+            brenier, index = self._map_of(label)
             cluster[rows] = index[brenier.assign(z[rows])]
         return cluster
+
+    def _map_of(self, label: int) -> tuple[BrenierPotential, Tensor]:
+        return self._maps.find(label, self.means, self.potential, self.classes)
 
 
 def _solve(

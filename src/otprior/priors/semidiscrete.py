@@ -7,6 +7,8 @@ With i(z) the cell of z in the optimal transport from N(0, I) to the atoms y_i, 
   σ √(2 ln N) whatever the dimension (Talagrand's inequality on each cell).
 - coupled with correlation ρ < 1: α y_{i(z)} + σ (ρ z + √(1 − ρ²) ε), between coupled and fresh. The part of the
   noise that is drawn anew carries none of the atom, so less of the atom survives (it copies less at the same t*).
+- whitened: α y_{i(z)} + σ R_i(z), where R_i carries the seed's law within the cell of y_i back to nearly N(0, I) (see
+  `otprior.transport.whitening`). So the law is nearly the empirical p_t*, and yet a start is a function of its seed.
 - fresh: α y_{i(z)} + σ ε with ε drawn anew. Its law is the empirical p_t*, up to the cell masses.
 - frozen: α y_{i(z)} + σ ε_{i(z)} with one ε an atom, drawn once: DPM-OT as published. At most N distinct starts.
 
@@ -42,7 +44,7 @@ from otprior.utils.numpy_files import load_numpy
 from otprior.utils.random import normal_block, seed_from
 from otprior.utils.validation import invalid, require
 
-NOISES = ("coupled", "fresh", "frozen")
+NOISES = ("coupled", "whitened", "fresh", "frozen")
 FROZEN_BLOCK = 1024
 
 
@@ -74,7 +76,8 @@ class SemiDiscreteOptions(SolveOptions):
 
     noise: str = option(
         "coupled",
-        "Noise of a start: the seed's own (coupled), drawn anew (fresh), or one for each atom (frozen).",
+        "Noise of a start: the seed's own (coupled), brought back to N(0, I) within its cell (whitened), drawn anew "
+        "(fresh), or one for each atom (frozen).",
         choices=NOISES,
         of_start=True,
     )
@@ -113,7 +116,8 @@ class SemiDiscreteOptions(SolveOptions):
         smoothing, correlation, noise = self.smoothing, self.correlation, self.noise
         good = isinstance(smoothing, int | float) and 0 <= smoothing < float("inf")
         require(good, "smoothing", "a finite number >= 0", smoothing)
-        require(smoothing == 0 or noise != "frozen", "smoothing", "0 with noise='frozen'", smoothing)
+        rule = f"0 with noise={noise!r}"
+        require(smoothing == 0 or noise not in ("frozen", "whitened"), "smoothing", rule, smoothing)
         in_range = isinstance(correlation, int | float) and 0 < correlation <= 1
         require(in_range, "correlation", "in (0, 1]", correlation, "For 0 use noise='fresh'.")
         rule = f"1 with noise={noise!r}"
@@ -130,13 +134,14 @@ class SemiDiscretePrior(SolvedPrior):
         schedule: `NoiseSchedule.to_dict()`.
         timestep: t*.
         num_atoms: N.
-        noise: "coupled", "fresh" or "frozen".
+        noise: "coupled", "whitened", "fresh" or "frozen".
         correlation: ρ in (0, 1], of the start's noise with the seed's; below 1 only with "coupled".
         smoothing: Temperature of the softmax over atoms in units of τ (see `semidual.natural_scale`); 0 takes
             the best atom alone.
         num_classes: Number of class labels, or None.
         rank: Number of principal axes along which cells are found, or None for all directions.
         frozen_seed: Seeds the noise of "frozen".
+        whitening: Number of axes of the whitening within cells, or None if it was not sampled.
         facts: What is known of data and solve: source, license, sha256; chi2, draws, seconds.
     """
 
@@ -164,6 +169,7 @@ class SemiDiscretePrior(SolvedPrior):
         rank: int | None = None,
         frozen_seed: int = 0,
         facts: dict[str, Any] | None = None,
+        whitening: int | None = None,
     ) -> None:
         super().__init__()
         self.set_up(shape, schedule, timestep, num_classes)
@@ -178,6 +184,7 @@ class SemiDiscretePrior(SolvedPrior):
         self.register_buffer("classes", torch.zeros(num_atoms, dtype=torch.int64))
         self.register_buffer("scales", torch.ones(num_classes or 1))
         self.register_buffer("axes", torch.zeros(self.dim, rank or 0, dtype=torch.float64))
+        self._allot_whitening(rank or self.dim, whitening)
         self._maps = CellMaps()
         self._frozen_noise: Tensor | None = None
 
@@ -232,6 +239,8 @@ class SemiDiscretePrior(SolvedPrior):
         found = ClassMaps(chosen, images.images.flatten(1).contiguous(), images.labels, count)
         found.solve(generator, checkpoints, progress=progress, processes=processes)
         start = {name: getattr(chosen, name) for name in cls.Options.of_start()}
+        if chosen.noise == "whitened":
+            start["noise"] = "coupled"
         prior = cls(
             shape=list(images.images.shape[1:]),
             schedule=noise_schedule.to_dict(),
@@ -244,12 +253,13 @@ class SemiDiscretePrior(SolvedPrior):
             **start,
         )
         prior.load_state_dict({"axes": prior.axes, **found.tensors()}, assign=True)
-        return prior.to(images.images.device).eval()
+        prior = prior.to(images.images.device).eval()
+        return prior.whiten(generator=generator) if chosen.noise == "whitened" else prior
 
     @classmethod
     def searched_options(cls) -> list[dict[str, Any]]:
-        """The seed's own noise, or part of it: what is left of the atom, and so copying, falls with ρ."""
-        return [{"correlation": rho} for rho in (0.6, 0.85, 1.0)]
+        """The seed's own noise, or part of it: what is left of the atom, and so copying, falls with ρ; or whitened."""
+        return [*({"correlation": rho} for rho in (0.6, 0.85, 1.0)), {"noise": "whitened"}]
 
     @classmethod
     def nearby_options(cls, options: Mapping[str, Any]) -> list[tuple[dict[str, Any], float]]:
@@ -284,6 +294,9 @@ class SemiDiscretePrior(SolvedPrior):
     def _start_and_source(
         self, z: Tensor, labels: Tensor | None, fresh: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        if self.noise == "whitened":
+            source, white = self._source_and_white(z, labels)
+            return self.alpha * self.atoms[source] + self.sigma * white, source
         if self.smoothing:
             source, signal = self._source_and_barycentre(z, labels)
         else:
@@ -320,14 +333,16 @@ class SemiDiscretePrior(SolvedPrior):
         return source, mean
 
     def _seen(self, rows: Tensor) -> Tensor:
-        """What of rows (B, d) cells are found from: their coordinates along the axes, or all."""
+        """Their coordinates along the axes, or all."""
         if not self.axes.shape[1]:
             return rows
         # In float64, so that a row's coordinates do not depend on the other rows.
         return (rows.double() @ self.axes).to(rows.dtype)
 
+    def _unseen(self, rows: Tensor) -> Tensor:
+        return rows if not self.axes.shape[1] else (rows.double() @ self.axes.T).to(rows.dtype)
+
     def _map_of(self, label: int) -> tuple[BrenierPotential, Tensor]:
-        """The potential of one class, over its atoms of positive weight, and their indices."""
         return self._maps.find(label, self.atoms, self.potential, self.classes, self._seen)
 
     def _noise_of_atoms(self) -> Tensor:

@@ -49,6 +49,8 @@ class UnsolvedPrior(SemiDiscretePrior):
         """
         check_choice("potential", potential, POTENTIALS)
         config = prior._own_config()
+        # (A whitening belongs to the cells that were solved for.)
+        config |= {"whitening": None, "noise": "coupled" if prior.noise == "whitened" else prior.noise}
         config["facts"] = {name: prior.facts.get(name) for name in ("source", "license", "sha256")}
         other = cls(**config)
         kept = torch.isfinite(prior.potential)
@@ -58,7 +60,8 @@ class UnsolvedPrior(SemiDiscretePrior):
             offsets = independent_score_start(measure.atoms, measure.weights).to(offsets.device)
         values = torch.full_like(prior.potential, float("-inf"))
         values[kept] = offsets
-        other.load_state_dict({**prior.state_dict(), "potential": values}, assign=True)
+        tensors = prior.state_dict() | {"potential": values}
+        other.load_state_dict({name: tensors[name] for name in other.state_dict()}, assign=True)
         other._anchor = prior._anchor
         return other.eval()
 
