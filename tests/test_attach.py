@@ -171,10 +171,10 @@ def test_a_generator_is_the_seed(name: str) -> None:
     drawn = Run(name, pipe, generator=torch.Generator().manual_seed(7)).latents
     again = Run(name, pipe, generator=torch.Generator().manual_seed(7)).latents
     assert torch.equal(drawn, again)
-    if name == "QwenImage":  # (It draws with an axis more, but in the same order.)
-        assert family.seed is not None
     if family.seed is not None:
         seed, _ = seed_noise(name)
+        if name == "CogVideoX":  # (It draws frame by frame.)
+            seed["latents"] = normal(*seed["latents"].shape, seed=7)
         assert apart(Run(name, pipe, **seed).latents, drawn) < TOLERANCE
 
 

@@ -47,6 +47,10 @@ def flow_schedulers(**config: Any) -> list[Any]:
     ]
 
 
+def two_shifts() -> list[Any]:
+    return [diffusers.FlowMatchEulerDiscreteScheduler(shift=shift) for shift in (3.0, 1.0)]
+
+
 def edm_schedulers() -> list[Any]:
     return [diffusers.EDMEulerScheduler(), diffusers.EDMDPMSolverMultistepScheduler(solver_order=1)]
 
@@ -288,6 +292,43 @@ def _wan(scheduler: Any) -> Any:
 
 
 @functools.cache
+def _cogvideox_network() -> nn.Module:
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "patch_size": 2}
+    told = {"time_embed_dim": 2, "text_embed_dim": 16, "max_text_seq_length": 5}
+    film = {"sample_width": 4, "sample_height": 4, "sample_frames": 9, "temporal_compression_ratio": 4}
+    return network("CogVideoXTransformer3DModel", in_channels=4, out_channels=4, **sizes, **told, **film)
+
+
+def _cogvideox(scheduler: Any) -> Any:
+    return diffusers.CogVideoXPipeline(None, None, None, _cogvideox_network(), scheduler)
+
+
+def cogvideox_schedulers() -> list[Any]:
+    return [
+        diffusers.CogVideoXDDIMScheduler(clip_sample=False),
+        diffusers.DPMSolverMultistepScheduler(**VP, solver_order=1, timestep_spacing="trailing"),
+    ]
+
+
+@functools.cache
+def _auraflow_network() -> nn.Module:
+    sizes = {
+        "num_mmdit_layers": 1,
+        "num_single_dit_layers": 1,
+        "attention_head_dim": 8,
+        "num_attention_heads": 2,
+    }
+    told = {"joint_attention_dim": 16, "caption_projection_dim": 16, "pos_embed_max_size": 32}
+    return network(
+        "AuraFlowTransformer2DModel", sample_size=8, in_channels=4, out_channels=4, **sizes, **told
+    )
+
+
+def _auraflow(scheduler: Any) -> Any:
+    return diffusers.AuraFlowPipeline(None, None, None, _auraflow_network(), scheduler)
+
+
+@functools.cache
 def _ltx_network() -> nn.Module:
     sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "cross_attention_dim": 16}
     return network("LTXVideoTransformer3DModel", in_channels=4, out_channels=4, caption_channels=16, **sizes)
@@ -392,7 +433,7 @@ def families() -> dict[str, Family]:
             ({"guidance_scale": 5.0}, 5.0), null_first,
         ),
         "StableDiffusion3": Family(
-            _sd3, lambda: [flow_schedulers()[0], diffusers.FlowMatchEulerDiscreteScheduler(shift=1.0)], (4, 8, 8),
+            _sd3, two_shifts, (4, 8, 8),
             {**embeds(prompts=2), "pooled_prompt_embeds": normal(2, 16, seed=3),
              "negative_pooled_prompt_embeds": normal(2, 16, seed=4), "guidance_scale": 1.0, **sized},
             ({"guidance_scale": 5.0}, 5.0), null_first,
@@ -426,6 +467,16 @@ def families() -> dict[str, Family]:
         "Wan": Family(
             _wan, flow_schedulers, (4, 5, 4, 4), {**video, "guidance_scale": 1.0, "num_videos_per_prompt": 2},
             ({"guidance_scale": 5.0}, 5.0), two_calls,
+        ),
+        "CogVideoX": Family(
+            _cogvideox, cogvideox_schedulers, (4, 3, 4, 4),
+            {**embeds(prompts=2), "height": 32, "width": 32, "num_frames": 9, "guidance_scale": 1.0},
+            ({"guidance_scale": 5.0}, 5.0), null_first, pack=lambda x: x.transpose(1, 2),
+        ),
+        "AuraFlow": Family(
+            _auraflow, two_shifts, (4, 8, 8),
+            masked(num_images_per_prompt=2, guidance_scale=1.0, **sized),
+            ({"guidance_scale": 5.0}, 5.0), null_first, told=lambda t: t / 1000,
         ),
         "LTX": Family(
             _ltx, dynamic_flux, (4, 3, 4, 4),
