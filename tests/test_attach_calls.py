@@ -29,6 +29,7 @@ from torch import Tensor
 
 import otprior
 from otprior import OTPriorPipeline, attach, detach, start_at
+from otprior.data import encode_images
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import GaussianPrior, IdentityPrior, Prior, SemiDiscretePrior
 
@@ -312,6 +313,36 @@ def test_packing_is_asked_of_the_pipeline_and_never_guessed() -> None:
     given = attach(flux, other, layout=(lambda x: x.reshape(-1, 16, 4, 4), lambda x: x.reshape(-1, 16, 16)))
     run = Run("Flux", given, **seed_noise("Flux")[0])
     assert bool(run.latents.isfinite().all())
+
+
+def test_from_images_to_an_image() -> None:
+    # Latents by the pipeline's own autoencoder, a prior of them, samples from it.
+    images = normal(12, 3, 8, 8).tanh()
+    pipe = sd()
+    pipe.register_modules(
+        vae=autoencoder()
+    )  # (It does not shrink, but the pipeline divides sizes by 8 as without.)
+    prior = GaussianPrior.fit(encode_images(pipe.vae, images), pipe.scheduler, timestep=500)
+    assert prior.shape == (4, 8, 8)
+    call = {
+        **SD.call,
+        "height": 8,
+        "width": 8,
+        "num_inference_steps": 2,
+        "generator": torch.Generator().manual_seed(0),
+    }
+    out = attach(pipe, prior)(**call, output_type="np")
+    assert out.images.shape == (2, 8, 8, 3)
+
+
+def test_an_autoencoder_of_films_gives_images_one_frame() -> None:
+    qwen = build("QwenImage", FAMILIES["QwenImage"].schedulers()[0])
+    seed, _ = seed_noise("QwenImage")
+    plain = Run("QwenImage", attach(qwen, fitted("QwenImage")), **seed).latents
+    config = {name: value for name, value in fitted("QwenImage").config.items() if name[0] != "_"}
+    film = GaussianPrior(**{**config, "shape": [4, 1, 8, 8]})
+    film.load_state_dict(fitted("QwenImage").state_dict())
+    assert torch.equal(Run("QwenImage", attach(qwen, film), **seed).latents, plain)
 
 
 def test_latents_that_hold_an_image_are_refused() -> None:
