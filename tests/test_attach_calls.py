@@ -324,13 +324,7 @@ def test_from_images_to_an_image() -> None:
     )  # (It does not shrink, but the pipeline divides sizes by 8 as without.)
     prior = GaussianPrior.fit(encode_images(pipe.vae, images), pipe.scheduler, timestep=500)
     assert prior.shape == (4, 8, 8)
-    call = {
-        **SD.call,
-        "height": 8,
-        "width": 8,
-        "num_inference_steps": 2,
-        "generator": torch.Generator().manual_seed(0),
-    }
+    call = {**SD.call, "num_inference_steps": 2, "generator": torch.Generator().manual_seed(0)}
     out = attach(pipe, prior)(**call, output_type="np")
     assert out.images.shape == (2, 8, 8, 3)
 
