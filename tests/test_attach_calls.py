@@ -373,6 +373,8 @@ def test_what_cannot_be_attached() -> None:
     own = OTPriorPipeline(unet(in_channels=1, out_channels=1), diffusers.DDIMScheduler())
     with pytest.raises(ValueError, match=r"pipe\.prior = prior"):
         attach(own, fitted("DDIM"))
+    with pytest.raises(ValueError, match=r"pipe\.prior = prior"):
+        own.scheduler = start_at(own.scheduler, fitted("DDIM"))
 
 
 def test_signatures_and_names_are_the_stock_ones() -> None:

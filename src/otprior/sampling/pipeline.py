@@ -47,7 +47,7 @@ from otprior.sampling.inputs import (
     tensors,
 )
 from otprior.sampling.schedulers.names import few_step_scheduler
-from otprior.sampling.schedulers.start_at import start_at, stock_scheduler
+from otprior.sampling.schedulers.start_at import start_at, starts_at, stock_scheduler
 from otprior.utils.hub import HUB_OPTIONS, upload
 from otprior.utils.validation import check_choice, check_integer, require
 
@@ -130,6 +130,9 @@ class OTPriorPipeline(DiffusionPipeline):
             shape = latent_shape(self.unet)
             fits = shape is None or tuple(value.shape) == shape
             require(fits, "prior", f"for the network's latents, of shape {shape}", tuple(value.shape))
+        if name == "scheduler":
+            hint = "Assign pipe.prior = prior."
+            require(not starts_at(value), "scheduler", "a stock one", "one made by start_at", hint)
         super().__setattr__(name, value)
         if name == "prior" and value is not None:
             # Assigned to a pipeline that was made without one, it would not be saved. `Prior` loads any kind.
