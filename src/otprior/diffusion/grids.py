@@ -85,7 +85,7 @@ def timestep_grid(
     if num_steps == 1:
         return [int(start)] if schedule.discrete else [float(start)]
 
-    ramp = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)[:-1]
+    ramp = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64, device="cpu")[:-1]
     if spacing == "time":
         points = start + ramp * (end - start)
     else:

@@ -72,32 +72,39 @@ class NoiseSchedule:
     @classmethod
     def vp(cls, alphas_cumprod: Tensor | Sequence[float]) -> NoiseSchedule:
         """A variance-preserving process with α_t² = `alphas_cumprod`[t] at t = 0..T−1, shape (T,)."""
-        table = torch.as_tensor(alphas_cumprod).detach().to("cpu", torch.float64)
+        table = torch.as_tensor(alphas_cumprod, device="cpu").detach().to("cpu", torch.float64)
         inside = bool(((table >= 0) & (table < 1)).all())
         require(inside, "alphas_cumprod", "in [0, 1)", f"[{float(table.min())}, {float(table.max())}]")
-        times = torch.arange(len(table), dtype=torch.float64)
+        times = torch.arange(len(table), dtype=torch.float64, device="cpu")
         return cls("vp", times, table.log() - torch.log1p(-table), discrete=True)
 
     @classmethod
     def ve(cls, sigmas: Tensor | Sequence[float]) -> NoiseSchedule:
         """A variance-exploding process with σ_t = `sigmas`[t] at t = 0..T−1, increasing, shape (T,)."""
-        table = torch.as_tensor(sigmas).detach().to("cpu", torch.float64)
+        table = torch.as_tensor(sigmas, device="cpu").detach().to("cpu", torch.float64)
         require(bool((table > 0).all()), "sigmas", "positive", float(table.min()))
-        return cls("ve", torch.arange(len(table), dtype=torch.float64), -2 * table.log(), discrete=True)
+        return cls(
+            "ve", torch.arange(len(table), dtype=torch.float64, device="cpu"), -2 * table.log(), discrete=True
+        )
 
     @classmethod
     def edm(cls, sigma_min: float, sigma_max: float) -> NoiseSchedule:
         """A variance-exploding process whose timestep is Karras' c_noise, t = log(σ)/4: any real one."""
         require(0 < sigma_min < sigma_max, "sigma_min, sigma_max", "0 < min < max", (sigma_min, sigma_max))
-        times = torch.tensor([sigma_min, sigma_max], dtype=torch.float64).log() / 4
+        times = torch.tensor([sigma_min, sigma_max], dtype=torch.float64, device="cpu").log() / 4
         return cls("ve", times, -8 * times, discrete=False)
 
     @classmethod
     def flow(cls, num_train_timesteps: int) -> NoiseSchedule:
         """Flow matching: σ = t/T and α = 1 − t/T for real t in [0, T], T = `num_train_timesteps`."""
         check_integer("num_train_timesteps", num_train_timesteps, 1)
-        times = torch.tensor([0.0, num_train_timesteps], dtype=torch.float64)
-        return cls("flow", times, torch.tensor([math.inf, -math.inf], dtype=torch.float64), discrete=False)
+        times = torch.tensor([0.0, num_train_timesteps], dtype=torch.float64, device="cpu")
+        return cls(
+            "flow",
+            times,
+            torch.tensor([math.inf, -math.inf], dtype=torch.float64, device="cpu"),
+            discrete=False,
+        )
 
     @classmethod
     def from_scales(
@@ -246,7 +253,7 @@ class NoiseSchedule:
 
     def check_timestep(self, t: float, name: str = "timestep") -> None:
         """Requires one timestep that the network knows: in range, and an integer if it is discrete."""
-        self._check(torch.tensor([t], dtype=torch.float64), name)
+        self._check(torch.tensor([t], dtype=torch.float64, device="cpu"), name)
         require(not self.discrete or float(t).is_integer(), name, "an integer (this schedule is discrete)", t)
 
     def _check(self, t: Tensor, name: str = "timestep") -> None:
@@ -324,4 +331,4 @@ def _apply(function: Callable[[Tensor], Tensor], value: Number) -> Number:
     """Runs a function of float64 CPU tensors on a number (returns a float) or a tensor (its device)."""
     if isinstance(value, Tensor):
         return function(value.detach().to("cpu", torch.float64)).to(value.device)
-    return float(function(torch.tensor(float(value), dtype=torch.float64)))
+    return float(function(torch.tensor(float(value), dtype=torch.float64, device="cpu")))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from otprior.metrics._rows import as_rows
 from otprior.metrics.neighbours import first_within, nearest
+from otprior.utils.torch_state import plain_torch
 from otprior.utils.validation import require
 
 # Half a step of an 8-bit image mapped to [-1, 1].
@@ -55,6 +56,7 @@ class Atoms:
         return distances, self.indices[columns]
 
 
+@plain_torch()
 def copy_mask(distances: Tensor) -> Tensor:
     """Finds copies: samples whose nearest atom is `COPY_RATIO` times nearer than the second, shape (N,), bool.
 
@@ -121,6 +123,7 @@ def first_equal(images: Tensor, tolerance: float = HALF_GREY_LEVEL) -> Tensor:
     return first
 
 
+@plain_torch()
 def duplicate_rate(images: Tensor, tolerance: float = HALF_GREY_LEVEL) -> float:
     """Computes the share of images that equal an earlier one (`first_equal`). It depends on their number."""
     first = first_equal(images, tolerance)

@@ -20,6 +20,7 @@ from otprior.metrics.frechet import FeatureMoments, frechet_distance
 from otprior.metrics.intervals import block_interval, bootstrap_mean
 from otprior.metrics.kernel import KernelSample, kernel_distance
 from otprior.metrics.neighbours import nearest, neighbourhood_terms
+from otprior.utils.torch_state import plain_torch
 from otprior.utils.validation import require
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Reference:
     held_out_feature_distances: Tensor
 
     @classmethod
+    @plain_torch()
     def build(
         cls,
         reference_features: Tensor | FeatureMoments,
@@ -115,6 +117,7 @@ class Reference:
         )
 
 
+@plain_torch()
 def evaluate(
     features: Tensor,
     pixels: Tensor,

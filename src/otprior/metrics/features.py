@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from otprior.utils.arrays import read_tensors, write_tensors
 from otprior.utils.files import output_dir, read_json, write_json
+from otprior.utils.torch_state import plain_torch
 from otprior.utils.validation import check_finite, check_integer, require
 
 FORMAT_VERSION = 1
@@ -109,6 +110,7 @@ class FeatureExtractor(nn.Module):
         }
 
 
+@plain_torch()
 def extract_features(extractor: nn.Module, images: Tensor, batch_size: int = 500) -> Tensor:
     """Computes features (N, D) in float32 on the CPU, batch by batch on the extractor's device.
 
@@ -121,6 +123,7 @@ def extract_features(extractor: nn.Module, images: Tensor, batch_size: int = 500
     return torch.cat(list(_batches(extractor, extractor, images, batch_size)))
 
 
+@plain_torch()
 def class_logits(extractor: Any, images: Tensor, batch_size: int = 500) -> Tensor:
     """Computes class scores (N, classes) in float32 on the CPU, of images (N, C, H, W) in [-1, 1].
 

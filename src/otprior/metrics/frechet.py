@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from otprior.metrics._rows import as_rows
+from otprior.utils.torch_state import plain_torch
 from otprior.utils.validation import check_integer, require
 
 
@@ -72,6 +73,7 @@ class FeatureMoments:
         return vectors[:, keep] * values[keep].sqrt()
 
 
+@plain_torch()
 def frechet_distance(a: Tensor | FeatureMoments, b: Tensor | FeatureMoments) -> float:
     """Computes the squared Fréchet distance of two sets of features, from (N, D) and (M, D) features or from moments.
 

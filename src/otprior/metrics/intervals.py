@@ -23,6 +23,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from otprior.utils.torch_state import plain_torch
 from otprior.utils.validation import check_choice, check_integer, require
 
 # Below so many events (or non-events) the quantiles of a bootstrapped proportion are too coarse.
@@ -56,6 +57,7 @@ class Interval:
         return [value if math.isfinite(value) else None for value in (self.lo, self.hi)]
 
 
+@plain_torch()
 def bootstrap_mean(
     values: Tensor, generator: torch.Generator, resamples: int = 2000, level: float = 0.95
 ) -> Interval:
@@ -111,6 +113,7 @@ def seed_set_interval(values: Sequence[float] | Tensor, level: float = 0.95, sid
     return Interval(-math.inf if side == "upper" else mean - half, mean + half, mean, level)
 
 
+@plain_torch()
 def paired_difference(
     a: Sequence[float] | Tensor, b: Sequence[float] | Tensor, level: float = 0.95, side: str = "both"
 ) -> Interval:
@@ -119,6 +122,7 @@ def paired_difference(
     return seed_set_interval(first - second, level, side)
 
 
+@plain_torch()
 def paired_share_difference(a: Tensor, b: Tensor, level: float = 0.95, side: str = "both") -> Interval:
     """Computes an exact interval of the difference of two shares on the same seeds, that of a less that of b.
 
@@ -148,6 +152,7 @@ def paired_share_difference(a: Tensor, b: Tensor, level: float = 0.95, side: str
     return Interval(-math.inf if side == "upper" else low, high, (mine - theirs) / n, level)
 
 
+@plain_torch()
 def ratio_interval(
     numerators: Sequence[float] | Tensor,
     denominators: Sequence[float] | Tensor,
@@ -196,6 +201,7 @@ def disjoint_blocks(n: int, blocks: int, generator: torch.Generator) -> list[Ten
     return list(torch.randperm(n, generator=generator).tensor_split(blocks))
 
 
+@plain_torch()
 def block_interval(
     statistic: Callable[[Tensor], float],
     features: Tensor,

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from otprior.metrics._rows import as_rows, check_same_width
+from otprior.utils.torch_state import plain_torch
 
 # Entries of one float64 block of the kernel matrix: 32 MB.
 _BLOCK_ENTRIES = 2**22
@@ -46,6 +47,7 @@ class KernelSample:
         return cls(rows, (_kernel_sum(rows, rows) - diagonal) / (n * (n - 1)))
 
 
+@plain_torch()
 def kernel_distance(x: Tensor | KernelSample, y: Tensor | KernelSample) -> float:
     """Estimates the kernel distance of features `x`, shape (N, D), and `y`, shape (M, D), with N, M >= 2.
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from otprior.metrics._rows import as_rows, check_same_width
+from otprior.utils.torch_state import plain_torch, product_roundoff_unit
 from otprior.utils.validation import check_integer
 
 # Entries of one block of the distance matrix: 16 MB in float32.
@@ -26,6 +27,7 @@ _BLOCK_ENTRIES = 2**22
 _DIFFERENCE_ENTRIES = 2**17
 
 
+@plain_torch()
 def nearest(x: Tensor, y: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
     """Finds the `k` rows of `y` nearest to each row of `x`, by exhaustive search.
 
@@ -96,6 +98,7 @@ def _ball_membership(x: Tensor, y: Tensor, radii: Tensor) -> Iterator[tuple[int,
         yield start, inside
 
 
+@plain_torch()
 def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) -> dict[str, float]:
     """Computes four shares that separate fidelity from variety, with balls that reach to each row's k-th neighbour.
 
@@ -153,7 +156,7 @@ def _screen(x: Tensor, y: Tensor, earlier: bool = False) -> Iterator[tuple[int, 
     With `earlier`, for x the same as y, columns end with the last row of the block.
     """
     # In TensorFloat-32 or bfloat16 the bound would not hold.
-    dtype = torch.float32 if torch.get_float32_matmul_precision() == "highest" else torch.float64
+    dtype = torch.float32 if product_roundoff_unit() <= 2.0**-24 else torch.float64
     centre = y.double().mean(dim=0)
     points = (y.double() - centre).to(dtype)
     lengths = points.double().norm(dim=1)

@@ -28,6 +28,7 @@ from otprior.priors.kind import PriorKind
 from otprior.priors.registry import register
 from otprior.transport.moments import Spectrum
 from otprior.utils.hub import local_folder, upload
+from otprior.utils.torch_state import plain_torch
 from otprior.utils.validation import check_finite, check_integer, require
 
 # Options that a report's rows have fields for.
@@ -62,6 +63,11 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         super().__init_subclass__(**kwargs)
         cls.kind = cls.__dict__.get("kind", cls.__name__)
         cls.made_from = cls.__dict__.get("made_from", cls.kind)
+        # What is made or fitted does not depend on the process-wide state of torch.
+        if "__init__" in cls.__dict__:
+            cls.__init__ = plain_torch()(cls.__init__)  # type: ignore[method-assign]
+        if isinstance(cls.__dict__.get("fit"), classmethod):
+            cls.fit = classmethod(plain_torch()(cls.__dict__["fit"].__func__))  # type: ignore[assignment]
         if not abstract:
             register(cls, cls.__module__)
         if cls.__module__.startswith("otprior.") and cls.__name__ in import_module("otprior").__all__:
@@ -137,7 +143,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
             ValueError: On a wrong shape, missing or superfluous labels or fresh noise, or NaN.
         """
         labels, fresh = self._check_call(z, labels), self._check_fresh(z, fresh)
-        with torch.autocast(z.device.type, enabled=False):
+        with plain_torch():
             return self._start(z.float().flatten(1), labels, fresh).reshape(z.shape)
 
     def start_and_source(
@@ -145,7 +151,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
     ) -> tuple[Tensor, Tensor | None]:
         """What `forward` and `source` return, for little more than the cost of one of them."""
         labels, fresh = self._check_call(z, labels), self._check_fresh(z, fresh)
-        with torch.autocast(z.device.type, enabled=False):
+        with plain_torch():
             start, source = self._start_and_source(z.float().flatten(1), labels, fresh)
         return start.reshape(z.shape), source
 
@@ -157,7 +163,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
             labels: Class labels, (B,), if the prior is conditional.
         """
         labels = self._check_call(z, labels)
-        with torch.autocast(z.device.type, enabled=False):
+        with plain_torch():
             return self._source(z.float().flatten(1), labels)
 
     def gaussian_law(self, label: int | None = None) -> Spectrum | None:

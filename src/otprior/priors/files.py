@@ -12,6 +12,7 @@ from torch import Tensor
 from otprior.priors.registry import find_class, prior_kinds
 from otprior.utils.arrays import read_tensors, write_tensors
 from otprior.utils.files import output_dir, read_json
+from otprior.utils.torch_state import plain_torch
 from otprior.utils.validation import require
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def save_prior(
             logger.warning("%s holds training data; see its README.md before you share it.", folder)
 
 
+@plain_torch()
 def load_prior(folder: Path, base: type[AnyPrior]) -> AnyPrior:
     """The prior in a folder, of whichever class its config names, if that is a `base`.
 

@@ -17,7 +17,7 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 def seeds_to_generators(seeds: Iterable[int]) -> list[torch.Generator]:
     """One CPU generator for each seed: `generator=` for images that depend on their own seed alone."""
-    return [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    return [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
 
 
 def check_generators(generator: Generators, batch_size: int) -> Generators:
@@ -39,7 +39,7 @@ def draw(shape: Sequence[int], generators: Generators) -> Tensor:
     """Noise drawn image by image on the CPU in float32, so that a seed means the same image in any batch."""
     count, *image = shape
     each = generators if isinstance(generators, list) else [generators] * count
-    return torch.stack([torch.randn(image, generator=generator) for generator in each])
+    return torch.stack([torch.randn(image, generator=own, dtype=torch.float32, device="cpu") for own in each])
 
 
 def seed_noise(

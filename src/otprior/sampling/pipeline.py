@@ -49,6 +49,7 @@ from otprior.sampling.inputs import (
 from otprior.sampling.schedulers.names import few_step_scheduler
 from otprior.sampling.schedulers.start_at import start_at, starts_at, stock_scheduler
 from otprior.utils.hub import HUB_OPTIONS, upload
+from otprior.utils.torch_state import plain_defaults
 from otprior.utils.validation import check_choice, check_integer, require
 
 # (pipeline, step, timestep, {"latents": x}) -> {"latents": x} or None
@@ -177,6 +178,7 @@ class OTPriorPipeline(DiffusionPipeline):
         return cls(parts["unet"], scheduler, prior, null_class_label, vae)
 
     @classmethod
+    @plain_defaults()
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
         """Loads a pipeline folder of this class, or any with `unet` and `scheduler` as `from_pipe` would take it.
 
@@ -261,6 +263,7 @@ class OTPriorPipeline(DiffusionPipeline):
         )
 
     @torch.no_grad()
+    @plain_defaults()
     def __call__(
         self,
         batch_size: int = 1,

@@ -29,6 +29,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from otprior.utils.torch_state import plain_torch
 from otprior.utils.validation import check_finite, require
 
 # Rounding of the sums, relative to the products that enter them.
@@ -62,6 +63,7 @@ class Pairing:
     longest_cycle: int
 
 
+@plain_torch()
 def best_partners(x: Tensor, c: Tensor) -> Tensor:
     """π of the best pairing, of x_i with c_π(i); int64 (n,).
 
@@ -75,6 +77,7 @@ def best_partners(x: Tensor, c: Tensor) -> Tensor:
     return _best(x @ c.T)
 
 
+@plain_torch()
 def pairing(x: Tensor, c: Tensor) -> Pairing:
     """Compares the pairs (x_i, c_i) with the best pairing of the same points.
 

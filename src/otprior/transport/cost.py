@@ -27,6 +27,7 @@ from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.potential import BrenierPotential
 from otprior.transport.source import Sampler, Source
 from otprior.utils.random import seed_from
+from otprior.utils.torch_state import plain_torch
 from otprior.utils.validation import check_integer, require
 
 BATCHES = 8
@@ -72,6 +73,7 @@ class TransportCost:
         return math.sqrt(low), math.sqrt(high)
 
 
+@plain_torch()
 def transport_cost(
     atoms: Tensor | DiscreteMeasure,
     potential: Tensor,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from otprior.utils.torch_state import plain_torch
 from otprior.utils.validation import require
 
 FULL_COVARIANCE_LIMIT = 4096
@@ -112,6 +113,7 @@ class StreamingMoments:
         self._count = count
 
 
+@plain_torch()
 def streaming_spectrum(rows: Tensor | Iterable[Tensor], rank: int) -> Spectrum:
     """Computes the spectrum of rows (N, d), read block by block, or of blocks (B, d) that an iterable yields."""
     moments: StreamingMoments | None = None

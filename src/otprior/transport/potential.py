@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from otprior.transport.near_maximum import Candidates
+from otprior.utils.torch_state import plain_torch, product_roundoff_unit
 
 # Entries of one block of the score matrix: 16 MiB of float32, whatever the batch and the number of atoms.
 SCORES_PER_BLOCK = 1 << 22
@@ -43,8 +44,6 @@ DENSE_ABOVE = 1 / 64
 EXACT_PER_BLOCK = 1 << 18
 
 ROUNDING_DEVIATIONS = 8.0  # λ of `product_roundoff`
-# Unit roundoff of a float32 matrix product under torch.set_float32_matmul_precision(...).
-MATMUL_ROUNDOFF = {"highest": 2.0**-24, "high": 2.0**-11, "medium": 2.0**-8}
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class BrenierPotential:
     radius: float
 
     @classmethod
+    @plain_torch()
     def build(cls, atoms: Tensor, offsets: Tensor, radius: float | None = None) -> BrenierPotential:
         """From atoms (N, d) and offsets (N,); `radius`, if known, saves a pass over the atoms."""
         # (Maxima are written into buffers, which a graph would not allow.)
@@ -70,6 +70,7 @@ class BrenierPotential:
             radius = largest_norm(atoms)
         return cls(atoms, offsets.to(atoms.device, torch.float64), radius)
 
+    @plain_torch()
     def assign(self, z: Tensor) -> Tensor:
         """Finds the cell i(z) of each point; z (B, d) to int64 (B,).
 
@@ -98,6 +99,7 @@ class BrenierPotential:
         """
         return self.assign_and_barycentre(z, smoothing)[1]
 
+    @plain_torch()
     def assign_and_barycentre(
         self, z: Tensor, smoothing: float, values: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -124,6 +126,7 @@ class BrenierPotential:
 
     def _candidates(self, z: Tensor, width: float) -> tuple[Tensor, Tensor]:
         """Pairs (row, atom), int64: all atoms whose true score may lie within `width` of the maximum."""
+        z = z.detach()  # which atoms they are has no gradient
         error = self._score_size(z) * product_roundoff(z.shape[1] + 2, self.atoms.dtype)
         candidates = Candidates((width + 2 * error).to(self.atoms.dtype))
         for first in range(0, len(self.atoms), ATOMS_PER_BLOCK):
@@ -203,7 +206,7 @@ def largest_norm(rows: Tensor) -> float:
 
 def matmul_roundoff(dtype: torch.dtype) -> float:
     """The unit roundoff of matrix products of `dtype`, under torch's current setting."""
-    return 2.0**-53 if dtype == torch.float64 else MATMUL_ROUNDOFF[torch.get_float32_matmul_precision()]
+    return 2.0**-53 if dtype == torch.float64 else product_roundoff_unit()
 
 
 def product_roundoff(terms: int, dtype: torch.dtype) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 def seed_from(generator: torch.Generator | None) -> int:
     """A 63-bit seed drawn from `generator`, or from a fresh one seeded 0 when None."""
     if generator is None:
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
     return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
 
 
@@ -29,7 +29,9 @@ def normal_block(seed: int, stream: str, block: int, size: int, dim: int) -> Ten
         size: Rows in each block of this stream.
         dim: Dimension d.
     """
-    return torch.randn(size, dim, generator=stream_generator(seed, stream, block))
+    return torch.randn(
+        size, dim, generator=stream_generator(seed, stream, block), dtype=torch.float32, device="cpu"
+    )
 
 
 def keyed_normal(z: Tensor) -> Tensor:
@@ -39,7 +41,12 @@ def keyed_normal(z: Tensor) -> Tensor:
     """
     rows = z.detach().to("cpu", torch.float32).contiguous()
     drawn = [
-        torch.randn(row.shape, generator=_generator(hashlib.sha256(row.numpy().tobytes()).digest()))
+        torch.randn(
+            row.shape,
+            generator=_generator(hashlib.sha256(row.numpy().tobytes()).digest()),
+            dtype=torch.float32,
+            device="cpu",
+        )
         for row in rows
     ]
     return (torch.stack(drawn) if drawn else torch.empty_like(rows)).to(z.device)
@@ -51,4 +58,4 @@ def stream_generator(seed: int, stream: str, block: int = 0) -> torch.Generator:
 
 
 def _generator(digest: bytes) -> torch.Generator:
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
