@@ -15,19 +15,19 @@ import copy
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from otprior.priors import Prior
+from otprior.sampling.contact import check_noise, find_network, first_contact
 from otprior.sampling.layouts import Layout, find_layout
 from otprior.sampling.pipeline import OTPriorPipeline
 from otprior.sampling.schedulers.start_at import start_at, starts_at, stock_scheduler
-from otprior.utils.validation import invalid, require
+from otprior.utils.validation import require
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,6 @@ Condition = Callable[[dict[str, Any]], Any]
 
 # Arguments of `prepare_latents` of pipelines that noise an image: their start is that image, not the prior's.
 _NOISES_AN_IMAGE = ("timestep", "latent_timestep", "strength")
-_DENOISERS = ("transformer", "unet", "prior", "decoder", "dit")
 
 
 def attach(
@@ -89,7 +88,7 @@ def attach(
         )
     started = start_at(pipe.scheduler, prior)
     if not _prepares(type(pipe)):
-        _denoiser(pipe)
+        find_network(pipe)
     pipe._otprior = _State(type(pipe), prior, condition, layout)
     pipe.__class__ = _attached_class(type(pipe))
     pipe.scheduler = started
@@ -122,13 +121,6 @@ def check_pipeline(cls: type) -> None:
 
 def _prepares(cls: type) -> bool:
     return callable(getattr(cls, "prepare_latents", None))
-
-
-def _denoiser(pipe: Any) -> nn.Module:
-    for name in _DENOISERS:
-        if isinstance(getattr(pipe, name, None), nn.Module):
-            return getattr(pipe, name)
-    raise invalid("pipe", f"one with a network called {' or '.join(_DENOISERS)}", type(pipe).__name__)
 
 
 @dataclass
@@ -210,7 +202,7 @@ def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
             self.scheduler = start_at(self.scheduler, state.prior)
         if _prepares(state.stock):
             return stock(*args, **kwargs)
-        with _first_contact(self):
+        with first_contact(self, functools.partial(state.start, self, doubled=True)):
             return stock(*args, **kwargs)
     finally:
         state.labels = None
@@ -227,7 +219,7 @@ def _prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Any:
     call = inspect.signature(prepare).bind(*args, **kwargs).arguments
     hint = "Below 1 an image is noised in its place."
     require(call.get("is_strength_max", True), "strength", "1 with a prior", "less", hint)
-    _check_noise(prepare, call, _place(state.stock))
+    check_noise(prepare, call, _place(state.stock))
     if isinstance(out, Tensor):
         return state.start(self, out)
     parts, place = list(out), _place(state.stock)
@@ -238,67 +230,3 @@ def _prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Any:
 def _place(stock: type) -> int:
     """Where the noise is among what `prepare_latents` returns: first, but for Marigold's."""
     return int(stock.__name__.startswith("Marigold"))
-
-
-def _check_noise(prepare: Callable[..., Any], call: dict[str, Any], place: int) -> None:
-    """Requires that latents which are prepared from an image, too, are white noise all the same.
-
-    Two draws from N(0, I) differ everywhere, by N(0, 2). Where the image is part of the latents (its first frame, say),
-    they do not.
-    """
-    images = [name for name, value in call.items() if name != "latents" and _is_image(value)]
-    if not images:
-        return
-    draws = []
-    with torch.random.fork_rng():
-        for seed in (1, 2):
-            torch.manual_seed(seed)
-            given = {key: value for key, value in call.items() if key not in ("latents", "generator")}
-            out = prepare(**given, generator=None)
-            draws.append((out if isinstance(out, Tensor) else out[place]).float())
-    apart = draws[0] - draws[1]
-    slack = 5 * (2 / apart.numel()) ** 0.5
-    noise = abs(float(apart.square().mean()) / 2 - 1) < slack and float((apart == 0).float().mean()) < 0.05
-    rule = "white noise, for a prior to take its place"
-    require(noise, "latents", rule, f"made of {' and '.join(images)}, too")
-
-
-def _is_image(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return any(_is_image(each) for each in value)
-    return (isinstance(value, Tensor) and value.ndim >= 3) or hasattr(value, "convert")
-
-
-@contextmanager
-def _first_contact(pipe: Any) -> Iterator[None]:
-    """For one call of a pipeline that prepares no latents: scheduler and network are given T(z) for z."""
-    state, begun = pipe._otprior, pipe.scheduler._begun
-    known: list[tuple[Tensor, Tensor]] = []
-
-    def swap(sample: Tensor) -> Tensor:
-        for z, x in known:
-            rows = slice(len(sample))
-            if len(sample) <= len(z) and z.shape[1:] == sample.shape[1:]:
-                if torch.equal(z[rows].to(sample), sample):
-                    return x[rows].to(sample)
-                if torch.equal(x[rows].to(sample), sample):
-                    return sample
-        if known:
-            # (The first step checks them.)
-            return sample
-        known.append((sample, state.start(pipe, sample, doubled=True)))
-        return known[0][1]
-
-    def see(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        name = next((each for each in ("sample", "hidden_states") if each in kwargs), "")
-        given = args[0] if args else kwargs[name]
-        x = pipe.scheduler.network_input(given)
-        return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, name: x})
-
-    hook = _denoiser(pipe).register_forward_pre_hook(see, with_kwargs=True)
-    begun.swap = swap
-    try:
-        yield
-    finally:
-        begun.swap = None
-        hook.remove()
