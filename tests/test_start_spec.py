@@ -62,6 +62,18 @@ def test_whatever_decides_the_images_is_in_the_key(change: dict[str, Any]) -> No
     assert StartSpec.from_json(json.loads(json.dumps(changed.to_json()))) == changed
 
 
+def test_a_fitted_grid_is_kept() -> None:
+    fitted = replace(ROW, spacing="grid:fitted", grid=(500, 300, 150, 60, 20))
+    assert fitted.key != ROW.key
+    assert StartSpec.from_json(json.loads(json.dumps(fitted.to_json()))) == fitted
+    with pytest.raises(ValueError, match="grid must be 5 decreasing timesteps"):
+        replace(fitted, grid=(500, 300))
+    with pytest.raises(ValueError, match="grid must be 5 decreasing timesteps"):
+        replace(fitted, grid=(500, 300, 310, 60, 20))
+    with pytest.raises(ValueError, match="grid must be left out with spacing"):
+        replace(ROW, grid=(500,))
+
+
 def test_evaluations() -> None:
     assert ROW.evaluations == 5
     assert replace(ROW, guidance=3.0).evaluations == 10

@@ -159,7 +159,7 @@ def sample(
         numbers = parse_seeds("0-9" if seeds is None else seeds)
         cycle = None if class_labels is None else parse_labels(class_labels)
         require(not as_float or format is Format.npz, "--float", "given with --format npz", format.value)
-        chosen = None if settings is None else _chosen(settings, steps)
+        chosen = None if settings is None else _chosen(settings, steps, timestep, spacing)
         if chosen is not None:
             timestep = float(chosen.start_timestep) if timestep is None else timestep
             steps, scheduler = chosen.steps, scheduler or chosen.scheduler
@@ -169,7 +169,9 @@ def sample(
         if chosen is not None:
             _set_options(pipe, chosen)
         drawn = numbers if codes is None or seeds is not None else None
-        plan = _plan(pipe, drawn, codes, cycle, steps or DEFAULT_STEPS, spacing, guidance_scale, batch_size)
+        chosen_grid = () if chosen is None else chosen.grid
+        count = steps or DEFAULT_STEPS
+        plan = _plan(pipe, drawn, codes, cycle, count, spacing, guidance_scale, batch_size, chosen_grid)
         _check_channels(pipe, drawn=grid or not as_float)
         facts = {"model": model, "prior": prior, "steps": plan.steps, "dtype": dtype.value}
         facts |= {"pixels": "float32" if as_float else "uint8", "class labels": class_labels}
@@ -194,8 +196,8 @@ def _check_paths(model: str, prior: str | None, settings: Path | None, codes: Pa
         require_path("codes", codes, "`otprior encode` makes them")
 
 
-def _chosen(path: Path, steps: int | None) -> StartSpec:
-    """The settings for so many steps, or the only ones."""
+def _chosen(path: Path, steps: int | None, timestep: float | None, spacing: str | None) -> StartSpec:
+    """The settings for so many steps, or the only ones; a fitted grid has a t* of its own."""
     from otprior.sampling.settings import read_settings, start_of_steps
 
     start = start_of_steps(read_settings(path), steps)
@@ -204,6 +206,9 @@ def _chosen(path: Path, steps: int | None) -> StartSpec:
         "for a start without labels, guidance and options of the scheduler: this command takes none of these"
     )
     require(plain, f"--settings {path}", rule, start.label or start.key)
+    moved = bool(start.grid) and spacing is None and timestep not in (None, start.start_timestep)
+    rule = f"{start.start_timestep:g}, from where the settings' grid was fitted, or given with --spacing"
+    require(not moved, "--timestep", rule, timestep)
     return start
 
 
@@ -224,8 +229,9 @@ def _load(
 ) -> Any:
     """The pipeline, with its prior at the timestep where it shall start."""
     from otprior.sampling.schedulers.names import GRID_SPACINGS
+    from otprior.sampling.start_spec import FITTED
 
-    stock = None if spacing in GRID_SPACINGS else spacing
+    stock = None if spacing in (FITTED, *GRID_SPACINGS) else spacing
     pipe: Any = load_model(model, scheduler, stock, null_label)
     if prior is None:
         hint = "`otprior fit` makes one; none starts from white noise at T"
@@ -253,6 +259,7 @@ def _plan(
     spacing: str | None,
     guidance_scale: float,
     batch_size: int,
+    fitted: tuple[float, ...],
 ) -> SamplingPlan:
     """What is sampled, checked against network, prior and scheduler; `numbers` None stands for all codes."""
     from otprior.diffusion.codes import Codes
@@ -261,10 +268,11 @@ def _plan(
     from otprior.sampling.schedulers import find_origin
     from otprior.sampling.schedulers.names import GRID_SPACINGS
     from otprior.sampling.schedulers.support import find_support
+    from otprior.sampling.start_spec import FITTED
 
     find_support(pipe.scheduler)
     origin = find_origin(pipe.scheduler, pipe.prior)
-    grid = None
+    grid = list(fitted) if spacing == FITTED else None
     if spacing in GRID_SPACINGS:
         grid = list(timestep_grid(origin.schedule, origin.timestep, steps, GRID_SPACINGS[spacing]))
     latents, labels = None, None

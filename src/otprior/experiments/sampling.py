@@ -140,6 +140,8 @@ def sampler_of(scheduler: Any, start: StartSpec) -> tuple[Any, list[float] | Non
     changed = getattr(diffusers, start.scheduler).from_config(scheduler.config, **dict(start.sampler))
     if not start.spacing.startswith(OWN_GRID):
         return remade(changed, **spacing_changes(stock_spacing(changed, start.spacing, start.steps))), None
+    if start.grid:
+        return changed, list(start.grid)
     schedule = NoiseSchedule.from_scheduler(scheduler)
     spacing = start.spacing.removeprefix(OWN_GRID)
     return changed, list(timestep_grid(schedule, start.start_timestep, start.steps, spacing))

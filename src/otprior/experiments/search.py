@@ -26,10 +26,12 @@ from typing import Any
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import CopyLimit
+from otprior.experiments.grids import with_fitted_grid
 from otprior.experiments.inputs import Inputs
 from otprior.experiments.measuring import real_figures
 from otprior.experiments.run import claim_work, run_comparison
 from otprior.experiments.sampling import BATCH
+from otprior.experiments.study import ignore
 from otprior.priors import find_prior
 from otprior.report import ReportRow
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
@@ -352,6 +354,7 @@ def tune(
     # Those that came through may fail the rule on all of the seeds; and one that passes may not be the best.
     for choose in (runner_up, challenger):
         trials += other_turns(study, trials, folder, rule, sizes[-1], deadline, choose, **options)
+    trials += _on_a_fitted_grid(study, best_of(trials, rule), folder, rule, sizes[-1], deadline, **options)
     seeds: dict[StartSpec, int] = {}
     for trial in trials:
         seeds[trial.start] = max(trial.samples, seeds.get(trial.start, 0))
@@ -359,6 +362,23 @@ def tune(
     # (The second search meets candidates of the first again.)
     different = {(trial.start, trial.samples): trial for trial in trials}
     return Search(best_of(trials, rule), tuple(different.values()), rule, evaluations)
+
+
+def _on_a_fitted_grid(
+    study: Comparison,
+    best: Trial | None,
+    work: Path,
+    limit: CopyLimit,
+    size: int,
+    deadline: float,
+    **options: Any,
+) -> list[Trial]:
+    """The best start once more, on a grid that is fitted to it."""
+    if best is None or best.start.steps == 1 or time.monotonic() > deadline:
+        return []
+    priors = options.get("priors") or work / "priors"
+    fitted = with_fitted_grid(study, best.start, work, priors, options.get("listen", ignore))
+    return halving(study, [labelled(fitted)], work, limit, [size], 1, **options)
 
 
 def _timestep(schedule: NoiseSchedule, level: float) -> int | float:

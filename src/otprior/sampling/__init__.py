@@ -1,6 +1,7 @@
 """Sampling from a prior: the diffusers pipeline, schedulers that begin at t*, and files of settings."""
 
 from otprior.sampling.attach import attach, detach
+from otprior.sampling.fitted_grid import fit_grid
 from otprior.sampling.inputs import seeds_to_generators
 from otprior.sampling.pipeline import OTPriorPipeline, OTPriorPipelineOutput
 from otprior.sampling.schedulers import matching_timestep, start_at, start_scheduler, supported_schedulers
@@ -13,6 +14,7 @@ __all__ = [
     "StartSpec",
     "attach",
     "detach",
+    "fit_grid",
     "matching_timestep",
     "read_settings",
     "seeds_to_generators",

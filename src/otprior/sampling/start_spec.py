@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from typing import Any, Self
 
 from otprior.diffusion.grids import SPACINGS
 from otprior.priors import PriorOptions, find_prior, prior_kinds
+from otprior.utils.validation import require
 
 # Our own grids are named "grid:log_snr" and so on, to tell them from a scheduler's spacing of that name.
 OWN_GRID = "grid:"
+# The spacing of a start whose timesteps were fitted.
+FITTED = OWN_GRID + "fitted"
 # Options that had fields of their own in earlier settings files, with their defaults there.
 _FORMER_FIELDS = {"noise": None, "smoothing": 0.0, "correlation": 1.0}
 
@@ -26,15 +30,17 @@ class StartSpec:
         start_timestep: t*; T − 1 for "none".
         steps: Steps of the sampler, which for multistep samplers are its network evaluations.
         scheduler: Name of a diffusers scheduler class.
-        spacing: One of `STOCK_SPACINGS`, or "grid:" and one of `SPACINGS`.
+        spacing: One of `STOCK_SPACINGS`, "grid:" and one of `SPACINGS`, or "grid:fitted" with a grid.
         label: What people are shown.
         conditional: Whether seed s gets class s modulo their number, from a prior fitted by class.
         guidance: Scale of classifier-free guidance; with any but 1 a step costs two evaluations.
         sampler: Config values of the scheduler, as (name, value) pairs.
         options: Those of the prior that are not at their defaults, as (name, value) pairs in alphabetical order.
+        grid: Timesteps from t* that `fit_grid` found, one a step; () of another spacing.
 
     Raises:
-        ValueError: If the prior does not have an option, or it must not have this value.
+        ValueError: If the prior does not have an option, or it must not have this value; or if the grid is not one of
+            so many decreasing timesteps.
     """
 
     prior: str
@@ -47,6 +53,7 @@ class StartSpec:
     guidance: float = 1.0
     sampler: tuple[tuple[str, Any], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
+    grid: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         given = dict(self.options)
@@ -54,6 +61,10 @@ class StartSpec:
         if declared is not None:
             given = declared.make(given).changed()
         object.__setattr__(self, "options", tuple(sorted(given.items())))
+        fitted = self.spacing == FITTED
+        rule = f"{self.steps} decreasing timesteps" if fitted else f"left out with spacing {self.spacing!r}"
+        falls = all(a > b for a, b in pairwise(self.grid))
+        require(len(self.grid) == (self.steps if fitted else 0) and falls, "grid", rule, self.grid)
 
     def _declared(self) -> type[PriorOptions] | None:
         """The options that the prior declares; None where it is none of the known kinds."""
@@ -121,11 +132,12 @@ class StartSpec:
         }
         options = former | dict(values.get("options", {}))
         sampler = tuple(map(tuple, values.get("sampler", ())))
-        return cls(**{**fields_now, "sampler": sampler, "options": tuple(options.items())})
+        grid = tuple(values.get("grid", ()))
+        return cls(**{**fields_now, "sampler": sampler, "options": tuple(options.items()), "grid": grid})
 
     def to_json(self) -> dict[str, Any]:
         """All fields but those at their defaults that few starts use; `options` as an object."""
-        found = differing(self, ("conditional", "guidance", "sampler", "options"))
+        found = differing(self, ("conditional", "guidance", "sampler", "options", "grid"))
         return found | ({"options": dict(self.options)} if self.options else {})
 
 
