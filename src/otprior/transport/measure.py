@@ -18,8 +18,8 @@ from otprior.utils.validation import check_finite, require
 # User weights come as float32 or as decimal text: a sum nearer to 1 than this is rounding, any other a mistake.
 WEIGHT_SUM_TOLERANCE = 1e-4
 
-# Rows converted to float64 at a time; a whole copy of a million atoms would take gigabytes.
-ROWS_PER_BLOCK = 1 << 14
+# Rows, and entries, converted to float64 at a time; a whole copy of a million atoms would take gigabytes.
+ROWS_PER_BLOCK, ENTRIES_PER_BLOCK = 1 << 14, 1 << 24
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,15 @@ class DiscreteMeasure:
     def mean(self) -> Tensor:
         """The mean Σ ν_i y_i, shape (d,), float64."""
         weights = self.weights.to(self.atoms.device)
-        parts = zip(weights.split(ROWS_PER_BLOCK), self.atoms.split(ROWS_PER_BLOCK))
+        rows = rows_per_block(self.atoms)
+        parts = zip(weights.split(rows), self.atoms.split(rows))
         return torch.stack([w @ part.double() for w, part in parts]).sum(dim=0)
 
     def centred(self) -> Tensor:
         """The atoms less their mean, shape (N, d), in their dtype."""
         mean = self.mean()
-        return torch.cat([(part.double() - mean).to(part.dtype) for part in self.atoms.split(ROWS_PER_BLOCK)])
+        parts = self.atoms.split(rows_per_block(self.atoms))
+        return torch.cat([(part.double() - mean).to(part.dtype) for part in parts])
 
     def spread_out(self, values: Tensor, fill: float) -> Tensor:
         """Copies values of the distinct atoms, shape (N,), to the atoms given, shape (M,); `fill` on removed ones."""
@@ -128,10 +130,15 @@ class DiscreteMeasure:
         return padded[self.merged_into.to(values.device)]
 
 
+def rows_per_block(atoms: Tensor) -> int:
+    """How many rows of (N, d) to convert to float64 at a time."""
+    return min(ROWS_PER_BLOCK, max(1, ENTRIES_PER_BLOCK // atoms.shape[1]))
+
+
 def _group_equal_rows(atoms: Tensor) -> tuple[Tensor, Tensor]:
     """The first row of each group of equal rows (in order of appearance), and each row's group."""
     # Rows are compared by a 64-bit hash: sorting whole rows is slow and takes twice the memory.
-    hashes = torch.cat([_hash_rows(part) for part in atoms.cpu().split(ROWS_PER_BLOCK)]).numpy()
+    hashes = torch.cat([_hash_rows(part) for part in atoms.cpu().split(rows_per_block(atoms))]).numpy()
     _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
     same = torch.from_numpy(first[group.reshape(-1)])
     repeated = torch.nonzero(same != torch.arange(len(atoms))).reshape(-1)

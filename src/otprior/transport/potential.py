@@ -27,6 +27,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from otprior.transport.measure import rows_per_block
 from otprior.transport.near_maximum import Candidates
 from otprior.utils.torch_state import plain_torch, product_roundoff_unit
 
@@ -200,7 +201,7 @@ def _weighted_mean(rows: int, row: Tensor, values: Tensor, log_share: Tensor) ->
 
 def largest_norm(rows: Tensor) -> float:
     """max_i |y_i| over rows (N, d), computed in float64."""
-    blocks = rows.split(ATOMS_PER_BLOCK)
+    blocks = rows.split(rows_per_block(rows))
     return max(float(torch.linalg.vector_norm(block, dim=1, dtype=torch.float64).max()) for block in blocks)
 
 
@@ -235,8 +236,9 @@ def natural_scale(atoms: Tensor, weights: Tensor) -> Tensor:
         τ, shape (N,), float64; positive unless all atoms are one point.
     """
     w = weights.to(atoms.device, torch.float64)
-    blocks = atoms.split(ATOMS_PER_BLOCK)
-    mean = torch.stack([v @ block.double() for v, block in zip(w.split(ATOMS_PER_BLOCK), blocks)]).sum(dim=0)
+    rows = rows_per_block(atoms)
+    blocks = atoms.split(rows)
+    mean = torch.stack([v @ block.double() for v, block in zip(w.split(rows), blocks)]).sum(dim=0)
     norms = torch.cat([torch.linalg.vector_norm(block.double() - mean, dim=1) for block in blocks])
     # An atom at the mean has a cell too; without a floor its τ would vanish. (The median, since one outlier
     # must not lift all others.)

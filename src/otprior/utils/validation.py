@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+ENTRIES_AT_ONCE = 1 << 24
+
+
 def invalid(name: str, rule: str, got: Any, hint: str = "") -> ValueError:
     """A `ValueError` reading "`name` must be `rule`; got `got`. `hint`"."""
     message = f"{name} must be {rule}; got {got}"
@@ -42,10 +45,20 @@ def check_finite(name: str, value: Tensor) -> None:
     # Imported here, so that a command line is checked without waiting for torch.
     import torch
 
-    if not value.is_floating_point() or bool(torch.isfinite(value).all()):
+    if not value.is_floating_point() or not value.numel():
         return
     rows = value.reshape(len(value) if value.ndim else 1, -1)
-    bad = torch.nonzero(~torch.isfinite(rows).all(dim=1)).reshape(-1)
+    # (By blocks: the test takes more memory than what it looks at.)
+    blocks = rows.split(max(1, ENTRIES_AT_ONCE // rows.shape[1]))
+    finite = [torch.isfinite(block).all() for block in blocks]
+    if bool(torch.stack(finite).all()):
+        return
+    bad = torch.cat(
+        [
+            torch.nonzero(~torch.isfinite(block).all(dim=1)).reshape(-1) + k * len(blocks[0])
+            for k, block in enumerate(blocks)
+        ]
+    )
     raise invalid(
         name, "finite", f"NaN or infinity in {len(bad)} of {len(rows)} rows, first in row {int(bad[0])}"
     )

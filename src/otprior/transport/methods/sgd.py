@@ -29,6 +29,7 @@ from torch import Tensor
 from otprior.transport.cells import Cells
 from otprior.transport.cells.search import DRAWS_PER_SET
 from otprior.transport.independent_scores import independent_score_start
+from otprior.transport.measure import rows_per_block
 from otprior.transport.methods import Iterate, Problem
 from otprior.transport.methods.warm_start import warm_start
 from otprior.transport.potential import natural_quantile, natural_scale
@@ -136,7 +137,7 @@ def _nearest_distance(atoms: Tensor) -> Tensor:
     """The distance of each atom (N, d) to the nearest other one, or to one that is near; shape (N,), float64."""
     if len(atoms) > COMPARED_WITH_ALL:
         return _distance_along_lines(atoms)
-    half_squares = 0.5 * (atoms**2).sum(dim=1)
+    half_squares = torch.cat([0.5 * (part**2).sum(dim=1) for part in atoms.split(rows_per_block(atoms))])
     rows = max(1, DISTANCES_PER_BLOCK // len(atoms))
     nearest = []
     for start in range(0, len(atoms), rows):
@@ -145,7 +146,9 @@ def _nearest_distance(atoms: Tensor) -> Tensor:
         closeness.diagonal(start).fill_(-math.inf)
         nearest.append(closeness.argmax(dim=1))
     # Rounding may have picked another near atom; its distance is then exact all the same.
-    return torch.linalg.vector_norm((atoms - atoms[torch.cat(nearest)]).double(), dim=1)
+    found = torch.cat(nearest)
+    parts = zip(atoms.split(rows_per_block(atoms)), found.split(rows_per_block(atoms)))
+    return torch.cat([torch.linalg.vector_norm((own - atoms[near]).double(), dim=1) for own, near in parts])
 
 
 def _distance_along_lines(atoms: Tensor) -> Tensor:
