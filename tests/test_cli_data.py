@@ -14,7 +14,8 @@ from cli_helpers import assert_refused, run, write_model
 from PIL import Image
 
 from otprior import Prior, load_images
-from otprior.data import encode_images
+from otprior.data import encode_images, open_images
+from otprior.experiments.inputs import Inputs
 
 
 def write_photographs(folder: Path, count: int = 12) -> Path:
@@ -113,3 +114,14 @@ def test_what_is_done_to_pictures_is_recorded(tmp_path: Path) -> None:
         "crop": 8,
         "convert": "L",
     }
+
+
+def test_a_comparison_reads_photographs_at_the_size_of_its_network(tmp_path: Path) -> None:
+    photographs = str(write_photographs(tmp_path / "photographs"))
+    (tmp_path / "model" / "unet").mkdir(parents=True)
+    (tmp_path / "model" / "unet" / "config.json").write_text('{"in_channels": 3, "sample_size": 8}')
+    sets = (photographs, photographs, photographs, None, None)
+    inputs = Inputs(str(tmp_path / "model"), None, "bundled", "auto", *sets)
+    assert inputs.atoms.images.shape == inputs.split.images.shape == (12, 3, 8, 8)
+    expected = open_images(photographs, size=8, channels=3, adapt=True).read()
+    assert torch.equal(inputs.atoms.images, expected.images)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from otprior.data import bundled
 from otprior.data.images import ImageSet
-from otprior.data.streams import load_images
+from otprior.data.streams import open_images
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.comparison import BUNDLED, Comparison
 from otprior.experiments.sampling import Models
@@ -22,7 +22,7 @@ from otprior.metrics.classes import class_moments
 from otprior.metrics.extractors import Extractor, extractor_sha256, load_extractor
 from otprior.metrics.features import extract_features
 from otprior.metrics.neighbours import nearest
-from otprior.sampling.folders import component_folder, network_sha256, own_scheduler
+from otprior.sampling.folders import AUTOENCODERS, component_folder, network_sha256, own_scheduler
 from otprior.sampling.inputs import real_classes
 from otprior.utils.files import read_json
 from otprior.utils.validation import require
@@ -30,6 +30,18 @@ from otprior.utils.validation import require
 # Pixels nearer than this (pixels in [-1, 1], Euclidean) are the same image; so many real images may be among the atoms:
 # well-known data sets have a few of their test images among the training ones.
 SAME_IMAGE, MOST_SAME = 0.01, 0.01
+
+
+class Reading(NamedTuple):
+    """How images are read.
+
+    Attributes:
+        value_range: Of floating-point pixels.
+        shape: (C, H, W) of the network's images, to which larger pictures are brought; None if it is not known.
+    """
+
+    value_range: Any
+    shape: tuple[int, ...] | None
 
 
 class Inputs:
@@ -57,7 +69,8 @@ class Inputs:
         own = model != BUNDLED
         self.model = Path(model) if own else bundled.pipeline_path()
         self.null_class_label = null_class_label if own else bundled.null_class_label()
-        self._own_model, self._extractor, self._value_range = own, extractor, value_range
+        self._own_model, self._extractor = own, extractor
+        self._reading = Reading(value_range, _picture_shape(self.model) if own else None)
         self._split, self._real_split = split, real_split
         self._atoms = (atoms_from, atoms or 0)
         self._copied = self._atoms if copies_of is None else (copies_of, 0)
@@ -79,7 +92,7 @@ class Inputs:
 
     def images(self, name: str) -> ImageSet:
         """The images of a name, as `Comparison` names them."""
-        return _images(name, self._value_range, 0)
+        return _images(name, self._reading, 0)
 
     @property
     def split(self) -> ImageSet:
@@ -94,12 +107,12 @@ class Inputs:
     @property
     def atoms(self) -> ImageSet:
         """The images that priors are fitted to."""
-        return _images(self._atoms[0], self._value_range, self._atoms[1])
+        return _images(self._atoms[0], self._reading, self._atoms[1])
 
     @property
     def copied(self) -> ImageSet:
         """The images that samples could be copies of."""
-        return _images(self._copied[0], self._value_range, self._copied[1])
+        return _images(self._copied[0], self._reading, self._copied[1])
 
     @cached_property
     def schedule(self) -> NoiseSchedule:
@@ -115,12 +128,12 @@ class Inputs:
     @property
     def real_features(self) -> Tensor:
         """Features of the real images that give the floor, shape (n, D)."""
-        return _features(self._extractor, self._value_range, self._real_split, 0)
+        return _features(self._extractor, self._reading, self._real_split, 0)
 
     @property
     def reference(self) -> Reference:
         """What samples are compared with."""
-        return _reference(self._extractor, self._value_range, self._split, self._real_split, *self._copied)
+        return _reference(self._extractor, self._reading, self._split, self._real_split, *self._copied)
 
     @property
     def class_moments(self) -> list[FeatureMoments]:
@@ -129,7 +142,7 @@ class Inputs:
         Raises:
             ValueError: If these have no labels.
         """
-        return _class_moments(self._extractor, self._value_range, self._split)
+        return _class_moments(self._extractor, self._reading, self._split)
 
     @property
     def classes(self) -> int | None:
@@ -169,7 +182,7 @@ class Inputs:
         Raises:
             ValueError: If more than 1 % of the images of this name are among those that could be copied.
         """
-        _check_not_atoms(name, self._value_range, *self._copied)
+        _check_not_atoms(name, self._reading, *self._copied)
 
 
 def check_floor(samples: int, held_out: int, otherwise: str = "") -> None:
@@ -219,10 +232,10 @@ def _inputs(*named: Any) -> Inputs:
 
 
 @cache
-def _images(name: str, value_range: Any, count: int) -> ImageSet:
+def _images(name: str, reading: Reading, count: int) -> ImageSet:
     """`count` of the images, all of them for 0; see `Comparison.atoms`."""
     if count:
-        images = _images(name, value_range, 0)
+        images = _images(name, reading, 0)
         require(
             count <= len(images), "atoms", f"at most the {len(images):,} images that there are", f"{count:,}"
         )
@@ -231,13 +244,34 @@ def _images(name: str, value_range: Any, count: int) -> ImageSet:
         return images.sample(count)
     if name == "atoms":
         return bundled.atoms()
-    return bundled.split(name) if name in bundled.SPLITS else load_images(name, value_range=value_range)
+    return bundled.split(name) if name in bundled.SPLITS else _read(name, reading)
+
+
+def _read(name: str, reading: Reading) -> ImageSet:
+    """The images at a path; larger pictures are brought to the network's size."""
+    wanted: dict[str, Any] = {}
+    if reading.shape is not None:
+        channels, height, width = reading.shape
+        wanted = {"size": (height, width), "channels": channels, "adapt": True}
+    return open_images(name, value_range=reading.value_range, **wanted).read()
+
+
+def _picture_shape(pipeline: Path) -> tuple[int, ...] | None:
+    """(C, H, W) of the images of a pipeline folder's network, if its config says so and it is none of latents."""
+    config = component_folder(pipeline, "unet") / "config.json"
+    if not config.is_file() or any((pipeline / name).is_dir() for name in AUTOENCODERS):
+        return None
+    known = read_json(config)
+    channels, size = known.get("in_channels"), known.get("sample_size")
+    if channels is None or size is None:
+        return None
+    return (channels, *(size if isinstance(size, list) else (size, size)))
 
 
 @cache
-def _check_not_atoms(name: str, value_range: Any, copied: str, count: int) -> None:
+def _check_not_atoms(name: str, reading: Reading, copied: str, count: int) -> None:
     """The check of `Inputs.check_not_atoms`: searches ask it again and again about the same images."""
-    check_unseen(f"images {name}", _images(name, value_range, 0), _images(copied, value_range, count))
+    check_unseen(f"images {name}", _images(name, reading, 0), _images(copied, reading, count))
 
 
 @cache
@@ -246,27 +280,27 @@ def _extractor(folder: str) -> Extractor:
 
 
 @cache
-def _features(extractor: str, value_range: Any, name: str, count: int) -> Tensor:
-    return extract_features(_extractor(extractor), _images(name, value_range, count).images)
+def _features(extractor: str, reading: Reading, name: str, count: int) -> Tensor:
+    return extract_features(_extractor(extractor), _images(name, reading, count).images)
 
 
 @cache
 def _reference(
-    extractor: str, value_range: Any, split: str, real_split: str, copied: str, count: int
+    extractor: str, reading: Reading, split: str, real_split: str, copied: str, count: int
 ) -> Reference:
     """The reference of all networks that are judged by these images."""
     return Reference.build(
-        reference_features=_features(extractor, value_range, split, 0),
-        atom_pixels=_images(copied, value_range, count).images,
-        atom_features=_features(extractor, value_range, copied, count),
-        held_out_pixels=_images(real_split, value_range, 0).images,
-        held_out_features=_features(extractor, value_range, real_split, 0),
+        reference_features=_features(extractor, reading, split, 0),
+        atom_pixels=_images(copied, reading, count).images,
+        atom_features=_features(extractor, reading, copied, count),
+        held_out_pixels=_images(real_split, reading, 0).images,
+        held_out_features=_features(extractor, reading, real_split, 0),
     )
 
 
 @cache
-def _class_moments(extractor: str, value_range: Any, split: str) -> list[FeatureMoments]:
-    labels, rule = _images(split, value_range, 0).labels, "labelled, for figures by class"
+def _class_moments(extractor: str, reading: Reading, split: str) -> list[FeatureMoments]:
+    labels, rule = _images(split, reading, 0).labels, "labelled, for figures by class"
     require(labels is not None, f"images {split}", rule, "without labels")
     assert labels is not None
-    return class_moments(_features(extractor, value_range, split, 0), labels)
+    return class_moments(_features(extractor, reading, split, 0), labels)
