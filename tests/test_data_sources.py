@@ -342,6 +342,17 @@ def test_colours_are_converted_where_that_is_asked_for(tmp_path: Path, mode: str
     assert float(found.mean()) == pytest.approx(1 if mode in ("RGBA", "LA", "CMYK") else -1, abs=0.02)
 
 
+def test_sizes_may_be_numbers_of_numpy() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    assert load_images(grey, resize=np.int64(8)).images.shape == (3, 1, 8, 8)
+    assert load_images(grey, resize=[8, 6]).images.shape == (3, 1, 8, 6)
+
+
+def test_a_list_of_batches_is_as_long_as_they_are_together() -> None:
+    batches = [np.full((2, 3, 8, 8), 9, np.uint8), np.full((1, 3, 8, 8), 7, np.uint8)]
+    assert load_images(batches).images.shape == (3, 3, 8, 8)
+
+
 def test_arrays_are_resized_too_if_they_are_pictures() -> None:
     grey = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
     assert load_images(grey, resize=8).images.shape == (3, 1, 8, 8)

@@ -78,9 +78,15 @@ class Preparation:
 
     def __post_init__(self) -> None:
         for name, value in (("resize", self.resize), ("crop", self.crop)):
-            for side in value if isinstance(value, tuple) else (value,):
-                if side is not None:
-                    check_integer(name, side, 1, 1 << 14)
+            if value is None:
+                continue
+            sides = tuple(value) if isinstance(value, tuple | list) else (value,)
+            require(len(sides) in (1, 2), name, "a length, or (height, width)", value)
+            for side in sides:
+                check_integer(name, side, 1, 1 << 14)
+            # (Numbers of NumPy are none of Python's.)
+            plain = tuple(int(side) for side in sides)
+            object.__setattr__(self, name, plain if len(plain) == 2 else plain[0])
         if self.convert is not None:
             check_choice("convert", self.convert, ("RGB", "L"))
 

@@ -32,8 +32,10 @@ class IterableSource(Source):
         self._once = isinstance(data, Iterator)
         self._used = False
         self._batched = isinstance(data, torch.utils.data.DataLoader)
-        # (The length of a loader is its number of batches.)
-        self.count = len(data) if hasattr(data, "__len__") and not self._batched else None
+        # (The length of a loader, or of a list of batches, is another number.)
+        in_batches = isinstance(data, list | tuple) and any(getattr(each, "ndim", 0) >= 4 for each in data)
+        known = hasattr(data, "__len__") and not self._batched and not in_batches
+        self.count = len(data) if known else None
         self.name = type(data).__name__
 
     def items(self, rows: Collection[int] | None = None) -> Iterator[Item]:
