@@ -284,9 +284,11 @@ def test_bad_data_are_refused(model: Path, tmp_path: Path) -> None:
     unlabelled = tmp_path / "plain.npy"
     np.save(unlabelled, np.linspace(-1, 1, 10 * 64, dtype=np.float32).reshape(10, 1, 8, 8))
     assert_refused(run("audit", model, unlabelled, "--conditional", *FAST), "labelled")
+    few = tmp_path / "few.npy"
+    np.save(few, -np.load(unlabelled) * 0.9)
     other = write_images(tmp_path / "other.npz", size=6)
     assert_refused(run("audit", model, other, *FAST), "8x8")
-    assert_refused(run("audit", model, unlabelled, "--held-out", unlabelled, *FAST), "at least 32 images")
+    assert_refused(run("audit", model, unlabelled, "--held-out", few, *FAST), "at least 32 images")
     single = tmp_path / "single.npy"
     np.save(single, np.full((1, 1, 8, 8), -0.5, dtype=np.float32))
     assert_refused(run("audit", model, single, *FAST), "at least two images")

@@ -277,7 +277,7 @@ def test_an_unfinished_solve_is_not_begun_anew_by_mistake(here: Path) -> None:
     (here / "new.work" / "map-0.safetensors").write_bytes(b"state")
     begin = FIT.replace("--out out --overwrite", "--out new")
     _refused_untouched(here, begin, "new.work holds the state of an unfinished solve; pass --resume to go on")
-    _refused_untouched(here, f"{begin} --resume", "checkpoint must be a whole safetensors file")
+    _refused_untouched(here, f"{begin} --resume", "map-0.safetensors is damaged")
 
 
 def test_prior_of_another_shape_or_damaged(here: Path) -> None:
@@ -391,3 +391,16 @@ def test_interrupt_while_fitting(here: Path) -> None:
     assert "Traceback" not in rest
     assert output == ""
     assert tree(here) == before
+
+
+def test_sets_that_overlap_are_refused(here: Path) -> None:
+    for name in ("atoms", "others"):
+        write_images(here / f"{name}.npz")
+    with np.load(here / "others.npz") as file:
+        arrays = dict(file)
+    np.savez(here / "others.npz", **arrays | {"images": -arrays["images"]})
+    for reference, held_out, named in (("others", "atoms", "held-out"), ("atoms", "others", "reference")):
+        words = f"evaluate data.npz --atoms atoms.npz --reference {reference}.npz --held-out {held_out}.npz"
+        _refused_untouched(here, f"{words} --out out --overwrite", f"--{named} must be", "40 that are")
+    words = "audit model atoms.npz --held-out data.npz --timesteps 500 --draws 0"
+    _refused_untouched(here, words, "--held-out must be", "40 that are")

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from cli_helpers import SIZE, assert_refused, run, tree, write_images, write_tame_model
+from safetensors.torch import load_file, save_file
 
 from otprior.cli import main
 from otprior.cli.user_inputs import UserInputs
+from otprior.data.samples import diverged
 from otprior.experiments.run import run_comparison
 from otprior.metrics.features import FeatureExtractor, save_extractor
 from otprior.sampling.start_spec import StartSpec
@@ -30,7 +32,7 @@ JOBS = {
     "demo": "--quick --samples 12",
     "fit": f"{MODEL} {IMAGES} --prior gaussian",
     "sample": f"{MODEL} --prior none --seeds 0-1 --steps 1",
-    "evaluate": f"{IMAGES} {OWN} --atoms data/ref.npz",
+    "evaluate": f"{IMAGES} {OWN} --atoms {IMAGES}",
     "compare": f"{MODEL} {IMAGES} --starts none@1,gaussian@1 --samples 12 {OWN}",
     "tune": f"{MODEL} {IMAGES} --validation data/ref.npz --extractor data/extractor --prior gaussian --samples 12 "
     "--steps 1 --minutes 0.01",
@@ -226,3 +228,31 @@ def test_an_error_of_ours_is_one_line_too(home: Path, monkeypatch: pytest.Monkey
     result = run(*words("sample", "samples"), "--debug")
     assert isinstance(result.exception, AttributeError)
     assert not (home / "samples").exists()
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (torch.linspace(-1, 1, 64).repeat(4, 1).reshape(4, 1, 8, 8), None),
+        (torch.linspace(-1.4, 1.4, 64).repeat(4, 1).reshape(4, 1, 8, 8), None),
+        (torch.linspace(-9, 9, 64).repeat(4, 1).reshape(4, 1, 8, 8), "beyond"),
+        (torch.full((4, 1, 8, 8), 0.1), "of one colour"),
+    ],
+)
+def test_samples_that_fell_apart_are_told_from_images(images: torch.Tensor, said: str | None) -> None:
+    found = diverged(images)
+    assert found is None if said is None else said in str(found)
+
+
+def test_a_sampler_that_diverged_is_said_to_have(home: Path) -> None:
+    assert "diverged" not in run(*words("sample", "out")).stderr
+    weights = home / MODEL / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["conv_out.weight"] *= 1000
+    save_file(tensors, weights, metadata={"format": "pt"})
+    for command in ("sample", "compare"):
+        # (The network's own sampler clips what it ends with.)
+        own = ["--scheduler", "dpm++2m"] if command == "sample" else []
+        result = run(*words(command, "out"), *own)
+        assert result.exit_code == 0, result.output
+        assert "seems to have diverged" in " ".join(result.stderr.split())

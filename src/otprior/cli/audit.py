@@ -189,7 +189,7 @@ def audit(
             if subject.pipe is not None:
                 subject.pipe.unet.to(where)
             images = _images(data, subject, pixels, limit, seed)
-            others = None if held_out is None else _held_out(held_out, subject, pixels)
+            others = None if held_out is None else _held_out(held_out, subject, pixels, images)
             request = _request(
                 subject, images, others, times, cost_times,
                 priors=_named(priors),
@@ -297,9 +297,15 @@ def _images(
     return images.sample(limit, seed)
 
 
-def _held_out(name: str, subject: _Subject, value_range: Any) -> ImageSet:
+def _held_out(name: str, subject: _Subject, value_range: Any, fitted: ImageSet | None) -> ImageSet:
+    """Images that stand for the population: not those that were fitted to."""
+    from otprior.experiments.inputs import check_unseen
+
     shape = subject.shape if subject.pipe is not None else None
-    return load_data(name, shape, value_range, bundled_split="held_out")
+    images = load_data(name, shape, value_range, bundled_split="held_out")
+    if fitted is not None:
+        check_unseen("--held-out", images, fitted)
+    return images
 
 
 def _request(

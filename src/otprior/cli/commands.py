@@ -149,9 +149,9 @@ def _left_side(text: str) -> str:
 
 
 def _right_side(text: str) -> str:
-    """Help as typer gives it, less the brackets around words for a default and the limits 0 and 1."""
+    """Help as typer gives it, less the brackets around words for a default, the limits 0 and 1, and very high ones."""
     text = re.sub(r"\[default: \((.*)\)", r"[default: \1", text)
-    return re.sub(r" *\[\]$", "", re.sub(r"(; )?x>=[01]\]$", "]", text))
+    return re.sub(r" *\[\]$", "", re.sub(r"(; )?(x>=[01]|[01]<=x<=\d{3,})\]$", "]", text))
 
 
 def _summary(name: str, module: str) -> str:

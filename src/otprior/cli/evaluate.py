@@ -188,11 +188,16 @@ def _measure(
     import torch
 
     from otprior import metrics
+    from otprior.experiments.inputs import check_unseen
 
     samples, reference, atoms, held_out, sources = material
     images = {"samples": samples.images, "atoms": atoms, "held_out": held_out}
     if not isinstance(reference, metrics.FeatureMoments):
         images["reference"] = reference
+    for option, each in (("--held-out", held_out), ("--reference", images.get("reference"))):
+        if each is not None:
+            # (The floor of copying would be that of copies, and copies would be quality.)
+            check_unseen(option, each, atoms)
     name, features = _features(images, extractor, batch_size, device, bar)
     bar.update(0, None, "", "nearest training images of held-out images")
     against = metrics.Reference.build(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Stands for the model and the images that come with the package.
 BUNDLED = "bundled"
+MOST_OF_A_REASON = 200  # letters
 
 
 def require_path(what: str, path: str | Path, advice: str = "") -> None:
@@ -99,9 +100,10 @@ def set_up_torch(threads: int | None, device: str) -> torch.device:
     logging.disable_progress_bar()
     try:
         # (Cells are told apart in double precision, which Apple's GPUs do not have.)
-        torch.zeros(1, device=device, dtype=torch.float64)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        torch.zeros(1, device=device, dtype=torch.float64).item()
+    except Exception as error:
+        # (What torch raises for a device depends on the device, and may fill a page.)
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:MOST_OF_A_REASON]
         raise invalid("--device", "one that this machine has", device, reason) from error
     return torch.device(device)
 

@@ -15,6 +15,9 @@ import typer
 
 from otprior.utils.validation import invalid, require
 
+MOST_SEEDS = 1_000_000
+LARGEST_SEED = 2**63 - 1
+
 # What is given, and what is written.
 ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="A diffusers folder with unet and scheduler, or 'bundled'.")
@@ -110,17 +113,15 @@ Spacing = Annotated[
 ]
 
 # How the work is done.
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of every random draw.")]
-BatchSize = Annotated[int, typer.Option("--batch-size", min=1, help="Images at a time.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of every random draw.")]
+BatchSize = Annotated[int, typer.Option("--batch-size", min=1, max=MOST_SEEDS, help="Images at a time.")]
 Device = Annotated[str, typer.Option("--device", metavar="NAME", help="Where to compute: cpu, cuda, cuda:1.")]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads of the CPU.", show_default="torch's own")
+    int | None,
+    typer.Option("--threads", min=1, max=1024, help="Threads of the CPU.", show_default="torch's own"),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more about what is done.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
-
-MOST_SEEDS = 1_000_000
-LARGEST_SEED = 2**63 - 1
 
 
 def parse_seeds(text: str) -> list[int]:

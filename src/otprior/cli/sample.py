@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -301,13 +302,15 @@ def _write_images(
     """Samples all images into `folder`; network evaluations an image, and seconds of sampling."""
     import torch
 
-    from otprior.data.samples import SampleWriter
+    from otprior.data.samples import SampleWriter, diverged
     from otprior.report import contact_sheet
-    from otprior.sampling.plan import sample_batches
+    from otprior.sampling.plan import image_channels, sample_batches
 
     writer = SampleWriter(folder, plan.seeds, png, as_float)
     shown: list[Tensor] = []
     nfe, seconds, total = 0, 0.0, len(plan.seeds)
+    # (What the autoencoder has not decoded is in no known range.)
+    latents, wrong = as_float and (pipe.vae is not None or image_channels(pipe) not in (1, 3)), None
     with progress_bar("sampling") as bar:
 
         def listen(done: float) -> None:
@@ -315,11 +318,15 @@ def _write_images(
 
         for batch in sample_batches(pipe, plan, decode=not as_float, listen=listen):
             seconds += batch.seconds
+            wrong = wrong or (None if latents else diverged(batch.images))
             nfe = batch.nfe
             writer.add(batch.images, batch.sources)
             if sheet and sum(map(len, shown)) < GRID_IMAGES:
                 shown.append(batch.images)
     writer.finish(plan.labels)
+    if wrong is not None:
+        hint = "the sampler seems to have diverged; try more steps, another --scheduler or --spacing"
+        logging.getLogger(__name__).warning("%s: %s", wrong, hint)
     if shown:
         images = torch.cat(shown)[:GRID_IMAGES]
         scale = max(1, 56 // max(images.shape[2:]))

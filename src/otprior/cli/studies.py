@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Processes that sample; by default one a CPU core, up to 8.", show_default=False
+        min=1, max=256, help="Processes that sample; by default one a CPU core, up to 8.", show_default=False
     ),
 ]
 

@@ -27,6 +27,21 @@ from otprior.data.sources.sampled import ARRAYS_FILE, STARTS_FILE, read_sample_r
 from otprior.data.streams import load_images
 from otprior.utils.validation import check_finite, require
 
+# Of samples in [-1, 1]: entries beyond this are far outside, and an image of less spread shows nothing.
+FAR, FLAT = 1.5, 0.02
+
+
+def diverged(images: Tensor) -> str | None:
+    """What is wrong with samples (B, C, H, W) that should be images in [-1, 1], in words; None if nothing is.
+
+    A solver that diverges leaves values far outside, or images of one colour: figures then say nothing of the start.
+    """
+    values = images.detach().double().flatten(1)
+    far, flat = float((values.abs() > FAR).double().mean()), float((values.std(dim=1) < FLAT).double().mean())
+    if far > 0.05:
+        return f"{far:.0%} of their entries are beyond ±{FAR}"
+    return f"{flat:.0%} of them are of one colour" if flat > 0.5 else None
+
 
 class SampleWriter:
     """Takes images batch by batch, so that only what will be written is held.

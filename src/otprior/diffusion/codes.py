@@ -39,12 +39,14 @@ from otprior.diffusion.flow import FIXED_STEP_METHODS, METHODS, Scales, flow_gri
 from otprior.diffusion.network import NetworkDenoiser
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.utils.arrays import read_tensors, write_tensors
-from otprior.utils.validation import check_choice, check_finite, check_integer, invalid, require
+from otprior.utils.validation import check_choice, check_finite, check_integer, invalid, plain_number, require
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 ENCODERS = ("ddim", *METHODS)
+# More take hours, and their grid alone fills memory.
+MOST_STEPS = 100_000
 # The ends of a flow-matching schedule have no noise and no signal; codes begin and end at these noise scales.
 _FLOW_ENDS = (1e-3, 1 - 1e-3)
 
@@ -83,9 +85,11 @@ class Encoder:
     tol: float = 1e-5
 
     def __post_init__(self) -> None:
+        for name in ("steps", "iterations", "tol"):
+            object.__setattr__(self, name, plain_number(getattr(self, name)))
         check_choice("method", self.method, ENCODERS)
-        check_integer("steps", self.steps, 1)
-        check_integer("iterations", self.iterations, 1)
+        check_integer("steps", self.steps, 1, MOST_STEPS)
+        check_integer("iterations", self.iterations, 1, MOST_STEPS)
         require(0 < self.tol < math.inf, "tol", "positive", self.tol)
 
     def refined(self) -> Encoder:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -181,6 +182,8 @@ def _processes(workers: int, threads: int, compiled: bool = False) -> ProcessPoo
 
 
 def _start_process(threads: int, compiled: bool) -> None:
+    # (A terminal's Ctrl-C goes to all processes; the parent ends these.)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     _state.compiled = compiled

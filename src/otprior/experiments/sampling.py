@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from otprior.data.images import to_pixels, to_uint8
+from otprior.data.samples import diverged
 from otprior.diffusion.grids import timestep_grid
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.priors import prior_of
@@ -27,6 +29,8 @@ from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.transport.cells.search import fast_bfloat16
 from otprior.utils.arrays import read_arrays, write_arrays
 from otprior.utils.validation import check_finite, require
+
+logger = logging.getLogger(__name__)
 
 # Seeds that go through the network at once.
 BATCH = 125
@@ -191,11 +195,15 @@ def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block
         assert isinstance(out, OTPriorPipelineOutput)
         images = out.images.float()
         check_finite(f"images of seeds from {seeds[0]} on", images)
+        wrong = diverged(images)
         pixels.append(to_uint8(images))
         nfe = out.nfe
         if out.sources is not None:
             sources.append(out.sources.cpu().numpy())
     seconds = time.perf_counter() - started
+    if wrong is not None:
+        label = start.label or start.key
+        logger.warning("samples of %s: %s; the sampler seems to have diverged", label, wrong)
     return write_block(block, np.concatenate(pixels), nfe, seconds, sources, labels)
 
 

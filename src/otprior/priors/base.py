@@ -29,7 +29,7 @@ from otprior.priors.registry import register
 from otprior.transport.moments import Spectrum
 from otprior.utils.hub import local_folder, upload
 from otprior.utils.torch_state import plain_torch
-from otprior.utils.validation import check_finite, check_integer, require
+from otprior.utils.validation import check_finite, check_integer, plain_numbers, require
 
 # Options that a report's rows have fields for.
 REPORTED = ("noise", "smoothing", "correlation")
@@ -63,11 +63,12 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         super().__init_subclass__(**kwargs)
         cls.kind = cls.__dict__.get("kind", cls.__name__)
         cls.made_from = cls.__dict__.get("made_from", cls.kind)
-        # What is made or fitted does not depend on the process-wide state of torch.
+        # What is made or fitted depends neither on the process-wide state of torch nor on whose a number is.
         if "__init__" in cls.__dict__:
-            cls.__init__ = plain_torch()(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = plain_numbers(plain_torch()(cls.__init__))  # type: ignore[method-assign]
         if isinstance(cls.__dict__.get("fit"), classmethod):
-            cls.fit = classmethod(plain_torch()(cls.__dict__["fit"].__func__))  # type: ignore[assignment]
+            fit = plain_numbers(plain_torch()(cls.__dict__["fit"].__func__))
+            cls.fit = classmethod(fit)  # type: ignore[assignment]
         if not abstract:
             register(cls, cls.__module__)
         if cls.__module__.startswith("otprior.") and cls.__name__ in import_module("otprior").__all__:
@@ -178,8 +179,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
 
     def at(self, timestep: float | Tensor) -> Self:
         """The same map at another timestep; shares its tensors with this one, and nothing is solved again."""
-        # (A scheduler's timesteps are a tensor or NumPy's, which a config file could not hold.)
-        return self._with(timestep=timestep.item() if hasattr(timestep, "item") else timestep)
+        return self._with(timestep=timestep)
 
     def with_options(self, **options: Any) -> Self:
         """The same map with other options of the start; shares tensors, and nothing is fitted again.

@@ -29,7 +29,7 @@ from otprior.transport.stopping import StoppingRule
 from otprior.utils.arrays import fingerprint
 from otprior.utils.random import seed_from
 from otprior.utils.torch_state import plain_torch
-from otprior.utils.validation import check_choice, check_integer, require
+from otprior.utils.validation import check_choice, check_integer, plain_numbers, require
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 LARGEST_ATOM = 1e30
 
 
+@plain_numbers
 @plain_torch()
 def solve_semidiscrete(
     atoms: Tensor | DiscreteMeasure,

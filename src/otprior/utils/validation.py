@@ -5,14 +5,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 ENTRIES_AT_ONCE = 1 << 24
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def invalid(name: str, rule: str, got: Any, hint: str = "") -> ValueError:
@@ -38,6 +42,23 @@ def check_integer(name: str, value: Any, minimum: int, maximum: int | None = Non
     right_type = isinstance(value, Integral) and not isinstance(value, bool)
     in_range = right_type and value >= minimum and (maximum is None or value <= maximum)
     require(in_range, name, rule, repr(value))
+
+
+def plain_number(value: Any) -> Any:
+    """A number of NumPy's or torch's as Python's, which files can hold; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
+def plain_numbers(function: Callable[P, T]) -> Callable[P, T]:
+    """Decorates a function so that it is given Python's numbers for those of NumPy and torch."""
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        own: Any = tuple(map(plain_number, args))
+        named: Any = {name: plain_number(value) for name, value in kwargs.items()}
+        return function(*own, **named)
+
+    return called
 
 
 def check_finite(name: str, value: Tensor) -> None:
