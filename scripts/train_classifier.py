@@ -26,7 +26,7 @@ from otprior.metrics.features import (
     FeatureExtractor,
     classify,
     extract_features,
-    load_extractor,
+    load_classifier,
     save_extractor,
 )
 from otprior.utils.files import check_output_dir
@@ -138,7 +138,7 @@ def main() -> None:
     if not own:
         shutil.rmtree(out)  # it is under version control
     save_extractor(model, out, torch.float16)
-    rounded = extract_features(load_extractor(out), seen.images)
+    rounded = extract_features(load_classifier(out), seen.images)
     error = float((rounded - full).double().norm() / full.double().norm())
     print(f"features as stored differ by {error:.2e} (relative, root mean square)")
 

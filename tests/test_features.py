@@ -13,7 +13,7 @@ from otprior.metrics.features import (
     FeatureExtractor,
     classify,
     extract_features,
-    load_extractor,
+    load_classifier,
     save_extractor,
 )
 
@@ -89,7 +89,7 @@ def test_any_module_serves_as_an_extractor():
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 0.0), (torch.float16, 2e-3)])
 def test_a_saved_extractor_comes_back(tmp_path, small, dtype, tolerance):
     save_extractor(small, tmp_path / "c", dtype)
-    loaded = load_extractor(tmp_path / "c")
+    loaded = load_classifier(tmp_path / "c")
     images = torch.randn(20, 3, 8, 12)
     expected = extract_features(small, images)
     error = (extract_features(loaded, images) - expected).norm() / expected.norm()
@@ -117,20 +117,20 @@ def test_bad_calls_are_refused(small):
 def test_damaged_folders_are_named(tmp_path, small):
     folder = tmp_path / "c"
     with pytest.raises(FileNotFoundError, match=r"no file config\.json"):
-        load_extractor(folder)
+        load_classifier(folder)
     save_extractor(small, folder, torch.float32)
     weights, config = folder / "model.safetensors", folder / "config.json"
     content, text = weights.read_bytes(), config.read_text()
     weights.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
-        load_extractor(folder)
+        load_classifier(folder)
     weights.write_bytes(content)
     save_file({k: v for k, v in load_file(weights).items() if k != "head.bias"}, weights)
     with pytest.raises(ValueError, match=r"head\.bias"):
-        load_extractor(folder)
+        load_classifier(folder)
     config.write_text(json.dumps({**json.loads(text), "format_version": 99}))
     with pytest.raises(ValueError, match=r"format_version .* must be 1; got 99"):
-        load_extractor(folder)
+        load_classifier(folder)
     config.write_text(text[:50])
     with pytest.raises(ValueError, match="not valid JSON"):
-        load_extractor(folder)
+        load_classifier(folder)
