@@ -574,6 +574,35 @@ def test_a_missing_path_is_refused_without_the_network(path: str, monkeypatch: p
         OTPriorPipeline.from_pretrained(path)
 
 
+def test_old_names_of_attention_are_known_and_other_files_fill_no_gap(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    torch.manual_seed(0)
+    network = diffusers.UNet2DModel(
+        sample_size=8, in_channels=1, out_channels=1, layers_per_block=1, block_out_channels=(8, 8),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        norm_num_groups=4, attention_head_dim=8,
+    )  # fmt: skip
+    quiet(OTPriorPipeline(network, diffusers.DDIMScheduler())).save_pretrained(tmp_path / "model")
+    weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    new = load_file(weights)
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    old = {}
+    for key, value in new.items():
+        for now, then in names.items():
+            key = key.replace(f".{now}.", f".{then}.")
+        old[key] = value
+    assert set(old) != set(new)
+    save_file(old, weights, metadata={"format": "pt"})
+    loaded: Any = OTPriorPipeline.from_pretrained(tmp_path / "model")
+    assert all(torch.equal(value, new[key]) for key, value in loaded.unet.state_dict().items())
+    # A file that diffusers does not read holds what is missing.
+    save_file(new, weights.with_name("diffusion_pytorch_model.fp16.safetensors"), metadata={"format": "pt"})
+    save_file({key: new[key] for key in sorted(new)[1:]}, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="1 missing"):
+        OTPriorPipeline.from_pretrained(tmp_path / "model")
+
+
 def test_damaged_folders(saved: tuple[Path, Tensor], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

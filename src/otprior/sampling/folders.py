@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -85,19 +86,34 @@ def check_readable(folder: Path) -> None:
         )
 
 
-def check_complete(folder: Path, network: nn.Module) -> None:
-    """Requires that the files hold every tensor of the network.
+def check_complete(folder: Path, network: nn.Module, variant: str | None = None) -> None:
+    """Requires that the files which diffusers read hold every tensor of the network.
 
     diffusers leaves what the constructor put there in the place of a missing one, and only warns.
+
+    Arguments:
+        folder: The component's.
+        network: What was made of it.
+        variant: Which of several files was asked for, such as "fp16".
     """
-    missing = sorted(set(network.state_dict()) - _tensor_names(folder))
+    names: dict[str, Any] = dict.fromkeys(_tensor_names(folder, variant))
+    rename = getattr(network, "_fix_state_dict_keys_on_load", None)
+    if rename is not None:
+        rename(names)  # attention had other names in the first repositories
+    missing = sorted(set(network.state_dict()) - set(names))
     got = f"{len(missing)} missing, such as {missing[:2]}"
     require(not missing, f"tensors of {folder}", "all that its config calls for", got)
 
 
-def _tensor_names(folder: Path) -> set[str]:
+def _weights(folder: Path, variant: str | None) -> list[Path]:
+    """The files of weights of a variant, in parts or whole; a name without a variant has no dot in it."""
+    stem = r"[^.]+" if variant is None else rf"[^.]+\.{re.escape(variant)}(-\d+-of-\d+)?"
+    return [path for path in sorted(folder.glob("*.safetensors")) if re.fullmatch(stem, path.stem)]
+
+
+def _tensor_names(folder: Path, variant: str | None = None) -> set[str]:
     names: set[str] = set()
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in _weights(folder, variant) or _weights(folder, None):
         try:
             with safe_open(path, framework="pt") as file:
                 names.update(file.keys())

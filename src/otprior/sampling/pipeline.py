@@ -211,7 +211,10 @@ class OTPriorPipeline(DiffusionPipeline):
             kwargs["vae"] = kind.from_pretrained(path, subfolder="vqvae", use_safetensors=True, **hub)
         pipe = super().from_pretrained(path, **kwargs)
         if check:
-            check_complete(component_folder(Path(path), "unet"), pipe.unet)
+            check_complete(component_folder(Path(path), "unet"), pipe.unet, kwargs.get("variant"))
+            for name in AUTOENCODERS:
+                if (Path(path) / name).is_dir() and name in index and pipe.vae is not None:
+                    check_complete(Path(path) / name, pipe.vae, kwargs.get("variant"))
         if "scheduler" not in kwargs and index.get("_class_name") != cls.__name__:
             pipe.scheduler = few_step_scheduler(pipe.scheduler)
         return pipe
