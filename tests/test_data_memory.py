@@ -18,5 +18,5 @@ def test_memory_of_fitting(tmp_path: Path) -> None:
     assert all_of_them < 1.0
     # 4,000 further pictures are 0.05 GiB as bytes, 0.2 GiB in single precision.
     assert all_of_them - few < 0.05
-    # Twice the atoms in single precision (0.27 GiB), and half a gibibyte of libraries and blocks.
-    assert BENCHMARK["measure"](path, "semidiscrete", 6_000)["gib"] < 1.2
+    # Three to four times the atoms in single precision (0.27 GiB), and half a gibibyte of libraries and blocks.
+    assert BENCHMARK["measure"](path, "semidiscrete", 6_000)["gib"] < 1.5
