@@ -105,7 +105,7 @@ def test_what_is_named_overrides_the_size(tmp_path: Path) -> None:
 
 
 def test_every_study_has_a_module_and_settings_that_all_sizes_fit(tmp_path: Path) -> None:
-    assert len(study_names()) == 8
+    assert len(study_names()) == 9
     for name in study_names():
         study = find_study(name)
         assert find_spec(study.module) is not None

@@ -7,6 +7,7 @@ there are, and that each makes a sound report.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from otprior.experiments.gates import CopyLimit
 from otprior.experiments.study import find_study
 from otprior.metrics import Interval
 from otprior.report import SamplingReport
-from otprior_studies.comparisons import conditional, stages
+from otprior.sampling.start_spec import FITTED, StartSpec
+from otprior_studies.comparisons import conditional, perfect, stages
 from otprior_studies.comparisons.stages import CHOOSING
 
 PARTS = {
@@ -28,6 +30,7 @@ PARTS = {
     "conditional": {""},
     "better-priors": {"", "candidates"},
     "frontier": {"", "atoms", "unseen", "model"},
+    "perfect": {"", "errors"},
 }
 # Parts that show what was chosen from, which is measured on the validation images.
 CHOSEN_FROM = {"matching", "target", "candidates"}
@@ -99,6 +102,15 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Comparison]:
     monkeypatch.setattr(
         conditional, "_hits", lambda *_: torch.rand(50, generator=torch.Generator().manual_seed(0))
     )
+    # The law's images and network: here those that are bundled.
+    monkeypatch.setattr(perfect, "_law", lambda _: None)
+    monkeypatch.setattr(perfect, "_subject", lambda *_: stages.Subject())
+
+    def fitted(_: Comparison, start: StartSpec, *__: Any) -> StartSpec:
+        grid = tuple(start.start_timestep - k for k in range(start.steps))
+        return replace(start, spacing=FITTED, grid=grid)
+
+    monkeypatch.setattr(perfect, "with_fitted_grid", fitted)
     drawn = tmp_path / "model-images" / "model-10000.npz"
     drawn.parent.mkdir()
     drawn.touch()  # no comparison that is invented reads it
@@ -126,3 +138,24 @@ def test_what_is_chosen_is_chosen_on_other_images_and_seeds_than_it_is_reported_
         assert isinstance(result, ComparisonResult)
         if result.comparison is not None:
             assert result.comparison.split == ("validation" if part in CHOSEN_FROM else "reference")
+
+
+@pytest.mark.slow
+def test_the_study_of_perfect_networks_runs_and_goes_on(tmp_path: Path) -> None:
+    """A rehearsal from the law to both reports; done again it samples nothing anew."""
+    study = find_study("perfect")
+    request = study.request(tmp_path, samples=12)
+    parts = study.run(request)
+    assert set(parts) == {"", "errors"}
+    rows = parts[""].report.rows
+    labels = [row.label or "" for row in rows]
+    assert len(set(labels)) == len(labels)
+    for start in ("whitened", "fresh", "N(0, I)"):
+        assert sum(label.startswith(start) for label in labels) == 2  # stock and fitted grid
+    assert {row.nfe for row in rows} == {5, 10}
+    (curve,) = parts["errors"].report.curves
+    assert {len(points) for points in curve.series.values()} == {2}
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    again = study.run(request)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == made
+    assert [row.fid for row in again[""].report.rows] == [row.fid for row in rows]

@@ -31,11 +31,13 @@ _HOMES = {
     "seeds_to_generators": "otprior.sampling",
     "load_images": "otprior.data",
     "bundled": "otprior.data.bundled",
-    # diffusers reloads a pipeline's component only from a module that shows this base class.
+    # diffusers reloads a pipeline's component only from a module that shows it, and this base class.
     "ModelMixin": "diffusers",
+    "MixtureNetwork": "otprior.diffusion.mixture_network",
 }
+_FOR_DIFFUSERS = ("ModelMixin", "MixtureNetwork")
 
-__all__ = ["__version__", *(name for name in _HOMES if name != "ModelMixin")]
+__all__ = ["__version__", *(name for name in _HOMES if name not in _FOR_DIFFUSERS)]
 
 
 def __getattr__(name: str) -> Any:

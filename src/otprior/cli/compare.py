@@ -57,7 +57,7 @@ Preset = Annotated[
         metavar="NAME",
         help="A comparison on the bundled network instead. headline: the coupled start against the best of N(0, I). "
         "baselines: against all that could explain it away. conditional: by class, with guidance. better-priors: "
-        "experiments. frontier: every number of evaluations, and of atoms.",
+        "experiments. frontier: every number of evaluations, and of atoms. perfect: networks whose errors are known.",
         show_default="headline, if no starts are given",
     ),
 ]

@@ -18,7 +18,7 @@ STARTS = 128
 
 
 def with_fitted_grid(
-    comparison: Comparison, start: StartSpec, work: Path, priors: Path, listen: Listener
+    comparison: Comparison, start: StartSpec, work: Path, priors: Path, listen: Listener, starts: int = STARTS
 ) -> StartSpec:
     """The start on a grid that is fitted to it, or that was found in the work folder.
 
@@ -28,13 +28,14 @@ def with_fitted_grid(
         work: Folder of pieces.
         priors: The folder of fitted priors.
         listen: Called as work proceeds.
+        starts: Seeds that the grid is fitted to.
     """
     path = work / "grids" / f"{start.key}.json"
     if not path.exists():
         models = Inputs.of(comparison).models(priors, comparison.precision, start.conditional)
         pipe, _ = build_pipeline(models, start)
         labels = list(range(models.classes)) if start.conditional and models.classes else None
-        about = STARTS * (2 * 64 + 40 * start.evaluations)
+        about = starts * (2 * 64 + 40 * start.evaluations)
 
         def told(evaluations: int) -> None:
             listen(StageProgress("fitting a grid", min(evaluations, about), about))
@@ -44,7 +45,7 @@ def with_fitted_grid(
             pipe.prior,
             start.steps,
             pipe.scheduler,
-            starts=STARTS,
+            starts=starts,
             null_class_label=pipe.config.null_class_label,
             class_labels=labels,
             guidance_scale=start.guidance,

@@ -98,6 +98,12 @@ BETTER_PRIORS = _study(
     "Starts that keep the seed's image, and starts that hold no image",
     "Gaussian priors, smoothed coupled ones and mixtures, tried on the validation images.",
 )
+PERFECT = _study(
+    "perfect",
+    "Which start is right when the network is perfect, or nearly",
+    "Every start from 1 to 20 evaluations with the exact denoiser of a known law, and with errors of known size.",
+    fast=Size(24),
+)
 FRONTIER = _study(
     "frontier",
     "Each prior at each number of evaluations and of atoms",
