@@ -22,7 +22,7 @@ from otprior import MixturePrior, Prior, SemiDiscretePrior, solve_semidiscrete
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.error import Target, data_error, draw_starts
 from otprior.transport.potential import BrenierPotential
-from otprior.transport.whitening import CellPoints, Whitening, find_chord
+from otprior.transport.whitening import CellPoints, Whitening, find_chord, pooled_means
 
 SCHEDULE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 SHAPE = (1, 3, 4)
@@ -123,6 +123,22 @@ def test_most_of_the_error_goes_in_many_dimensions() -> None:
     assert float(before.mean()) > 1.5
     assert abs(float(after.mean())) < 0.1 * float(before.mean())
     assert float((white**2).sum(dim=1).mean()) == pytest.approx(40, rel=0.03)
+
+
+def test_cells_borrow_from_one_another() -> None:
+    """With few draws pooled means are much nearer to those of many draws; with more still nearer."""
+    atoms = mixture(600, 10, norm_ratio=1.5)
+    solution = solve_semidiscrete(atoms, tol=0.05)
+    truth = solution.adjacency(20_000).conditional_means()[0]
+    distance = {}
+    for draws in (512, 4096):
+        found = solution.adjacency(draws, generator=torch.Generator().manual_seed(1))
+        raw, error = found.conditional_means()
+        pooled = pooled_means(raw, error, atoms.double(), found.masses)[0]
+        both = ~raw.isnan().any(dim=1)
+        distance[draws] = [float((each - truth)[both].norm(dim=1).mean()) for each in (raw, pooled)]
+    assert distance[512][1] < 0.5 * distance[512][0]
+    assert distance[4096][1] < distance[4096][0]
 
 
 def test_chords_end_at_the_cell() -> None:

@@ -55,7 +55,7 @@ class SolvedPrior(Prior, abstract=True):
         available by `with_options`.
 
         Arguments:
-            draws: Draws for the adjacency of each class's cells; by default three an atom, and 4,096 at least.
+            draws: Draws for the adjacency of each class's cells; by default two an atom, and 4,096 at least.
             generator: Seeds them; None stands for a fixed seed.
 
         Example:
