@@ -18,7 +18,7 @@ from otprior.transport.cells import search
 from otprior.transport.cells.search import LaguerreCells
 from otprior.transport.chi_squared import ChiSquared, chi_squared
 from otprior.transport.measure import DiscreteMeasure
-from otprior.transport.methods import Problem, newton, sgd
+from otprior.transport.methods import Problem, block_newton, exact_cells, newton, sgd
 from otprior.transport.potential import BrenierPotential, dual_value, natural_scale
 from otprior.transport.solution import ConvergenceError, Outcome, Progress, Solution
 from otprior.transport.solve import choose, solve_semidiscrete
@@ -183,7 +183,7 @@ def test_near_duplicates() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "dim", "method"),
-    [(10_000, 2, "exact cells"), (10_000, 3, "exact cells"), (5000, 4, "sgd"), (5000, 9, "sgd")],
+    [(10_000, 2, "exact cells"), (10_000, 3, "exact cells"), (5000, 4, "block newton"), (5000, 9, "sgd")],
 )
 def test_thousands_of_atoms_in_few_dimensions(count: int, dim: int, method: str) -> None:
     atoms = normal(count, dim)
@@ -314,7 +314,7 @@ def circle_in_space() -> Tensor:
 
 def test_divergence_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neighbours on a circle have scores that move together: steps for independent ones make it worse."""
-    monkeypatch.setattr(newton, "MOST_ATOMS", 0)
+    monkeypatch.setattr(block_newton, "CONTENDERS_IN_MEMORY", 0)
     monkeypatch.setattr(sgd, "NEIGHBOUR_CAP", 100.0)
     solution = solve_semidiscrete(circle_in_space(), max_draws=4000, throw=False)
     assert solution.outcome is Outcome.DIVERGED
@@ -324,8 +324,9 @@ def test_divergence_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_newton_steps_in_where_gradients_fail(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sgd, "NEIGHBOUR_CAP", 100.0)
+    monkeypatch.setattr(sgd, "TRIAL_LIMIT", float("inf"))
     solution = solve_semidiscrete(circle_in_space())
-    assert solution.stats["method"] == "sgd, then newton"
+    assert solution.stats["method"] == "sgd, then block newton"
     assert solution.outcome is Outcome.CONVERGED
     assert agrees(chi_squared_of(solution, circle_in_space()), solution.chi2)
 
@@ -460,8 +461,14 @@ def test_newton_reaches_a_small_tolerance(seed: int) -> None:
     assert solution.chi2.upper <= 3e-4
 
 
-def test_newton_does_not_follow_in_very_many_dimensions() -> None:
-    """Its points are Sobol's, of 21,201 dimensions at most."""
-    for dim, methods in ((22_000, [sgd]), (2000, [sgd, newton])):
-        cells = LaguerreCells.build(DiscreteMeasure.build(normal(20, dim)), seed=0)
-        assert choose(Problem(cells, tol=0.05, max_draws=20_000)) == methods
+@pytest.mark.parametrize(
+    ("atoms", "methods"),
+    [
+        (normal(300, 16), [sgd, block_newton]),
+        (normal(300, 4), [block_newton]),
+        (normal(300, 3), [exact_cells, newton]),
+    ],
+)
+def test_a_trial_says_which_method_suits(atoms: Tensor, methods: list[object]) -> None:
+    cells = LaguerreCells.build(DiscreteMeasure.build(atoms), seed=0)
+    assert choose(Problem(cells, tol=0.05, max_draws=20_000)) == methods

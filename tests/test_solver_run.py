@@ -30,6 +30,7 @@ SOLVE = """
 import sys, torch
 sys.path.insert(0, sys.argv[1])
 from generators.mixtures import mixture
+from generators.windows import windows
 from otprior.transport import Processes, run, solve_semidiscrete
 torch.set_num_threads(1)
 run.CHECKPOINT_SECONDS = 0.05
@@ -38,14 +39,18 @@ processes = Processes.join()
 slow = (lambda progress: __import__("time").sleep(0.02)) if sys.argv[4] == "slow" else None
 run.PROGRESS_SECONDS = 0.0 if slow else 0.5
 options = {"tol": 0.03, "checkpoint": sys.argv[2] or None, "processes": processes, "progress": slow}
-solution = solve_semidiscrete(mixture(400, 130), **options)
+atoms = {"sgd": mixture(400, 130), "block newton": windows(400, 12)}[sys.argv[5]]
+solution = solve_semidiscrete(atoms, **options)
+assert solution.stats["method"] == sys.argv[5]
 if processes.first:
     torch.save({"potential": solution.potential, "chi2": solution.chi2.value}, sys.argv[3])
 processes.leave()
 """
 
 
-def solve_in_process(tmp_path: Path, checkpoint: str, out: str, ranks: int = 1) -> dict[str, object]:
+def solve_in_process(
+    tmp_path: Path, checkpoint: str, out: str, ranks: int = 1, method: str = "sgd"
+) -> dict[str, object]:
     script = tmp_path / "solve.py"
     script.write_text(SOLVE)
     launcher = [sys.executable]
@@ -54,7 +59,15 @@ def solve_in_process(tmp_path: Path, checkpoint: str, out: str, ranks: int = 1) 
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         launcher += ["-m", "torch.distributed.run", f"--nproc-per-node={ranks}", f"--master-port={port}"]
-    command = [*launcher, str(script), str(Path(__file__).parent), checkpoint, str(tmp_path / out), "fast"]
+    command = [
+        *launcher,
+        str(script),
+        str(Path(__file__).parent),
+        checkpoint,
+        str(tmp_path / out),
+        "fast",
+        method,
+    ]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
@@ -117,8 +130,9 @@ def test_a_resumed_solve_heeds_a_smaller_budget(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    expected = solve_in_process(tmp_path, "", "whole.pt")
+@pytest.mark.parametrize("method", ["sgd", "block newton"])
+def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path, method: str) -> None:
+    expected = solve_in_process(tmp_path, "", "whole.pt", method=method)
     state = tmp_path / "state.safetensors"
     command = [
         sys.executable,
@@ -127,6 +141,7 @@ def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
         str(state),
         "never.pt",
         "slow",
+        method,
     ]
     process = subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 120
@@ -135,15 +150,16 @@ def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert state.exists()
-    found = solve_in_process(tmp_path, str(state), "resumed.pt")
+    found = solve_in_process(tmp_path, str(state), "resumed.pt", method=method)
     assert torch.equal(found["potential"], expected["potential"])  # type: ignore[arg-type]
     assert found["chi2"] == expected["chi2"]
 
 
 @pytest.mark.slow
-def test_two_processes_find_what_one_finds(tmp_path: Path) -> None:
-    one = solve_in_process(tmp_path, "", "one.pt")
-    two = solve_in_process(tmp_path, "", "two.pt", ranks=2)
+@pytest.mark.parametrize("method", ["sgd", "block newton"])
+def test_two_processes_find_what_one_finds(tmp_path: Path, method: str) -> None:
+    one = solve_in_process(tmp_path, "", "one.pt", method=method)
+    two = solve_in_process(tmp_path, "", "two.pt", ranks=2, method=method)
     assert torch.equal(one["potential"], two["potential"])  # type: ignore[arg-type]
     assert one["chi2"] == two["chi2"]
 

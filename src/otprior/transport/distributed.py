@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -60,6 +61,14 @@ class Processes:
         """Sums `values` over all processes, in place, on all of them; for integers exactly, in any order."""
         if self.size > 1:
             dist.all_reduce(values)
+        return values
+
+    def gather(self, value: Any) -> list[Any]:
+        """The `value` of each rank, in their order, known to all."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
         return values
 
     def agree(self, value: float) -> float:

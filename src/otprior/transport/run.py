@@ -82,7 +82,8 @@ class Runner:
         self._processes = problem.cells.processes
         self._resumed = False
         self._converged = False
-        self._next_check: int | None = None  # draws at which χ² is measured next
+        self._next_check = 1  # draws at which χ² is measured next
+        self._planned: int | None = None  # the same, once it has been measured
         self._chi2: ChiSquared | None = None  # the last that counts
         self._shown: ChiSquared | None = None  # the last of any kind
         self._last: Iterate | None = None
@@ -112,9 +113,8 @@ class Runner:
     def _follow(self, iterate: Iterate) -> None:
         """Takes the next iterate: measures it if that is due, reports, keeps the state."""
         first, self._last = self._last is None, iterate
-        budget = self._problem.max_draws
         # (On going on from a checkpoint the budget may be another one.)
-        self._next_check = min(self._next_check or iterate.expected_draws, budget)
+        self._next_check = min(self._planned or iterate.expected_draws, self._problem.max_draws)
         now = time.perf_counter()
         if first or now - self._reported > PROGRESS_SECONDS:
             self._report(iterate)
@@ -142,7 +142,7 @@ class Runner:
         self._chi2 = self._shown = chi2
         self._next_set = rule.next_set
         ahead = min(max(1.05 * chi2.upper / rule.tol, 1.1), 2.0)
-        self._next_check = min(int(iterate.draws * ahead) + 1, self._problem.max_draws)
+        self._planned = self._next_check = min(int(iterate.draws * ahead) + 1, self._problem.max_draws)
 
     def _result(self) -> Run | None:
         last, chi2, rule = self._last, self._chi2, self._rule
@@ -182,7 +182,7 @@ class Runner:
         if numbers.get("method", "sgd") != self._method.name:
             return 0, None
         self._resumed = True
-        self._next_check, self._converged = numbers["next_check"], numbers["converged"]
+        self._planned, self._converged = numbers["next_check"], numbers["converged"]
         self._rule.next_set = self._next_set = numbers["next_set"]
         self._chi2 = self._shown = ChiSquared(**numbers["chi2"]) if numbers["chi2"] else None
         self._earlier_seconds = numbers["earlier_seconds"]
@@ -195,7 +195,7 @@ class Runner:
         numbers = {
             "method": self._method.name,
             "step": last.step,
-            "next_check": self._next_check,
+            "next_check": self._planned,
             "next_set": self._next_set,
             "chi2": asdict(self._chi2) if self._chi2 else None,
             "converged": self._converged,

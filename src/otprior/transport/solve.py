@@ -1,8 +1,8 @@
 """Solving the semi-discrete transport problem from N(0, I_d), or another source: one door, `solve_semidiscrete`.
 
 The problem decides on the method (`choose`): the monotone map on the line, Newton's method on exact cells in the plane
-and in space, averaged and preconditioned stochastic gradients elsewhere, and Newton's method on sampled points where
-one of them fails on few atoms. All stop by one rule (`stopping`): the unbiased χ² of the cell masses, on draws that the
+and in space, averaged and preconditioned stochastic gradients where a trial on few atoms goes well, and Newton's method
+on blocks of draws elsewhere. All stop by one rule (`stopping`): the unbiased χ² of the cell masses, on draws that the
 method has not seen, has an upper 95 % limit below `tol`.
 """
 
@@ -21,7 +21,7 @@ from otprior.transport.cells.entropic import EntropicCells
 from otprior.transport.cells.search import LaguerreCells, fast_bfloat16
 from otprior.transport.distributed import SINGLE, Processes
 from otprior.transport.measure import DiscreteMeasure
-from otprior.transport.methods import Method, Problem, exact_cells, monotone, newton, sgd
+from otprior.transport.methods import Method, Problem, block_newton, exact_cells, monotone, newton, sgd
 from otprior.transport.run import Checkpoint, Run, Runner
 from otprior.transport.solution import ConvergenceError, Outcome, Progress, Solution, SolveStats
 from otprior.transport.source import Sampler, Source
@@ -99,11 +99,15 @@ def choose(problem: Problem) -> list[Method]:
     """The methods to try, in turn, until one is accepted."""
     if monotone.suits(problem):
         return [monotone]
-    methods: list[Method] = [exact_cells] if exact_cells.suits(problem) else []
-    if newton.suits(problem):
-        # Newton alone in few dimensions, where gradients are slow; in more it follows where they fail.
-        return [*methods, newton] if problem.measure.dim <= newton.FEW_DIMENSIONS else [*methods, sgd, newton]
-    return [*methods, sgd]
+    # Newton's steps follow where another method fails, and come first where gradients would.
+    kinds: tuple[Method, ...] = (newton, block_newton)
+    newtons = [method for method in kinds if method.suits(problem)][:1]
+    if exact_cells.suits(problem):
+        return [exact_cells, *(newtons or [sgd])]
+    in_few_dimensions = newtons == [newton] and problem.measure.dim <= newton.FEW_DIMENSIONS
+    if newtons and (in_few_dimensions or not sgd.suits(problem)):
+        return newtons
+    return [sgd, *newtons]
 
 
 def _run(
@@ -115,7 +119,7 @@ def _run(
     runs: dict[str, Run] = {}
     for method in methods:
         draws = left
-        if method is sgd and newton in methods:
+        if method is sgd and method is not methods[-1]:
             # Something is left for the other.
             draws = max(min(left, sgd.expected_draws(problem)), left // 2)
         run = Runner(method, replace(problem, max_draws=draws), rule, checkpoint, progress).run()

@@ -15,7 +15,7 @@ for a source other than N(0, I), since its mixtures would have another law.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,9 +74,10 @@ class DrawSets:
     def __len__(self) -> int:
         return len(self.base)
 
-    def to(self, device: torch.device) -> DrawSets:
-        """The same draws on another device."""
-        return DrawSets(self.base.to(device), None if self.mixers is None else self.mixers.to(device))
+    def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> DrawSets:
+        """The same draws on another device, or of another type."""
+        mixers = None if self.mixers is None else self.mixers.to(device, dtype)
+        return DrawSets(self.base.to(device, dtype), mixers)
 
     def rows(self, number: int, index: Tensor) -> Tensor:
         """Draws `index` (n,) of set `number` (in order), shape (n, d), float64 up to its rounding."""
@@ -186,17 +187,23 @@ class LaguerreCells:
         self, draws: DrawSets, offsets: Tensor, width: Tensor
     ) -> list[tuple[Tensor, Tensor]]:
         """Draw and atom of each candidate, for each set."""
-        factors = self.atoms if self.screen is None else self.screen
-        base = draws.base.flatten(0, 1).to(factors.dtype)
-        mixers = [None] * len(draws) if draws.mixers is None else list(draws.mixers.to(self.atoms.dtype))
         candidates = [Candidates(width[k].expand(DRAWS_PER_SET)) for k in range(len(draws))]
         for first in range(0, len(self.atoms), ATOMS_PER_BLOCK):
-            block = slice(first, first + ATOMS_PER_BLOCK)
-            offset = offsets[block]
-            products = (base @ factors[block].T).to(self.atoms.dtype).unflatten(0, (len(draws), -1))
-            for mixer, candidate, scores in zip(mixers, candidates, products):
-                candidate.add(scores + offset if mixer is None else torch.addmm(offset, mixer, scores), first)
+            scores = self._scores(draws, offsets, slice(first, first + ATOMS_PER_BLOCK))
+            for candidate, block in zip(candidates, scores):
+                candidate.add(block, first)
         return [candidate.pairs() for candidate in candidates]
+
+    def _scores(self, draws: DrawSets, offsets: Tensor, block: slice) -> Iterator[Tensor]:
+        """Yields the scores of a block of atoms, (256, n) for each set, screened: one set's fit into the cache."""
+        factors = (self.atoms if self.screen is None else self.screen)[block].T
+        if draws.mixers is None:
+            yield from (torch.addmm(offsets[block], base, factors) for base in draws.base.to(factors.dtype))
+            return
+        base = draws.base.flatten(0, 1).to(factors.dtype)
+        products = (base @ factors).to(self.atoms.dtype).unflatten(0, (len(draws), -1))
+        for mixer, product in zip(draws.mixers.to(self.atoms.dtype), products):
+            yield torch.addmm(offsets[block], mixer, product)
 
     def _search_on_cuda(self, draws: DrawSets, offsets: Tensor, width: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The same as `_search_by_blocks`, by one kernel."""

@@ -51,7 +51,7 @@ class Iterate:
         potential: h, shape (N,), float64, on the atoms' device; free up to a constant.
         draws: Draws taken so far.
         unused: Of these, the draws that the method has still to work through; for progress.
-        expected_draws: Draws after which the method expects to reach the tolerance: the plan for the first
+        expected_draws: Draws after which the method now expects to reach the tolerance: the plan for the first
             measurement.
         step: Number of steps so far.
         complete: Whether a stage of the method ends here, so that χ² is to be measured whatever the plan says. Of

@@ -1,8 +1,8 @@
-"""Newton's method on the smoothed semi-dual, for low dimension.
+"""Newton's method on the smoothed semi-dual over points spread evenly, for few atoms.
 
-There the cells are a tessellation with few neighbours each and the model that `sgd` rests on is wrong; the semi-dual's
-Hessian is a graph Laplacian over neighbouring cells, and errors of long range die only if it is inverted. Over a
-fixed quasi-random sample of N(0, I), smoothed by ε,
+In few dimensions the cells are a tessellation with few neighbours each and the model that `sgd` rests on is wrong; the
+semi-dual's Hessian is a graph Laplacian over neighbouring cells, and errors of long range die only if it is inverted.
+Over a fixed quasi-random sample of N(0, I), smoothed by ε,
 
     F_ε(h) = mean_z ε log Σ_i exp((⟨z, y_i⟩ + h_i)/ε) − Σ ν_i h_i,
     ∇F_ε = p − ν,   ∇²F_ε = (diag(p) − mean_z π(z) π(z)ᵀ)/ε,   π(z) = softmax of the scores over ε,  p = mean π,
@@ -48,10 +48,11 @@ SPARSE_BELOW = 0.05
 
 
 def suits(problem: Problem) -> bool:
-    """Few atoms, and as many points as the tolerance takes must fit into memory."""
+    """Few atoms, in few dimensions or of entropic cells, and as many points as the tolerance takes fit into memory."""
     dim = problem.measure.dim
     small = dim <= SOBOL_DIMENSIONS and first_points(problem) * dim <= MOST_ENTRIES
-    return len(problem.measure) <= MOST_ATOMS and (dim <= FEW_DIMENSIONS or small)
+    few = len(problem.measure) <= MOST_ATOMS
+    return few and (dim <= FEW_DIMENSIONS or (small and problem.cells.entropy > 0))
 
 
 def first_points(problem: Problem) -> int:
