@@ -107,9 +107,9 @@ def pipeline(device: torch.device) -> dict[str, Any]:
     found: dict[str, Any] = {}
     drawn = []
     for place in (torch.device("cpu"), device):
-        pipe = OTPriorPipeline.from_pretrained(
-            bundled.pipeline_path(), prior=prior, null_class_label=10
-        ).to(place)
+        pipe = OTPriorPipeline.from_pretrained(bundled.pipeline_path(), prior=prior, null_class_label=10).to(
+            place
+        )
         pipe.set_progress_bar_config(disable=True)
         generators = [torch.Generator().manual_seed(seed) for seed in range(64)]
         started = time.perf_counter()
@@ -120,14 +120,18 @@ def pipeline(device: torch.device) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cuda", help="where to run")
     parser.add_argument("--scale", type=float, default=1.0, help="of the numbers of atoms")
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="file for the results")
     args = parser.parse_args()
     device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        parser.error("--device must be one that torch finds; got cuda without a GPU. Rehearse with --device cpu")
+        parser.error(
+            "--device must be one that torch finds; got cuda without a GPU. Rehearse with --device cpu"
+        )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     facts: dict[str, Any] = {"device": name, "torch": torch.__version__, "scale": args.scale}
     count = int(10_000 * args.scale)

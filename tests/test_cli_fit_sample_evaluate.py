@@ -360,6 +360,8 @@ def test_a_fit_that_was_stopped_goes_on_as_if_nothing_had_happened(
     honest = AveragedSgd.step
 
     def step(self: AveragedSgd, state: SgdState) -> SgdState:
+        if self.stream == "trial":
+            return honest(self, state)
         if self not in solvers:
             solvers.append(self)
         elif len(solvers) == 2:  # at the second class's second step

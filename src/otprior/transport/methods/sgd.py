@@ -115,7 +115,7 @@ class AveragedSgd:
         stream: What the draws are for.
 
     Attributes:
-        cells: The same.
+        cells, stream: The same.
         sets_per_step, draws_per_step: What a step takes.
     """
 
@@ -123,7 +123,7 @@ class AveragedSgd:
         measure = cells.measure
         self.sets_per_step = _sets_per_step(len(measure))
         self.draws_per_step = self.sets_per_step * DRAWS_PER_SET
-        self.cells, self._stream = cells, stream
+        self.cells, self.stream = cells, stream
         self._weights = measure.weights.to(cells.atoms.device)
         tau = natural_scale(measure.atoms, self._weights)
         cap = NEIGHBOUR_CAP * _nearest_distance(cells.atoms) / natural_quantile(self._weights)
@@ -142,7 +142,7 @@ class AveragedSgd:
     def step(self, state: SgdState) -> SgdState:
         """One block of draws, one update."""
         first = state.step * self.sets_per_step
-        hits = self.cells.hits(state.iterate, self._stream, range(first, first + self.sets_per_step))
+        hits = self.cells.hits(state.iterate, self.stream, range(first, first + self.sets_per_step))
         rate = self._first_step * (1 + state.step / self._decay_steps) ** -STEP_EXPONENT
         units = self.draws_per_step * self.cells.units_per_draw
         update = rate * (hits.double() / units / self._weights - 1)
