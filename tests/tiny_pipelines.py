@@ -507,3 +507,25 @@ def build(name: str, scheduler: Any) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return quiet(families()[name].build(scheduler))
+
+
+def text_to_image() -> Any:
+    """A whole StableDiffusionPipeline, with text encoder and tokenizer: images 3 x 16 x 16, latents 4 x 8 x 8."""
+    import string
+
+    import transformers
+
+    letters = [*string.ascii_lowercase, *(each + "</w>" for each in string.ascii_lowercase)]
+    vocab = {each: k for k, each in enumerate([*letters, "<|startoftext|>", "<|endoftext|>"])}
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"bos_token_id": 52, "eos_token_id": 53, "pad_token_id": 53}
+    torch.manual_seed(0)
+    config = transformers.CLIPTextConfig(vocab_size=54, max_position_embeddings=16, **sizes, **ends)
+    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    widths = {"latent_channels": 4, "block_out_channels": (8, 8), "norm_num_groups": 4}
+    return _sd(
+        vp_schedulers()[1],
+        vae=network("AutoencoderKL", **widths, **kinds, scaling_factor=0.5, shift_factor=0.1),
+        text_encoder=transformers.CLIPTextModel(config).eval(),
+        tokenizer=transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=16),
+    )

@@ -12,11 +12,17 @@ import typer
 from otprior.cli.inputs import (
     BUNDLED,
     check_data,
+    check_model_or_schedule,
     check_prior,
+    explained,
+    find_model,
+    is_stock_model,
     load_data,
     load_model,
     load_prior,
     load_schedule,
+    names_schedule,
+    on_hub,
     set_up_torch,
 )
 from otprior.cli.options import (
@@ -58,14 +64,15 @@ class _Subject(NamedTuple):
     scheduler: Any
     shape: tuple[int, int, int] | None
     pipe: OTPriorPipeline | None
+    autoencoder: Any = None
 
 
 Subject = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A diffusers folder, a scheduler_config.json, 'bundled', or a well-known schedule: ddpm-linear, "
-        "cosine, stable-diffusion, sdxl, zero-snr, edm, flow-shift-3.",
+        help="A diffusers folder, 'owner/name' of the hub, a scheduler_config.json, 'bundled', or a schedule: "
+        "ddpm-linear, cosine, stable-diffusion, sdxl, zero-snr, edm, flow-shift-3.",
     ),
 ]
 AuditData = Annotated[
@@ -206,31 +213,12 @@ def audit(
 
 
 def _check_paths(model: str, data: str | None, held_out: str | None, priors: list[Path]) -> None:
-    _check_subject(model)
+    check_model_or_schedule(model)
     for name, what in ((data, "data"), (held_out, "--held-out")):
         if name is not None:
             check_data(name, what)
     for path in priors:
         check_prior(path)
-
-
-def _check_subject(name: str) -> None:
-    """Refuses what is no model, no scheduler and no well-known schedule, by looking at names and paths alone."""
-    from otprior.diffusion.known_schedules import CONFIG_FILE, known_names
-
-    path = Path(name)
-    if name == BUNDLED or name in known_names():
-        return
-    if not path.exists():
-        known = ", ".join(known_names())
-        raise FileNotFoundError(
-            f"model {name}: there is no such file or folder; name a diffusers folder, a {CONFIG_FILE}, '{BUNDLED}', or "
-            f"one of {known}"
-        )
-    if path.is_dir() and not ((path / "model_index.json").is_file() or (path / CONFIG_FILE).is_file()):
-        raise FileNotFoundError(
-            f"model {name}: there is neither a model_index.json nor a {CONFIG_FILE} in it"
-        )
 
 
 def _named(paths: list[Path]) -> dict[str, Any]:
@@ -264,9 +252,11 @@ def _subject(name: str, scheduler: str | None, null_label: int | None) -> _Subje
     from otprior.sampling.folders import own_scheduler
     from otprior.sampling.inputs import latent_shape
     from otprior.sampling.schedulers.names import named_scheduler
+    from otprior.sampling.stock import stock_latents
 
-    path = Path(name)
-    if name == BUNDLED or (path / "model_index.json").is_file():
+    path = find_model(name) if on_hub(name) and not names_schedule(name) else Path(name)
+    model = name == BUNDLED or (path / "model_index.json").is_file()
+    if model and not is_stock_model(name):
         try:
             pipe: Any = load_model(name, scheduler, None, null_label)
         except ValueError as error:
@@ -276,9 +266,16 @@ def _subject(name: str, scheduler: str | None, null_label: int | None) -> _Subje
             pipe.scheduler = named_scheduler("dpmsolver", pipe.scheduler)
         folder = bundled.pipeline_path() if name == BUNDLED else path
         own = own_scheduler(folder)
-        return _Subject("bundled model" if name == BUNDLED else path.name, own, latent_shape(pipe.unet), pipe)
+        title = "bundled model" if name == BUNDLED else path.name
+        return _Subject(title, own, latent_shape(pipe.unet), pipe, pipe.vae)
     for option, value in (("--scheduler", scheduler), ("--null-label", null_label)):
-        require(value is None, option, "left out unless a model is audited", value)
+        rule = "left out unless a model is audited whose network is told at most a class"
+        require(value is None, option, rule, value)
+    if model:
+        # (Without its network, which would have to be told a prompt: no cost in samples.)
+        with explained(name):
+            space = stock_latents(path)
+        return _Subject(path.name, space.scheduler, space.shape, None, space.autoencoder)
     if name in known_names():
         known = known_schedule(name)
         return _Subject(known.title, known.scheduler, known.shape, None)
@@ -290,19 +287,28 @@ def _images(
 ) -> ImageSet | None:
     if name is None:
         return None
-    # (A well-known schedule says what its samples are usually like; data of another size are no mistake.)
-    images = load_data(name, subject.shape if subject.pipe is not None else None, value_range)
+    images = _load(name, subject, value_range, "atoms")
     if limit is None or limit >= len(images):
         return images
     return images.sample(limit, seed)
+
+
+def _load(name: str, subject: _Subject, value_range: Any, split: str) -> ImageSet:
+    """Images of the network's size, or latents of them."""
+    coder = subject.autoencoder
+    rule = "latents, with --value-range none: the model's folder does not tell the size of its images"
+    require(coder is None or subject.shape is not None or value_range is None, "data", rule, name)
+    # (A well-known schedule says what its samples are usually like; data of another size are no mistake.)
+    known = subject.pipe is not None or coder is not None
+    shape = subject.shape if known else None
+    return load_data(name, shape, value_range, bundled_split=split, autoencoder=coder)
 
 
 def _held_out(name: str, subject: _Subject, value_range: Any, fitted: ImageSet | None) -> ImageSet:
     """Images that stand for the population: not those that were fitted to."""
     from otprior.experiments.inputs import check_unseen
 
-    shape = subject.shape if subject.pipe is not None else None
-    images = load_data(name, shape, value_range, bundled_split="held_out")
+    images = _load(name, subject, value_range, "held_out")
     if fitted is not None:
         check_unseen("--held-out", images, fitted)
     return images

@@ -15,12 +15,15 @@ from otprior.cli.options import (
     DataArgument,
     Debug,
     Device,
+    Height,
     Overwrite,
     Resize,
     Seed,
     Threads,
     ValueRangeText,
+    Variant,
     Verbose,
+    Width,
     parse_pictures,
     parse_value_range,
 )
@@ -32,6 +35,7 @@ from otprior.utils.files import output_dir
 EXAMPLES = (
     "otprior fit bundled bundled --out prior",
     "otprior fit path/to/ddpm path/to/images --timestep 400 --conditional --out prior",
+    "otprior fit path/to/sd photographs --prior gaussian --out prior",
     "otprior fit bundled bundled --prior mixture --components 100 --out prior",
     "otprior fit --prior mixture --help",
     "torchrun --nproc-per-node 2 -m otprior fit path/to/model latents.npy --value-range none --out prior",
@@ -45,7 +49,7 @@ ModelOrSchedule = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A diffusers folder with unet and scheduler, or 'bundled'; or a schedule alone: a "
+        help="A diffusers folder, 'owner/name' of the Hugging Face hub, or 'bundled'; or a schedule alone: a "
         "scheduler_config.json, its folder, or a well-known name, as for audit.",
     ),
 ]
@@ -104,6 +108,9 @@ def fit(
     resize: Resize = None,
     crop: Crop = None,
     convert: Convert = None,
+    height: Height = None,
+    width: Width = None,
+    variant: Variant = None,
     value_range: ValueRangeText = "auto",
     license: License = None,
     seed: Seed = 0,
@@ -125,7 +132,7 @@ def fit(
         pixels, given = parse_value_range(value_range), given_options(ctx)
         request = FitRequest(
             model, data, out, prior, given, timestep, settings, steps, conditional, resume, limit, pixels,
-            license, seed, overwrite, parse_pictures(resize, crop, convert),
+            license, seed, overwrite, parse_pictures(resize, crop, convert), height, width, variant,
         )  # fmt: skip
         request.check()
         fitted = fit_prior(request, folder, threads, device)

@@ -12,6 +12,9 @@ from otprior.cli.inputs import (
     BUNDLED,
     check_data,
     check_model,
+    explained,
+    find_model,
+    is_stock_model,
     load_model,
     load_schedule,
     names_schedule,
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
 
     from otprior.data import ImageSet, ImageStream
     from otprior.priors import Prior
-    from otprior.sampling import OTPriorPipeline
+    from otprior.sampling.stock import LatentSpace
     from otprior.transport.distributed import Processes
     from otprior.transport.solution import Progress
 
@@ -64,6 +67,9 @@ class FitRequest:
     seed: int
     overwrite: bool
     pictures: Mapping[str, Any]
+    height: int | None = None
+    width: int | None = None
+    variant: str | None = None
 
     @property
     def work(self) -> Path:
@@ -94,6 +100,8 @@ class FitRequest:
         facts = {"model": self.model, "data": self.data, "images": images, "seed": self.seed}
         pictures = {name: value for name, value in self.pictures.items() if value not in (None, True)}
         conditional = {"conditional": True} if self.conditional else {}
+        sizes = {"height": self.height, "width": self.width, "variant": self.variant}
+        pictures |= {name: value for name, value in sizes.items() if value is not None}
         return facts | pictures | conditional | dict(self.given)
 
 
@@ -104,11 +112,10 @@ def fit_prior(
     kind = _kind(request)
     options, timestep = _options(kind, request)
     where = set_up_torch(threads, device)
-    pipe = None if names_schedule(request.model) else load_model(request.model)
-    scheduler = load_schedule(request.model) if pipe is None else pipe.scheduler
+    space = _latent_space(request)
+    scheduler, classes = space.scheduler, space.classes
     _, timestep = kind.read_start(scheduler, timestep)
-    images, classes = _open_images(request, pipe, where), _classes(pipe)
-    del pipe  # only its schedule is needed on
+    images = _open_images(request, space, where)
     if request.limit is not None and request.limit < len(images):
         images = images.sample(request.limit, request.seed)
     if request.conditional or not kind.streams or hasattr(images, "images"):
@@ -151,29 +158,41 @@ def _options(kind: type[Prior], request: FitRequest) -> tuple[dict[str, Any], fl
     return options, int(timestep) if whole and timestep is not None else timestep
 
 
-def _open_images(
-    request: FitRequest, pipe: OTPriorPipeline | None, device: torch.device
-) -> ImageSet | ImageStream:
-    """The images, checked against the network if there is one; by its autoencoder, if it is one of latents."""
-    from otprior.sampling.inputs import latent_shape
+def _latent_space(request: FitRequest) -> LatentSpace:
+    """What is to be known of the model, or of a schedule alone."""
+    from otprior.sampling.inputs import latent_shape, num_classes, real_classes
+    from otprior.sampling.stock import STOCK_PARTS, LatentSpace, stock_latents
 
-    shape = None if pipe is None else latent_shape(pipe.unet)
-    autoencoder = None if pipe is None or pipe.vae is None else pipe.vae.to(device)
+    model, sizes = request.model, {"--height": request.height, "--width": request.width}
+    schedule = names_schedule(model)
+    if not schedule and is_stock_model(model):
+        folder = find_model(model, parts=STOCK_PARTS)
+        with explained(model):
+            space = stock_latents(folder, request.height, request.width, request.variant)
+        known = space.autoencoder is None or space.shape is not None or request.pixels is None
+        rule = "given: the model's folder does not tell the size of its images"
+        require(known, "--height and --width", rule, "nothing")
+        return space
+    for option, value in sizes.items():
+        require(value is None, option, "left out: the model's own size is the only one", value)
+    if schedule:
+        require(request.variant is None, "--variant", "left out with a schedule", request.variant)
+        return LatentSpace(load_schedule(model), None, None, None)
+    pipe: Any = load_model(model, variant=request.variant)
+    classes = real_classes(num_classes(pipe.unet), pipe.config.null_class_label)
+    return LatentSpace(pipe.scheduler, pipe.vae, latent_shape(pipe.unet), classes)
+
+
+def _open_images(request: FitRequest, space: LatentSpace, device: torch.device) -> ImageSet | ImageStream:
+    """The images, checked against the model if there is one; by its autoencoder, if it is one of latents."""
     return open_data(
         request.data,
-        shape,
+        space.shape,
         request.pixels,
         request.license,
         pictures=request.pictures,
-        autoencoder=autoencoder,
+        autoencoder=None if space.autoencoder is None else space.autoencoder.to(device),
     )
-
-
-def _classes(pipe: OTPriorPipeline | None) -> int | None:
-    """How many classes the network knows, if that is known."""
-    from otprior.sampling.inputs import num_classes, real_classes
-
-    return None if pipe is None else real_classes(num_classes(pipe.unet), pipe.config.null_class_label)
 
 
 def _read_images(

@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,15 +39,80 @@ def require_path(what: str, path: str | Path, advice: str = "") -> None:
 
 
 def check_model(name: str) -> None:
-    """Refuses a model that is neither a diffusers folder nor "bundled"."""
-    if name == BUNDLED:
+    """Refuses a model that is neither a diffusers folder nor "bundled", nor named as the hub names them."""
+    if name == BUNDLED or on_hub(name):
         return
-    advice = (
-        f"name a diffusers folder or '{BUNDLED}' (`hf download OWNER/NAME --local-dir FOLDER` fetches one)"
-    )
+    advice = f"name a diffusers folder, '{BUNDLED}', or 'owner/name' of the Hugging Face hub"
     require_path("model", name, advice)
     if not (Path(name) / "model_index.json").is_file():
         raise FileNotFoundError(f"model {name}: there is no model_index.json in it; {advice}")
+
+
+def check_model_or_schedule(name: str) -> None:
+    """Refuses what is no model, no scheduler and no well-known schedule, by looking at names and paths alone."""
+    from otprior.diffusion.known_schedules import CONFIG_FILE, known_names
+
+    path = Path(name)
+    if name == BUNDLED or name in known_names() or on_hub(name):
+        return
+    if not path.exists():
+        known = ", ".join(known_names())
+        raise FileNotFoundError(
+            f"model {name}: there is no such file or folder; name a diffusers folder, a {CONFIG_FILE}, '{BUNDLED}', or "
+            f"one of {known}"
+        )
+    if path.is_dir() and not ((path / "model_index.json").is_file() or (path / CONFIG_FILE).is_file()):
+        raise FileNotFoundError(
+            f"model {name}: there is neither a model_index.json nor a {CONFIG_FILE} in it"
+        )
+
+
+def on_hub(name: str) -> bool:
+    """Whether a name is "owner/name" and no path that exists."""
+    from otprior.utils.hub import is_hub_name
+
+    return is_hub_name(name)
+
+
+@functools.cache
+def find_model(name: str, variant: str | None = None, parts: tuple[str, ...] = ()) -> Path:
+    """The folder of a model, downloaded first if the hub has it.
+
+    Arguments:
+        name: A diffusers folder, "owner/name" of the hub, or "bundled".
+        variant: Which of several files of weights, such as "fp16".
+        parts: Patterns of files that are enough; all by default.
+
+    Raises:
+        FileNotFoundError: If it cannot be reached.
+    """
+    from otprior.data import bundled
+    from otprior.sampling.folders import download_pipeline
+
+    if name == BUNDLED:
+        return bundled.pipeline_path()
+    return download_pipeline(name, variant, parts) if on_hub(name) else Path(name)
+
+
+def is_stock_model(name: str) -> bool:
+    """Whether a model is a pipeline to be called as its own class, with prompts for instance."""
+    from otprior.sampling.stock import is_stock
+
+    folder = find_model(name, parts=("model_index.json",))
+    with explained(name):
+        return is_stock(folder)
+
+
+@contextlib.contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turns whatever diffusers raises of a model's folder, which depends on what is wrong with it, into one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"model {name} cannot be loaded: {reason}") from error
 
 
 def names_schedule(name: str) -> bool:
@@ -82,8 +149,10 @@ def check_extractor(name: str) -> None:
 
 
 def check_prior(path: str | Path) -> None:
-    """Refuses a path that is no prior's folder."""
+    """Refuses a path that is no prior's folder, nor a name as the hub has them."""
     advice = "`otprior fit` makes one, and 'none' starts at T"
+    if on_hub(str(path)):
+        return
     require_path("prior", path, advice)
     if not (Path(path) / "config.json").is_file():
         raise FileNotFoundError(f"prior {path}: there is no config.json in it; {advice}")
@@ -109,17 +178,23 @@ def set_up_torch(threads: int | None, device: str) -> torch.device:
 
 
 def load_model(
-    name: str, scheduler: str | None = None, spacing: str | None = None, null_label: int | None = None
+    name: str,
+    scheduler: str | None = None,
+    spacing: str | None = None,
+    null_label: int | None = None,
+    variant: str | None = None,
 ) -> OTPriorPipeline:
     """The model, with the prior that its folder holds, if it holds one.
 
     Arguments:
-        name: A diffusers folder, or "bundled".
+        name: A diffusers folder, "owner/name" of the hub, or "bundled".
         scheduler: Sample with another one, on the same betas; see `cli.schedulers`.
         spacing: A stock spacing for it.
         null_label: The label that stands for "no class"; by default what the folder says.
+        variant: Which of several files of weights, such as "fp16".
 
     Raises:
+        FileNotFoundError: If it is on the hub, and cannot be reached.
         ValueError: If the folder is damaged, or its parts do not belong together.
     """
     from otprior.data import bundled
@@ -128,17 +203,14 @@ def load_model(
 
     if name == BUNDLED and null_label is None:
         null_label = bundled.null_class_label()
-    given = {} if null_label is None else {"null_class_label": null_label}
-    folder = bundled.pipeline_path() if name == BUNDLED else Path(name)
+    given: dict[str, Any] = {} if null_label is None else {"null_class_label": null_label}
+    given |= {} if variant is None else {"variant": variant}
+    rule = "one whose network is told at most a class here; `otprior fit`, `sample` and `audit` take prompts, too"
+    require(not is_stock_model(name), "model", rule, name)
+    folder = find_model(name, variant)
     pipe: Any  # what it inherits from diffusers is hidden from type checkers
-    try:
+    with explained(name):
         pipe = OTPriorPipeline.from_pretrained(folder, **given)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        # What diffusers raises for a config that is no config depends on what is wrong with it.
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        raise ValueError(f"model {name} cannot be loaded: {reason}") from error
     if scheduler is not None:
         pipe.scheduler = named_scheduler(scheduler, pipe.scheduler)
     if spacing is not None:

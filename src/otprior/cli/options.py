@@ -20,7 +20,24 @@ LARGEST_SEED = 2**63 - 1
 
 # What is given, and what is written.
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A diffusers folder with unet and scheduler, or 'bundled'.")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A diffusers folder, 'owner/name' of the Hugging Face hub, or 'bundled'."
+    ),
+]
+Variant = Annotated[
+    str | None,
+    typer.Option(
+        "--variant", metavar="NAME", help="Which weights of the model, where there are several: fp16."
+    ),
+]
+Height = Annotated[
+    int | None,
+    typer.Option("--height", min=1, metavar="PIXELS", help="Of images; needs a pipeline that can choose.", show_default="the model's"),
+]
+Width = Annotated[
+    int | None,
+    typer.Option("--width", min=1, metavar="PIXELS", help="Of images; needs a pipeline that can choose.", show_default="the model's"),
 ]
 DataArgument = Annotated[
     str,

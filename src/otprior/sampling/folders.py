@@ -7,30 +7,92 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from otprior.diffusion.known_schedules import read_scheduler
-from otprior.utils.files import folder_sha256
+from otprior.utils.files import folder_sha256, read_json
 from otprior.utils.hub import is_hub_name
 from otprior.utils.validation import require
 
 # What pipelines call the component that decodes latents.
 AUTOENCODERS = ("vae", "vqvae")
 
+# What is read of a prior beside the components.
+PRIOR_FILES = ("prior/*.json", "prior/*.safetensors", "prior/README.md")
+
 
 def check_components(path: str, index: Mapping[str, Any], given: Collection[str]) -> None:
     """Requires a network and a scheduler, in a pipeline's index or given beside it.
 
     Raises:
-        ValueError: If one is missing; it names those that there are.
+        ValueError: If one is missing, of which it names those that there are; or if diffusers would run code.
     """
+    check_no_code(Path(path), index)
     there = [
         name for name, value in index.items() if isinstance(value, list | tuple) and value[0] is not None
     ]
     rule = "a pipeline with components unet and scheduler"
     for name in ("unet", "scheduler"):
         require(name in there or name in given, f"model {path}", rule, f"one with {', '.join(there)}")
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The `model_index.json` of a pipeline folder.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is no JSON object.
+    """
+    file = folder / "model_index.json"
+    index = read_json(file)
+    require(isinstance(index, dict), str(file), "a JSON object", type(index).__name__)
+    return dict(index)
+
+
+def check_no_code(folder: Path, index: Mapping[str, Any]) -> None:
+    """Requires a folder of which diffusers runs no code: it would, if a component's library is a file of Python there.
+
+    Raises:
+        ValueError: Naming the file.
+    """
+    named = index.get("_class_name")
+    require(isinstance(named, str | None), f"_class_name of {folder}", "a pipeline's name", named, "No code is run.")
+    for name, value in index.items():
+        if isinstance(value, list | tuple) and value and isinstance(value[0], str):
+            file = folder / name / f"{value[0].removesuffix('.py')}.py"
+            require(not file.exists(), f"model {folder}", "without code of its own, which is not run", file)
+
+
+def download_pipeline(name: str, variant: str | None = None, parts: Collection[str] = (), **hub: Any) -> Path:
+    """Where the pipeline "owner/name" of the Hugging Face hub was downloaded to; no weights but safetensors.
+
+    Arguments:
+        name: The repository.
+        variant: Which of several files of weights, such as "fp16".
+        parts: Patterns of files that are enough; by default all that the pipeline needs, and a prior beside it.
+        hub: Those of `HUB_OPTIONS`.
+
+    Raises:
+        FileNotFoundError: If it cannot be reached, or is no pipeline.
+    """
+    from diffusers import DiffusionPipeline
+    from huggingface_hub import snapshot_download
+
+    own = {key: value for key, value in hub.items() if key != "proxies"}
+    try:
+        if parts:
+            return Path(snapshot_download(name, allow_patterns=list(parts), **own))
+        wanted = {} if variant is None else {"variant": variant}
+        DiffusionPipeline.download(name, use_safetensors=True, **wanted, **hub)
+        # (The same snapshot; the prior is no component.)
+        return Path(snapshot_download(name, allow_patterns=["model_index.json", *PRIOR_FILES], **own))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"no model at {name}: there is no such folder, and on the hub: {reason}"
+        ) from error
 
 
 def is_local(path: str | Path) -> bool:

@@ -74,6 +74,11 @@ def starts_at(scheduler: Any) -> bool:
     return isinstance(scheduler, _StartsAt)
 
 
+def last_source(scheduler: Any) -> Tensor | None:
+    """The atoms behind the starts that a scheduler of `start_at` last made, (B,); None if there are none."""
+    return scheduler._begun.source if isinstance(scheduler, _StartsAt) else None
+
+
 @dataclass
 class _Begun:
     """What a scheduler of `start_at` holds beside its stock attributes.
@@ -89,6 +94,7 @@ class _Begun:
         place: Place of the next step; None before the first.
         scaled: Place for which a pipeline last asked `scale_model_input`.
         made: What `start` last returned, as `_fingerprint` sees it.
+        source: The atoms behind them, (B,), or None.
         swap: Makes starts of a pipeline's white noise at the first contact; or None.
     """
 
@@ -102,6 +108,7 @@ class _Begun:
     place: int | None = None
     scaled: int | None = None
     made: tuple[Tensor, torch.dtype] | None = None
+    source: Tensor | None = None
     swap: Callable[[Tensor], Tensor] | None = None
 
     def scale(self) -> float:
@@ -192,7 +199,7 @@ class _StartsAt:
             labels, fresh = (None if each is None else each.to(home) for each in (labels, fresh))
             x, source = prior.start_and_source(z.float().to(home), labels=labels, fresh=fresh)
         x = x * begun.scale()
-        begun.made = _fingerprint(x.to(z.dtype)), z.dtype
+        begun.made, begun.source = (_fingerprint(x.to(z.dtype)), z.dtype), source
         return x, source
 
     def set_timesteps(

@@ -1,0 +1,311 @@
+"""Any image pipeline's folder: what fitting asks of it, and sampling it seed by seed through `attach`.
+
+`OTPriorPipeline` needs a network and a scheduler, and no prompt. A pipeline with other components (text encoders, a
+transformer) is loaded as its own class, and called as its users call it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diffusers
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from otprior.data.latents import image_shape
+from otprior.priors import Prior
+from otprior.sampling.attach import attach, check_pipeline
+from otprior.sampling.contact import find_network
+from otprior.sampling.folders import (
+    AUTOENCODERS,
+    check_complete,
+    check_no_code,
+    check_readable,
+    own_scheduler,
+    read_index,
+)
+from otprior.sampling.inputs import seeds_to_generators
+from otprior.sampling.plan import SampledBatch
+from otprior.sampling.schedulers.names import few_step_scheduler, named_scheduler, with_spacing
+from otprior.sampling.schedulers.start_at import last_source
+from otprior.utils.files import read_json
+from otprior.utils.validation import require
+
+# The components of an `OTPriorPipeline`.
+_OWN = {"unet", "scheduler", "prior", "vae", "vqvae"}
+_NETWORKS = ("transformer", "unet")
+
+# The files that `stock_latents` reads.
+STOCK_PARTS = (
+    "model_index.json",
+    "scheduler/*.json",
+    *(f"{name}/config.json" for name in _NETWORKS),
+    *(f"{name}/*.{end}" for name in (*AUTOENCODERS, "movq") for end in ("json", "safetensors")),
+)
+
+
+def is_stock(folder: Path) -> bool:
+    """Whether a folder's pipeline is to be called as its own class: it has components that ours does not know."""
+    index = read_index(folder)
+    components = {name for name, value in index.items() if isinstance(value, list | tuple)}
+    known = isinstance(index.get("_class_name"), str) and hasattr(diffusers, index["_class_name"])
+    return known and not components <= _OWN
+
+
+class LatentSpace(NamedTuple):
+    """What fitting a prior asks of a model.
+
+    Attributes:
+        scheduler: Its own.
+        autoencoder: What makes latents of images, or None.
+        shape: (C, H, W) of a latent; None if neither the configs nor what was given tell it.
+        classes: Number of classes that the network is told, or None.
+    """
+
+    scheduler: Any
+    autoencoder: Any
+    shape: tuple[int, int, int] | None
+    classes: int | None
+
+
+def stock_latents(
+    folder: Path, height: int | None = None, width: int | None = None, variant: str | None = None
+) -> LatentSpace:
+    """The latent space of a stock pipeline's folder; neither network nor text encoders are loaded.
+
+    Arguments:
+        folder: The pipeline's.
+        height, width: Of the images that will be asked for; by default the network's own.
+        variant: Which of several files of weights, such as "fp16".
+
+    Raises:
+        ValueError: If the folder is damaged, or its autoencoder has no latents of such a size.
+    """
+    index = read_index(folder)
+    check_no_code(folder, index)
+    name = next((each for each in _NETWORKS if (folder / each / "config.json").is_file()), None)
+    config = {} if name is None else read_json(folder / name / "config.json")
+    coder = _load_autoencoder(folder, index, variant)
+    shape = None
+    if coder is None or any(p.ndim >= 4 for p in coder.parameters()):
+        shape = _latent_shape(config, coder, {"height": height, "width": width})
+    return LatentSpace(own_scheduler(folder), coder, shape, config.get("num_embeds_ada_norm"))
+
+
+def _latent_shape(config: dict[str, Any], coder: Any, asked: dict[str, int | None]) -> Any:
+    factor = 1 if coder is None else image_shape(coder, 1, 1)[1]
+    own: Any = {} if coder is None else coder.config
+    channels = own.get("latent_channels") or own.get("z_dim") or config.get("in_channels")
+    known = config.get("sample_size")
+    sizes: list[Any] = list(known) if isinstance(known, list) else [known, known]
+    for place, (name, size) in enumerate(asked.items()):
+        if size is not None:
+            require(size % factor == 0, f"--{name}", f"a multiple of {factor}", size)
+            sizes[place] = size // factor
+    return None if channels is None or None in sizes else (int(channels), int(sizes[0]), int(sizes[1]))
+
+
+def _load_autoencoder(folder: Path, index: dict[str, Any], variant: str | None) -> Any:
+    name = next((each for each in (*AUTOENCODERS, "movq") if (index.get(each) or [None])[0]), None)
+    if name is None:
+        return None
+    kind = getattr(diffusers, str(index[name][1]), None)
+    rule = "of a class of diffusers"
+    require(isinstance(kind, type) and issubclass(kind, nn.Module), name, rule, index[name])
+    check_readable(folder / name)
+    has_variant = variant is not None and any((folder / name).glob(f"*.{variant}*.safetensors"))
+    given = {"variant": variant} if has_variant else {}
+    coder = kind.from_pretrained(folder / name, use_safetensors=True, local_files_only=True, **given)  # type: ignore[union-attr]
+    check_complete(folder / name, coder, variant)
+    return coder.eval()
+
+
+def load_stock(
+    folder: Path,
+    scheduler: str | None = None,
+    spacing: str | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
+    """The pipeline of a folder, as its own class; from safetensors, and without running code that lies in the folder.
+
+    Arguments:
+        folder: The pipeline's.
+        scheduler, spacing: In place of its own; see `schedulers.names`.
+        variant: Which of several files of weights, such as "fp16".
+        dtype: Of all components.
+
+    Raises:
+        ValueError: If it cannot start from a prior, or is damaged.
+    """
+    index = read_index(folder)
+    check_no_code(folder, index)
+    check_pipeline(getattr(diffusers, index["_class_name"]))
+    given = {} if variant is None else {"variant": variant}
+    pipe: Any = diffusers.DiffusionPipeline.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **given
+    )
+    network = find_network(pipe)
+    for name, part in pipe.components.items():
+        if part is network and (folder / name).is_dir():
+            check_complete(folder / name, part, variant)
+    pipe.scheduler = few_step_scheduler(pipe.scheduler)
+    if scheduler is not None:
+        pipe.scheduler = named_scheduler(scheduler, pipe.scheduler)
+    if spacing is not None:
+        pipe.scheduler = with_spacing(pipe.scheduler, spacing)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@dataclass(frozen=True)
+class StockPlan:
+    """What is sampled from a stock pipeline.
+
+    Attributes:
+        seeds: One for each image.
+        steps: Steps of the sampler.
+        batch_size: Images at a time.
+        prompts: One for each image, or None.
+        negative_prompt: What images shall not show, or None.
+        labels: Class labels of network or prior, one for each image, or None.
+        guidance_scale: None for the pipeline's own.
+        height, width: Of the images; None for the pipeline's own.
+        raw: Latents in place of images.
+    """
+
+    seeds: Sequence[int]
+    steps: int
+    batch_size: int
+    prompts: Sequence[str] | None = None
+    negative_prompt: str | None = None
+    labels: Sequence[int] | None = None
+    guidance_scale: float | None = None
+    height: int | None = None
+    width: int | None = None
+    raw: bool = False
+
+    def check(self, pipe: Any, prior: Prior | None) -> None:
+        """Requires what the pipeline must be told, and no more than it or the prior can be told.
+
+        Raises:
+            ValueError: Naming what is missing, or needless.
+        """
+        asked, kind = _asked(pipe), type(pipe).__name__
+        needed = "prompt" in asked and "class_labels" not in asked
+        require(not needed or self.prompts is not None, "--prompt", f"given for a {kind}", None)
+        classes = getattr(prior, "num_classes", None)
+        if classes is not None or "class_labels" in asked:
+            whose = "the prior was fitted by class" if classes is not None else f"a {kind} is told classes"
+            require(self.labels is not None, "--class-labels", f"given: {whose}", None)
+        elif self.labels is not None:
+            rule = "left out: neither network nor prior knows classes"
+            require(False, "--class-labels", rule, list(self.labels)[:3])
+        if classes is not None and self.labels is not None:
+            rule = f"below {classes}, the number of the prior's classes"
+            require(max(self.labels) < classes, "--class-labels", rule, max(self.labels))
+        for option, name, value in (
+            ("--prompt", "prompt", self.prompts),
+            ("--negative-prompt", "negative_prompt", self.negative_prompt),
+            ("--guidance-scale", "guidance_scale", self.guidance_scale),
+            ("--height", "height", self.height),
+            ("--width", "width", self.width),
+            ("--float", "output_type", self.raw or None),
+        ):
+            rule = f"left out: a {kind} does not take it"
+            require(value is None or name in asked, option, rule, value)
+
+
+def _asked(pipe: Any) -> Any:
+    return inspect.signature(type(pipe).__call__).parameters
+
+
+def sample_stock(pipe: Any, prior: Prior | None, plan: StockPlan) -> Iterator[SampledBatch]:
+    """Samples the images of a plan in the order of its seeds, each from a generator of its own.
+
+    Arguments:
+        pipe: A stock pipeline; the prior is attached to it.
+        prior: Where to start; None for the pipeline's own start.
+        plan: What to sample; checked.
+
+    Raises:
+        ValueError: If the pipeline returns no images.
+    """
+    begun: list[int] | None = None
+
+    def chosen(_: dict[str, Any]) -> list[int] | None:
+        return begun
+
+    told = plan.labels is not None and "class_labels" not in _asked(pipe)
+    if prior is not None:
+        attach(pipe, prior, condition=chosen if told else None)
+    for begin in range(0, len(plan.seeds), plan.batch_size):
+        part = slice(begin, begin + plan.batch_size)
+        count = len(plan.seeds[part])
+        begun = None if plan.labels is None else list(plan.labels[part])
+        started = time.perf_counter()
+        with _counted(find_network(pipe)) as rows:
+            out = pipe(**_arguments(pipe, plan, part))
+        images = _read(out[0], plan.raw)
+        source = None if prior is None else last_source(pipe.scheduler)
+        source = None if source is None else source[:count].cpu()
+        yield SampledBatch(images, source, sum(rows) // count, time.perf_counter() - started)
+
+
+def _arguments(pipe: Any, plan: StockPlan, part: slice) -> dict[str, Any]:
+    """What a batch's call is given."""
+    asked, seeds = _asked(pipe), list(plan.seeds[part])
+    prompts = None if plan.prompts is None else list(plan.prompts[part])
+    negative = None if plan.negative_prompt is None else [plan.negative_prompt] * len(seeds)
+    steps = "num_inference_steps" if "num_inference_steps" in asked else "steps"
+    given = {
+        steps: plan.steps,
+        "generator": seeds_to_generators(seeds),
+        "prompt": prompts,
+        "negative_prompt": negative,
+        "guidance_scale": plan.guidance_scale,
+        "height": plan.height,
+        "width": plan.width,
+        "batch_size": len(seeds) if "batch_size" in asked else None,
+    }
+    if "class_labels" in asked and plan.labels is not None:
+        given["class_labels"] = list(plan.labels[part])
+    if "output_type" in asked:
+        given["output_type"] = "latent" if plan.raw else "np"
+    return {name: value for name, value in given.items() if value is not None} | {"return_dict": False}
+
+
+def _read(found: Any, raw: bool) -> Tensor:
+    """(B, C, H, W), images in [-1, 1], of what a pipeline returns; (B, ...) of latents."""
+    if raw:
+        require(isinstance(found, Tensor), "--float", "left out: this pipeline returns no latents", "given")
+        return found.float().cpu()
+    images = np.asarray(found) if isinstance(found, list | np.ndarray) else None
+    is_image = images is not None and images.ndim == 4 and images.shape[-1] in (1, 3)
+    got = getattr(images, "shape", type(found).__name__)
+    require(is_image, "model", "a pipeline of images; call others in Python", got)
+    assert images is not None
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() * 2 - 1
+
+
+@contextmanager
+def _counted(network: nn.Module) -> Iterator[list[int]]:
+    """Yields a list that gets the batch size of each call of the network within the block."""
+    rows: list[int] = []
+
+    def count(_: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = inputs[0] if inputs else kwargs.get("hidden_states", kwargs.get("sample"))
+        rows.append(len(given) if given is not None else 0)
+
+    hook = network.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield rows
+    finally:
+        hook.remove()
