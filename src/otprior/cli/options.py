@@ -33,11 +33,23 @@ Variant = Annotated[
 ]
 Height = Annotated[
     int | None,
-    typer.Option("--height", min=1, metavar="PIXELS", help="Of images; needs a pipeline that can choose.", show_default="the model's"),
+    typer.Option(
+        "--height",
+        min=1,
+        metavar="PIXELS",
+        help="Of images; needs a pipeline that can choose.",
+        show_default="the model's",
+    ),
 ]
 Width = Annotated[
     int | None,
-    typer.Option("--width", min=1, metavar="PIXELS", help="Of images; needs a pipeline that can choose.", show_default="the model's"),
+    typer.Option(
+        "--width",
+        min=1,
+        metavar="PIXELS",
+        help="Of images; needs a pipeline that can choose.",
+        show_default="the model's",
+    ),
 ]
 DataArgument = Annotated[
     str,

@@ -58,7 +58,13 @@ def check_no_code(folder: Path, index: Mapping[str, Any]) -> None:
         ValueError: Naming the file.
     """
     named = index.get("_class_name")
-    require(isinstance(named, str | None), f"_class_name of {folder}", "a pipeline's name", named, "No code is run.")
+    require(
+        isinstance(named, str | None),
+        f"_class_name of {folder}",
+        "a pipeline's name",
+        named,
+        "No code is run.",
+    )
     for name, value in index.items():
         if isinstance(value, list | tuple) and value and isinstance(value[0], str):
             file = folder / name / f"{value[0].removesuffix('.py')}.py"
