@@ -1,4 +1,4 @@
-"""What a GPU has to show, in one run of less than ten minutes: the same cells as the CPU's, throughput, solves, a pipeline.
+"""What a GPU has to show in less than ten minutes: the CPU's cells, throughput, solves, a call of the pipeline.
 
     python benchmarks/gpu.py --out gpu.json
     python benchmarks/gpu.py --device cpu --scale 0.05     # a rehearsal without a GPU
