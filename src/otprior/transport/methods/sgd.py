@@ -39,7 +39,7 @@ from otprior.utils.random import normal_block, stream_generator
 name = "sgd"
 
 # Draws planned are this many N/tol: what brings χ² to tol on most problems, and the margin that its upper limit takes.
-DRAWS_PER_ATOM_AND_TOL = 1.55
+DRAWS_PER_ATOM_AND_TOL = 1.75
 # The trial: so many atoms, draws of each, and at most so many times N/n left. (Normal atoms in 16 dimensions and more,
 # mixtures and Fashion-MNIST are between 0.5 and 3.7; patches of photographs and five dimensions or fewer 7 to 40.)
 TRIAL_ATOMS, TRIAL_DRAWS, TRIAL_LIMIT = 256, 10, 5.0
