@@ -11,24 +11,12 @@ import numpy as np
 import pytest
 import torch
 from cli_helpers import assert_refused, run, write_model
+from newcomer_material import write_photographs
 from PIL import Image
 
 from otprior import Prior, load_images
 from otprior.data import encode_images, open_images
 from otprior.experiments.inputs import Inputs
-
-
-def write_photographs(folder: Path, count: int = 12) -> Path:
-    """Pictures of mixed sizes, upright only by their EXIF, some grey."""
-    random = np.random.default_rng(0)
-    folder.mkdir()
-    for k in range(count):
-        small = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8))
-        image = small.resize((40 + k, 30), Image.Resampling.BICUBIC)
-        exif = image.getexif()
-        exif[0x0112] = 1 + k % 8
-        (image.convert("L") if k % 5 == 0 else image).save(folder / f"{k:02d}.jpg", exif=exif)
-    return folder
 
 
 def write_latent_model(folder: Path) -> diffusers.AutoencoderKL:

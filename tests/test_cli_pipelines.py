@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from cli_helpers import assert_refused, run
+from newcomer_material import write_photographs
 from PIL import Image
-from test_cli_data import write_photographs
 from tiny_pipelines import build, text_to_image
 
 from otprior import OTPriorPipeline, Prior, attach, load_images, seeds_to_generators

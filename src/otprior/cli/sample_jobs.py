@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -207,6 +208,7 @@ def _stock_job(request: SampleRequest, numbers: list[int], device: torch.device)
         require(prior is not None, "--timestep", "left out without a prior", f"{request.timestep:g}")
         assert prior is not None
         prior = prior.at(request.timestep)
+    _silence_transformers()
     with explained(request.model):
         pipe = load_stock(folder, request.scheduler, request.spacing, request.variant, _dtype(request.dtype))
     pipe.to(device)
@@ -234,6 +236,15 @@ def _stock_job(request: SampleRequest, numbers: list[int], device: torch.device)
 
     facts = pipe.scheduler, plan.steps, plan.guidance_scale, request.spacing
     return Job(numbers, request.labels(numbers), begin, prior, *facts, request.as_float)
+
+
+def _silence_transformers() -> None:
+    """Keeps the library of text encoders, where it is installed, from speaking of what is no concern here."""
+    if importlib.util.find_spec("transformers") is not None:
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
 
 
 def _chosen(path: Path, steps: int | None, timestep: float | None, spacing: str | None) -> StartSpec:

@@ -98,8 +98,7 @@ def latent_scale(autoencoder: nn.Module, ndim: int = 4) -> tuple[Tensor, Tensor]
 
     def by_channel(name: str) -> Tensor | None:
         # (Some keep them as buffers.)
-        value = getattr(autoencoder, name, None)
-        value = getattr(config, name, None) if value is None else value
+        value = dict(autoencoder.named_buffers()).get(name, getattr(config, name, None))
         if value is None:
             return None
         return torch.as_tensor(value).detach().cpu().double().reshape(1, -1, *[1] * (ndim - 2))

@@ -55,8 +55,8 @@ def is_stock(folder: Path) -> bool:
     """Whether a folder's pipeline is to be called as its own class: it has components that ours does not know."""
     index = read_index(folder)
     components = {name for name, value in index.items() if isinstance(value, list | tuple)}
-    known = isinstance(index.get("_class_name"), str) and hasattr(diffusers, index["_class_name"])
-    return known and not components <= _OWN
+    # (To ask for the class itself would import it.)
+    return index.get("_class_name") in dir(diffusers) and not components <= _OWN
 
 
 class LatentSpace(NamedTuple):
@@ -150,7 +150,7 @@ def load_stock(
     check_pipeline(getattr(diffusers, index["_class_name"]))
     given = {} if variant is None else {"variant": variant}
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, torch_dtype=dtype, **given
+        folder, local_files_only=True, use_safetensors=True, dtype=dtype, **given
     )
     network = find_network(pipe)
     for name, part in pipe.components.items():
