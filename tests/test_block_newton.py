@@ -152,8 +152,7 @@ def test_it_goes_on_bit_for_bit() -> None:
     for a, b in zip(whole[2:], again):
         assert torch.equal(a.potential, b.potential)
         assert a.draws == b.draws
-        # (What the method expects is said by the block before, and only the first time by none.)
-    assert again[1].expected_draws == whole[3].expected_draws
+        assert a.expected_draws == b.expected_draws
 
 
 def test_what_it_judges_on_its_own_draws_is_true() -> None:

@@ -98,7 +98,7 @@ PEER = Peer(
     label="POT",
     defaults=DEFAULTS,
     starts=(DEFAULTS, DEFAULTS | {"batch": 256, "cost": "dot"}),
-    axes={"batch": (32, 256, 1024), "smoothing": (0, 0.1, 10.0), "backend": ("numpy", "torch")},
+    axes={"batch": (32, 256, 1024, 4096), "smoothing": (0, 0.1, 10.0, 100.0), "backend": ("numpy", "torch")},
     run=run,
     requires=("ot.semidiscrete", "pip install 'POT>=0.9.7'"),
     note="defaults of the function",

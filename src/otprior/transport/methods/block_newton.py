@@ -58,11 +58,12 @@ def iterates(problem: Problem, step: int = 0, state: Mapping[str, Tensor] | None
     blocks = BlockNewton(cells)
     if state is None:
         h = average = blocks.start()
+        expected = int(len(problem.measure) / problem.tol)
     else:
         h, average = (state[key].to(cells.atoms.device) for key in ("iterate", "average"))
-    expected = int(len(problem.measure) / problem.tol)
+        expected = int(state["expected"])
     while True:
-        tensors = {"iterate": h, "average": average}
+        tensors = {"iterate": h, "average": average, "expected": torch.tensor(expected)}
         yield Iterate(average, blocks.end(step), expected_draws=expected, step=step, state=tensors)
         contenders = blocks.contenders(step, h)
         before, after = blocks.averaged(step), blocks.averaged(step + 1)
