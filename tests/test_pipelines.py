@@ -448,8 +448,19 @@ def test_a_saved_pipeline_reloads_in_a_fresh_process(saved: tuple[Path, Tensor],
 
 def test_the_index_leaves_the_kind_of_prior_to_its_own_folder(saved: tuple[Path, Tensor]) -> None:
     index = json.loads((saved[0] / "model_index.json").read_text())
-    assert index["prior"] == ["otprior", "Prior"]
+    assert "prior" not in index
+    assert (saved[0] / "prior" / "config.json").is_file()
     assert index["null_class_label"] == 2
+
+
+def test_networks_that_diffusers_would_leave_out_are_not_saved(tmp_path: Path) -> None:
+    pipe = quiet(OTPriorPipeline(torch.nn.Identity(), diffusers.DDIMScheduler()))
+    with pytest.raises(ValueError, match="unet must be a ModelMixin"):
+        pipe.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    whole = quiet(OTPriorPipeline(unet(), diffusers.DDIMScheduler()))
+    whole.save_pretrained(tmp_path / "model")
+    assert OTPriorPipeline.from_pretrained(tmp_path / "model", unet=torch.nn.Identity()).prior is None
 
 
 def test_a_prior_assigned_later_is_saved(tmp_path: Path, atoms: Tensor) -> None:

@@ -1,11 +1,13 @@
 """A prior that holds training images is published under a named licence or not at all."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
+from huggingface_hub import ModelCard
 from huggingface_hub.errors import OfflineModeIsEnabled
 
 from otprior.diffusion.schedule import NoiseSchedule
@@ -77,17 +79,50 @@ def test_a_pipeline_publishes_no_images_unasked(tmp_path: Path) -> None:
         pipe.save_pretrained(tmp_path / "fast", push_to_hub=True)
     assert FakeHub.uploaded == {}
     assert pipe.push_to_hub("someone/fast", data_license="MIT") == "hub/someone/fast"
-    assert "Published under: MIT" in FakeHub.uploaded["prior/README.md"]
+    assert "Published under: MIT" in FakeHub.uploaded["README.md"]
+    assert "holds training images" in FakeHub.uploaded["prior/README.md"]
     assert {"model_index.json", "prior/model.safetensors"} < set(FakeHub.uploaded)
     pipe.prior = GaussianPrior.fit(IMAGES, schedule, timestep=500)
     pipe.push_to_hub("someone/moments")
     assert "prior/README.md" not in FakeHub.uploaded
 
 
+@pytest.mark.parametrize(
+    ("license", "told"),
+    [("MIT", {"license": "mit"}), ("Our own, v2", {"license": "other", "license_name": "our-own-v2"})],
+)
+def test_the_card_has_front_matter_figures_and_what_is_copied(
+    license: str, told: dict[str, str], tmp_path: Path
+) -> None:
+    row = {"fid": 12.345, "copy_rate": 0.031, "nfe": 5, "samples": 1000}
+    report = {"rows": [row], "reference": {"fid_floor": 2.5, "copy_rate": 0.012}, "features": {"name": "own"}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    prior = RandomAtomPrior.fit(IMAGES, SCHEDULE, timestep=20)
+    prior.push_to_hub("someone/prior", data_license=license, evaluation=tmp_path)
+    card = ModelCard(FakeHub.uploaded["README.md"])
+    found = card.data.to_dict()
+    assert found == {"library_name": "otprior", "tags": ["otprior", "diffusers", "optimal-transport"], **told}
+    for text in (
+        "12.35",
+        "2.5",
+        "3.1%",
+        "1.2%",
+        "t* = 20",
+        "holds images",
+        'from_pretrained("someone/prior")',
+    ):
+        assert text in card.text, text
+    report["rows"] = []
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(ValueError, match="measured by"):
+        prior.push_to_hub("someone/prior", data_license=license, evaluation=tmp_path)
+
+
 def test_moments_need_none() -> None:
     prior = GaussianPrior.fit(IMAGES, SCHEDULE, timestep=20)
     prior.push_to_hub("someone/prior")
-    assert set(FakeHub.uploaded) == {"repo", "config.json", "model.safetensors"}
+    assert set(FakeHub.uploaded) == {"repo", "config.json", "model.safetensors", "README.md"}
+    assert "holds no image" in FakeHub.uploaded["README.md"]
 
 
 def test_a_prior_comes_down_as_it_went_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from otprior.data.images import check_labels
 from otprior.diffusion.schedule import NoiseSchedule
+from otprior.priors.card import model_card
 from otprior.priors.files import CONFIG_FILE, holds_prior, load_prior, save_prior
 from otprior.priors.kind import PriorKind
 from otprior.priors.registry import register
@@ -299,16 +300,18 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         repo_id: str,
         *,
         data_license: str | None = None,
+        evaluation: str | Path | None = None,
         private: bool | None = None,
         token: str | None = None,
         commit_message: str = "Upload prior",
     ) -> str:
-        """Publishes the prior's folder on the Hugging Face hub; returns its address.
+        """Publishes the prior's folder on the Hugging Face hub, with a model card; returns its address.
 
         Arguments:
             repo_id: "owner/name".
             data_license: The licence under which the training images that the prior holds may be shared;
                 required if it holds any.
+            evaluation: The folder of `otprior evaluate` with the figures that the model card shows.
             private, token, commit_message: As in `huggingface_hub`.
 
         Raises:
@@ -318,8 +321,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         return upload(
             self.save_pretrained,
             repo_id,
-            card="README.md",
-            data_license=data_license,
+            card=model_card(self, repo_id, data_license, evaluation),
             private=private,
             token=token,
             commit_message=commit_message,
@@ -342,7 +344,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
 
         Arguments:
             pretrained_model_name_or_path: A folder, or a name "owner/name" of the Hugging Face hub that is no path.
-            subfolder: A folder below it.
+            subfolder: A folder below it; from the hub nothing else is downloaded.
             **options: "revision", "token", "cache_dir" and the like, for the hub. (What else diffusers hands over when
                 it loads a pipeline has no effect on a prior.)
 
@@ -351,5 +353,4 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
             ValueError: If the config or the tensors are damaged, of another format version, or do not belong
                 together.
         """
-        folder = Path(local_folder(pretrained_model_name_or_path, **options), subfolder or "")
-        return load_prior(folder, cls)
+        return load_prior(local_folder(pretrained_model_name_or_path, subfolder, **options), cls)

@@ -88,3 +88,19 @@ def first_contact(pipe: Any, start: Callable[[Tensor], Tensor]) -> Iterator[None
     finally:
         begun.swap = None
         hook.remove()
+
+
+@contextmanager
+def counted_rows(network: nn.Module) -> Iterator[list[int]]:
+    """Yields a list that gets the batch size of each call of the network within the block."""
+    rows: list[int] = []
+
+    def count(_: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = inputs[0] if inputs else kwargs.get("hidden_states", kwargs.get("sample"))
+        rows.append(len(given) if given is not None else 0)
+
+    hook = network.register_forward_pre_hook(count, with_kwargs=True)
+    try:
+        yield rows
+    finally:
+        hook.remove()

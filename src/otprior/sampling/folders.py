@@ -7,20 +7,19 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from diffusers import ModelMixin
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from otprior.diffusion.known_schedules import read_scheduler
-from otprior.utils.files import folder_sha256, read_json
-from otprior.utils.hub import is_hub_name
+from otprior.utils.files import folder_sha256, read_json, write_json
+from otprior.utils.hub import PRIOR_FILES, is_hub_name
 from otprior.utils.validation import require
 
 # What pipelines call the component that decodes latents.
 AUTOENCODERS = ("vae", "vqvae")
-
-# What is read of a prior beside the components.
-PRIOR_FILES = ("prior/*.json", "prior/*.safetensors", "prior/README.md")
 
 
 def check_components(path: str, index: Mapping[str, Any], given: Collection[str]) -> None:
@@ -49,6 +48,29 @@ def read_index(folder: Path) -> dict[str, Any]:
     index = read_json(file)
     require(isinstance(index, dict), str(file), "a JSON object", type(index).__name__)
     return dict(index)
+
+
+def leave_out_of_index(folder: Path, name: str) -> None:
+    """Takes a component out of a saved pipeline's index: it lies beside the others, and diffusers need not know it.
+
+    (diffusers refuses a repository of the hub whose index names a component of a library that it does not know.)
+    """
+    index = read_index(folder)
+    if name in index:
+        del index[name]
+        write_json(folder / "model_index.json", index)
+
+
+def check_saveable(**parts: nn.Module | None) -> None:
+    """Requires networks that diffusers saves: others it leaves out, and loads nothing in their place.
+
+    Raises:
+        ValueError: Naming the component.
+    """
+    for name, part in parts.items():
+        saved = part is None or isinstance(getattr(part, "_orig_mod", part), ModelMixin)
+        hint = "Save it yourself, and pass it to from_pretrained beside a folder of the rest."
+        require(saved, name, "a ModelMixin of diffusers, to be saved", type(part).__name__, hint)
 
 
 def check_no_code(folder: Path, index: Mapping[str, Any]) -> None:
@@ -83,17 +105,21 @@ def download_pipeline(name: str, variant: str | None = None, parts: Collection[s
     Raises:
         FileNotFoundError: If it cannot be reached, or is no pipeline.
     """
-    from diffusers import DiffusionPipeline
-    from huggingface_hub import snapshot_download
+    from otprior.sampling.pipeline import OTPriorPipeline
 
     own = {key: value for key, value in hub.items() if key != "proxies"}
     try:
         if parts:
             return Path(snapshot_download(name, allow_patterns=list(parts), **own))
         wanted = {} if variant is None else {"variant": variant}
-        DiffusionPipeline.download(name, use_safetensors=True, **wanted, **hub)
+        # (Called on this class, it takes pipelines of any, ours too.)
+        OTPriorPipeline.download(name, use_safetensors=True, **wanted, **hub)
         # (The same snapshot; the prior is no component.)
-        return Path(snapshot_download(name, allow_patterns=["model_index.json", *PRIOR_FILES], **own))
+        return Path(
+            snapshot_download(
+                name, allow_patterns=["model_index.json", *(f"prior/{each}" for each in PRIOR_FILES)], **own
+            )
+        )
     except (OSError, ValueError, HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(

@@ -9,9 +9,8 @@ An image depends on its own generator (or seed noise, or label) alone, not on wh
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,13 +24,19 @@ from torch import Tensor, nn
 
 from otprior.data.latents import latent_scale
 from otprior.priors import Prior
+from otprior.priors.card import model_card
+from otprior.priors.files import CONFIG_FILE
+from otprior.sampling.contact import counted_rows
 from otprior.sampling.folders import (
     AUTOENCODERS,
     check_complete,
     check_components,
     check_readable,
+    check_saveable,
     component_folder,
+    download_pipeline,
     is_local,
+    leave_out_of_index,
 )
 from otprior.sampling.inputs import (
     Generators,
@@ -196,19 +201,21 @@ class OTPriorPipeline(DiffusionPipeline):
                 config calls for.
         """
         path = str(pretrained_model_name_or_path)
-        check = is_local(path) and "unet" not in kwargs
-        if is_local(path):
-            kwargs["local_files_only"] = True
-        hub = {name: kwargs[name] for name in HUB_OPTIONS if name in kwargs}
-        index = cls.load_config(path, **hub)
+        hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
+        if not is_local(path):
+            path = str(download_pipeline(path, kwargs.get("variant"), **hub))
+        kwargs["local_files_only"], check = True, "unet" not in kwargs
+        index = cls.load_config(path)
         check_components(path, index, given=kwargs)
+        if "prior" not in kwargs and "prior" not in index and (Path(path) / "prior" / CONFIG_FILE).is_file():
+            kwargs["prior"] = Prior.from_pretrained(path, subfolder="prior")
         if check:
             check_readable(component_folder(Path(path), "unet"))
         kwargs.setdefault("use_safetensors", True)
         if "vqvae" in index and "vae" not in kwargs:
             # (Under that name diffusers would not hand it over.)
             kind = getattr(diffusers, index["vqvae"][1])
-            kwargs["vae"] = kind.from_pretrained(path, subfolder="vqvae", use_safetensors=True, **hub)
+            kwargs["vae"] = kind.from_pretrained(path, subfolder="vqvae", use_safetensors=True)
         pipe = super().from_pretrained(path, **kwargs)
         if check:
             check_complete(component_folder(Path(path), "unet"), pipe.unet, kwargs.get("variant"))
@@ -222,22 +229,28 @@ class OTPriorPipeline(DiffusionPipeline):
     def save_pretrained(
         self, save_directory: str | Path, *args: Any, push_to_hub: bool = False, **kwargs: Any
     ) -> None:
-        """Writes the pipeline's folder as diffusers does: component by component.
+        """Writes the pipeline's folder as diffusers does: component by component, and the prior beside them.
 
         Arguments:
             save_directory: The folder.
             *args: As diffusers takes them.
             push_to_hub: Refused: publishing has a method of its own, which asks under what licence.
             **kwargs: As diffusers takes them.
+
+        Raises:
+            ValueError: If the network is of a class that diffusers would leave out.
         """
         require(not push_to_hub, "push_to_hub", "False here", push_to_hub, "Call pipe.push_to_hub(...).")
+        check_saveable(unet=self.unet, vae=self.vae)
         super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        leave_out_of_index(Path(save_directory), "prior")
 
     def push_to_hub(
         self,
         repo_id: str,
         *,
         data_license: str | None = None,
+        evaluation: str | Path | None = None,
         private: bool | None = None,
         token: str | None = None,
         commit_message: str = "Upload pipeline",
@@ -248,18 +261,20 @@ class OTPriorPipeline(DiffusionPipeline):
             repo_id: "owner/name".
             data_license: The licence under which the training images that the prior holds may be shared; required if
                 it holds any.
+            evaluation: The folder of `otprior evaluate` with the figures that the model card shows.
             private, token, commit_message: As in `huggingface_hub`.
 
         Raises:
             ValueError: If the prior holds training images and no licence is named.
         """
+        card = None
         if self.prior is not None:
             self.prior.check_publishable(data_license)
+            card = model_card(self.prior, repo_id, data_license, evaluation)
         return upload(
             self.save_pretrained,
             repo_id,
-            card="prior/README.md",
-            data_license=data_license if self.prior is not None else None,
+            card=card,
             private=private,
             token=token,
             commit_message=commit_message,
@@ -317,7 +332,7 @@ class OTPriorPipeline(DiffusionPipeline):
         x, sources = scheduler.start_and_source(z, labels.prior, fresh)
         x = x.to(self._execution_device, self.dtype)
         after_step = (callback_on_step_end, bool(callback_on_step_end_tensor_inputs))
-        with _counted_rows(self.unet) as rows:
+        with counted_rows(self.unet) as rows:
             x = self._run(x, scheduler, labels, guidance_scale, generators, *after_step)
         self.maybe_free_model_hooks()
         if output_type != "latent":
@@ -375,18 +390,3 @@ class OTPriorPipeline(DiffusionPipeline):
         learned = str(self.scheduler.config.get("variance_type")).startswith("learned")
         ancestral = type(self.scheduler).__name__.startswith("DDPM") and learned
         return out if ancestral or out.shape[1] != 2 * x.shape[1] else out[:, : x.shape[1]]
-
-
-@contextlib.contextmanager
-def _counted_rows(unet: nn.Module) -> Iterator[list[int]]:
-    """Yields a list that gets the batch size of each call of the network within the block."""
-    rows: list[int] = []
-
-    def count(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        rows.append(len(inputs[0] if inputs else kwargs["sample"]))
-
-    hook = unet.register_forward_pre_hook(count, with_kwargs=True)
-    try:
-        yield rows
-    finally:
-        hook.remove()

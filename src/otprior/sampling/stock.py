@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from otprior.data.latents import image_shape
 from otprior.priors import Prior
 from otprior.sampling.attach import attach, check_pipeline
-from otprior.sampling.contact import find_network
+from otprior.sampling.contact import counted_rows, find_network
 from otprior.sampling.folders import (
     AUTOENCODERS,
     check_complete,
@@ -251,7 +250,7 @@ def sample_stock(pipe: Any, prior: Prior | None, plan: StockPlan) -> Iterator[Sa
         count = len(plan.seeds[part])
         begun = None if plan.labels is None else list(plan.labels[part])
         started = time.perf_counter()
-        with _counted(find_network(pipe)) as rows:
+        with counted_rows(find_network(pipe)) as rows:
             out = pipe(**_arguments(pipe, plan, part))
         images = _read(out[0], plan.raw)
         source = None if prior is None else last_source(pipe.scheduler)
@@ -293,19 +292,3 @@ def _read(found: Any, raw: bool) -> Tensor:
     require(is_image, "model", "a pipeline of images; call others in Python", got)
     assert images is not None
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() * 2 - 1
-
-
-@contextmanager
-def _counted(network: nn.Module) -> Iterator[list[int]]:
-    """Yields a list that gets the batch size of each call of the network within the block."""
-    rows: list[int] = []
-
-    def count(_: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = inputs[0] if inputs else kwargs.get("hidden_states", kwargs.get("sample"))
-        rows.append(len(given) if given is not None else 0)
-
-    hook = network.register_forward_pre_hook(count, with_kwargs=True)
-    try:
-        yield rows
-    finally:
-        hook.remove()

@@ -16,27 +16,33 @@ from otprior.utils.files import WRITTEN
 # What says where and as whom a name is looked up.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
+# The files of a prior's folder.
+PRIOR_FILES = ("config.json", "model.safetensors", "README.md")
+
 
 def is_hub_name(path: str | Path) -> bool:
     """Whether this is of the form "owner/name" and no path that exists."""
     return not Path(path).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)) is not None
 
 
-def local_folder(path: str | Path, **options: Any) -> Path:
-    """The folder itself, or where a prior's repository of that name was downloaded to.
+def local_folder(path: str | Path, subfolder: str | None = None, **options: Any) -> Path:
+    """The folder of a prior: the path, or where it was downloaded to from a repository of that name.
 
     Arguments:
         path: A folder, or "owner/name".
+        subfolder: A folder below it; of a repository nothing else is downloaded.
         options: As for diffusers' `from_pretrained`; those of `HUB_OPTIONS` are heeded.
 
     Raises:
         FileNotFoundError: If it is neither a path nor a repository that can be reached.
     """
+    below = "" if subfolder is None else f"{subfolder.strip('/')}/"
     if not is_hub_name(path):
-        return Path(path)
+        return Path(path, below)
     own = {name: options[name] for name in HUB_OPTIONS if name in options and name != "proxies"}
+    patterns = [below + name for name in PRIOR_FILES]
     try:
-        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.md"], **own))
+        return Path(snapshot_download(str(path), allow_patterns=patterns, **own), below)
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
@@ -48,8 +54,7 @@ def upload(
     write: Callable[[Path], object],
     repo_id: str,
     *,
-    card: str,
-    data_license: str | None,
+    card: str | None,
     private: bool | None,
     token: str | None,
     commit_message: str,
@@ -59,8 +64,7 @@ def upload(
     Arguments:
         write: Makes the folder.
         repo_id: "owner/name".
-        card: The file in it that tells of the images, to which the licence is added.
-        data_license: Under which they may be shared; None if there are none.
+        card: Text of its README.md; None to leave that as it is.
         private, token, commit_message: As in `huggingface_hub`.
     """
     api = HfApi(token=token)
@@ -69,9 +73,7 @@ def upload(
         write(folder)
         for path in folder.rglob(WRITTEN):
             path.unlink()  # it speaks of a folder that is replaced
-        if data_license:
-            path = folder / card
-            known = path.read_text(encoding="utf-8") if path.exists() else ""
-            path.write_text(f"{known}\nPublished under: {data_license}\n", encoding="utf-8")
+        if card is not None:
+            (folder / "README.md").write_text(card, encoding="utf-8")
         api.create_repo(repo_id, private=private, exist_ok=True)
         return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message)

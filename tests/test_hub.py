@@ -1,0 +1,95 @@
+"""Priors and pipelines by name, from a hub on this machine, in fresh processes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from cli_helpers import write_model
+from local_hub import Hub, local_hub
+from newcomer_material import write_photographs
+from tiny_pipelines import text_to_image
+
+from otprior import GaussianPrior, OTPriorPipeline, Prior
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    root = tmp_path_factory.mktemp("hub")
+    pipe = text_to_image()
+    pipe.save_pretrained(root / "me" / "sd")
+    latents = torch.randn(20, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    prior = GaussianPrior.fit(latents, pipe.scheduler, value_range=None)
+    prior.save_pretrained(root / "me" / "sd" / "prior")
+    prior.save_pretrained(root / "me" / "prior")
+    write_model(root / "plain")
+    own = OTPriorPipeline.from_pretrained(root / "plain")
+    images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    own.prior = GaussianPrior.fit(images, own.scheduler, 500)
+    own.save_pretrained(root / "me" / "fast")
+    with local_hub(root) as found:
+        yield found
+
+
+def fresh(hub: Hub, home: Path, *words: object) -> str:
+    """Runs Python in a process and a cache of its own; returns what it printed."""
+    hub.served.clear()
+    offline = {"HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"}
+    environment = {name: value for name, value in os.environ.items() if name not in offline}
+    environment |= {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *map(str, words)],
+        env=environment,
+        cwd=home,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+BY_NAME = """
+import pathlib
+import diffusers
+from otprior import OTPriorPipeline, Prior, attach
+prior = Prior.from_pretrained("me/sd", subfolder="prior")
+print(*sorted(path.name for path in pathlib.Path("hub").rglob("snapshots/*/prior/*")))
+print(len(list(pathlib.Path("hub").rglob("snapshots/*/*"))))
+print(*Prior.from_pretrained("me/prior").shape)
+pipe = diffusers.StableDiffusionPipeline.from_pretrained("me/sd", safety_checker=None)
+image = attach(pipe, prior)("a cat", num_inference_steps=2, output_type="pt").images
+print(*image.shape)
+print(OTPriorPipeline.from_pretrained("me/fast").prior.timestep)
+"""
+
+
+def test_priors_and_pipelines_are_loaded_by_name(hub: Hub, tmp_path: Path) -> None:
+    files, folders, shape, image, timestep = fresh(hub, tmp_path, "-c", BY_NAME).splitlines()
+    # (Of the first repository only the prior's folder was downloaded.)
+    assert (files, folders) == ("config.json model.safetensors", "1")
+    assert (shape, image, timestep) == ("4 8 8", "1 3 16 16", "500")
+
+
+def test_our_own_pipelines_index_does_not_know_the_prior(hub: Hub) -> None:
+    assert "prior" not in (hub.root / "me" / "fast" / "model_index.json").read_text()
+    assert Prior.from_pretrained(hub.root / "me" / "fast", subfolder="prior").timestep == 500
+
+
+@pytest.mark.slow
+def test_commands_take_models_by_name(hub: Hub, tmp_path: Path) -> None:
+    photographs = write_photographs(tmp_path / "photographs")
+    own = ("-m", "otprior")
+    fresh(hub, tmp_path, *own, "fit", "me/sd", photographs, "--prior", "gaussian", "--out", "prior")
+    # (What fitting needs, and neither network nor text encoder.)
+    assert {name.split("/")[0] for name in hub.served if name.endswith(".safetensors")} == {"vae"}
+    told = ("--prompt", "a cat", "--steps", "2", "--seeds", "0-1")
+    fresh(hub, tmp_path, *own, "sample", "me/sd", *told, "--out", "images")
+    fresh(hub, tmp_path, *own, "sample", "me/sd", *told, "--prior", "me/prior", "--out", "again")
+    for name in ("000000.png", "000001.png"):
+        pictures = [(tmp_path / folder / "images" / name).read_bytes() for folder in ("images", "again")]
+        assert pictures[0] == pictures[1]
