@@ -69,7 +69,7 @@ def check_saveable(**parts: nn.Module | None) -> None:
     """
     for name, part in parts.items():
         saved = part is None or isinstance(getattr(part, "_orig_mod", part), ModelMixin)
-        hint = "Save it yourself, and pass it to from_pretrained beside a folder of the rest."
+        hint = "Save its state and the prior, and build the pipeline around them again."
         require(saved, name, "a ModelMixin of diffusers, to be saved", type(part).__name__, hint)
 
 
