@@ -1,0 +1,73 @@
+"""The block for Modular Diffusers and the community pipeline: the same images as `attach`."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_pipelines import build, families, normal, text_to_image, two_shifts
+
+from otprior import attach, start_at
+from otprior.diffusion.schedule import NoiseSchedule
+from otprior.priors import GaussianPrior
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.mark.parametrize("seeded", ["generator", "latents"])
+def test_the_modular_block_starts_as_attach_does(seeded: str) -> None:
+    from diffusers.modular_pipelines import SequentialPipelineBlocks
+    from diffusers.modular_pipelines.stable_diffusion_3 import modular_blocks_stable_diffusion_3 as sd3
+
+    step = runpy.run_path(str(EXAMPLES / "modular_block.py"))["PriorStartStep"]
+    scheduler, call = two_shifts()[0], families()["StableDiffusion3"].call
+    schedule = NoiseSchedule.from_scheduler(scheduler)
+    prior = GaussianPrior.fit(0.4 + 0.5 * normal(40, 4, 8, 8, seed=11), schedule, 700.0, value_range=None)
+    stock = build("StableDiffusion3", scheduler)
+
+    def seed() -> dict[str, object]:
+        z = {"latents": normal(2, 4, 8, 8, seed=5)}
+        return z if seeded == "latents" else {"generator": torch.Generator().manual_seed(3)}
+
+    expected = attach(stock, prior)(**call, **seed(), num_inference_steps=3, output_type="latent").images
+    blocks = sd3.StableDiffusion3T2ICoreDenoiseStep()
+    assert isinstance(blocks, SequentialPipelineBlocks)
+    names = list(blocks.sub_blocks)
+    (place,) = (k for k, name in enumerate(names) if "latents" in name)
+    blocks.sub_blocks.insert("start", step(), place + 1)
+    pipe = blocks.init_pipeline()
+    pipe.update_components(transformer=stock.transformer, scheduler=start_at(scheduler, prior))
+    pipe.set_progress_bar_config(disable=True)
+    told = {name: value for name, value in call.items() if "guidance" not in name and "negative" not in name}
+    found = pipe(**told, **seed(), num_inference_steps=3, output="latents")
+    # A float32 loop of three steps.
+    assert (found - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_the_community_pipeline_starts_as_attach_does(tmp_path: Path) -> None:
+    import diffusers
+
+    text_to_image().save_pretrained(tmp_path / "sd")
+    pipe = diffusers.DiffusionPipeline.from_pretrained(
+        tmp_path / "sd",
+        custom_pipeline=str(EXAMPLES / "stable_diffusion_prior.py"),
+        trust_remote_code=True,
+        safety_checker=None,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    assert type(pipe).__name__ == "StableDiffusionPriorPipeline"
+    prior = GaussianPrior.fit(normal(40, 4, 8, 8, seed=11), pipe.scheduler, 500, value_range=None)
+    told = {"prompt": ["a cat", "a dog"], "num_inference_steps": 3, "output_type": "latent"}
+
+    def seed() -> torch.Generator:
+        return torch.Generator().manual_seed(0)
+
+    found = pipe(**told, generator=seed(), prior=prior).images
+    plain = pipe(**told, generator=seed()).images
+    stock = text_to_image()
+    stock.set_progress_bar_config(disable=True)
+    assert torch.equal(plain, stock(**told, generator=seed()).images)
+    torch.testing.assert_close(found, attach(stock, prior)(**told, generator=seed()).images)
+    assert not torch.allclose(found, plain)
