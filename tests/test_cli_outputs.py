@@ -73,10 +73,11 @@ def home(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     starts = (StartSpec("semidiscrete", 500, 1),)
     inputs = UserInputs(MODEL, IMAGES, Path("data/extractor"), tol=1.0)
     study = inputs.comparison("short", starts, 12, "data/ref.npz", "data/held.npz")
-    monkeypatch.setattr("otprior.cli.studies.default_workers", lambda: 0)
     for module in ("demo", "tune"):
         monkeypatch.setattr(f"otprior.cli.{module}.default_workers", lambda: 0)
     monkeypatch.setattr("otprior_studies.cli.codes.default_workers", lambda: 0)
+    # (Last: a module that is imported now would keep the patched one.)
+    monkeypatch.setattr("otprior.cli.studies.default_workers", lambda: 0)
     monkeypatch.setattr(
         "otprior.experiments.processes.kept_processes", lambda *_, **__: contextlib.nullcontext()
     )
@@ -222,7 +223,7 @@ def test_an_error_of_ours_is_one_line_too(home: Path, monkeypatch: pytest.Monkey
     def broken(*_: object, **__: object) -> None:
         raise AttributeError("'NoneType' object has no attribute 'x'")
 
-    monkeypatch.setattr("otprior.cli.sample.load_model", broken)
+    monkeypatch.setattr("otprior.cli.sample_jobs.load_model", broken)
     result = run(*words("sample", "samples"))
     assert_refused(result, "unexpected AttributeError", "--debug", code=1)
     result = run(*words("sample", "samples"), "--debug")
