@@ -17,7 +17,8 @@ from torch import Tensor
 from otprior import start_at
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import GaussianPrior, IdentityPrior, SemiDiscretePrior
-from otprior.sampling.schedulers import find_origin, start_scheduler, supported_schedulers
+from otprior.sampling.schedulers import start_scheduler, supported_schedulers
+from otprior.sampling.schedulers.start import find_origin
 
 LINEAR = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 SHAPE = (2, 4, 4)

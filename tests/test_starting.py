@@ -15,7 +15,8 @@ from torch import Tensor
 
 from otprior.diffusion.grids import timestep_grid
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.sampling.schedulers import Start, matching_timestep, start_scheduler, supported_schedulers
+from otprior.sampling.schedulers import matching_timestep, start_scheduler, supported_schedulers
+from otprior.sampling.schedulers.start import Start
 
 STOCHASTIC = (
     "DDPMScheduler",

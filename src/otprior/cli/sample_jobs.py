@@ -306,8 +306,8 @@ def _plan(
     from otprior.diffusion.codes import Codes
     from otprior.diffusion.grids import timestep_grid
     from otprior.sampling.plan import SamplingPlan, seed_noise_of_codes
-    from otprior.sampling.schedulers import find_origin
     from otprior.sampling.schedulers.names import GRID_SPACINGS
+    from otprior.sampling.schedulers.start import find_origin
     from otprior.sampling.schedulers.support import find_support
     from otprior.sampling.start_spec import FITTED
 
@@ -371,7 +371,7 @@ def write_images(job: Job, folder: Path, png: bool, as_float: bool, sheet: bool)
 
 def report(job: Job, recorded: dict[str, Any], nfe: int, seconds: float) -> dict[str, Any]:
     """The report.json of what was sampled."""
-    from otprior.sampling.schedulers import find_origin
+    from otprior.sampling.schedulers.start import find_origin
     from otprior.sampling.schedulers.start_at import stock_scheduler
 
     facts = getattr(job.prior, "facts", {})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from otprior.error.bounds.flow_coupling import FlowCoupling, couple_by_flow
 from otprior.error.dataset import data_error, gaussian_error
-from otprior.error.interval import Bound, ErrorInterval, combined
+from otprior.error.interval import Bound, ErrorInterval
 from otprior.error.population import HeldOut, gaussian_population_error, population_error
 from otprior.error.start_law import StartDraws, draw_starts
 from otprior.error.target import Target
@@ -20,7 +20,6 @@ __all__ = [
     "HeldOut",
     "StartDraws",
     "Target",
-    "combined",
     "couple_by_flow",
     "data_error",
     "draw_starts",

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.error.bounds.dual import MeanEstimate
-from otprior.sampling.schedulers import Start, matching_timestep, start_scheduler
+from otprior.sampling.schedulers.start import Start, matching_timestep, start_scheduler
 from otprior.utils.validation import require
 
 # Schedulers whose steps draw noise, which would separate a pair of starts.

@@ -31,7 +31,8 @@ from otprior.diffusion.grids import SPACINGS, timestep_grid
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.sampling.inputs import seeds_to_generators
 from otprior.sampling.pipeline import OTPriorPipeline
-from otprior.sampling.schedulers import find_origin, start_at
+from otprior.sampling.schedulers.start import find_origin
+from otprior.sampling.schedulers.start_at import start_at
 from otprior.utils.validation import check_integer, invalid
 
 # Far from the seeds of reports and searches.

@@ -17,7 +17,6 @@ from otprior.error import (
     HeldOut,
     StartDraws,
     Target,
-    combined,
     couple_by_flow,
     data_error,
     draw_starts,
@@ -26,6 +25,7 @@ from otprior.error import (
     population_error,
 )
 from otprior.error.audit.request import AuditRequest
+from otprior.error.interval import combined
 from otprior.error.start_law import holds_atoms, semidiscrete
 from otprior.priors import IdentityPrior, Prior
 from otprior.report.audit.record import ErrorRow

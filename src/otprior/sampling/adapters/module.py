@@ -100,5 +100,5 @@ class AdaptedNetwork(nn.Module):
 
 def log_spaced(low: float, high: float, count: int) -> Tensor:
     """ᾱ = 1/(1 + s²) of `count` noise-to-signal ratios s from `low` to `high`, equally spaced in their logarithm."""
-    ends = [math.log(max(low, LOWEST)), math.log(high)]
-    return torch.sigmoid(-2 * torch.linspace(*ends, count, dtype=torch.float64))
+    start, end = math.log(max(low, LOWEST)), math.log(high)
+    return torch.sigmoid(-2 * torch.linspace(start, end, count, dtype=torch.float64))

@@ -6,8 +6,8 @@ has the table of what can start; `vp`, `flow` and `edm` say how, a family a file
 that people use.
 """
 
-from otprior.sampling.schedulers.start import Start, find_origin, matching_timestep, start_scheduler
+from otprior.sampling.schedulers.start import matching_timestep, start_scheduler
 from otprior.sampling.schedulers.start_at import start_at
 from otprior.sampling.schedulers.support import supported_schedulers
 
-__all__ = ["Start", "find_origin", "matching_timestep", "start_at", "start_scheduler", "supported_schedulers"]
+__all__ = ["matching_timestep", "start_at", "start_scheduler", "supported_schedulers"]
