@@ -92,7 +92,7 @@ def load_extractor(name: str | Path) -> Extractor:
             return _imported(name)
         if not is_hub_name(name):
             raise FileNotFoundError(f"--extractor {name}: there is no such file or folder; name {KINDS}")
-        path = local_folder(name)
+        path = local_folder(name, files=("*.json", "*.safetensors"))
     if path.is_dir():
         config = path / "config.json"
         if not config.is_file():

@@ -25,12 +25,15 @@ def is_hub_name(path: str | Path) -> bool:
     return not Path(path).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)) is not None
 
 
-def local_folder(path: str | Path, subfolder: str | None = None, **options: Any) -> Path:
-    """The folder of a prior: the path, or where it was downloaded to from a repository of that name.
+def local_folder(
+    path: str | Path, subfolder: str | None = None, files: tuple[str, ...] = PRIOR_FILES, **options: Any
+) -> Path:
+    """The folder of a prior or model: the path, or where it was downloaded to from a repository of that name.
 
     Arguments:
         path: A folder, or "owner/name".
         subfolder: A folder below it; of a repository nothing else is downloaded.
+        files: Patterns of the files that are needed; by default a prior's.
         options: As for diffusers' `from_pretrained`; those of `HUB_OPTIONS` are heeded.
 
     Raises:
@@ -40,7 +43,7 @@ def local_folder(path: str | Path, subfolder: str | None = None, **options: Any)
     if not is_hub_name(path):
         return Path(path, below)
     own = {name: options[name] for name in HUB_OPTIONS if name in options and name != "proxies"}
-    patterns = [below + name for name in PRIOR_FILES]
+    patterns = [below + name for name in files]
     try:
         return Path(snapshot_download(str(path), allow_patterns=patterns, **own), below)
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
