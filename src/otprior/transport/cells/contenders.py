@@ -44,6 +44,10 @@ class Contenders:
         """Scores with offsets h (N,), less `reference`; shape (n, K), float32."""
         return self.scores + (offsets - offsets.mean()).float()[self.atoms]
 
+    def winners(self, offsets: Tensor) -> Tensor:
+        """The atom that wins each draw at offsets h (N,) near those of the search, shape (n,), int64."""
+        return self.atoms.gather(1, self.totals(offsets).argmax(dim=1, keepdim=True))[:, 0]
+
     def enter(self, draws: Tensor, atoms: Tensor, scores: Tensor) -> None:
         """Puts atoms in the place of a draw's last contenders, half of them at most; all arguments (P,).
 

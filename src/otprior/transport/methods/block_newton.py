@@ -141,23 +141,18 @@ class BlockNewton:
 
     def judge(self, contenders: Contenders, h: Tensor) -> ChiSquared:
         """χ² at offsets near those at which the contenders were found, whose draws h does not depend on."""
-        winners = contenders.atoms.gather(1, contenders.totals(h).argmax(dim=1, keepdim=True))
-        parts = self._cells.processes.gather(winners.reshape(-1, DRAWS_PER_SET).cpu())
+        parts = self._cells.processes.gather(contenders.winners(h).reshape(-1, DRAWS_PER_SET).cpu())
         return chi_squared_of_sets(torch.cat(parts), self._weights)
 
     def improve(self, h: Tensor, contenders: Contenders) -> Tensor:
         """The minimum over the block's draws, near h."""
-        wins = self._wins(contenders, h)
+        wins = torch.bincount(contenders.winners(h), minlength=self._count)
+        wins = self._cells.processes.sum(wins)
         draws = int(wins.sum())
         lost = (wins < LOST * draws * self._weights) & (draws * self._weights >= 1)
         if bool(lost.any()):
             h = self._insert(h, contenders, lost.nonzero()[:, 0])
         return minimise(SampleAverage.build(contenders, h, self._weights, self._cells), h)
-
-    def _wins(self, contenders: Contenders, h: Tensor) -> Tensor:
-        """How many draws each atom wins, shape (N,)."""
-        winners = contenders.atoms.gather(1, contenders.totals(h).argmax(dim=1, keepdim=True))
-        return self._cells.processes.sum(torch.bincount(winners[:, 0], minlength=self._count))
 
     def _insert(self, h: Tensor, contenders: Contenders, which: Tensor) -> Tensor:
         """The offsets with some atoms inserted anew, also into the lists of contenders."""
