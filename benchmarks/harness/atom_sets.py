@@ -64,19 +64,23 @@ def normal(dim: int) -> Callable[[Path | None], tuple[np.ndarray, None]]:
 
 
 def photographs(side: int, count: int) -> Callable[[Path | None], tuple[np.ndarray, None]]:
-    """`count` patches of `side` x `side` pixels from scikit-learn's two photographs, colours in [−1, 1]."""
+    """`count` patches of `side` x `side` pixels from scikit-learn's two photographs, colours in [−1, 1].
+
+    No two are the same: equal atoms have one cell, which no potential can share out between them.
+    """
 
     def build(source: Path | None) -> tuple[np.ndarray, None]:
         from sklearn.datasets import load_sample_images
 
         images = load_sample_images().images
         generator = np.random.default_rng(side)
-        patches = np.empty((count, side, side, 3), np.float32)
-        for k in range(count):
-            image = images[k % len(images)]
+        patches: dict[bytes, np.ndarray] = {}
+        while len(patches) < count:
+            image = images[len(patches) % len(images)]
             row, column = (generator.integers(size - side + 1) for size in image.shape[:2])
-            patches[k] = image[row : row + side, column : column + side]
-        return patches.reshape(count, -1) / 127.5 - 1, None
+            patch = np.ascontiguousarray(image[row : row + side, column : column + side])
+            patches.setdefault(patch.tobytes(), patch)
+        return np.stack([*patches.values()]).reshape(count, -1).astype(np.float32) / 127.5 - 1, None
 
     return build
 
