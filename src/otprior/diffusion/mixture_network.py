@@ -62,6 +62,7 @@ class MixtureNetwork(ModelMixin, ConfigMixin):
         require(error >= 0, "error", "nonnegative", error)
         self.shape = (in_channels, *sample_size)
         self.error = error
+        self._kept: tuple[list[Any], tuple[Tensor, Tensor, Tensor]] | None = None
         dim = math.prod(self.shape)
         for name, shape in {
             "weights": (components,),
@@ -115,24 +116,34 @@ class MixtureNetwork(ModelMixin, ConfigMixin):
     def denoise(self, x: Tensor, alpha: float, sigma: float) -> Tensor:
         """D(x), with the network's error if it has one; rows x (B, d) to (B, d), float64."""
         x = x.double()
+        axes, own, filled = self._axes()
         base = alpha**2 * self.residuals + sigma**2
         along = alpha**2 * self.variances + sigma**2
-        filled = self.bases.square().sum(dim=1) > 0.5
-        flat = self.bases.transpose(0, 1).flatten(1)  # (d, K R)
-        own = torch.einsum("kdr,kd->kr", self.bases, self.means)
-        place = (x @ flat).unflatten(1, self.variances.shape) - alpha * own
-        square = (
+        place = (x @ axes).unflatten(1, self.variances.shape).sub_(alpha * own)
+        off = (
             (x**2).sum(dim=1, keepdim=True) - 2 * alpha * x @ self.means.T
             + alpha**2 * (self.means**2).sum(dim=1)
-        )  # fmt: skip
-        off = (square - (place**2).sum(dim=2)).clamp(min=0) / base + (place**2 / along).sum(dim=2)
+        ) / base  # fmt: skip
+        off += torch.einsum("bkr,kr->bk", place.square(), 1 / along - 1 / base[:, None])
         log_det = (x.shape[1] - filled.sum(dim=1)) * base.log() + (along.log() * filled).sum(dim=1)
         share = torch.softmax(self.weights.log() - 0.5 * (off + log_det), dim=1)
         gain = alpha * self.residuals / base
         beyond = (alpha * self.variances / along - gain[:, None]) * filled
         clean = (share * (1 - alpha * gain)) @ self.means + (share @ gain)[:, None] * x
-        clean = clean + (share[..., None] * beyond * place).flatten(1) @ flat.T
+        clean += place.mul_(beyond).mul_(share[..., None]).flatten(1) @ axes.T
         return clean if not self.error else clean + self.error * sigma * self._field(x)
+
+    def _axes(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Bases side by side (d, K R), U_kᵀ μ_k and which columns are axes (K, R); kept until they change."""
+        key = [(b.data_ptr(), b._version, b.device) for b in (self.bases, self.means)]
+        if self._kept is None or self._kept[0] != key:
+            found = (
+                self.bases.transpose(0, 1).flatten(1),
+                torch.einsum("kdr,kd->kr", self.bases, self.means),
+                self.bases.square().sum(dim=1) > 0.5,
+            )
+            self._kept = (key, found)
+        return self._kept[1]
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Clean images from the mixture, (count, C, H, W), float32."""
