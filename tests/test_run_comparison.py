@@ -83,8 +83,15 @@ def test_agreement_is_taken_to_the_flow_that_a_study_names(small: Comparison, tm
     result = run_comparison(replace(small, starts=(WHITE, flow), flow=flow), tmp_path)
     white, full = result.report.rows
     assert full.seed_agreement == 1.0
+    # The same image: a cosine of 1 to float32's rounding of features.
+    assert full.seed_likeness == pytest.approx(1.0, abs=1e-6) and full.seed_pixel_distance == 0.0
     assert 0 <= white.seed_agreement <= 1
     assert white.seed_agreement_interval[0] <= white.seed_agreement
+    images = [result.samples(row).images.flatten(1).double() for row in (WHITE, flow)]
+    apart = (images[0] - images[1]).norm(dim=1)
+    assert white.seed_pixel_distance == pytest.approx(float(apart.mean()))
+    low, high = white.seed_likeness_interval
+    assert -1 <= low <= white.seed_likeness <= high < 1
     # A flow that is no row is sampled too, and not reported.
     other = run_comparison(replace(small, flow=flow), tmp_path / "other")
     assert len(other.report.rows) == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from otprior.experiments.inputs import Inputs
 from otprior.experiments.processes import Piece, run_pieces
 from otprior.experiments.sampling import Block, Samples
 from otprior.experiments.study import Listener
-from otprior.metrics import Interval, bootstrap_mean, evaluate, mixture_mask, seed_set_interval
+from otprior.metrics import bootstrap_mean, evaluate, mixture_mask, seed_set_interval
 from otprior.metrics.classes import class_figures
 from otprior.metrics.features import class_logits, classify, extract_features
 from otprior.metrics.intervals import FEW_EVENTS, binomial_interval
@@ -152,40 +152,65 @@ def over_sets(sets: list[dict[str, Any]], samples: int) -> dict[str, Any]:
     return figures
 
 
-def flow_classes(comparison: Comparison, flow: list[Block] | None) -> Tensor | None:
-    """The class of the image that the full sampler makes of each of the first seeds, shape (n,), int64.
+class FlowImages(NamedTuple):
+    """What the full sampler makes of the first seeds.
+
+    Attributes:
+        classes: Their classes (n,), int64; None where the extractor is no classifier.
+        images, features: Pixels (n, C, H, W) and features (n, F); None where the classes alone are stored.
+    """
+
+    classes: Tensor | None
+    images: Tensor | None = None
+    features: Tensor | None = None
+
+
+def flow_images(comparison: Comparison, flow: list[Block] | None) -> FlowImages | None:
+    """The full sampler's images.
 
     Arguments:
         comparison: The comparison.
         flow: Its full sampler's first set of seeds. Without it the few classes that are stored for the bundled network
             are taken, or None if the seeds or the network are others, or the extractor is no classifier.
     """
-    if not hasattr(Inputs.of(comparison).extractor, "logits"):
-        return None
+    extractor = Inputs.of(comparison).extractor
+    classifies = hasattr(extractor, "logits")
     if flow is not None:
-        return classify(Inputs.of(comparison).extractor, Samples.read(flow).images)
-    stored = bundled.full_sampler()
+        images = Samples.read(flow).images
+        classes = classify(extractor, images) if classifies else None
+        return FlowImages(classes, images, extract_features(extractor, images))
+    stored = bundled.full_sampler() if classifies else None
     if stored is None or comparison.first_seed != 0 or comparison.model != BUNDLED:
         return None
-    return stored.classes[: min(AGREEMENT_SEEDS, comparison.samples)]
+    return FlowImages(stored.classes[: min(AGREEMENT_SEEDS, comparison.samples)])
 
 
-def seed_agreement(
-    comparison: Comparison, blocks: list[Block], classes: Tensor | None
-) -> tuple[float | None, Interval | None]:
-    """Share of seeds whose image has the class that the full sampler's image of the same seed has.
+def seed_figures(comparison: Comparison, blocks: list[Block], flow: FlowImages | None) -> dict[str, Any]:
+    """How near a start's images are to those that the full sampler makes of the same seeds.
+
+    `seed_agreement` is the share of one class, `seed_likeness` the mean cosine of features, `seed_pixel_distance` the
+    mean Euclidean distance of pixels.
 
     Arguments:
         comparison: The comparison.
         blocks: A start's first set of seeds.
-        classes: Classes of the full sampler's images; see `flow_classes`. The stored ones are too few for an interval,
-            and do not apply to conditional starts.
+        flow: The full sampler's images. Stored ones are too few for an interval, and not for conditional starts.
     """
-    if classes is None or (comparison.flow is None and blocks[0].start.conditional):
-        return None, None
-    images = Samples.read(blocks).images[: len(classes)]
-    share = bootstrap_mean(
-        classify(Inputs.of(comparison).extractor, images) == classes,
-        torch.Generator().manual_seed(blocks[0].first_seed),
-    )
-    return share.estimate, None if comparison.flow is None else share
+    if flow is None or (comparison.flow is None and blocks[0].start.conditional):
+        return {}
+    extractor, images = Inputs.of(comparison).extractor, Samples.read(blocks).images
+    compared: dict[str, Tensor] = {}
+    if flow.classes is not None:
+        compared["seed_agreement"] = classify(extractor, images[: len(flow.classes)]) == flow.classes
+    if flow.images is not None and flow.features is not None:
+        features = extract_features(extractor, images)
+        compared["seed_likeness"] = torch.cosine_similarity(features.double(), flow.features.double())
+        apart = (images - flow.images).flatten(1)
+        compared["seed_pixel_distance"] = torch.linalg.vector_norm(apart, dim=1, dtype=torch.float64)
+    figures: dict[str, Any] = {}
+    for name, values in compared.items():
+        mean = bootstrap_mean(values, torch.Generator().manual_seed(blocks[0].first_seed))
+        figures[name] = mean.estimate
+        if flow.images is not None:
+            figures[f"{name}_interval"] = mean.limits()
+    return figures

@@ -15,11 +15,10 @@ from otprior.data import bundled
 from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.fitting import fit_priors
 from otprior.experiments.inputs import Inputs
-from otprior.experiments.measuring import flow_classes, measure, over_sets, real_figures, seed_agreement
+from otprior.experiments.measuring import flow_images, measure, over_sets, real_figures, seed_figures
 from otprior.experiments.processes import compiles_networks, run_pieces
 from otprior.experiments.sampling import Block, Models, Samples, sample_block
 from otprior.experiments.study import Listener, ignore
-from otprior.metrics import Interval
 from otprior.metrics.copying import copy_mask
 from otprior.report import ReportImages, ReportRow, SamplingReport
 from otprior.report.sampling_report import Features, RealImages, Solve
@@ -68,13 +67,12 @@ def run_comparison(
     _sample(partial(sample, models), every, workers, threads, listen)
     figures = measure(comparison, work / "figures", blocks, workers, threads, listen)
     reference = real_figures(comparison, work / "figures")
-    classes = flow_classes(comparison, flow)
+    full = flow_images(comparison, flow)
     rows, images = [], []
     for start in starts:
         first = blocks[start.key][0]
-        agreement = seed_agreement(comparison, first, classes)
-        seconds = fitted.seconds_of(start)
-        rows.append(_report_row(comparison, start, figures[start.key], reference, agreement, seconds))
+        seeds, seconds = seed_figures(comparison, first, full), fitted.seconds_of(start)
+        rows.append(_report_row(comparison, start, figures[start.key], reference, seeds, seconds))
         images.append(_report_images(comparison, start, first))
     report = SamplingReport(
         features=Features(name=inputs.extractor.name, dim=inputs.extractor.dim),
@@ -134,15 +132,14 @@ def _report_row(
     start: StartSpec,
     sets: list[dict[str, Any]],
     reference: RealImages,
-    agreement: tuple[float | None, Interval | None],
+    seed_figures: dict[str, Any],
     fit_seconds: float | None,
 ) -> ReportRow:
     figures = over_sets(sets, comparison.samples)
     floor = reference.measured("fid_floor")
     low, high = figures["fid_interval"]
-    share, error = agreement
     last = comparison.first_of(comparison.seed_sets) - 1
-    given: dict[str, Any] = {} if error is None else {"seed_agreement_interval": error.limits()}
+    given = dict(seed_figures)
     if "mode_mixture" in figures:
         real, ends = reference.measured("mode_mixture"), figures["mode_mixture_interval"]
         given["excess_mode_mixture"] = figures["mode_mixture"] - real
@@ -162,7 +159,6 @@ def _report_row(
         guidance=start.guidance,
         samples=comparison.samples * comparison.seed_sets,
         seeds=f"{comparison.first_seed}-{last}",
-        seed_agreement=share,
         fit_seconds=fit_seconds,
         excess_fid=figures["fid"] - floor,
         excess_fid_interval=[low - floor, high - floor],

@@ -127,6 +127,14 @@ METRICS = (
         scale=100,
     ),
     Metric(
+        "seed_likeness", "like the seed's",
+        "Cosine between the features of a sample and those of the full sampler's image of the same seed, on average.",
+    ),
+    Metric(
+        "seed_pixel_distance", "from the seed's, pixels",
+        "Distance from a sample to the full sampler's image of the same seed, in pixels, on average.",
+    ),
+    Metric(
         "class_accuracy", "class kept",
         "Share of samples that the classifier takes for the class they were asked to be.",
         scale=100,

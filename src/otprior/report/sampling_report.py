@@ -132,7 +132,8 @@ class ReportRow(Figures):
         seeds: Their seeds.
         excess_fid: FID less that of held-out real images.
         source_rate: Share of samples whose nearest training image is the one that the start was built on.
-        seed_agreement: Share of seeds whose image has the class of the full sampler's image.
+        seed_agreement, seed_likeness, seed_pixel_distance: Beside the full sampler's image of the same seed: share of
+            one class, mean cosine of features, mean Euclidean distance of pixels.
         fit_seconds: Seconds spent on fitting the prior; None if it was not fitted or not timed.
         break_even: Images after which that time is saved; None if it never is.
         atoms, atoms_from, held_out_copy_rate: The row's own atoms, and the copy rate of real images against them,
@@ -161,6 +162,10 @@ class ReportRow(Figures):
     source_rate_interval: Limits | None = None
     seed_agreement: Rate | None = None
     seed_agreement_interval: Limits | None = None
+    seed_likeness: float | None = None
+    seed_likeness_interval: Limits | None = None
+    seed_pixel_distance: NonNegative | None = None
+    seed_pixel_distance_interval: Limits | None = None
     class_fid: float | None = None
     class_fid_interval: Limits | None = None
     excess_class_fid: float | None = None
