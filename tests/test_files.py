@@ -226,6 +226,19 @@ def test_a_file_in_the_way_is_never_replaced(old: Path, overwrite: bool) -> None
         check_output_dir(old / "a.txt", overwrite)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_pipe_or_device_in_the_way_is_never_replaced(tmp_path: Path, overwrite: bool) -> None:
+    # (As root it would be exchanged for the folder: so /dev/null was lost.)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    with pytest.raises(FileExistsError, match="pipe"), output_dir(path, overwrite):
+        raise AssertionError
+    with pytest.raises(ValueError, match="pipe"), output_file(path):
+        raise AssertionError
+    assert path.is_fifo()
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
 def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
     target = tmp_path / "sub" / "x.bin"
     with output_file(target) as temporary:

@@ -39,7 +39,7 @@ def check_output_dir(
         inputs: Files and folders that the work reads; names at which there is nothing are passed over.
 
     Raises:
-        FileExistsError: If `path` is a file; a mount point; an input or the current folder, or around one, or within an
+        FileExistsError: If `path` is a file, a pipe or a device; a mount point; an input or the current folder, or around one, or within an
             input; or a folder with content, unless that is an earlier result, all of it, and `overwrite` is true.
         OSError: If nothing can be written there.
     """
@@ -57,8 +57,9 @@ def check_output_dir(
 
 
 def _check_target(path: Path, overwrite: bool) -> None:
-    if path.is_file():
-        raise FileExistsError(f"output folder {path} is a file; name another folder")
+    if path.exists() and not path.is_dir():
+        kind = "file" if path.is_file() else "pipe or device"
+        raise FileExistsError(f"output folder {path} is a {kind}; name another folder")
     if path.is_mount() or Path.cwd().is_relative_to(path.resolve()):
         raise FileExistsError(
             f"output folder {path} cannot be moved into place; name a folder below it, such as {path / 'out'}"
@@ -228,8 +229,13 @@ def _flush(path: Path) -> None:
 
 @contextlib.contextmanager
 def output_file(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path` that replaces it atomically when the block ends well."""
+    """Yields a temporary name beside `path` that replaces it atomically when the block ends well.
+
+    Raises:
+        ValueError: If `path` is a folder, a pipe or a device, such as /dev/null, which is not to be replaced.
+    """
     path = Path(path)
+    require_regular(path, "output")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
     try:
