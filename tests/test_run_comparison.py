@@ -84,7 +84,8 @@ def test_agreement_is_taken_to_the_flow_that_a_study_names(small: Comparison, tm
     white, full = result.report.rows
     assert full.seed_agreement == 1.0
     # The same image: a cosine of 1 to float32's rounding of features.
-    assert full.seed_likeness == pytest.approx(1.0, abs=1e-6) and full.seed_pixel_distance == 0.0
+    assert full.seed_likeness == pytest.approx(1.0, abs=1e-6)
+    assert full.seed_pixel_distance == 0.0
     assert 0 <= white.seed_agreement <= 1
     assert white.seed_agreement_interval[0] <= white.seed_agreement
     images = [result.samples(row).images.flatten(1).double() for row in (WHITE, flow)]

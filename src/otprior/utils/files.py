@@ -39,8 +39,9 @@ def check_output_dir(
         inputs: Files and folders that the work reads; names at which there is nothing are passed over.
 
     Raises:
-        FileExistsError: If `path` is a file, a pipe or a device; a mount point; an input or the current folder, or around one, or within an
-            input; or a folder with content, unless that is an earlier result, all of it, and `overwrite` is true.
+        FileExistsError: If `path` is a file, a pipe or a device; a mount point; an input or the current folder, or
+            around one, or within an input; or a folder with content, unless that is an earlier result, all of it, and
+            `overwrite` is true.
         OSError: If nothing can be written there.
     """
     path = Path(path)
