@@ -24,6 +24,7 @@ _HOMES = {
     "MixturePrior": "otprior.priors",
     "SemiDiscretePrior": "otprior.priors",
     "RandomAtomPrior": "otprior.priors",
+    "SemiDiscreteCoupling": "otprior.priors.coupling",
     "OTPriorPipeline": "otprior.sampling",
     "attach": "otprior.sampling",
     "detach": "otprior.sampling",

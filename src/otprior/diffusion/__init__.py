@@ -5,7 +5,7 @@ known laws (`GaussianDenoiser`, `MixtureDenoiser`, `FiniteDenoiser`), or by a ne
 `probability_flow` carries points between two moments (`Scales`) of the process; `ImageCoder` takes images to latent
 codes and back, `swap` decodes codes with another network. `log_likelihood` follows the density along the flow.
 
-Names are imported on first use (PEP 562): commands read the known schedules before anything heavy is loaded.
+Names are imported on first use (PEP 562): commands read `known_schedules` before anything heavy is loaded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ _MODULES = {
     "denoisers": ("Denoiser", "ExactDenoiser", "FiniteDenoiser", "GaussianDenoiser", "MixtureDenoiser"),
     "flow": ("NOISE", "FlowSolution", "Scales", "flow_grid", "flow_jacobian", "probability_flow"),
     "grids": ("timestep_grid",),
-    "known_schedules": ("known_names", "known_schedule"),
     "likelihood": ("Likelihood", "bits_per_dimension", "log_likelihood"),
     "network": ("NetworkDenoiser",),
     "schedule": ("NoiseSchedule",),

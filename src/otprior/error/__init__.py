@@ -10,7 +10,7 @@ from otprior.error.bounds.flow_coupling import FlowCoupling, couple_by_flow
 from otprior.error.dataset import data_error, gaussian_error
 from otprior.error.interval import Bound, ErrorInterval
 from otprior.error.population import HeldOut, gaussian_population_error, population_error
-from otprior.error.start_law import StartDraws, draw_starts
+from otprior.error.start_law import draw_starts
 from otprior.error.target import Target
 
 __all__ = [
@@ -18,7 +18,6 @@ __all__ = [
     "ErrorInterval",
     "FlowCoupling",
     "HeldOut",
-    "StartDraws",
     "Target",
     "couple_by_flow",
     "data_error",

@@ -122,6 +122,37 @@ class BrenierPotential:
                 means.append(_weighted_mean(len(block), row, values[atom], exact / smoothing))
         return torch.cat(cells), torch.cat(means)
 
+    @plain_torch()
+    def draw(self, z: Tensor, smoothing: float, uniform: Tensor) -> Tensor:
+        """Draws an atom for each point, with the probabilities softmax_i (⟨z, y_i⟩ + h_i)/ε.
+
+        Arguments:
+            z: Points, shape (B, d).
+            smoothing: ε > 0, in units of a score.
+            uniform: Draws from [0, 1), shape (B,), float64: quantiles, in the atoms' order.
+
+        Returns:
+            Shape (B,), int64. Atoms that together have a share below exp(−16) are left out.
+        """
+        width = smoothing * (math.log(len(self.atoms)) - LEAST_LOG_SHARE)
+        found, first = [], 0
+        for block in self._blocks(z):
+            own = uniform[first : first + len(block)]
+            first += len(block)
+            row, atom = self._candidates(block, width)
+            if len(row) > DENSE_ABOVE * len(block) * len(self.atoms):
+                scores = torch.addmm(self._rounded_offsets, block, self.atoms.T).double()
+                total = torch.softmax(scores / smoothing, dim=1).cumsum(dim=1)
+                place = torch.searchsorted(total, (own * total[:, -1])[:, None], right=True)[:, 0]
+                found.append(place.clamp(max=len(self.atoms) - 1))
+            else:
+                order = torch.argsort(row * len(self.atoms) + atom)
+                row, atom = row[order], atom[order]
+                found.append(
+                    atom[_quantiles(len(block), row, self._exact(block, row, atom) / smoothing, own)]
+                )
+        return torch.cat(found)
+
     def _blocks(self, z: Tensor) -> Iterator[Tensor]:
         return iter(z.split(max(1, SCORES_PER_BLOCK // min(len(self.atoms), ATOMS_PER_BLOCK))))
 
@@ -197,6 +228,17 @@ def _weighted_mean(rows: int, row: Tensor, values: Tensor, log_share: Tensor) ->
     share /= share.new_zeros(rows).index_add_(0, row, share)[row]
     mean = torch.zeros(rows, values.shape[1], dtype=torch.float64, device=values.device)
     return mean.index_add_(0, row, share[:, None] * values).to(values.dtype)
+
+
+def _quantiles(rows: int, row: Tensor, log_share: Tensor, uniform: Tensor) -> Tensor:
+    """For each of `rows` the place, among its ascending entries (P,), of a quantile of the shares exp(`log_share`)."""
+    best = log_share.new_full((rows,), -math.inf).scatter_reduce_(0, row, log_share, "amax")
+    total = torch.exp(log_share - best[row]).cumsum(dim=0)
+    last = torch.bincount(row, minlength=rows).cumsum(dim=0) - 1
+    end = total[last]
+    start = torch.cat([end.new_zeros(1), end[:-1]])
+    place = torch.searchsorted(total, start + uniform * (end - start), right=True)
+    return torch.minimum(place, last)
 
 
 def largest_norm(rows: Tensor) -> float:

@@ -15,7 +15,6 @@ from otprior.error import (
     ErrorInterval,
     FlowCoupling,
     HeldOut,
-    StartDraws,
     Target,
     couple_by_flow,
     data_error,
@@ -26,7 +25,7 @@ from otprior.error import (
 )
 from otprior.error.audit.request import AuditRequest
 from otprior.error.interval import combined
-from otprior.error.start_law import holds_atoms, semidiscrete
+from otprior.error.start_law import StartDraws, holds_atoms, semidiscrete
 from otprior.priors import IdentityPrior, Prior
 from otprior.report.audit.record import ErrorRow
 from otprior.transport.gaussian import bures_squared, noised
