@@ -130,7 +130,19 @@ def test_a_search_chooses_and_its_settings_are_taken(material: Path, tmp_path: P
     first = run("tune", material / "model", material / "train.npz", *words, "--out", tmp_path / "tuned")
     assert first.exit_code == 0, first.output
     (row,) = read_settings(tmp_path / "tuned" / "settings.json").values()
-    trials = json.loads((tmp_path / "tuned" / "trials.json").read_text())["trials"]
+    found = json.loads((tmp_path / "tuned" / "trials.json").read_text())
+    trials, own = found["trials"], found["own_sampler"]
+    assert own["words"] in " ".join(first.output.split())
+    low, high = own["gain_interval"]
+    assert low <= own["gain"] <= high
+    # Every kind and noise had its turn.
+    kinds = {(trial["row"]["prior"], trial["row"]["options"].get("noise")) for trial in trials}
+    assert kinds >= {
+        ("gaussian", None),
+        ("mixture", "fresh"),
+        ("semidiscrete", "whitened"),
+        ("semidiscrete", "fresh"),
+    }
     last = [trial for trial in trials if trial["samples"] == 24]
     # (On seeds that no report uses.)
     assert all(int(path.stem) >= FIRST_SEED for path in (tmp_path / "tuned.work" / "images").rglob("*.npz"))

@@ -1,4 +1,4 @@
-"""`otprior tune`: choose t*, noise, scheduler and grid on validation images."""
+"""`otprior tune`: choose prior, t*, noise, scheduler and grid on validation images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from otprior.cli.options import (
     Verbose,
     parse_value_range,
 )
-from otprior.cli.prior_options import DEFAULT, prior_names
+from otprior.cli.prior_options import prior_names
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import fail, session, stdout
 from otprior.cli.studies import Compile, Workers, default_workers, follow
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from otprior.experiments.search import Search
 
+# As `otprior.experiments.search.PRIORS`, which help need not import.
+SEARCHED = "gaussian,mixture,semidiscrete"
 EXAMPLES = (
     "otprior tune bundled bundled --steps 5 --out tuned",
     "otprior tune path/to/ddpm path/to/train.npz --validation path/to/val.npz --extractor path/to/classifier "
@@ -51,8 +53,8 @@ Validation = Annotated[
         show_default="the bundled ones",
     ),
 ]
-PriorName = Annotated[
-    str, typer.Option("--prior", metavar="NAME", help=f"Whose start to tune: {prior_names()}.")
+PriorNames = Annotated[
+    str, typer.Option("--prior", metavar="NAME,...", help=f"The kinds of prior to try, of {prior_names()}.")
 ]
 LimitOfCopies = Annotated[
     float | None,
@@ -88,7 +90,7 @@ def tune(
     steps: Steps = 5,
     validation: Validation = None,
     extractor: Extractor = None,
-    prior: PriorName = DEFAULT,
+    prior: PriorNames = SEARCHED,
     copy_limit: LimitOfCopies = None,
     copy_margin: Margin = 0.01,
     samples: Samples = 2000,
@@ -106,6 +108,8 @@ def tune(
 ) -> None:
     """Find the start of best quality in so many steps that does not copy more than real images seem to.
 
+    Says also how far the network's own sampler is from real images, and what that means for the choice of a start.
+
     DIR gets settings.json (for `otprior fit` and `otprior sample`), the prior at these settings, every candidate with
     its figures, and a picture of the search. DIR.work keeps what was sampled: an interrupted search goes on from there.
     """
@@ -118,7 +122,8 @@ def tune(
             work, count = out.with_name(out.name + ".work"), workers or default_workers()
             split = split_name(validation, "validation")
             with progress_bar("loading") as bar:
-                options = {"steps": steps, "prior": prior, "margin": copy_margin, "minutes": minutes}
+                priors = [name.strip() for name in prior.split(",")]
+                options = {"steps": steps, "priors": priors, "margin": copy_margin, "minutes": minutes}
                 options |= {"workers": count, "listen": follow(bar)}
                 search = _search(inputs, split, samples, work, copy_limit, compiled, options)
                 _write(folder, search, Path(split).name, work)
@@ -168,7 +173,8 @@ def _write(folder: Path, search: Search, chosen_on: str, work: Path) -> None:
         prior = prior_of(work / "priors", start)
         assert prior is not None
         prior.save_pretrained(folder / "prior")
-    write_json(folder / "trials.json", {"limit": asdict(search.limit), "trials": trials})
+    own = {} if search.own_sampler is None else {"own_sampler": search.own_sampler.to_json()}
+    write_json(folder / "trials.json", {"limit": asdict(search.limit), "trials": trials} | own)
     with output_file(folder / "tuning.png") as temporary:
         temporary.write_bytes(search_curve(trials, chosen, search.limit.rate + search.limit.margin))
 
@@ -209,6 +215,8 @@ def _table(search: Search, chosen_on: str, out: Path) -> Table:
             ("FID", f"{best.fid:.2f} against {chosen_on} images, on {best.samples:,} seeds"),
             ("copies", f"{best.copy_rate:.4f}"),
         ]
+    if search.own_sampler is not None:
+        rows.append(("network", search.own_sampler.words))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     table.add_column(style="bold")
     table.add_column(overflow="fold")

@@ -1,4 +1,4 @@
-"""Choosing t*, noise, smoothing, scheduler and grid on validation images: the best quality that does not copy.
+"""Choosing prior, t*, noise, smoothing, scheduler and grid on validation images: the best quality that does not copy.
 
 Successive halving: every candidate is sampled on a few seeds, the better part of them on more, and so on. The seeds of
 a rung begin with those of the rung before, so images that a candidate has already are used again. The goal is the
@@ -29,6 +29,7 @@ from otprior.experiments.gates import CopyLimit
 from otprior.experiments.grids import with_fitted_grid
 from otprior.experiments.inputs import Inputs
 from otprior.experiments.measuring import real_figures
+from otprior.experiments.own_sampler import OwnSampler, beside
 from otprior.experiments.run import claim_work, run_comparison
 from otprior.experiments.sampling import BATCH
 from otprior.experiments.study import ignore
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 # Far from the seeds of any report.
 FIRST_SEED = 1_300_000_000
 UNIPC, DPM = "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"
+# The kinds of prior that a search tries.
+PRIORS = ("gaussian", "mixture", "semidiscrete")
 # The scheduler that a search begins with, by the kind of process: the best known of those that can start at t*.
 SCHEDULERS = {"vp": UNIPC, "ve": "EDMEulerScheduler", "flow": "FlowMatchEulerDiscreteScheduler"}
 FINER = 0.25  # in log-SNR
@@ -89,12 +92,14 @@ class Search:
         trials: Everything that was tried, in order.
         limit: The copying rule.
         evaluations: Network evaluations that the trials rest on.
+        own_sampler: The network's own sampler beside the best; None without a best, or if the time was up.
     """
 
     best: Trial | None
     trials: tuple[Trial, ...]
     limit: CopyLimit
     evaluations: int
+    own_sampler: OwnSampler | None = None
 
 
 def rungs(samples: int, shares: Sequence[float] = (1 / 8, 1 / 4, 1 / 2, 1)) -> tuple[int, list[int]]:
@@ -107,12 +112,12 @@ def rungs(samples: int, shares: Sequence[float] = (1 / 8, 1 / 4, 1 / 2, 1)) -> t
 
 
 def candidates(
-    schedule: NoiseSchedule, steps: int, prior: str = "semidiscrete", scheduler: str = UNIPC
+    schedule: NoiseSchedule, steps: int, priors: Sequence[str] = PRIORS, scheduler: str = UNIPC
 ) -> list[StartSpec]:
-    """The first rung: starts over the log-SNRs and the options that the prior's kind says are worth a try."""
-    kind = find_prior(prior)
+    """The first rung: starts over the log-SNRs and the options that the priors' kinds say are worth a try."""
     starts = [
         StartSpec(prior, timestep, steps, scheduler, OWN_GRID + "log_snr", options=tuple(options.items()))
+        for prior, kind in ((prior, find_prior(prior)) for prior in priors)
         for timestep in sorted({_timestep(schedule, level) for level in kind.searched_log_snr})
         for options in kind.searched_options()
     ]
@@ -311,7 +316,7 @@ def tune(
     work: str | Path,
     *,
     steps: int,
-    prior: str = "semidiscrete",
+    priors: Sequence[str] = PRIORS,
     limit: CopyLimit | None = None,
     margin: float = 0.01,
     minutes: float = math.inf,
@@ -324,7 +329,7 @@ def tune(
             are ignored: a search has its own.
         work: Folder of pieces; an interrupted search goes on from it.
         steps: Steps of the sampler.
-        prior: The kind of prior.
+        priors: The kinds of prior that are tried.
         limit: The copying rule; by default the rate of the comparison's real images.
         margin: Margin of that default.
         minutes: No further rung is begun after so long; what is chosen then rests on fewer seeds.
@@ -337,7 +342,7 @@ def tune(
     deadline = time.monotonic() + 60 * minutes
     block, sizes = rungs(study.samples)
     schedule = Inputs.of(study).schedule
-    first = candidates(schedule, steps, prior, SCHEDULERS[schedule.kind])
+    first = candidates(schedule, steps, priors, SCHEDULERS[schedule.kind])
     require(bool(first), "steps", "at most the timesteps below every t* that is tried", steps)
     study = replace(study, starts=tuple(first), block=block, first_seed=FIRST_SEED)
     folder = Path(work)
@@ -359,9 +364,11 @@ def tune(
     for trial in trials:
         seeds[trial.start] = max(trial.samples, seeds.get(trial.start, 0))
     evaluations = sum(start.evaluations * count for start, count in seeds.items())
-    # (The second search meets candidates of the first again.)
     different = {(trial.start, trial.samples): trial for trial in trials}
-    return Search(best_of(trials, rule), tuple(different.values()), rule, evaluations)
+    best, own = best_of(trials, rule), None
+    if best is not None and time.monotonic() < deadline:
+        own = beside(study, best.start, best.samples, folder, **options)
+    return Search(best, tuple(different.values()), rule, evaluations, own)
 
 
 def _on_a_fitted_grid(

@@ -194,6 +194,11 @@ class MixturePrior(SolvedPrior):
         return prior.whiten(generator=generator) if chosen.noise == "whitened" else prior
 
     @classmethod
+    def searched_options(cls) -> list[dict[str, Any]]:
+        """Each noise."""
+        return [{"noise": noise} for noise in NOISES]
+
+    @classmethod
     def describe(cls, options: Mapping[str, Any]) -> str:
         """With its noise, unless it is the seed's."""
         noise = options.get("noise") or "coupled"

@@ -258,8 +258,9 @@ class SemiDiscretePrior(SolvedPrior):
 
     @classmethod
     def searched_options(cls) -> list[dict[str, Any]]:
-        """The seed's own noise, or part of it: what is left of the atom, and so copying, falls with ρ; or whitened."""
-        return [*({"correlation": rho} for rho in (0.6, 0.85, 1.0)), {"noise": "whitened"}]
+        """The seed's own noise, or part of it, as copying falls with ρ; whitened; fresh."""
+        coupled = ({"correlation": rho} for rho in (0.6, 0.85, 1.0))
+        return [*coupled, {"noise": "whitened"}, {"noise": "fresh"}]
 
     @classmethod
     def nearby_options(cls, options: Mapping[str, Any]) -> list[tuple[dict[str, Any], float]]:
