@@ -5,7 +5,7 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint slow clean help
+.PHONY: demo test lint slow campaign clean help
 
 demo: $(VENV)/.core   ## run the main job on the bundled data; write demo-report/report.html
 	$(BIN)/otprior demo --out demo-report --overwrite
@@ -24,6 +24,15 @@ lint: $(VENV)/.test   ## check style, types, the direction of imports, and spell
 
 slow: $(VENV)/.test   ## run the longer tests and the gallery
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
+
+# How many mutated inputs and for how long, which of them, and where the results go.
+COUNT  ?= 10000
+MINUTES ?= 60
+SEED   ?= 0
+FOLDER ?= $(CURDIR)/campaign-results
+campaign: $(VENV)/.test   ## mutated inputs, kills, two writers, full disks, for COUNT, MINUTES, SEED
+	cd tests && for part in inputs kills writers disks; do $(abspath $(BIN))/python -m campaign $$part \
+	  --folder $(FOLDER) --count $(COUNT) --minutes $(MINUTES) --seed $(SEED) || exit 1; done
 
 clean:                ## remove the environment and the demo's report
 	rm -rf $(VENV) demo-report

@@ -141,8 +141,8 @@ def test_two_axes_are_refused():
         ([0, 1, 10], r"in \[0, 9\]; got 10 in row 2"),
         ([0, -1, 3], r"got -1 in row 1"),
         ([0, 1], r"shape \(3,\)"),
-        ([0.0, 1.0, 2.0], "integers; got torch.float64"),
-        ([True, False, True], "integers; got torch.bool"),
+        ([0.0, 1.0, 2.0], "integers; got float64"),
+        ([True, False, True], "integers; got bool"),
     ],
 )
 def test_bad_labels_are_refused(labels, message):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprior.cli.inputs import BUNDLED, check_data, check_extractor, check_model
+from otprior.cli.inputs import BUNDLED, check_data, check_extractor, check_model, load_model
 from otprior.utils.validation import require
 
 if TYPE_CHECKING:
@@ -55,11 +55,14 @@ class UserInputs:
     precision: str = "float32"
 
     def check(self, **images: str | None) -> None:
-        """Looks at the paths; `images` are further ones by their options, needed unless the data are bundled.
+        """Looks at the paths, and loads the model, since work that takes minutes comes before it samples.
+
+        Arguments:
+            images: Further paths by their options, needed unless the data are bundled.
 
         Raises:
             FileNotFoundError: If nothing is at a path.
-            ValueError: If a user's images would be judged by the bundled ones.
+            ValueError: If a user's images would be judged by the bundled ones, or the model is damaged.
         """
         check_model(self.model)
         check_data(self.data)
@@ -73,6 +76,7 @@ class UserInputs:
             check_extractor(self.extractor)
         rule = f"left out for the model '{BUNDLED}', whose label is known"
         require(self.model != BUNDLED or self.null_label is None, "--null-label", rule, self.null_label)
+        load_model(self.model, null_label=self.null_label)
 
     def comparison(
         self,

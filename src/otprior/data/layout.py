@@ -26,7 +26,9 @@ def as_tensor(values: Any, name: str = "images", copy: bool = True) -> Tensor:
         ValueError: If it is neither tensor nor array, or not of numbers.
     """
     if isinstance(values, np.ndarray):
-        require(values.dtype.kind in "uif", name, "uint8 or floating", values.dtype)
+        # (torch has no long double.)
+        known = values.dtype.kind in "uif" and values.dtype.itemsize <= 8
+        require(known, name, "uint8 or floating", values.dtype)
         if not values.dtype.isnative:
             values = values.astype(values.dtype.newbyteorder("="))
         copied = copy and not isinstance(values, np.memmap)

@@ -45,23 +45,35 @@ def check_output_dir(
         OSError: If nothing can be written there.
     """
     path = Path(path)
-    real = path.resolve()
+    real = resolved(path)
     _check_target(path, overwrite)
     for each in inputs:
         if each is None or not Path(each).exists():
             continue
-        source = Path(each).resolve()
+        source = resolved(each)
         if source.is_relative_to(real) or (real.is_relative_to(source) and source.is_dir()):
             raise FileExistsError(f"output folder {path} and input {each} overlap; name another folder")
     _probe(real)
     return path
 
 
+def resolved(path: str | Path) -> Path:
+    """Where a path leads, through links.
+
+    Raises:
+        ValueError: If that is a circle.
+    """
+    # (Path.resolve raises RuntimeError, or nothing, by the version of Python.)
+    real = Path(os.path.realpath(path))
+    require(not real.is_symlink(), str(path), "a path", "a link that leads to itself")
+    return real
+
+
 def _check_target(path: Path, overwrite: bool) -> None:
     if path.exists() and not path.is_dir():
         kind = "file" if path.is_file() else "pipe or device"
         raise FileExistsError(f"output folder {path} is a {kind}; name another folder")
-    if path.is_mount() or Path.cwd().is_relative_to(path.resolve()):
+    if path.is_mount() or Path.cwd().is_relative_to(resolved(path)):
         raise FileExistsError(
             f"output folder {path} cannot be moved into place; name a folder below it, such as {path / 'out'}"
         )
@@ -123,7 +135,7 @@ def output_dir(
     """
     path = Path(path)
     check_output_dir(path, overwrite, inputs)
-    path = path.resolve()  # a link stays, and what it leads to is replaced
+    path = resolved(path)  # a link stays, and what it leads to is replaced
     with contextlib.ExitStack() as undo:
         for parent in [each for each in path.parents if not each.exists()][::-1]:
             parent.mkdir(exist_ok=True)

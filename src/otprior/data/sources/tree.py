@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from otprior.data.pictures import OTHER_SUFFIXES, SUFFIXES
 from otprior.data.sources.source import Item, Source
-from otprior.utils.files import parse_json, require_regular
+from otprior.utils.files import parse_json, require_regular, resolved
 from otprior.utils.numpy_files import check_unpacked
 from otprior.utils.validation import invalid, require
 
@@ -83,7 +83,7 @@ class FolderTree:
         self.path = path
 
     def names(self) -> list[PurePosixPath]:
-        root, found = self.path.resolve(), []
+        root, found = resolved(self.path), []
         for place, folders, files in os.walk(self.path):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in folders:
@@ -238,7 +238,7 @@ def numbered(labels: Sequence[Any], where: str) -> tuple[list[int], tuple[str, .
 def _check_file(path: Path, root: Path) -> None:
     """Refuses what is no file, or not of the folder that was named."""
     if path.is_symlink():
-        target = path.resolve()
+        target = resolved(path)
         # (The Hugging Face cache keeps files beside its folders of links.)
         cached = "snapshots" in root.parts and target.parent.name == "blobs"
         inside = target.is_relative_to(root) or (cached and target.is_relative_to(_cache_of(root)))
