@@ -52,6 +52,35 @@ def test_a_copy_of_a_duplicated_atom_is_a_copy() -> None:
     assert not source_mask(indices[:, 0], torch.arange(20).roll(1), atoms).any()
 
 
+@pytest.mark.parametrize("levels", [0.5, 1, 2, 4, 8])
+@pytest.mark.parametrize("twins", [1, 3])
+def test_near_twins_hide_no_copies(levels: float, twins: int) -> None:
+    unique = images(100)
+    near = [unique + noise(unique, levels * LEVEL, seed=k) for k in range(twins)]
+    atoms = Atoms.build(torch.cat([unique, *near]))
+    copies, strangers = unique[:60] + noise(unique[:60], 0.05), images(60, seed=1)
+    assert copy_mask(atoms.nearest(copies, 2)[0]).all()
+    assert not copy_mask(atoms.nearest(strangers, 2)[0]).any()
+
+
+def test_an_image_between_two_atoms_is_no_copy_of_either() -> None:
+    # On a line, atoms at 0 and 1, and others from 1.9 on: seen from 0.5 the two are nearer, but as wide apart.
+    atoms = Atoms.build(torch.tensor([[0.0], [1.0], *([1.9 + k] for k in range(12))]).repeat(1, 2))
+    assert not copy_mask(atoms.nearest(torch.tensor([[0.5, 0.5]]), 2)[0]).any()
+
+
+def test_in_few_dimensions_groups_add_what_theory_says() -> None:
+    # Uniform in 3 dimensions: P(1.5 d_j < d_{j+1}) = 1.5^(-3 j). So 0.30 by j = 1; with the groups at most 0.41.
+    generator = torch.Generator().manual_seed(0)
+    atoms = Atoms.build(torch.rand(4000, 3, generator=generator))
+    points = torch.rand(3000, 3, generator=generator) * 0.8 + 0.1
+    plain = copy_mask(neighbours.nearest(points, atoms.images, 2)[0]).double().mean()
+    groups = copy_mask(atoms.nearest(points, 2)[0]).double().mean()
+    # Standard errors of 0.008.
+    assert float(plain) == pytest.approx(1.5**-3, abs=0.03)
+    assert float(plain) <= float(groups) < sum(1.5 ** (-3 * j) for j in range(1, 11)) + 0.03
+
+
 def test_indices_are_those_of_the_given_atoms() -> None:
     given = images(10)[[0, 0, 1, 1, 2, 3]]
     atoms = Atoms.build(given)

@@ -4,6 +4,17 @@ All distances are Euclidean over all pixels. *Atoms* are the training images beh
 equal one another count as one: otherwise the second nearest atom of a copied duplicate would be the
 duplicate, and its copies would never be detected.
 
+*Near twins* (a JPEG made twice, a crop off by a pixel, video frames) hide copies in the same way. Let x be a copy of a,
+altered by r, and b a twin of a at distance δ. The alteration has nothing to do with the twin, so |x − b|² = r² + δ²
+about, and b is no c = 1.5 times further than a wherever δ² < (c² − 1) r². So x is compared with groups of atoms: with
+d_1 <= d_2 <= ... the distances of x to all atoms b_1, b_2, ..., the first j are one image, seen from x, if
+
+    c d_j < d_{j+1}   and   c |b_1 − b_i| < d_{j+1} for i <= j,
+
+that is, if all others are c times further than the whole group, and than the group is wide. For j = 1 that is the rule
+for a copy. Among images without twins the rest adds next to nothing: if they lie as in d dimensions,
+P(c d_j < d_{j+1}) = c^(−d j), so that all j > 1 together add less than c^(−d) of what j = 1 gives. (Held-out images show how much that is.)
+
 Two images are *equal* here when they differ by at most half a grey level of 255 root-mean-square. That is
 far above what a batch size changes through rounding (1e-6 to 1e-4), so one frozen start under a
 deterministic solver is found again whatever batch it was in, where 8-bit images of the two already differ
@@ -18,7 +29,7 @@ import torch
 from torch import Tensor
 
 from otprior.metrics._rows import as_rows
-from otprior.metrics.neighbours import first_within, nearest
+from otprior.metrics.neighbours import first_within, nearest, squared_distances
 from otprior.utils.torch_state import plain_torch
 from otprior.utils.validation import require
 
@@ -26,6 +37,8 @@ from otprior.utils.validation import require
 HALF_GREY_LEVEL = 1.0 / 255.0
 # A sample is called a copy when its nearest atom is this much nearer than the second nearest.
 COPY_RATIO = 1.5
+# Twins of an atom that are looked for.
+MOST_TWINS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +63,35 @@ class Atoms:
         indices = torch.unique(representative)
         return cls(images[indices], indices, representative)
 
+    @plain_torch()
     def nearest(self, images: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Distances to the `k` nearest different atoms, and their indices among the given atoms; (N, k)."""
-        distances, columns = nearest(images, self.images, k)
+        """Distances to the `k` nearest different atoms, and their indices among the given atoms; (N, k).
+
+        Near twins of the nearest one, up to `MOST_TWINS`, are not different from it.
+        """
+        spare = min(MOST_TWINS, len(self.images) - k) if k > 1 else 0
+        distances, columns = nearest(images, self.images, k + max(spare, 0))
+        if spare > 0:
+            chosen = self._twins(distances, columns, spare)[:, None] + torch.arange(k, device=columns.device)
+            chosen[:, 0] = 0
+            distances, columns = distances.gather(1, chosen), columns.gather(1, chosen)
         return distances, self.indices[columns]
+
+    def _twins(self, distances: Tensor, columns: Tensor, most: int) -> Tensor:
+        """How many twins, up to `most`, the nearest of the atoms `columns` has as seen from each sample; (N,)."""
+        beyond = distances[:, 1:].double()
+        apart = COPY_RATIO * distances[:, :-1].double() < beyond
+        apart[:, 0] = False
+        rows = torch.nonzero(apart[:, : most + 1].any(dim=1))[:, 0]
+        first = columns[rows, :1].expand(-1, most + 1)
+        pairs = (first.reshape(-1), columns[rows, : most + 1].reshape(-1))
+        width = squared_distances(self.images, self.images, *pairs).reshape(first.shape).sqrt()
+        narrow = COPY_RATIO * width.cummax(dim=1).values < beyond[rows, : most + 1]
+        groups = apart[rows, : most + 1] & narrow
+        places = torch.arange(most + 1, device=columns.device)
+        twins = torch.zeros(len(columns), dtype=torch.int64, device=columns.device)
+        twins[rows] = torch.where(groups, places, 0).max(dim=1).values
+        return twins
 
 
 @plain_torch()

@@ -53,7 +53,7 @@ def nearest(x: Tensor, y: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         # above the k-th value.
         limit = squared.topk(k, dim=1, largest=False).values[:, -1:] + 2.0 * bound
         rows, columns = torch.nonzero(squared <= limit, as_tuple=True)
-        exact = _squared(x, y, rows + start, columns)
+        exact = squared_distances(x, y, rows + start, columns)
         # Pairs come sorted by row, then column: two stable sorts keep columns ascending among ties.
         order = torch.argsort(exact, stable=True)
         order = order[torch.argsort(rows[order], stable=True)]
@@ -75,7 +75,7 @@ def first_within(x: Tensor, radius: float) -> Tensor:
         open_rows = torch.nonzero(possible.any(dim=1))[:, 0]
         while len(open_rows):
             candidate = possible[open_rows].int().argmax(dim=1)
-            equal = _squared(x, x, open_rows + start, candidate) <= radius**2
+            equal = squared_distances(x, x, open_rows + start, candidate) <= radius**2
             own[open_rows[equal]] = candidate[equal]
             open_rows, candidate = open_rows[~equal], candidate[~equal]
             possible[open_rows, candidate] = False
@@ -94,7 +94,9 @@ def _ball_membership(x: Tensor, y: Tensor, radii: Tensor) -> Iterator[tuple[int,
         limit = limits[start : start + len(squared)].to(squared.dtype)
         inside = squared < limit
         rows, columns = torch.nonzero((squared - limit).abs_() <= bound, as_tuple=True)
-        inside[rows, columns] = _squared(x, y, rows + start, columns).sqrt() < radii[rows + start].double()
+        inside[rows, columns] = (
+            squared_distances(x, y, rows + start, columns).sqrt() < radii[rows + start].double()
+        )
         yield start, inside
 
 
@@ -173,7 +175,7 @@ def _screen(x: Tensor, y: Tensor, earlier: bool = False) -> Iterator[tuple[int, 
         yield start, values.add_(length.square().to(dtype)), bound.to(dtype)
 
 
-def _squared(x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+def squared_distances(x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """|x_i − y_j|² in float64 for pairs (i, j) of indices, shape (P,)."""
     step = max(1, _DIFFERENCE_ENTRIES // x.shape[1])
     # Filled in place: a list of small results between large temporaries would fragment the heap.
