@@ -20,7 +20,7 @@ from diffusers import (
 
 from otprior import GaussianPrior, OTPriorPipeline, SemiDiscretePrior
 from otprior.data import encode_images
-from otprior.data.latents import image_shape, latent_scale
+from otprior.data.latents import decode, image_shape, latent_scale
 
 SMALL = {
     "down_block_types": ("DownEncoderBlock2D",) * 2,
@@ -137,6 +137,10 @@ def test_half_precision_is_left_where_the_config_forces_it() -> None:
     assert module.dtype == torch.float16
     # Weights have 11 bits.
     assert (found - expected).abs().max() < 0.01 * expected.abs().max()
+    back = decode(module, found.half())
+    assert module.dtype == torch.float16
+    # The same numbers as by the same weights in float32: in half precision they would differ by 1e-3.
+    torch.testing.assert_close(back, decode(module.float(), found.half()), rtol=1e-6, atol=1e-6)
 
 
 def test_priors_are_fitted_to_a_stream_of_latents_with_its_labels() -> None:

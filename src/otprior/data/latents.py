@@ -8,6 +8,7 @@ encoder says of x; its pipeline undoes that before it decodes. The numbers are t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -76,7 +77,8 @@ def encode(autoencoder: nn.Module, images: Tensor) -> Tensor:
     first = next(p for name, p in module.named_parameters() if p.ndim >= 4)
     if first.ndim == 5 and images.ndim == 4:
         images = images[:, :, None]
-    found = module.encode(images.to(first.device, first.dtype))
+    with _upcast(module):
+        found = module.encode(images.to(first.device, first.dtype))
     if hasattr(found, "latent_dist"):
         latents = found.latent_dist.mode()
     elif hasattr(found, "latents"):
@@ -87,6 +89,31 @@ def encode(autoencoder: nn.Module, images: Tensor) -> Tensor:
         raise invalid("autoencoder", "one of diffusers that encodes images", type(autoencoder).__name__)
     shift, scale = latent_scale(autoencoder, latents.ndim)
     return ((latents.float().cpu() - shift) * scale).float()
+
+
+@torch.no_grad()
+def decode(autoencoder: nn.Module, latents: Tensor) -> Tensor:
+    """Images (B, C, H, W), about in [-1, 1], of latents in the network's scale."""
+    module: Any = autoencoder
+    shift, scale = (each.to(latents) for each in latent_scale(autoencoder, latents.ndim))
+    with _upcast(module):
+        images: Tensor = module.decode((latents / scale + shift).to(module.dtype), return_dict=False)[0]
+    return images
+
+
+@contextmanager
+def _upcast(autoencoder: nn.Module) -> Iterator[None]:
+    """Has an autoencoder in float32 for a while, if its config says that it overflows in half precision."""
+    dtype = next(autoencoder.parameters()).dtype
+    config: Any = autoencoder.config
+    forced = getattr(config, "force_upcast", False) and dtype == torch.float16
+    if forced:
+        autoencoder.to(torch.float32)
+    try:
+        yield
+    finally:
+        if forced:
+            autoencoder.to(dtype)
 
 
 def latent_scale(autoencoder: nn.Module, ndim: int = 4) -> tuple[Tensor, Tensor]:
@@ -127,18 +154,10 @@ class _EncodedSource(Source):
         if rows is not None:
             wanted = torch.tensor(sorted(rows))
             stream = replace(stream, rows=wanted if stream.rows is None else stream.rows[wanted])
-        module: Any = self._autoencoder
-        dtype = next(module.parameters()).dtype
-        forced = getattr(module.config, "force_upcast", False) and dtype == torch.float16
-        if forced:
-            module.to(torch.float32)
-        try:
+        with _upcast(self._autoencoder):
             for block, labels in stream.labelled():
                 for start in range(0, len(block), self._batch_size):
-                    latents = encode(module, block[start : start + self._batch_size])
+                    latents = encode(self._autoencoder, block[start : start + self._batch_size])
                     for k, latent in enumerate(latents):
                         yield Item(latent, labels[start + k], f"latent {row}")
                         row += 1
-        finally:
-            if forced:
-                module.to(dtype)

@@ -57,6 +57,7 @@ class NetworkDenoiser:
         dtype = next((p.dtype for p in self.unet.parameters()), x.dtype)
         timesteps = torch.full((len(x),), t, dtype=torch.float32, device=x.device)
         out = self.unet(x.to(dtype), timesteps, **labels, return_dict=False)[0].to(x.dtype)
+        out = out[:, : x.shape[1]]  # without the variances that some networks predict, too
         match self.prediction:
             case "epsilon":
                 return (x - own_sigma * out) / own_alpha

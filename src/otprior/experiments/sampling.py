@@ -25,6 +25,7 @@ from otprior.experiments.priors import prior_of
 from otprior.experiments.processes import Piece, compiles_networks
 from otprior.sampling import OTPriorPipeline, OTPriorPipelineOutput, seeds_to_generators
 from otprior.sampling.schedulers.support import remade, spacing_changes, stock_spacing
+from otprior.sampling.schedulers.switch import switched
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.transport.cells.search import fast_bfloat16
 from otprior.utils.arrays import read_arrays, write_arrays
@@ -141,7 +142,7 @@ class Samples:
 
 def sampler_of(scheduler: Any, start: StartSpec) -> tuple[Any, list[float] | None]:
     """The scheduler of a start, made from the network's own, and its grid of timesteps unless its spacing is stock."""
-    changed = getattr(diffusers, start.scheduler).from_config(scheduler.config, **dict(start.sampler))
+    changed = switched(scheduler, getattr(diffusers, start.scheduler), **dict(start.sampler))
     if not start.spacing.startswith(OWN_GRID):
         return remade(changed, **spacing_changes(stock_spacing(changed, start.spacing, start.steps))), None
     if start.grid:

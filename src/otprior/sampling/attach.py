@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +23,12 @@ from torch import Tensor
 
 from otprior.priors import Prior
 from otprior.sampling.contact import check_noise, find_network, first_contact
+from otprior.sampling.inputs import warn_of_layout
 from otprior.sampling.layouts import Layout, find_layout
 from otprior.sampling.pipeline import OTPriorPipeline
 from otprior.sampling.schedulers.start_at import start_at, starts_at, stock_scheduler
+from otprior.sampling.schedulers.switch import check_network
 from otprior.utils.validation import require
-
-logger = logging.getLogger(__name__)
 
 # The arguments of a call by name -> a class label, one for each prompt, or None.
 Condition = Callable[[dict[str, Any]], Any]
@@ -77,19 +76,12 @@ def attach(
     labelled = condition is not None or "class_labels" in asked
     hint = "It chooses a label for the call's prompts."
     require(prior.num_classes is None or labelled, "condition", "given for a prior by class", None, hint)
-    # (At T there is next to no signal, hence no layout.)
-    some_signal = prior.alpha**2 > 0.01 * prior.sigma**2
-    conditional = bool({"prompt", "class_labels"} & set(asked))
-    if prior.num_classes is None and condition is None and conditional and some_signal:
-        logger.warning(
-            "the prior knows no classes, and imposes the layout of an image that has nothing to do with the prompt or "
-            "label: on the bundled network images were of the class asked for in 25 % of cases in place of 85 %. "
-            "Fit a prior by class, or pass condition=."
-        )
+    if condition is None and {"prompt", "class_labels"} & set(asked):
+        warn_of_layout(prior, "Fit a prior by class, or pass condition=.")
     started = start_at(pipe.scheduler, prior)
     if not _prepares(type(pipe)):
         find_network(pipe)
-    pipe._otprior = _State(type(pipe), prior, condition, layout)
+    pipe._otprior = _State(type(pipe), prior, condition, layout, stock_scheduler(pipe.scheduler))
     pipe.__class__ = _attached_class(type(pipe))
     pipe.scheduler = started
     return pipe
@@ -131,6 +123,7 @@ class _State:
         stock: Its class before.
         prior: Where it starts.
         condition, layout: As given to `attach`.
+        scheduler: The pipeline's own.
         labels: Class labels of the call in progress, (L,), or None.
     """
 
@@ -138,6 +131,7 @@ class _State:
     prior: Prior
     condition: Condition | None
     layout: Layout | None
+    scheduler: Any
     labels: Tensor | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _State:
@@ -162,6 +156,11 @@ class _State:
         require(count % len(self.labels) == 0, "class labels", rule, len(self.labels))
         times = count // len(self.labels)
         return self.labels.repeat(times) if doubled else self.labels.repeat_interleave(times)
+
+    def begin(self, scheduler: Any) -> Any:
+        """A scheduler that was assigned to the pipeline, from t*; one of another process is refused."""
+        check_network(scheduler, self.scheduler)
+        return start_at(scheduler, self.prior)
 
     def start(self, pipe: Any, z: Tensor, doubled: bool = False) -> Tensor:
         """T(z), in the pipeline's form."""
@@ -199,7 +198,7 @@ def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
             self.scheduler = stock_scheduler(self.scheduler)
             return stock(*args, **kwargs)
         if not starts_at(self.scheduler):
-            self.scheduler = start_at(self.scheduler, state.prior)
+            self.scheduler = state.begin(self.scheduler)
         if _prepares(state.stock):
             return stock(*args, **kwargs)
         with first_contact(self, functools.partial(state.start, self, doubled=True)):
@@ -207,7 +206,7 @@ def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
     finally:
         state.labels = None
         if not starts_at(self.scheduler):
-            self.scheduler = start_at(self.scheduler, state.prior)
+            self.scheduler = state.begin(self.scheduler)
 
 
 def _prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from otprior.data.images import check_labels
 from otprior.utils.validation import check_finite, invalid, require
+
+logger = logging.getLogger(__name__)
 
 Generators = torch.Generator | list[torch.Generator] | None
 
@@ -103,6 +106,18 @@ def read_labels(
         check_labels(labels, batch_size, prior_classes, "class_labels (of the prior)")
     return Labels(
         labels if prior_classes is not None else None, labels if takes else None, null if guided else None
+    )
+
+
+def warn_of_layout(prior: Any, remedy: str) -> None:
+    """Says of a prior without classes, for a network that is told what to make, what that costs."""
+    # (At T there is next to no signal, hence no layout.)
+    if prior is None or prior.num_classes is not None or prior.alpha**2 <= 0.01 * prior.sigma**2:
+        return
+    logger.warning(
+        "the prior knows no classes, and imposes the layout of an image that has nothing to do with the prompt or "
+        "label: on the bundled network images were of the class asked for in 25 %% of cases in place of 85 %%. %s",
+        remedy,
     )
 
 

@@ -22,7 +22,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import BaseOutput
 from torch import Tensor, nn
 
-from otprior.data.latents import latent_scale
+from otprior.data.latents import decode
 from otprior.priors import Prior
 from otprior.priors.card import model_card
 from otprior.priors.files import CONFIG_FILE
@@ -37,6 +37,7 @@ from otprior.sampling.folders import (
     download_pipeline,
     is_local,
     leave_out_of_index,
+    own_scheduler,
 )
 from otprior.sampling.inputs import (
     Generators,
@@ -50,12 +51,14 @@ from otprior.sampling.inputs import (
     seed_noise,
     takes_labels,
     tensors,
+    warn_of_layout,
 )
 from otprior.sampling.schedulers.names import few_step_scheduler
 from otprior.sampling.schedulers.start_at import start_at, starts_at, stock_scheduler
+from otprior.sampling.schedulers.switch import check_network
 from otprior.utils.hub import HUB_OPTIONS, upload
 from otprior.utils.torch_state import plain_defaults
-from otprior.utils.validation import check_choice, check_integer, require
+from otprior.utils.validation import check_choice, check_finite, check_integer, require
 
 # (pipeline, step, timestep, {"latents": x}) -> {"latents": x} or None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -139,6 +142,8 @@ class OTPriorPipeline(DiffusionPipeline):
         if name == "scheduler":
             hint = "Assign pipe.prior = prior."
             require(not starts_at(value), "scheduler", "a stock one", "one made by start_at", hint)
+            if self.__dict__.get(name) is not None:
+                check_network(value, self.scheduler)
         super().__setattr__(name, value)
         if name == "prior" and value is not None:
             # Assigned to a pipeline that was made without one, it would not be saved. `Prior` loads any kind.
@@ -175,10 +180,12 @@ class OTPriorPipeline(DiffusionPipeline):
         parts = pipeline.components
         for name in ("unet", "scheduler"):
             require(parts.get(name) is not None, "pipeline", f"one with a component {name!r}", sorted(parts))
+        own = stock_scheduler(parts["scheduler"])
         if null_class_label is None:
             null_class_label = pipeline.config.get("null_class_label")
         if scheduler is None:
-            scheduler = few_step_scheduler(stock_scheduler(parts["scheduler"]))
+            scheduler = few_step_scheduler(own)
+        check_network(scheduler, own)
         vae = next((parts[name] for name in AUTOENCODERS if parts.get(name) is not None), None)
         return cls(parts["unet"], scheduler, prior, null_class_label, vae)
 
@@ -197,8 +204,8 @@ class OTPriorPipeline(DiffusionPipeline):
 
         Raises:
             FileNotFoundError: If the path does not exist or is no pipeline folder.
-            ValueError: If there is no `unet` among the components, or its tensors are damaged or not all that its
-                config calls for.
+            ValueError: If there is no `unet` among the components, its tensors are damaged or not all that its
+                config calls for, or `scheduler=` is for networks of another process than the folder's.
         """
         path = str(pretrained_model_name_or_path)
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
@@ -216,6 +223,9 @@ class OTPriorPipeline(DiffusionPipeline):
             # (Under that name diffusers would not hand it over.)
             kind = getattr(diffusers, index["vqvae"][1])
             kwargs["vae"] = kind.from_pretrained(path, subfolder="vqvae", use_safetensors=True)
+        own = (index.get("scheduler") or [None])[-1]
+        if check and "scheduler" in kwargs and hasattr(diffusers, str(own)):
+            check_network(kwargs["scheduler"], own_scheduler(Path(path)))
         pipe = super().from_pretrained(path, **kwargs)
         if check:
             check_complete(component_folder(Path(path), "unet"), pipe.unet, kwargs.get("variant"))
@@ -315,7 +325,8 @@ class OTPriorPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: What of it the callback is given: "latents", or nothing.
 
         Raises:
-            ValueError: On any of these out of range or not fitting network, prior and scheduler.
+            ValueError: On any of these out of range or not fitting network, prior and scheduler; or if what comes out
+                is not finite.
         """
         check_integer("batch_size", batch_size, 1)
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
@@ -324,6 +335,9 @@ class OTPriorPipeline(DiffusionPipeline):
         generators = check_generators(generator, batch_size)
         null = self.config.null_class_label
         labels = read_labels(class_labels, batch_size, guidance_scale, self.unet, self.prior, null)
+        if class_labels is not None and self.__dict__.get("_warned_of") is not self.prior:
+            self._warned_of = self.prior  # once, and not for each batch
+            warn_of_layout(self.prior, "Fit a prior by class.")
         scheduler = start_at(self.scheduler, self.prior, check=False)
         scheduler.set_timesteps(num_inference_steps, self._execution_device, timesteps)
         shape = latent_shape(self.unet) if self.prior is None else tuple(self.prior.shape)
@@ -344,10 +358,9 @@ class OTPriorPipeline(DiffusionPipeline):
         """Images, about in [-1, 1], of latents (B, C, H, W), by the autoencoder; without one these are images."""
         if self.vae is None:
             return latents
-        shift, scale = (each.to(latents) for each in latent_scale(self.vae, latents.ndim))
-        unscaled = latents / scale + shift
-        decoded: Tensor = self.vae.decode(unscaled.to(self.vae.dtype), return_dict=False)[0]
-        return decoded
+        images = decode(self.vae, latents)
+        check_finite("decoded images", images)
+        return images
 
     def _run(
         self,
@@ -376,17 +389,11 @@ class OTPriorPipeline(DiffusionPipeline):
     def _denoise(self, x: Tensor, t: Tensor, labels: Labels, guidance_scale: float) -> Tensor:
         """The network's output at timestep `t`, guided if there are null labels."""
         if labels.network is None:
-            return self._trimmed(self.unet(x, t, return_dict=False)[0], x)
+            return self.unet(x, t, return_dict=False)[0]
         if labels.null is None:
-            out = self.unet(x, t, class_labels=labels.network.to(x.device), return_dict=False)[0]
-            return self._trimmed(out, x)
+            return self.unet(x, t, class_labels=labels.network.to(x.device), return_dict=False)[0]
         both = torch.cat([labels.null, labels.network]).to(x.device)
         out = self.unet(torch.cat([x, x]), t, class_labels=both, return_dict=False)[0]
-        null, label = self._trimmed(out, x).chunk(2)
-        return null + guidance_scale * (label - null)
-
-    def _trimmed(self, out: Tensor, x: Tensor) -> Tensor:
-        # A network that predicts variances too gives twice the channels; only ancestral DDPM takes those.
-        learned = str(self.scheduler.config.get("variance_type")).startswith("learned")
-        ancestral = type(self.scheduler).__name__.startswith("DDPM") and learned
-        return out if ancestral or out.shape[1] != 2 * x.shape[1] else out[:, : x.shape[1]]
+        null, label = out.chunk(2)
+        guided: Tensor = null + guidance_scale * (label - null)
+        return guided

@@ -23,12 +23,18 @@ from otprior.utils.validation import require
 def start_edm(request: StartRequest) -> tuple[Any, Tensor]:
     """A fresh scheduler on given timesteps, or at K steps of its stock spacing; and its timesteps."""
     scheduler, schedule = request.scheduler, request.schedule
-    if request.timesteps is not None:
-        sigmas = schedule.sigma(torch.tensor(request.timesteps, dtype=torch.float64))
-    else:
-        sigmas = _stock(scheduler, schedule, request.timestep, request.num_steps or 1)
     zero = scheduler.config.get("final_sigmas_type", "zero") == "zero"
     last = 0.0 if zero else schedule.sigma(schedule.timestep_range[0])
+    if request.timesteps is not None:
+        sigmas = schedule.sigma(torch.tensor(request.timesteps, dtype=torch.float64))
+        # (A step from where the class ends would do nothing.)
+        sigmas = sigmas[sigmas > last * (1 + 1e-4)]
+        require(
+            len(sigmas) > 0, "timesteps", f"some above {request.timesteps[-1]:g}", list(request.timesteps)
+        )
+    else:
+        count = request.num_steps or 1
+        sigmas = _stock(scheduler, schedule, request.timestep, count if zero else count + 1)[:count]
     fresh = remade(scheduler)
     fresh.set_timesteps(len(sigmas), device=request.device)
     fresh.sigmas = torch.cat([sigmas, sigmas.new_tensor([last])]).float()

@@ -36,11 +36,19 @@ def start_flow(request: StartRequest) -> tuple[Any, Tensor]:
         # From σ = 1 a step in log-SNR would be infinite; their own grids begin a training timestep lower, too.
         sigmas = sigmas.clamp(max=1 - 1 / total)
     fresh = _unshifted(request, sigmas)
-    # (Those that do not end at zero end at the first training timestep: a step there from itself would do nothing.)
+    # (Those that do not end at zero end at the first training timestep. A step from where they end would do nothing.)
     last = sigmas.new_tensor([0.0 if float(fresh.sigmas[-1]) == 0 else 1 / total])
     if request.support.grid == "flow":
         # (Karras, exponential and beta spacings of the config stand between the ends that they are given.)
         sigmas = fresh.sigmas[:-1].cpu().double()
+    some = sigmas > last * (1 + 1e-4)
+    require(
+        bool(some.any()),
+        "timesteps",
+        f"some above {float(last) * total:g}, where steps end",
+        request.timesteps,
+    )
+    sigmas = sigmas[some]
     fresh.sigmas = torch.cat([sigmas, last]).to(fresh.sigmas)
     fresh.timesteps = (sigmas * total).to(device=fresh.timesteps.device, dtype=torch.float32)
     return fresh, fresh.timesteps

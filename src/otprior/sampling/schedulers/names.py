@@ -14,6 +14,7 @@ from otprior.sampling.schedulers.support import (
     stock_spacing,
     supported_schedulers,
 )
+from otprior.sampling.schedulers.switch import switched
 from otprior.sampling.start_spec import OWN_GRID
 from otprior.utils.validation import invalid
 
@@ -40,7 +41,7 @@ _NICKNAMES = {
 
 
 def named_scheduler(name: str, scheduler: Any) -> Any:
-    """A scheduler of the class called `name`, with the betas and prediction type of `scheduler`.
+    """A scheduler of the class called `name`, for the network of `scheduler` (`switched`).
 
     Arguments:
         name: A diffusers class with or without "Scheduler", or a short name, such as DPMSolverMultistep, ddim,
@@ -48,7 +49,7 @@ def named_scheduler(name: str, scheduler: Any) -> Any:
         scheduler: Whose config is taken over.
 
     Raises:
-        ValueError: If diffusers has no such scheduler.
+        ValueError: If diffusers has no such scheduler, or it is for networks of another process.
     """
     import diffusers
 
@@ -59,7 +60,7 @@ def named_scheduler(name: str, scheduler: Any) -> Any:
         known = ", ".join(sorted(each.removesuffix("Scheduler") for each in supported_schedulers()))
         raise invalid("scheduler", f"one of {known}", name, "Short: dpm++2m, unipc, deis, ddim, euler, heun")
     try:
-        return getattr(diffusers, found).from_config(scheduler.config)
+        return switched(scheduler, getattr(diffusers, found))
     except ImportError as error:
         # Some need packages that diffusers does not bring.
         raise invalid("scheduler", "one that is installed", found, str(error)) from error
@@ -84,7 +85,7 @@ def few_step_scheduler(scheduler: Any) -> Any:
     from diffusers import DPMSolverMultistepScheduler
 
     logger.info("sampling with DPMSolverMultistepScheduler instead of %s", type(scheduler).__name__)
-    return DPMSolverMultistepScheduler.from_config(scheduler.config)
+    return switched(scheduler, DPMSolverMultistepScheduler)
 
 
 def _plain(name: str) -> str:

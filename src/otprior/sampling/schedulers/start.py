@@ -20,7 +20,7 @@ from torch import Tensor
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.sampling.schedulers.edm import start_edm
 from otprior.sampling.schedulers.flow import start_flow
-from otprior.sampling.schedulers.support import StartRequest, find_support
+from otprior.sampling.schedulers.support import StartRequest, find_support, step_output
 from otprior.sampling.schedulers.vp import start_vp
 from otprior.utils.validation import check_choice, check_integer, invalid, require
 
@@ -71,6 +71,7 @@ class Start:
         """The latents after call `index`, from the network's output; `generator` is for stochastic classes."""
         takes = "generator" in inspect.signature(self.scheduler.step).parameters
         extra = {"generator": generator} if takes else {}
+        output = step_output(self.scheduler, output, latents)
         return self.scheduler.step(output, self.scheduler.timesteps[index], latents, **extra).prev_sample
 
 

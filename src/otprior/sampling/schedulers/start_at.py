@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 
 from otprior.sampling.schedulers.start import Origin, Start, find_origin
-from otprior.sampling.schedulers.support import find_support
+from otprior.sampling.schedulers.support import find_support, step_output
 from otprior.utils.random import keyed_normal
-from otprior.utils.validation import invalid, require
+from otprior.utils.validation import check_finite, invalid, require
 
 
 def start_at(scheduler: Any, prior: Any, *, check: bool = True) -> Any:
@@ -242,13 +242,16 @@ class _StartsAt:
         return begun.run.model_input(self._first(sample, place), place)
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """The latents after the network's answer at this timestep."""
+        """The latents after the network's answer at this timestep; after the last, they must be finite."""
         run, place = self._enter(timestep)
         sample = self._first(sample, place)
         if self._begun.place is None:
             self._check_start(sample, place)
+        model_output = step_output(run.scheduler, model_output, sample)
         out = run.scheduler.step(model_output, run.scheduler.timesteps[place], sample, *args, **kwargs)
         self._begun.place = place + 1
+        if self._begun.place == len(self._begun.told):
+            _check_end(out[0] if isinstance(out, tuple) else out.prev_sample)
         return out
 
     def _enter(self, timestep: Any) -> tuple[Start, int]:
@@ -314,6 +317,17 @@ def _signed(function: Callable[..., Any], signature: inspect.Signature) -> Calla
     shown.__name__, shown.__doc__ = function.__name__, function.__doc__
     shown.__signature__ = signature  # type: ignore[attr-defined]
     return shown
+
+
+def _check_end(latents: Tensor) -> None:
+    """Requires finite latents where sampling ends; as 8-bit images they would be black."""
+    try:
+        check_finite("latents where sampling ends", latents)
+    except ValueError as error:
+        hint = (
+            "The sampler diverged, or the network overflows: try more steps, another scheduler, or float32."
+        )
+        raise ValueError(f"{error}. {hint}") from None
 
 
 def _fingerprint(x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.utils.validation import check_choice, invalid, require
@@ -37,6 +38,7 @@ class Support:
         own: Whether any grid will do (PNDM's coefficients are for equal strides).
         truncated: Whether its stock spacings run from t* by truncated betas; otherwise they are made as grids.
         ve_scale: Whether it runs on x/α.
+        idle_at_zero: Whether a step from timestep 0 does nothing, whatever its config says.
         needs: Config values without which it cannot start at t*.
     """
 
@@ -44,6 +46,7 @@ class Support:
     own: bool = True
     truncated: bool = True
     ve_scale: bool = False
+    idle_at_zero: bool = False
     needs: tuple[tuple[str, Any], ...] = ()
 
 
@@ -84,8 +87,8 @@ _SUPPORT = {
     "EulerDiscreteScheduler": Support("timesteps", ve_scale=True),
     "HeunDiscreteScheduler": Support("timesteps", ve_scale=True),
     # For networks distilled to jump to the clean image; they have spacings of their own from T only.
-    "LCMScheduler": Support("timesteps", truncated=False),
-    "TCDScheduler": Support("timesteps", truncated=False),
+    "LCMScheduler": Support("timesteps", truncated=False, idle_at_zero=True),
+    "TCDScheduler": Support("timesteps", truncated=False, idle_at_zero=True),
     "EulerAncestralDiscreteScheduler": Support("sigmas", ve_scale=True),
     "LMSDiscreteScheduler": Support("sigmas", ve_scale=True),
     "UniPCMultistepScheduler": Support("sigmas", needs=(("solver_p", None),)),
@@ -163,8 +166,23 @@ def spacing_changes(spacing: str) -> dict[str, Any]:
 
 def remade(scheduler: Any, **changes: Any) -> Any:
     """A fresh scheduler of the same class and config, but for `changes` where the class knows them."""
+    if not takes_variances(scheduler):
+        # (Some would cut what they are given to three channels, as those of RGB images.)
+        changes["variance_type"] = None
     known = {key: value for key, value in changes.items() if key in _parameters(scheduler)}
     return type(scheduler).from_config(scheduler.config, **known)
+
+
+def takes_variances(scheduler: Any) -> bool:
+    """Whether a scheduler's steps take variances that a network predicts, too: ancestral DDPM alone does."""
+    learned = str(scheduler.config.get("variance_type")).startswith("learned")
+    return learned and any(base.__name__.startswith("DDPM") for base in type(scheduler).__mro__)
+
+
+def step_output(scheduler: Any, output: Tensor, sample: Tensor) -> Tensor:
+    """A network's output without the variances that some predict, in as many channels again: what a step is given."""
+    channels = sample.shape[1]
+    return output if takes_variances(scheduler) or output.shape[1] != 2 * channels else output[:, :channels]
 
 
 def _parameters(scheduler: Any) -> Any:

@@ -8,6 +8,9 @@ r"""Variance-preserving schedulers from t*, by three means.
   whole schedule of a scheduler with K timesteps and stride one. So a step ends where the next begins, also where
   K does not divide t* + 1.
 
+Some classes end at the noise of timestep 0, not at the clean image. A spacing that comes down to timestep 0 then
+repeats it, and the last network evaluation changes nothing. It is left out: K stock steps are the first K of K + 1.
+
 References:
     Nichol & Dhariwal, "Improved denoising diffusion probabilistic models" (2021),
     https://arxiv.org/abs/2102.09672
@@ -41,21 +44,51 @@ def start_vp(request: StartRequest) -> tuple[Any, Tensor]:
     if request.timesteps is not None:
         grid = [int(t) for t in request.timesteps]
         fresh, timesteps = _on_grid(scheduler, support, grid, request.device)
+        if _ends_idle(support, fresh):
+            rule = f"some above 0, where {type(scheduler).__name__} ends"
+            require(len(grid) > 1, "timesteps", rule, grid)
+            fresh, timesteps = _on_grid(scheduler, support, grid[:-1], request.device)
     else:
         steps = request.num_steps
         assert steps is not None
-        rule = f"at most {start + 1}, the timesteps from start_timestep on"
-        require(steps <= start + 1, "num_inference_steps", rule, steps)
         spacing = stock_spacing(scheduler, spacing, steps)
-        # diffusers' own "trailing" counts with a float stride, and for some (t*, K) yields K + 1 timesteps.
-        if support.grid and (spacing == "trailing" or not support.truncated):
-            grid = _uniform_grid(start, steps, spacing)
-            fresh, timesteps = _on_grid(scheduler, support, grid, request.device)
-        else:
-            fresh = _truncated(scheduler, start, steps, spacing, request.device)
-            timesteps = fresh.timesteps
+        fresh, timesteps = _stock(request, start, steps, spacing)
+        if _ends_idle(support, fresh):
+            fresh, timesteps = _stock(request, start, steps, spacing, spare=1)
     _check_start(request, fresh, timesteps, spacing)
     return fresh, timesteps
+
+
+def _stock(
+    request: StartRequest, start: int, num_steps: int, spacing: str, spare: int = 0
+) -> tuple[Any, Tensor]:
+    """The scheduler at the first K of K + `spare` steps of a stock spacing, and their timesteps."""
+    scheduler, support, count = request.scheduler, request.support, num_steps + spare
+    rule = f"at most {start + 1 - spare}, the timesteps from start_timestep on"
+    require(count <= start + 1, "num_inference_steps", rule, num_steps)
+    # diffusers' own "trailing" counts with a float stride, and for some (t*, K) yields K + 1 timesteps.
+    if support.grid and (spacing == "trailing" or not support.truncated):
+        grid = _uniform_grid(start, count, spacing)[:num_steps]
+        return _on_grid(scheduler, support, grid, request.device)
+    fresh = _truncated(scheduler, start, count, spacing, request.device)
+    if spare:
+        fresh.timesteps, fresh.sigmas = fresh.timesteps[:num_steps], fresh.sigmas[: num_steps + 1]
+        fresh.num_inference_steps = num_steps
+        if hasattr(fresh, "get_order_list"):
+            fresh.register_to_config(lower_order_final=True)  # as it does itself for an odd number
+            fresh.order_list = fresh.get_order_list(num_steps)
+    return fresh, fresh.timesteps
+
+
+def _ends_idle(support: Support, fresh: Any) -> bool:
+    """Whether the last step of a scheduler ends at the noise where it begins."""
+    if support.idle_at_zero:
+        return int(fresh.timesteps[-1]) == 0
+    if hasattr(fresh, "sigmas"):
+        before, last = fresh.sigmas[-2:].tolist()
+        return last > 0 and math.isclose(before, last, rel_tol=1e-4)
+    final = getattr(fresh, "final_alpha_cumprod", None)
+    return final is not None and bool(final == fresh.alphas_cumprod[0])
 
 
 def _truncated(scheduler: Any, start: int, num_steps: int, spacing: str, device: Device) -> Any:
