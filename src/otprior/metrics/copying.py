@@ -13,7 +13,8 @@ d_1 <= d_2 <= ... the distances of x to all atoms b_1, b_2, ..., the first j are
 
 that is, if all others are c times further than the whole group, and than the group is wide. For j = 1 that is the rule
 for a copy. Among images without twins the rest adds next to nothing: if they lie as in d dimensions,
-P(c d_j < d_{j+1}) = c^(−d j), so that all j > 1 together add less than c^(−d) of what j = 1 gives. (Held-out images show how much that is.)
+P(c d_j < d_{j+1}) = c^(−d j), so that all j > 1 together add about the share c^(−d) of what j = 1 gives. (Held-out
+images show how much that is.)
 
 Two images are *equal* here when they differ by at most half a grey level of 255 root-mean-square. That is
 far above what a batch size changes through rounding (1e-6 to 1e-4), so one frozen start under a
