@@ -130,7 +130,7 @@ def test_a_target_that_takes_nothing_is_refused_at_once(
     def refuse(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
     before = tree(home)
     assert_refused(run(*words(command, "new")), said, code=code)
     assert tree(home) == before

@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
     with pytest.raises(PermissionError, match=r"^nothing can be written to .*: Permission denied$"):
         check_output_dir(tmp_path / "deep" / "out")
     assert os.listdir(tmp_path) == []
@@ -250,6 +250,25 @@ def test_a_file_appears_when_the_block_ends(tmp_path: Path) -> None:
         raise Crash
     assert target.read_bytes() == b"new"
     assert os.listdir(target.parent) == ["x.bin"]
+
+
+def test_a_file_that_a_killed_run_began_is_cleared_away(tmp_path: Path) -> None:
+    program = (
+        "import os, sys\n"
+        "from otprior.utils.files import check_output_dir, output_file\n"
+        "os.unlink = os.remove = lambda *_, **__: os._exit(8)\n"
+        "check_output_dir(sys.argv[1] + '/out')\n"
+        "with output_file(sys.argv[1] + '/x.bin') as temporary:\n"
+        "    temporary.write_bytes(b'half')\n"
+        "    os._exit(9)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False)
+    assert ended.returncode == 9, "a file with a name was made to see whether the folder can be written"
+    assert len(os.listdir(tmp_path)) == 1
+    (tmp_path / ".mine.99999999.tmp").touch()
+    with output_file(tmp_path / "another.bin") as temporary:
+        temporary.write_bytes(b"whole")
+    assert sorted(os.listdir(tmp_path)) == [".mine.99999999.tmp", "another.bin"]
 
 
 def test_json_is_whole_and_strict(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def summarize(folder: Path) -> str:
         kinds = Counter(record["fault"].split(":")[0] for record in faults)
         summary[path.stem] = {"cases": len(records), "faults": len(faults), "kinds": kinds, "failed": faults}
         lines.append(f"{path.stem}: {len(records):,} cases, {len(faults)} faults {dict(kinds)}")
-        if "code" in (records[0] if records else {}):
+        if "real" in (records[0] if records else {}):
             codes = Counter(record["code"] for record in records)
             lines.append(f"    exit codes {dict(codes)}, of processes {sum(r['real'] for r in records):,}")
         for record in faults:
@@ -88,6 +89,13 @@ def main() -> None:
         return
     source = material.build(folder / "material")
     running.warm_up()
+    if asked.part != "inputs":
+        path = folder / f"{asked.part}-{asked.seed}.jsonl"
+        part = import_module(f"campaign.{asked.part}")
+        for _ in resumed(path, part.main(source, folder, asked.seed, len(read(path)))):
+            pass
+        print(summarize(folder))
+        return
     if asked.only is not None:
         result = inputs.run_case(source, folder / "only", asked.seed, asked.only, asked.processes)
         print(json.dumps(asdict(result), indent=1))

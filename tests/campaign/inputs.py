@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -114,7 +115,7 @@ def _wrong(
     hidden = [name for name in new if name.startswith(".")]
     if hidden:
         return f"left behind: {hidden[:3]}"
-    if len(done) == 1 and done[0].startswith(DIGESTED) and "digest new" not in done[0]:
+    if len(done) == 1 and done[0].startswith(DIGESTED) and not re.search("digest (new|dropped)", done[0]):
         used = done[0].split("/")[0]
         if any(word.split("/")[0] == used for word in words) and not done[0].endswith("digest"):
             return "took a file that its digest does not fit"

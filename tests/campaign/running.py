@@ -24,6 +24,7 @@ from campaign.confine import confine
 Action = Callable[[], None]
 Tree = dict[str, tuple[int, ...]]
 
+TRAINING = "train"  # stands for a command where words are given
 SECONDS, SECONDS_OF_A_PROCESS, GIB = 20.0, 30.0, 4.0
 # The clock goes on while other programs have the core; what a command may take is processor time, and so many times
 # that by the clock, which ends what waits for ever.
@@ -115,8 +116,27 @@ def shorten() -> None:
     study.Study.run = lambda self, request: {"": run_comparison(short(), request.work, workers=0)}  # type: ignore[method-assign]
 
 
+def train(folder: Path) -> None:
+    """Trains a small network: no command of its own, and interrupted like one."""
+    from diffusers import DDPMScheduler
+
+    from otprior.data import load_images
+    from otprior_studies.training import loop
+    from otprior_studies.training.network import NetworkPlan
+
+    loop.SAVED_EVERY_SECONDS = 0.0
+    plan = NetworkPlan(steps=8, batch_size=4, channels=(8, 32), layers=1, checkpoints=(50, 100))
+    loop.train_network(load_images("data.npz"), DDPMScheduler(), plan, folder)
+
+
 def forked(
-    words: list[str], folder: Path, *, before: Action | None = None, seconds: float = SECONDS
+    words: list[str],
+    folder: Path,
+    *,
+    before: Action | None = None,
+    during: Callable[[int], None] | None = None,
+    seconds: float = SECONDS,
+    label: str = "",
 ) -> Outcome:
     """Runs `otprior WORDS` in `folder`, in a fork of this process.
 
@@ -124,15 +144,19 @@ def forked(
         words: The command line.
         folder: Where; what it prints goes to a folder beside it.
         before: Called in the fork first.
+        during: Called here with the fork's id.
         seconds: How long it may take.
+        label: Tells apart what is printed by two commands in one folder.
     """
-    printed = _place(folder)
+    printed = _place(folder, label)
     started = time.monotonic()
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if not child:
         _be_the_command(words, folder, printed, before)
+    if during is not None:
+        during(child)
     code, usage = _wait(child, started, seconds * PATIENCE)
     return _outcome(code, usage, started, printed)
 
@@ -142,7 +166,9 @@ def _be_the_command(words: list[str], folder: Path, printed: Path, before: Actio
     try:
         os.setsid()
         os.chdir(folder)
-        _confine_to(folder)
+        confine(folder, printed)
+        # (A campaign in the background was started without it.)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         for number, name in ((1, "out"), (2, "err")):
             os.dup2(os.open(printed / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -155,7 +181,7 @@ def _be_the_command(words: list[str], folder: Path, printed: Path, before: Actio
         from otprior.cli import main
 
         try:
-            main()
+            train(Path("out")) if words[0] == TRAINING else main()
             code = 0
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -199,7 +225,7 @@ def process(
             stderr=err,
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: _confine_to(folder),
+            preexec_fn=lambda: confine(folder, printed),
         )
     if during is not None:
         during(running.pid)
@@ -208,17 +234,9 @@ def process(
     return _outcome(code, usage, started, printed)
 
 
-def _confine_to(folder: Path) -> None:
-    """Lets a command write into its folder, and beside it what it prints; nowhere else, whatever it is told."""
-    confine(folder, _printed(folder))
-
-
-def _printed(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".printed")
-
-
-def _place(folder: Path) -> Path:
-    printed = _printed(folder)
+def _place(folder: Path, label: str = "") -> Path:
+    """A fresh folder for what a command prints: all that it may write to but its own folder, whatever it is told."""
+    printed = folder.with_name(f"{folder.name}.printed{label}")
     shutil.rmtree(printed, ignore_errors=True)
     printed.mkdir()
     return printed

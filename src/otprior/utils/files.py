@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -109,7 +110,8 @@ def _probe(path: Path) -> None:
     """Writes a file into the nearest folder above `path` that exists, and removes it again."""
     parent = next(each for each in path.parents if each.exists())
     try:
-        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=parent) as file:
+        # (It has no name where the system can do without: a kill leaves nothing.)
+        with tempfile.TemporaryFile(prefix=f".{path.name}.", dir=parent) as file:
             file.write(b"otprior")
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -250,7 +252,8 @@ def output_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     require_regular(path, "output")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}.tmp"
+    _clear_temporaries(path.parent, os.getpid())
+    temporary = path.parent / f".{path.name}.{platform.node()}-{os.getpid()}.otprior"
     try:
         yield temporary
         _flush(temporary)
@@ -258,6 +261,16 @@ def output_file(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@functools.cache
+def _clear_temporaries(folder: Path, own: int) -> None:
+    """Removes what `output_file` left in a folder when it was killed; once in each process, whose id is `own`."""
+    pattern = re.compile(rf"\..+\.{re.escape(platform.node())}-(\d+)\.otprior")
+    for each in folder.iterdir():
+        match = pattern.fullmatch(each.name)
+        if match is not None and int(match[1]) != own and not _runs(int(match[1])):
+            each.unlink(missing_ok=True)
 
 
 def require_regular(path: str | Path, what: str = "file") -> None:
