@@ -136,7 +136,7 @@ def test_a_search_chooses_and_its_settings_are_taken(material: Path, tmp_path: P
     low, high = own["gain_interval"]
     assert low <= own["gain"] <= high
     # Every kind and noise had its turn.
-    kinds = {(trial["row"]["prior"], trial["row"]["options"].get("noise")) for trial in trials}
+    kinds = {(trial["row"]["prior"], trial["row"].get("options", {}).get("noise")) for trial in trials}
     assert kinds >= {
         ("gaussian", None),
         ("mixture", "fresh"),
