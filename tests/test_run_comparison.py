@@ -16,11 +16,12 @@ from otprior.data.images import to_uint8
 from otprior.experiments import inputs
 from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.gates import difference_gate, paired_fid_difference
+from otprior.experiments.priors import load_fitted
 from otprior.experiments.run import claim_work
 from otprior.experiments.run import run_comparison as run_in_any_process
 from otprior.experiments.search_plot import search_curve
 from otprior.metrics.features import classify
-from otprior.priors import Prior
+from otprior.priors import Prior, SemiDiscretePrior
 from otprior.report import ReportRow, SamplingReport
 from otprior.sampling.start_spec import StartSpec
 from otprior_studies.comparisons.frontier import break_even
@@ -97,6 +98,23 @@ def test_agreement_is_taken_to_the_flow_that_a_study_names(small: Comparison, tm
     other = run_comparison(replace(small, flow=flow), tmp_path / "other")
     assert len(other.report.rows) == 1
     assert other.report.rows[0].seed_agreement == white.seed_agreement
+
+
+def test_whitened_noise_needs_no_second_solve(
+    small: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solved = []
+    fit_with = SemiDiscretePrior.fit_with.__func__  # type: ignore[attr-defined]
+    counted = classmethod(lambda cls, *args, **kwargs: solved.append(args) or fit_with(cls, *args, **kwargs))
+    monkeypatch.setattr(SemiDiscretePrior, "fit_with", counted)
+    study = replace(small, starts=(COUPLED.with_options(noise="whitened"),))
+    run_comparison(study, tmp_path)
+    assert len(solved) == 1
+    plain, white = (
+        load_fitted(tmp_path / "priors" / f"semidiscrete{name}") for name in ("", "-noise-whitened")
+    )
+    assert torch.equal(plain.potential, white.potential)
+    assert (plain.noise, white.noise) == ("coupled", "whitened")
 
 
 def test_a_growing_study_takes_over_what_it_has(small: Comparison, tmp_path: Path) -> None:

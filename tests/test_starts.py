@@ -22,6 +22,15 @@ def test_starts_have_their_options_and_their_usual_timestep() -> None:
     assert mixture.label == "mixture, t* = 400, components = 30, rank = 4, 5"
 
 
+def test_white_noise_without_signal_has_a_grid_that_its_scheduler_takes() -> None:
+    """Log-SNR is infinite at the end of a flow, and of betas that end at zero."""
+    zero = diffusers.DDIMScheduler(rescale_betas_zero_snr=True)
+    for scheduler in (diffusers.FlowMatchEulerDiscreteScheduler(), zero):
+        schedule = NoiseSchedule.from_scheduler(scheduler)
+        white, gaussian = read_starts("none@4,gaussian@4", schedule)
+        assert (white.spacing, gaussian.spacing) == ("grid:time", "grid:log_snr")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

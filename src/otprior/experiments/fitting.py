@@ -12,7 +12,7 @@ from otprior.experiments.comparison import Comparison
 from otprior.experiments.inputs import Inputs
 from otprior.experiments.priors import fit_options, fitted_name, load_fitted
 from otprior.experiments.study import Listener, StageProgress
-from otprior.priors import find_prior
+from otprior.priors import Prior, find_prior
 from otprior.sampling.start_spec import StartSpec
 from otprior.transport.solution import Progress
 from otprior.utils.files import read_json, write_json
@@ -46,10 +46,7 @@ def fit_priors(study: Comparison, folder: Path, listen: Listener) -> Fitted:
     """Fits the priors that the starts need, unless they are there."""
     needed = {name: start for start in study.sampled_starts if (name := fitted_name(start)) is not None}
     for name in sorted(needed):
-        if not (folder / name).exists():
-            began = time.perf_counter()
-            _fit(study, folder, name, needed[name], listen)
-            write_json(_times(folder), _seconds(folder) | {name: time.perf_counter() - began})
+        _fit(study, folder, name, needed[name], listen)
     return Fitted(_largest_transport(folder, sorted(needed)), _seconds(folder))
 
 
@@ -67,6 +64,27 @@ def _largest_transport(folder: Path, names: Iterable[str]) -> dict[str, Any] | N
 
 
 def _fit(study: Comparison, folder: Path, name: str, start: StartSpec, listen: Listener) -> None:
+    """Fits the prior of this name, unless it is there, and notes the seconds."""
+    if (folder / name).exists():
+        return
+    plain = start.with_options(noise="coupled") if start.option("noise") == "whitened" else None
+    own = None if plain is None else fitted_name(plain)
+    if plain is not None and own is not None:
+        _fit(study, folder, own, plain, listen)
+    began = time.perf_counter()
+    listen(StageProgress(f"fitting the {name} prior", 0, 1))
+    prior: Any = _solve(study, start, listen) if own is None else load_fitted(folder / own)
+    if own is not None:
+        prior = prior.whiten()  # solves nothing again
+    prior.save_pretrained(folder / name)
+    seconds = _seconds(folder)
+    spent = time.perf_counter() - began + seconds.get(own or "", 0.0)
+    write_json(_times(folder), seconds | {name: spent})
+    listen(StageProgress(f"fitting the {name} prior", 1, 1))
+
+
+def _solve(study: Comparison, start: StartSpec, listen: Listener) -> Prior:
+    """The prior that is fitted for a start."""
     kind = find_prior(find_prior(start.prior).made_from)
     inputs = Inputs.of(study)
     atoms = inputs.atoms
@@ -81,9 +99,6 @@ def _fit(study: Comparison, folder: Path, name: str, start: StartSpec, listen: L
         note = "" if at.chi2 is None else f"χ² {at.chi2.value:.3f}"
         listen(StageProgress("solving semi-discrete transport", at.draws, at.expected_draws, note))
 
-    listen(StageProgress(f"fitting the {name} prior", 0, 1))
     reach = {"tol": study.tol} if "tol" in kind.Options.declared() else {}
     options = reach | fit_options(start)
-    prior = kind.fit_with(atoms, inputs.schedule, start.start_timestep, options, progress=progress)
-    prior.save_pretrained(folder / name)
-    listen(StageProgress(f"fitting the {name} prior", 1, 1))
+    return kind.fit_with(atoms, inputs.schedule, start.start_timestep, options, progress=progress)

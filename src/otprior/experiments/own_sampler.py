@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import paired_fid_difference
 from otprior.experiments.inputs import Inputs
@@ -17,7 +18,13 @@ from otprior.metrics.features import extract_features
 from otprior.report import ReportRow
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 
-# Evaluations from N(0, I), on a grid even in log-SNR: where exact networks are within 0.5 of their limit.
+# The scheduler that a search begins with, by the kind of process: the best known of those that can start at t*.
+SCHEDULERS = {
+    "vp": "UniPCMultistepScheduler",
+    "ve": "EDMEulerScheduler",
+    "flow": "FlowMatchEulerDiscreteScheduler",
+}
+# Evaluations of a network's own sampler: where exact networks are within 0.5 of their limit.
 STEPS = 20
 WEAK = (
     "The start makes up for what the network does not know: it carries more of the training images than the network "
@@ -79,6 +86,13 @@ class OwnSampler:
         }
 
 
+def white_noise(schedule: NoiseSchedule, steps: int) -> StartSpec:
+    """N(0, I) at T in so many steps: on a grid even in log-SNR, or even in time where T has no signal."""
+    end = schedule.timestep_range[1]
+    spacing = OWN_GRID + ("log_snr" if schedule.alpha(float(end)) > 0 else "time")
+    return StartSpec("none", end, steps, SCHEDULERS[schedule.kind], spacing, f"N(0, I) at T, {steps}")
+
+
 def beside(study: Comparison, chosen: StartSpec, samples: int, work: Path, **options: Any) -> OwnSampler:
     """Samples the network's own sampler on the first `samples` seeds of a search.
 
@@ -90,8 +104,7 @@ def beside(study: Comparison, chosen: StartSpec, samples: int, work: Path, **opt
         options: As for `run_comparison`.
     """
     inputs = Inputs.of(study)
-    end, steps = inputs.schedule.timestep_range[1], STEPS
-    own = StartSpec("none", end, steps, chosen.scheduler, OWN_GRID + "log_snr", f"N(0, I) at T, {steps}")
+    own = white_noise(inputs.schedule, STEPS)
     result = run_comparison(
         replace(study, starts=(chosen, own), samples=samples), work, growing=True, **options
     )

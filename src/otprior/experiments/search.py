@@ -29,7 +29,7 @@ from otprior.experiments.gates import CopyLimit
 from otprior.experiments.grids import with_fitted_grid
 from otprior.experiments.inputs import Inputs
 from otprior.experiments.measuring import real_figures
-from otprior.experiments.own_sampler import OwnSampler, beside
+from otprior.experiments.own_sampler import SCHEDULERS, OwnSampler, beside
 from otprior.experiments.run import claim_work, run_comparison
 from otprior.experiments.sampling import BATCH
 from otprior.experiments.study import ignore
@@ -45,8 +45,6 @@ FIRST_SEED = 1_300_000_000
 UNIPC, DPM = "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"
 # The kinds of prior that a search tries.
 PRIORS = ("gaussian", "mixture", "semidiscrete")
-# The scheduler that a search begins with, by the kind of process: the best known of those that can start at t*.
-SCHEDULERS = {"vp": UNIPC, "ve": "EDMEulerScheduler", "flow": "FlowMatchEulerDiscreteScheduler"}
 FINER = 0.25  # in log-SNR
 # How labels write some options.
 SYMBOLS = {"correlation": "ρ", "smoothing": "ε/τ"}

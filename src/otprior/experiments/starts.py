@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.experiments.search import SCHEDULERS, start_words
+from otprior.experiments.own_sampler import white_noise
+from otprior.experiments.search import start_words
 from otprior.priors import find_prior
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.utils.validation import invalid, require
@@ -45,10 +46,7 @@ def _read(text: str, schedule: NoiseSchedule) -> StartSpec:
         require(key not in options, "--starts", f"with one value of {key} in a start", repr(text))
         options[key] = value
     place = options.pop("t", None)
-    end = schedule.timestep_range[1]
-    white = StartSpec(
-        "none", end, int(steps), SCHEDULERS[schedule.kind], OWN_GRID + "log_snr", f"N(0, I) at T, {steps}"
-    )
+    white = white_noise(schedule, int(steps))
     if name == "none":
         require(not pairs, "--starts", "none@STEPS for white noise", repr(text))
         return white
@@ -59,7 +57,8 @@ def _read(text: str, schedule: NoiseSchedule) -> StartSpec:
     values = {key: declared[key].parse(value) for key, value in options.items()}
     timestep = kind.usual_timestep(schedule) if place is None else _timestep(place)
     schedule.check_timestep(timestep)
-    start = replace(white.with_prior(name, **values), start_timestep=timestep)
+    start = white.with_prior(name, **values)
+    start = replace(start, start_timestep=timestep, spacing=OWN_GRID + "log_snr")
     return replace(start, label=f"{start_words(start)}, {steps}")
 
 
