@@ -68,6 +68,14 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["--training must be left out: baselines has no such setting"],
         ),
         (["compare", "--preset", "frontier", "--training", "x"], ["training x: there is no such file"]),
+        (
+            ["compare", "--preset", "perfect", "--extractor", "x"],
+            ["--extractor must be given together with --training"],
+        ),
+        (
+            ["compare", "--preset", "baselines", "--extractor", "x"],
+            ["--extractor must be left out: baselines has no such setting"],
+        ),
         (["compare", "--seed-sets", "1"], ["seed_sets must be an integer >= 2"]),
     ],
 )

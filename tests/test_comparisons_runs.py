@@ -103,7 +103,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Comparison]:
         conditional, "_hits", lambda *_: torch.rand(50, generator=torch.Generator().manual_seed(0))
     )
     # The law's images and network: here those that are bundled.
-    monkeypatch.setattr(perfect, "_law", lambda _: None)
+    monkeypatch.setattr(perfect, "_law", lambda *_: None)
     monkeypatch.setattr(perfect, "_subject", lambda *_: stages.Subject())
 
     def fitted(_: Comparison, start: StartSpec, *__: Any) -> StartSpec:

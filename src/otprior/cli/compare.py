@@ -114,7 +114,8 @@ Training = Annotated[
     typer.Option(
         "--training",
         metavar="DATA",
-        help="60,000 training images, for the frontier's largest numbers of atoms.",
+        help="Presets: 60,000 training images, for the frontier's largest numbers of atoms; or the images that the "
+        "perfect network's law is fitted to, with their --extractor.",
     ),
 ]
 Tolerance = Annotated[
@@ -160,15 +161,12 @@ def compare(
         run = {"folder": folder, "out": out, "workers": workers, "compiled": compiled}
         own = {"MODEL": model, "DATA": data, "--starts": starts}
         of_preset = {"--preset": preset, "--full": full or None, "--training": training}
-        of_starts: dict[str, Any] = {
-            "--reference": reference,
-            "--held-out": held_out,
-            "--extractor": extractor,
-        }
+        of_starts: dict[str, Any] = {"--reference": reference, "--held-out": held_out}
         of_starts |= {"--limit": limit, "--tol": tol, "--null-label": null_label}
         if not any(own.values()):
             _refuse(of_starts, "left out without --starts")
             settings = {"seed_sets": seed_sets, "precision": precision, "training": training}
+            settings |= {"extractor": extractor}
             reports = _run_preset(preset or "headline", settings, samples, full, run)
         else:
             _refuse(of_preset, "left out with MODEL, DATA and --starts")

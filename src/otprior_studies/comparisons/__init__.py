@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from otprior.experiments.study import Size, Study
-from otprior.utils.validation import check_choice, check_integer
+from otprior.utils.validation import check_choice, check_integer, require
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,23 @@ class FrontierSettings(Settings):
             raise FileNotFoundError(f"training {self.training}: there is no such file or folder")
 
 
+@dataclass(frozen=True)
+class PerfectSettings(FrontierSettings):
+    """The same, for a law that is fitted to other images than the bundled ones.
+
+    Attributes:
+        training: These images, as a path.
+        extractor: The feature extractor for them.
+    """
+
+    extractor: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        rule = "given together with --training, whose images it is for"
+        require(bool(self.training) == bool(self.extractor), "--extractor", rule, self.extractor or "nothing")
+
+
 def _study(name: str, title: str, summary: str, **changes: Any) -> Study:
     study = Study(
         title=title,
@@ -102,6 +119,7 @@ PERFECT = _study(
     "perfect",
     "Which start is right when the network is perfect, or nearly",
     "Every start from 1 to 20 evaluations with the exact denoiser of a known law, and with errors of known size.",
+    settings=PerfectSettings,
     fast=Size(24),
 )
 FRONTIER = _study(

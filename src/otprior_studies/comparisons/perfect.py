@@ -1,9 +1,9 @@
 """Which start is right when the network is good? Starts compared on networks whose errors are known.
 
-A mixture of low-rank Gaussians is fitted to the bundled images (`MixturePrior.fit`), with equal weights. Atoms,
-held-out, validation and reference images are drawn from it, and the network is its exact denoiser (`MixtureNetwork`):
-only the start and the steps can be wrong. (Images are kept as 8-bit pixels, as samples are, so that values beyond black
-and white are clipped alike in all of them.)
+A mixture of low-rank Gaussians is fitted to the bundled images, or to others (`MixturePrior.fit`), with equal weights.
+Atoms, held-out, validation and reference images are drawn from it, and the network is its exact denoiser
+(`MixtureNetwork`): only the start and the steps can be wrong. (Images are kept as 8-bit pixels, as samples are, so that
+values beyond black and white are clipped alike in all of them.)
 
 - "": each start at 1 to 20 evaluations, from t* and on a grid chosen on the validation images, which may be one that is
   fitted to the start (`fit_grid`). N(0, I) has its choice of every stock spacing, our grids and its fitted grid, too.
@@ -22,9 +22,10 @@ import numpy as np
 
 from otprior.data import bundled
 from otprior.data.images import to_uint8
+from otprior.data.streams import load_images
 from otprior.diffusion.mixture_network import MixtureNetwork
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.experiments.comparison import ComparisonResult
+from otprior.experiments.comparison import BUNDLED, ComparisonResult
 from otprior.experiments.grids import with_fitted_grid
 from otprior.experiments.study import Part, Request, StageProgress
 from otprior.priors import MixturePrior
@@ -33,6 +34,7 @@ from otprior.sampling import OTPriorPipeline
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.utils.arrays import write_arrays
 from otprior.utils.random import stream_generator
+from otprior_studies.comparisons import PerfectSettings
 from otprior_studies.comparisons.candidates import GRIDS, LAST, UNIPC, USUAL, Solver, best_spacings
 from otprior_studies.comparisons.stages import Stages, Subject
 
@@ -67,8 +69,9 @@ STARTS_FITTED_TO = 128
 
 def run(request: Request) -> dict[str, Part]:
     """Both reports."""
-    stages = Stages.of(request)
-    law = _law(stages)
+    settings: PerfectSettings = request.settings
+    stages = replace(Stages.of(request), subject=Subject(extractor=settings.extractor or BUNDLED))
+    law = _law(stages, settings.training)
     exact = replace(stages, subject=_subject(stages, law, 0.0))
     flow = StartSpec("none", LAST, 10 if stages.rehearsal else 50, UNIPC, "trailing", "full sampler, UniPC")
     return {"": _evaluations(exact, flow), "errors": _errors(stages, law, flow)}
@@ -149,13 +152,13 @@ def _curve(rows: Sequence[ReportRow]) -> Curves:
 # The law, its images and its networks ------------------------------------------------------------------------
 
 
-def _law(stages: Stages) -> MixtureNetwork:
-    """The exact network of the mixture that is fitted to the bundled images, kept in the work folder."""
+def _law(stages: Stages, training: str) -> MixtureNetwork:
+    """The exact network of the mixture that is fitted to these images, or the bundled ones, kept in the work folder."""
     folder = stages.work / "law"
     scheduler = bundled.load_scheduler()
     if not folder.exists():
         stages.listen(StageProgress("fitting the law", 0, 1))
-        images = bundled.atoms()
+        images = load_images(training) if training else bundled.atoms()
         if stages.rehearsal:
             images = images.select(slice(200))
         count = len(images) // IMAGES_PER_COMPONENT
@@ -185,7 +188,7 @@ def _subject(stages: Stages, law: MixtureNetwork, error: float) -> Subject:
         pipe: Any = OTPriorPipeline(network.eval(), scheduler)
         pipe.save_pretrained(model)
     names = {name: str(path) for name, path in paths.items()}
-    return Subject(str(model), atoms=names["atoms"], **{k: v for k, v in names.items() if k != "atoms"})
+    return replace(stages.subject, model=str(model), **names)
 
 
 def _draw(law: MixtureNetwork, name: str, count: int) -> np.ndarray:
