@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from otprior.metrics import Atoms, copy_mask, duplicate_rate, neighbours
-from otprior.metrics.copying import below_quantile, first_equal, source_mask
+from otprior.metrics.copying import ALTERATION, below_quantile, copy_power, first_equal, source_mask
 
 LEVEL = 2.0 / 255.0
 
@@ -152,3 +152,16 @@ def test_refuses_bad_input() -> None:
         first_equal(images(2), 0.0)
     with pytest.raises(ValueError, match="Map 8-bit images"):
         Atoms.build(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+
+
+def test_power_is_that_of_the_distances_between_atoms() -> None:
+    """An atom altered by r is found where its neighbour is δ away, r² + δ² > (1.5 r)²: from δ = 1.12 r on."""
+    for apart, found in ((2.0, 1.0), (1.5, 1.0), (0.9, 0.0)):
+        # The corners of a simplex, all as far from each other; |noise| is within 4 % of ALTERATION √400.
+        atoms = torch.eye(400) * apart * ALTERATION * 400**0.5 / 2**0.5
+        assert copy_power(Atoms.build(atoms)) == pytest.approx(found, abs=0.02)
+
+
+def test_flat_images_have_no_power() -> None:
+    flat = torch.linspace(-1, 1, 256)[:, None].expand(256, 64)
+    assert copy_power(Atoms.build(flat)) < 0.1

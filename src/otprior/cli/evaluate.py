@@ -221,6 +221,7 @@ def _measure(
     n = min(len(samples.images), len(held_out))
     rows = torch.randperm(len(held_out), generator=torch.Generator().manual_seed(seed))[:n]
     floor = figures(features["held_out"][rows], held_out.images[rows], None)
+    floor["copy_power"] = against.copy_power
     return _Measured({"name": name, "dim": features["samples"].shape[1]}, against, sampled, floor, n)
 
 

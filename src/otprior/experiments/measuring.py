@@ -122,7 +122,7 @@ def _real_figures(inputs: Inputs, samples: int, mixture: float, by_class: bool) 
     for key in whole:
         if key.startswith(("copy_rate", "nearest_", "class_accuracy", "mode_mixture")):
             figures[key] = whole[key]
-    return RealImages.from_figures(size, figures)
+    return RealImages.from_figures(size, figures | {"copy_power": inputs.reference.copy_power})
 
 
 def over_sets(sets: list[dict[str, Any]], samples: int) -> dict[str, Any]:

@@ -38,6 +38,8 @@ from otprior.utils.validation import require
 HALF_GREY_LEVEL = 1.0 / 255.0
 # A sample is called a copy when its nearest atom is this much nearer than the second nearest.
 COPY_RATIO = 1.5
+# Root mean square by which planted copies are altered: 8 grey levels of 255 (30 dB), about the least that one sees.
+ALTERATION, PLANTED = 16.0 / 255.0, 300
 # Twins of an atom that are looked for.
 MOST_TWINS = 10
 
@@ -108,6 +110,20 @@ def copy_mask(distances: Tensor) -> Tensor:
     shape = tuple(distances.shape)
     require(len(shape) == 2 and shape[1] >= 2, "distances", "of shape (N, k) with k >= 2", shape)
     return COPY_RATIO * distances[:, 0] < distances[:, 1]
+
+
+@plain_torch()
+def copy_power(atoms: Atoms) -> float:
+    """The share of copies that `copy_mask` finds among atoms altered by `ALTERATION` of noise, at random.
+
+    Where atoms are alike (flat patches of photographs), a copy is nearly as near to others, and is not told apart from
+    these. A copy rate says little where this share is small.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randperm(len(atoms.images), generator=generator)[:PLANTED].to(atoms.images.device)
+    planted = atoms.images[rows]
+    noise = torch.randn(planted.shape, generator=generator, dtype=torch.float32).to(planted)
+    return float(copy_mask(atoms.nearest(planted + ALTERATION * noise, 2)[0]).double().mean())
 
 
 def source_mask(indices: Tensor, sources: Tensor, atoms: Atoms) -> Tensor:

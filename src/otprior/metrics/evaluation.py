@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from otprior.metrics._rows import as_rows, check_same_width
-from otprior.metrics.copying import Atoms, below_quantile, copy_mask, duplicate_rate, source_mask
+from otprior.metrics.copying import Atoms, below_quantile, copy_mask, copy_power, duplicate_rate, source_mask
 from otprior.metrics.frechet import FeatureMoments, frechet_distance
 from otprior.metrics.intervals import block_interval, bootstrap_mean
 from otprior.metrics.kernel import KernelSample, kernel_distance
@@ -43,6 +43,7 @@ class Reference:
         atom_features: Features of all given atoms, shape (N, D), float32.
         held_out_pixel_distances: From held-out real images to their nearest atom, in pixels, shape (H,).
         held_out_feature_distances: The same in features, shape (H,).
+        copy_power: Share of planted copies that count as copies.
     """
 
     features: Tensor | None
@@ -52,6 +53,7 @@ class Reference:
     atom_features: Tensor
     held_out_pixel_distances: Tensor
     held_out_feature_distances: Tensor
+    copy_power: float
 
     @classmethod
     @plain_torch()
@@ -114,6 +116,7 @@ class Reference:
             atom_features=atom_features,
             held_out_pixel_distances=atoms.nearest(held_pixels, 1)[0][:, 0],
             held_out_feature_distances=nearest(held_features, atom_features)[0][:, 0],
+            copy_power=copy_power(atoms),
         )
 
 

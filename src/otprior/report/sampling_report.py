@@ -92,6 +92,7 @@ class RealImages(Figures):
         label: Name in the report.
         fid_floor: Their FID.
         class_fid_floor: Their FID class by class, averaged.
+        copy_power: Share of training images altered by 8 grey levels that count as copies.
     """
 
     n: Count | None
@@ -100,6 +101,7 @@ class RealImages(Figures):
     fid_floor_interval: Limits | None = None
     class_fid_floor: float | None = None
     class_fid_floor_interval: Limits | None = None
+    copy_power: Rate | None = None
 
     @classmethod
     def from_figures(cls, n: int, figures: Mapping[str, Any], label: str | None = None) -> Self:

@@ -26,6 +26,8 @@ _SHORT = {
     "source\ndupl.": ("source_rate", "duplicate_rate"),
     "seed\nkept": ("seed_agreement",),
 }
+# Below this share of planted copies found, a table says so.
+WEAK = 0.9
 # An interval of these takes a line; those of the others stand in report.json and report.html.
 _WITH_INTERVAL = ("fid", "copy_rate")
 
@@ -74,6 +76,9 @@ def _caption(report: SamplingReport) -> str:
         n = report.reference.n
         parts.append(text + (f"; held-out images: {n:,}." if n is not None else "."))
     parts.append("[low, high]: 95%. Copies are to be read against the first line.")
+    power = report.reference.copy_power
+    if power is not None and power < WEAK:
+        parts.append(f"Of training images altered by 8 grey levels only {power:.0%} count as copies.")
     return " ".join(parts)
 
 
