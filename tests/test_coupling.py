@@ -27,7 +27,7 @@ NORMAL = torch.distributions.Normal(torch.zeros((), dtype=torch.float64), torch.
 
 
 def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return torch.Generator("cpu").manual_seed(seed)
 
 
 def plane(count: int = 24, seed: int = 0) -> Tensor:
@@ -201,6 +201,19 @@ def test_workers_ranks_and_a_resume_give_the_same_pairs(by_class: SemiDiscreteCo
     assert int(alone.source[0]) == int(whole[3][17])
     with pytest.raises(ValueError, match=r"state must be .* another .'seed'."):
         by_class.stream(8, seed=4).load_state_dict(state)
+
+
+def test_pairs_do_not_depend_on_the_process_wide_state_of_torch(entropic: SemiDiscreteCoupling) -> None:
+    expected = [*entropic.sample(64, seeded(20)), *entropic.draw(1, range(8))]
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        found = [*entropic.sample(64, seeded(20)), *entropic.draw(1, range(8))]
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+    for one, other in zip(found, expected):
+        assert one is other is None or torch.equal(one, other)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

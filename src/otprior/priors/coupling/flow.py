@@ -132,13 +132,13 @@ class CouplingFlowMatcher:
     def _locate(self, x0: Tensor, x1: Tensor, t: Tensor | None, return_noise: bool) -> tuple[Tensor, ...]:
         device = self.generator.device
         if t is None:
-            t = torch.rand(len(x0), generator=self.generator, device=device).to(x0)
+            t = torch.rand(len(x0), generator=self.generator, dtype=torch.float32, device=device).to(x0)
         require(t.shape == x0.shape[:1], "t", f"of shape ({len(x0)},)", tuple(t.shape))
         wide = t.reshape(-1, *[1] * (x0.ndim - 1))
         location = (1 - wide) * x0 + wide * x1
         if not (self.sigma or return_noise):
             return t, location, x1 - x0
-        noise = torch.randn(x0.shape, generator=self.generator, device=device).to(x0)
+        noise = torch.randn(x0.shape, generator=self.generator, dtype=torch.float32, device=device).to(x0)
         found = (t, location + self.sigma * noise, x1 - x0)
         return (*found, noise) if return_noise else found
 

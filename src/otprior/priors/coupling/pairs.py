@@ -197,6 +197,7 @@ class SemiDiscreteCoupling:
 
     # Pairs -------------------------------------------------------------------------------------------------
 
+    @plain_torch()
     def sample(self, batch: int, generator: torch.Generator, labels: Any = None) -> Pairs:
         """Draws independent pairs, noise first.
 
@@ -214,6 +215,7 @@ class SemiDiscreteCoupling:
         noise = torch.randn(batch, dim, generator=generator, dtype=torch.float32, device=device)
         return self._pair(noise.to(self.device), labels, uniform)
 
+    @plain_torch()
     def draw(self, seed: int, numbers: Sequence[int]) -> Pairs:
         """The pairs of these numbers in the stream of a seed: a pair depends on its number, not on the others.
 
@@ -230,6 +232,7 @@ class SemiDiscreteCoupling:
             noise[row] = torch.randn(dim, generator=generator, dtype=torch.float32)
         return self._pair(noise.to(self.device), None, uniform)
 
+    @plain_torch()
     def pair(self, noise: Tensor, labels: Any = None, generator: torch.Generator | None = None) -> Pairs:
         """Finds the images of given noise.
 
@@ -251,6 +254,7 @@ class SemiDiscreteCoupling:
             uniform = torch.rand(len(noise), generator=generator, dtype=torch.float64, device=device)
         return self._pairs(flat, self.maps.assign(flat, labels, uniform))
 
+    @plain_torch()
     def noise_of(self, index: Tensor, generator: torch.Generator, max_draws: int = 1 << 20) -> Tensor:
         """Draws the noise of given images: image first, by rejection within its cell.
 

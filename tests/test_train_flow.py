@@ -1,0 +1,126 @@
+"""The training example: end to end at a tiny size, and going on after it was stopped or killed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "train_flow.py"
+
+
+@pytest.fixture
+def script() -> Iterator[ModuleType]:
+    """The example as a module, with accelerate as in a fresh process."""
+    spec = importlib.util.spec_from_file_location("train_flow", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train_flow"] = module
+    spec.loader.exec_module(module)
+    AcceleratorState._reset_state(True)
+    yield module
+    AcceleratorState._reset_state(True)
+    del sys.modules["train_flow"]
+
+
+def call(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["train_flow.py", *map(str, arguments)])
+    script.main()
+
+
+def figures(folder: Path) -> dict[str, float]:
+    """A run's figures without what a clock says."""
+    known = json.loads((folder / "figures.json").read_text())
+    return {name: value for name, value in known.items() if "seconds" not in name}
+
+
+def test_it_goes_on_from_its_checkpoint_as_if_never_stopped(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    common = ["--data", "plane", "--size", "tiny", "--seeds", 3, "--checkpoint-every", 8]
+    call(script, monkeypatch, *common, "--out", tmp_path / "whole")
+    names = sorted(path.name for path in (tmp_path / "whole").glob("*-3"))
+    assert names == ["independent-3", "minibatch-2048-3", "minibatch-256-3", "semidiscrete-3"]
+    kept = script.save
+
+    def stop(accelerator: Any, latest: Path) -> None:
+        kept(accelerator, latest)
+        raise KeyboardInterrupt
+
+    for name in ("semidiscrete", "minibatch-256"):
+        cut = [*common, "--couplings", name, "--out", tmp_path / "cut"]
+        monkeypatch.setattr(script, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            call(script, monkeypatch, *cut)
+        monkeypatch.setattr(script, "save", kept)
+        # What a kill leaves between the two renames of a checkpoint.
+        latest = tmp_path / "cut" / f"{name}-3" / "checkpoint"
+        latest.rename(latest.with_name("checkpoint.old"))
+        call(script, monkeypatch, *cut)
+        assert figures(tmp_path / "cut" / f"{name}-3") == figures(tmp_path / "whole" / f"{name}-3")
+    # Pairs of the map are cheaper than independent ones.
+    costs = {name: figures(tmp_path / "whole" / name)["cost of the pairs"] for name in names}
+    assert costs["semidiscrete-3"] < 0.2 * costs["independent-3"]
+
+
+def test_images_by_class_with_guidance_in_bfloat16(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(script, "STEPS_OF_SAMPLING", (1, 2))
+    monkeypatch.setattr(script, "FINE", 4)
+    options = ["--couplings", "semidiscrete", "--guidance", 1, 2, "--mixed-precision", "bf16"]
+    common = ["--data", "fashion", "--size", "tiny", "--by-class", "--seeds", 1, "--steps", 2, "--tol", 0.3]
+    call(script, monkeypatch, *common, *options, "--out", tmp_path)
+    found = figures(tmp_path / "semidiscrete-1")
+    assert all(math.isfinite(value) for value in found.values())
+    assert {"distance at 2", "copy_rate at 2, guidance 2", "straightness"} <= set(found)
+    with pytest.raises(SystemExit, match="other settings"):
+        call(script, monkeypatch, *common, *options, "--steps", 3, "--out", tmp_path)
+    assert "| loss |" in (tmp_path / "summary.md").read_text()
+    assert (tmp_path / "semidiscrete-1" / "unet" / "diffusion_pytorch_model.safetensors").exists()
+    assert (tmp_path / "semidiscrete-1" / "validation.png").exists()
+
+
+def test_mini_batches_by_class_pair_within_the_class(script: ModuleType) -> None:
+    data = script.spirals(200, 0)
+    noise, images, labels = script.BatchPairs(data, 8, 64, 0, True, slice(None)).draw(2)
+    for label in (0, 1):
+        own = labels == label
+        best = images[own][script.best_pairing(noise[own], images[own])]
+        # (The same point may have been drawn twice.)
+        torch.testing.assert_close(best, images[own])
+        assert set(map(tuple, images[own].tolist())) <= set(
+            map(tuple, data.images[data.labels == label].tolist())
+        )
+
+
+@pytest.mark.slow
+def test_it_continues_after_kill_9(tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    options = "--data plane --size small --couplings semidiscrete --seeds 0 --steps 400 --checkpoint-every 20"
+    command = [sys.executable, "-W", "ignore", str(SCRIPT), *options.split(), "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment)
+    killed = subprocess.Popen([*command, str(tmp_path / "cut")], env=environment)
+    run = tmp_path / "cut" / "semidiscrete-0"
+    while not (run / "checkpoint").exists():
+        assert killed.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.5)
+    killed.kill()
+    assert killed.wait() == -9
+    assert not (run / "figures.json").exists()
+    subprocess.run([*command, str(tmp_path / "cut")], check=True, env=environment)
+    assert figures(run) == figures(tmp_path / "whole" / "semidiscrete-0")
