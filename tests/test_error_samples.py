@@ -283,3 +283,15 @@ def test_other_distances_fall_where_theory_puts_them_and_give_a_wrong_interval_a
     assert not cross_checks(x, again, starts, high).consistent
     with pytest.raises(ValueError, match="of one shape"):
         cross_checks(x, again[:5], starts, found)
+
+
+@pytest.mark.parametrize("dim", [1, 64])
+def test_samples_of_one_law_raise_no_alarm(dim: int) -> None:
+    # In 64 dimensions the means of two samples differ most along their difference, which the floor has to try, too. In
+    # one dimension the floor itself is a random number, half of its mean or less in many cases.
+    nothing = ErrorInterval("data", Bound(0.0, "exact law"), Bound(0.0, "exact law"))
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        x, again, starts = (torch.randn(100, dim, generator=generator) for _ in range(3))
+        assert cross_checks(x, again, starts, nothing, projections=32, seed=seed).consistent
+        assert not cross_checks(x, again, starts + 3 / dim**0.5, nothing, projections=32, seed=seed).consistent
