@@ -1,14 +1,18 @@
 """Text of the command line: seeds, labels, ranges of values, names of schedulers."""
 
+from io import StringIO
+
 import pytest
 from cli_helpers import assert_refused, run
 from diffusers import DDPMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from otprior.cli import app
 from otprior.cli.options import format_seeds, parse_labels, parse_seeds, parse_value_range
+from otprior.cli.progress import Bar
 from otprior.sampling.schedulers.names import named_scheduler, with_spacing
 
 
@@ -100,3 +104,15 @@ def test_of_two_priors_the_last_one_counts() -> None:
     )
     line = "fit --out o --prior mixture --components 3 --prior gaussian --prior mixture -- x y"
     assert_refused(CliRunner().invoke(app, line.split()), "model x")
+
+
+def test_progress_never_runs_backwards() -> None:
+    # A solver's forecast of draws grows while it solves.
+    out = StringIO()
+    bar = Bar("solving", Console(file=out, width=200), None)
+    shares = []
+    for done, total in ((10, 20), (90, 100), (95, 190), (180, 200), (1, 10)):
+        bar._printed = float("-inf")  # (else it prints once in a while only)
+        bar.update(done, total)
+        shares.append(int(out.getvalue().strip().splitlines()[-1].split(", ")[1].rstrip("%")))
+    assert shares == [50, 90, 90, 90, 10]  # the last is other work

@@ -236,7 +236,7 @@ def test_an_error_of_ours_is_one_line_too(home: Path, monkeypatch: pytest.Monkey
     [
         (torch.linspace(-1, 1, 64).repeat(4, 1).reshape(4, 1, 8, 8), None),
         (torch.linspace(-1.4, 1.4, 64).repeat(4, 1).reshape(4, 1, 8, 8), None),
-        (torch.linspace(-9, 9, 64).repeat(4, 1).reshape(4, 1, 8, 8), "beyond"),
+        (torch.linspace(-9, 9, 64).repeat(4, 1).reshape(4, 1, 8, 8), "far outside"),
         (torch.full((4, 1, 8, 8), 0.1), "of one colour"),
     ],
 )

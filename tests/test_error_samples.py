@@ -294,4 +294,6 @@ def test_samples_of_one_law_raise_no_alarm(dim: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         x, again, starts = (torch.randn(100, dim, generator=generator) for _ in range(3))
         assert cross_checks(x, again, starts, nothing, projections=32, seed=seed).consistent
-        assert not cross_checks(x, again, starts + 3 / dim**0.5, nothing, projections=32, seed=seed).consistent
+        assert not cross_checks(
+            x, again, starts + 3 / dim**0.5, nothing, projections=32, seed=seed
+        ).consistent

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from report_example import example_json
 
 from otprior.report import SamplingReport
+from otprior.report.rows import start_label
 from otprior.report.summary import headline, key_rows, summary
 
 
@@ -176,3 +177,16 @@ def test_what_is_claimed_follows_from_the_rows(rows: list[dict[str, Any]]) -> No
         assert min(enough) == int(takes[1]) > best.nfe
     if "No N(0, I) row here reaches" in text:
         assert all(row["fid"] > best.fid for row in plain)
+
+
+def test_a_sampler_that_diverged_is_no_rival() -> None:
+    rows = [_coupled(5, 6.0), _plain(20, 2437.0, diverged=0.97), _plain(10, 9.0, diverged=0.02)]
+    report = _report(*rows)
+    found = key_rows(report)
+    assert found.closest is not None
+    assert found.closest.nfe == 10
+    assert all(row.nfe != 20 for row in found.short)
+    assert "2437" not in _text(report).split("diverged")[0]
+    assert "diverged" in _text(report)
+    assert "diverged" not in _text(_report(rows[0], rows[2]))
+    assert "diverged" in start_label(report.rows[1])

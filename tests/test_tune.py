@@ -12,10 +12,12 @@ import pytest
 from report_example import bare_row
 from scipy import stats
 
+from otprior.cli.tune import _edges
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments import search as tune_module
 from otprior.experiments.gates import CopyLimit
 from otprior.experiments.search import (
+    Search,
     Trial,
     best_of,
     candidates,
@@ -213,3 +215,14 @@ def test_no_candidate_asks_for_more_steps_than_there_are_timesteps() -> None:
 def test_correlation_stays_in_range() -> None:
     row = candidates(VP, 5, ["semidiscrete"])[0].with_options(correlation=1.0)
     assert {each.correlation for each in neighbours(VP, row)} == {0.9, 1.0}
+
+
+@pytest.mark.parametrize(("timestep", "end"), [(300, "lowest"), (400, None), (500, "highest")])
+def test_a_choice_at_the_edge_of_the_search_is_said_to_be_there(timestep: int, end: str | None) -> None:
+    figures = bare_row(fid=1.0, copy_rate=0.0)
+    tried = [Trial(StartSpec("gaussian", t, 5), 100, figures) for t in (300, 400, 500)]
+    tried.append(Trial(StartSpec("mixture", 100, 5), 100, figures))
+    best = next(each for each in tried if each.start.start_timestep == timestep)
+    said = _edges(Search(best, tuple(tried), CopyLimit(0.0, None, 0.01), 0))
+    assert len(said) == (end is not None)
+    assert all(str(end) in text for text in said)

@@ -30,11 +30,12 @@ class Bar:
         self._task = progress.add_task(description, total=None, note="") if progress is not None else None
         self._started = time.monotonic()
         self._printed = float("-inf")
+        self._done = self._share = 0.0
 
     def update(
         self, done: float, total: float | None, note: str = "", description: str | None = None
     ) -> None:
-        """Says how far the work is.
+        """Says how far the work is; a total that grows does not take back a share that was shown.
 
         Arguments:
             done: In any unit.
@@ -42,28 +43,35 @@ class Bar:
             note: A few words about the state of things.
             description: What is being done, if that changed.
         """
-        if description is not None and description != self._description:
-            self._description = description
-            self._started, self._printed = time.monotonic(), float("-inf")
+        if description not in (None, self._description) or done < self._done:
+            if description not in (None, self._description):
+                self._printed = float("-inf")
+            # (Otherwise the same work begins anew, for other material.)
+            self._description = description or self._description
+            self._started = time.monotonic()
+            self._done = self._share = 0.0
             if self._progress is not None and self._task is not None:
                 self._progress.reset(self._task)
+        self._done = done
+        self._share = max(self._share, min(done / total, 1.0) if total else 0.0)
         if self._progress is not None and self._task is not None:
+            shown = self._share * total if total else done
             self._progress.update(
-                self._task, completed=done, total=total, note=note, description=self._description
+                self._task, completed=shown, total=total, note=note, description=self._description
             )
             return
         now = time.monotonic()
         if now - self._printed >= LINE_INTERVAL:
             self._printed = now
-            parts = [self._description, *self._share(done, total, now - self._started), note]
+            parts = [self._description, *self._forecast(total, now - self._started), note]
             self._console.print(", ".join(filter(None, parts)), soft_wrap=True, markup=False, highlight=False)
 
-    def _share(self, done: float, total: float | None, elapsed: float) -> list[str]:
+    def _forecast(self, total: float | None, elapsed: float) -> list[str]:
         if not total:
             return []
-        parts = [f"{done / total:.0%}"]
-        if done > 0:
-            parts.append(f"{elapsed * max(total - done, 0) / done:.0f} s left")
+        parts = [f"{self._share:.0%}"]
+        if self._share > 0:
+            parts.append(f"{elapsed * (1 - self._share) / self._share:.0f} s left")
         return parts
 
 

@@ -200,6 +200,22 @@ def _trials(search: Search) -> list[dict[str, Any]]:
     return entries
 
 
+def _edges(search: Search) -> list[str]:
+    """What is said if the chosen t* is the lowest or the highest that was tried of its kind of prior."""
+    assert search.best is not None
+    start = search.best.start
+    tried = sorted({each.start.start_timestep for each in search.trials if each.start.prior == start.prior})
+    ends = {tried[0]: "lowest", tried[-1]: "highest"} if len(tried) > 1 else {}
+    if start.start_timestep not in ends:
+        return []
+    end = ends[start.start_timestep]
+    beyond = {"lowest": "lower", "highest": "higher"}[end]
+    return [
+        f"t* = {start.start_timestep:g} is the {end} that was tried: a {beyond} one may be better. "
+        "`otprior compare` takes starts at any t*."
+    ]
+
+
 def _table(search: Search, chosen_on: str, out: Path) -> Table:
     """What was chosen, and what it rests on."""
     from rich.table import Table
@@ -215,6 +231,7 @@ def _table(search: Search, chosen_on: str, out: Path) -> Table:
             ("FID", f"{best.fid:.2f} against {chosen_on} images, on {best.samples:,} seeds"),
             ("copies", f"{best.copy_rate:.4f}"),
         ]
+        rows += [("edge", text) for text in _edges(search)]
     if search.own_sampler is not None:
         rows.append(("network", search.own_sampler.words))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))

@@ -29,6 +29,8 @@ from otprior.utils.validation import check_finite, require
 
 # Of samples in [-1, 1]: entries beyond this are far outside, and an image of less spread shows nothing.
 FAR, FLAT = 1.5, 0.02
+# Share of an image's entries that are far outside, and share of images that are no images, of a sampler that diverged.
+SOME_FAR, SOME_IMAGES = 0.05, 0.1
 
 
 def diverged(images: Tensor) -> str | None:
@@ -36,11 +38,14 @@ def diverged(images: Tensor) -> str | None:
 
     A solver that diverges leaves values far outside, or images of one colour: figures then say nothing of the start.
     """
+    share = float(no_images(images).double().mean())
+    return f"{share:.0%} of them are far outside [-1, 1], or of one colour" if share > SOME_IMAGES else None
+
+
+def no_images(images: Tensor) -> Tensor:
+    """Which samples (B, C, H, W) are far outside [-1, 1] or of one colour, bool (B,)."""
     values = images.detach().double().flatten(1)
-    far, flat = float((values.abs() > FAR).double().mean()), float((values.std(dim=1) < FLAT).double().mean())
-    if far > 0.05:
-        return f"{far:.0%} of their entries are beyond ±{FAR}"
-    return f"{flat:.0%} of them are of one colour" if flat > 0.5 else None
+    return ((values.abs() > FAR).double().mean(dim=1) > SOME_FAR) | (values.std(dim=1) < FLAT)
 
 
 class SampleWriter:

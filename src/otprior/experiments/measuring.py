@@ -66,6 +66,7 @@ def _measure_set(comparison: Comparison, blocks: list[Block], path: Path) -> Non
         labels = torch.from_numpy(samples.labels)
         figures |= _by_class(inputs, features, samples.images, labels, generator)
     figures["nfe"] = samples.nfe
+    figures["diverged"] = samples.diverged
     figures["seconds_per_image"] = samples.seconds_per_image
     write_json(path, figures)
 
@@ -133,7 +134,7 @@ def over_sets(sets: list[dict[str, Any]], samples: int) -> dict[str, Any]:
     for key in sets[0]:
         if key.endswith("_interval"):
             continue
-        if any(one[key] is None for one in sets):
+        if any(one.get(key) is None for one in sets):
             figures[key] = None
             continue
         interval = seed_set_interval([one[key] for one in sets])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from otprior.data.images import to_pixels, to_uint8
-from otprior.data.samples import diverged
+from otprior.data.samples import SOME_IMAGES, no_images
 from otprior.diffusion.grids import timestep_grid
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.priors import prior_of
@@ -107,6 +107,7 @@ class Samples:
         labels: Class that each was asked for, (n,), or None.
         nfe: Network evaluations an image, as counted at the network.
         seconds_per_image: In one process; the median over blocks, of which the first may have waited for a compiler.
+        diverged: Share of them that were far outside [-1, 1] or of one colour; None if that is not known.
     """
 
     pixels: np.ndarray
@@ -114,6 +115,7 @@ class Samples:
     labels: np.ndarray | None
     nfe: int
     seconds_per_image: float
+    diverged: float | None = None
 
     @property
     def images(self) -> Tensor:
@@ -131,7 +133,12 @@ class Samples:
             found = [part[name] for part in parts if name in part]
             return np.concatenate(found) if found else None
 
+        known = all("diverged" in part for part in parts)
+        sizes = [len(part["pixels"]) for part in parts]
         return cls(
+            diverged=float(np.average([part["diverged"] for part in parts], weights=sizes))
+            if known
+            else None,
             pixels=np.concatenate([part["pixels"] for part in parts]),
             sources=joined("sources"),
             labels=joined("labels"),
@@ -171,7 +178,7 @@ def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block
     start = block.start
     pipe, grid = build_pipeline(models, start)
     started = time.perf_counter()
-    pixels, sources, labels, nfe = [], [], [], 0
+    pixels, sources, labels, wrong, nfe = [], [], [], [], 0
     for first in range(block.first_seed, block.first_seed + block.count, batch_size):
         seeds = range(first, min(first + batch_size, block.first_seed + block.count))
         asked = None
@@ -196,16 +203,19 @@ def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block
         assert isinstance(out, OTPriorPipelineOutput)
         images = out.images.float()
         check_finite(f"images of seeds from {seeds[0]} on", images)
-        wrong = diverged(images)
+        wrong.append(no_images(images).cpu())
         pixels.append(to_uint8(images))
         nfe = out.nfe
         if out.sources is not None:
             sources.append(out.sources.cpu().numpy())
     seconds = time.perf_counter() - started
-    if wrong is not None:
-        label = start.label or start.key
-        logger.warning("samples of %s: %s; the sampler seems to have diverged", label, wrong)
-    return write_block(block, np.concatenate(pixels), nfe, seconds, sources, labels)
+    share = float(torch.cat(wrong).double().mean())
+    if share > SOME_IMAGES:
+        label, what = start.label or start.key, "far outside [-1, 1], or of one colour"
+        logger.warning(
+            "samples of %s: %.0f %% are %s; the sampler seems to have diverged", label, 100 * share, what
+        )
+    return write_block(block, np.concatenate(pixels), nfe, seconds, sources, labels, share)
 
 
 def write_block(
@@ -215,6 +225,7 @@ def write_block(
     seconds: float,
     sources: Sequence[np.ndarray] = (),
     labels: Sequence[int] = (),
+    diverged: float | None = None,
 ) -> Block:
     """Writes a block's file, which `Samples.read` reads.
 
@@ -225,12 +236,15 @@ def write_block(
         seconds: The time that the block took.
         sources: Index of the atom behind each start, in parts that are joined; none if there are no atoms.
         labels: Class that each image was asked for; none without classes.
+        diverged: Share of them that are far outside [-1, 1] or of one colour, if that is known.
     """
     arrays: dict[str, Any] = {"pixels": pixels, "nfe": np.int64(nfe), "seconds": np.float64(seconds)}
     if len(sources):
         arrays["sources"] = np.concatenate(sources)
     if len(labels):
         arrays["labels"] = np.array(labels)
+    if diverged is not None:
+        arrays["diverged"] = np.float64(diverged)
     write_arrays(block.path, arrays)
     return block
 

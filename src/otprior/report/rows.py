@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+from otprior.data.samples import SOME_IMAGES
 from otprior.report.record import Limits
 from otprior.report.sampling_report import Figures, ReportRow, SamplingReport
 
@@ -31,8 +32,13 @@ def family(row: ReportRow) -> str:
 
 
 def start_label(row: ReportRow) -> str:
-    """The row's own label, or its family's name where it has none."""
-    return row.label or family(row)
+    """The row's own label, or its family's name where it has none; and whether its sampler diverged."""
+    return (row.label or family(row)) + (" (diverged)" if has_diverged(row) else "")
+
+
+def has_diverged(row: ReportRow) -> bool:
+    """Whether a row's figures are those of a sampler that diverged, and say nothing of its start."""
+    return row.diverged is not None and row.diverged > SOME_IMAGES
 
 
 def start_detail(row: ReportRow) -> str:

@@ -132,6 +132,7 @@ class ReportRow(Figures):
         nfe: Network evaluations for one image.
         samples: Number of samples.
         seeds: Their seeds.
+        diverged: Share of them that are far outside [-1, 1] or of one colour: of a sampler that diverged.
         excess_fid: FID less that of held-out real images.
         source_rate: Share of samples whose nearest training image is the one that the start was built on.
         seed_agreement, seed_likeness, seed_pixel_distance: Beside the full sampler's image of the same seed: share of
@@ -156,6 +157,7 @@ class ReportRow(Figures):
     nfe: Count | None
     samples: Count | None = None
     seeds: str | Many[int] | None = None
+    diverged: Rate | None = None
     fid: float | None
     fid_interval: Limits | None = None
     excess_fid: float | None = None

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from otprior.report.metric import METRIC
-from otprior.report.rows import copies_more, evaluations, family, level, quality, start_label
+from otprior.report.rows import copies_more, evaluations, family, has_diverged, level, quality, start_label
 from otprior.report.sampling_report import Figures, ReportRow, SamplingReport
 
 _SHARE, _FID = METRIC["copy_rate"], METRIC["fid"]
@@ -46,7 +46,7 @@ def key_rows(report: SamplingReport) -> KeyRows:
     def lowest(rows: Sequence[ReportRow]) -> ReportRow | None:
         return min(rows, key=lambda row: level(report, row), default=None)
 
-    rows = [row for row in report.rows if quality(report, row)[0] is not None]
+    rows = [row for row in report.rows if quality(report, row)[0] is not None and not has_diverged(row)]
     plain = [row for row in rows if row.prior == "none" and row.nfe is not None]
     starts = [row for row in rows if row.has_prior and row.nfe is not None]
     few = [row for row in starts if evaluations(row) <= (report.headline_nfe or evaluations(row))]
@@ -104,6 +104,7 @@ def summary(report: SamplingReport) -> list[str]:
     own = report.lead
     sentences = (
         *(own.sentences if own else _headline(report, found)),
+        _diverged(report),
         _copying(report, found),
         _source(found),
         _seeds(report),
@@ -177,7 +178,7 @@ def _fewer(report: SamplingReport, best: ReportRow) -> str:
         row
         for row in report.rows
         if family(row) == family(best) and row.nfe is not None and evaluations(row) < evaluations(best)
-        if quality(report, row)[0] is not None
+        if quality(report, row)[0] is not None and not has_diverged(row)
     ]
     if not rows:
         return ""
@@ -196,6 +197,18 @@ def _copying(report: SamplingReport, found: KeyRows) -> str:
     return (
         f"More copies than held-out images show: {named}. The FID of such a row counts training "
         "images handed back as good samples; compare it only with rows that copy as much."
+    )
+
+
+def _diverged(report: SamplingReport) -> str:
+    named = ", ".join(
+        f"{_name(row)} at {row.nfe} ({_SHARE.text(row.diverged)})" for row in report.rows if has_diverged(row)
+    )
+    hint = "They are no rivals: try more evaluations, another scheduler or spacing."
+    return (
+        f"Samples far outside [-1, 1] or of one colour, of samplers that diverged: {named}. {hint}"
+        if named
+        else ""
     )
 
 

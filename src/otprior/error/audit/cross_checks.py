@@ -10,8 +10,8 @@ From n draws of each, x of p_t and w of the prior's starts:
 
 From samples the first two have an error: by the triangle inequality each is at most its value for the two laws plus
 the distances of both samples from their laws, together about √2 times the *floor*, the distance of two samples of one
-law. Few images, or few dimensions, make the floor a random number that varies much. So it is taken anew for random halves
-of the 2n draws of p_t, and a check fails only beyond the largest.
+law. Few images, or few dimensions, make the floor a random number that varies much. So it is taken anew for random
+halves of the 2n draws of p_t, and a check fails only beyond the largest.
 
 References:
     Bonneel et al., Sliced and Radon Wasserstein barycenters of measures (2015). POT computes all three.
