@@ -99,12 +99,8 @@ class Reference:
         require(
             len(atom_features) == count, "atom_features", f"{count} rows, one an atom", len(atom_features)
         )
-        require(
-            len(held_features) == len(held_pixels),
-            "held_out_features",
-            f"{len(held_pixels)} rows, one an image",
-            len(held_features),
-        )
+        rule = f"{len(held_pixels)} rows, one an image"
+        require(len(held_features) == len(held_pixels), "held_out_features", rule, len(held_features))
         require(len(atoms.images) >= 2, "atom_pixels", "two different images at least", len(atoms.images))
         if merged:
             logger.info("%d of %d atoms equal an earlier one and are merged for the copy rate", merged, count)
