@@ -2,14 +2,19 @@ r"""
 How wrong is a start, and what does that cost in samples?
 =========================================================
 
-Left: W2 between the latents of four points, the corners of a square, and two starts, at every t*. The figure shows an
-interval: from below Gelbrich's bound and exact marginals, from above couplings, of which that of the data's own
-probability flow is the tightest. (Corners are a product law along the axes, so here the lower end is the error.)
+Left: W2 between the latents of four points, the corners of a square, and two starts, at every t*. The figure
+shows an interval: from below Gelbrich's bound and exact marginals, from above couplings, of which that of the
+data's own probability flow is the tightest. (Corners are a product law along the axes, so here the lower end
+is the error.)
 
-Right: the error of white noise in samples of the exact flow, measured as the root mean square distance of coupled
-pairs, and the analytic bound I(t*) W2. For Gaussian data of the same covariance the bound is reached along the widest
-axis. For points it is useless: it is determined by x midway between two points, where the flow separates neighbours,
-and hardly any x is there.
+Right: the error of white noise in samples of the exact flow, measured as the root mean square distance of
+coupled pairs, and the analytic bound I(t*) W2. For Gaussian data of the same covariance the bound is reached
+along the widest axis. For points it is useless: it is determined by x midway between two points, where the
+flow separates neighbours, and hardly any x is there.
+
+Picture: Left, the prior error against t* for white noise and for the gaussian prior, both falling towards T,
+the gaussian prior's faster; right, what the error of white noise costs in samples, with the Gaussian's bound
+on its measured curve.
 """
 
 import math

@@ -2,16 +2,21 @@ r"""
 Starting at t*
 ==============
 
-A diffusion model need not start from white noise at the last timestep T. This example starts the bundled network of
-Fashion-MNIST at t* = 500 from four priors, on the same seeds, in five network evaluations each, and compares them with
-five evaluations from T.
+A diffusion model need not start from white noise at the last timestep T. This example starts the bundled
+network of Fashion-MNIST at t* = 500 from four priors, on the same seeds, in five network evaluations each,
+and compares them with five evaluations from T.
 
 A prior is a map from seed noise z ~ N(0, I) to a start at t*, where latents are α x_0 + σ ε:
 
 - *identity*: z itself, as if no signal were left at t*;
 - *gaussian*: α μ + (α² Σ + σ² I)^½ z, with mean and covariance of the data;
 - *random image + noise*: α y + σ ε, a training image y at random;
-- *semidiscrete, coupled*: α y(z) + σ z, the training image that optimal transport assigns to z, and z as its noise.
+- *semidiscrete, coupled*: α y(z) + σ z, the training image that optimal transport assigns to z, and z as its
+  noise.
+
+Picture: Rows of eight garments from the same seeds, one row for each start in five evaluations, and below the
+coupled row the training image nearest to each. The identity gives patchy shapes, the coupled start clear
+garments, some of them like a training image.
 """
 
 import sys

@@ -13,8 +13,15 @@ from PIL import Image
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("plot_*.py"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
+# One of a few seconds; the others are for the slow tests.
+QUICK = {"plot_transport_cells"}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [pytest.param(path, marks=[] if path.stem in QUICK else pytest.mark.slow) for path in EXAMPLES],
+    ids=lambda path: path.stem,
+)
 def test_example_runs_and_saves_a_figure(script: Path, tmp_path: Path) -> None:
     environment = os.environ | {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     picture = tmp_path / "figure.png"
