@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 import typer
+from diffusers import DDPMPipeline, UNet2DModel
 from PIL import Image
 
 import otprior
@@ -27,24 +28,34 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "CHANGELOG.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
 ]
 PLACES = [ROOT, ROOT / "docs", ROOT / "src", ROOT / "src/otprior", ROOT / "src/otprior_studies"]
 ENTRY_POINTS = ["otprior.commands", "otprior.priors", "otprior.studies"]
-WITH_CODE = ["README.md", "CONTRIBUTING.md", "docs/how-to.md"]
 RUNNABLE = re.compile(r"<!-- runnable -->\n```python\n(.*?)```", re.DOTALL)
+WITH_CODE = [page for page in PAGES if "<!-- runnable -->\n```" in page.read_text(encoding="utf-8")]
 SHELL = re.compile(r"```sh\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
 
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the pages call path/to/ddpm and path/to/images: the bundled network, 16 images of each of three classes."""
+    """What the pages call path/to/ddpm, path/to/model and path/to/images.
+
+    The bundled network; a small one without classes, not trained; 16 images of each of three classes.
+    """
     monkeypatch.chdir(tmp_path)
     pipe = OTPriorPipeline.from_pretrained(
         bundled.pipeline_path(), null_class_label=bundled.null_class_label()
     )
     pipe.save_pretrained("path/to/ddpm")
+    blocks: dict[str, Any] = {
+        "down_block_types": ("DownBlock2D",) * 2,
+        "up_block_types": ("UpBlock2D",) * 2,
+        "block_out_channels": (8, 8),
+    }
+    unet = UNet2DModel(28, 1, 1, norm_num_groups=4, **blocks)
+    DDPMPipeline(unet, bundled.load_scheduler()).save_pretrained("path/to/model")
     atoms = bundled.atoms()
     assert atoms.labels is not None
     for label in range(3):
@@ -55,14 +66,14 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", WITH_CODE)
-def test_marked_blocks_run_in_order_in_one_namespace(page: str, workplace: Path) -> None:
-    blocks = RUNNABLE.findall((ROOT / page).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
+def test_marked_blocks_run_in_order_in_one_namespace(page: Path, workplace: Path) -> None:
+    blocks = RUNNABLE.findall(page.read_text(encoding="utf-8"))
     assert blocks
     # Classes defined in a block need a module to belong to.
     namespace: dict[str, Any] = {"__name__": "documentation"}
     for block in blocks:
-        exec(compile(block, page, "exec"), namespace)
+        exec(compile(block, str(page), "exec", dont_inherit=True), namespace)
 
 
 def commands() -> list[str]:
@@ -169,8 +180,31 @@ def test_the_readme_has_the_headlines_figures() -> None:
     assert len(re.findall(r"^\|", table, re.MULTILINE)) == len(report["rows"]) + 2
     for row in report["rows"]:
         start = "N(0, I) at T" if row["prior"] == "none" else row["noise"]
-        figures = f"| {start} | {row['nfe']} | {row['excess_fid']:.1f} | {row['copy_rate']:.1%} |"
-        assert figures.replace("%", " %") in table
+        low, high = row["excess_fid_interval"]
+        least, most = (100 * end for end in row["copy_rate_interval"])
+        quality = f"{row['excess_fid']:.1f} [{low:.1f}, {high:.1f}]"
+        copies = f"{100 * row['copy_rate']:.1f} % [{least:.1f}, {most:.1f}]"
+        assert f"| {start} | {row['nfe']} | {quality} | {copies} |" in table
+
+
+def test_the_readme_is_short_and_its_badges_are_true() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (diffusers,) = (each for each in project["dependencies"] if each.startswith("diffusers"))
+    least = diffusers.removeprefix("diffusers>=").split(",")[0]
+    truth = {
+        "python": project["requires-python"].removeprefix(">=") + "+",
+        "diffusers": least,
+        "licence": project["license"],
+    }
+    assert {f"docs/images/badge-{name}.svg" for name in truth} == set(
+        re.findall(r"docs/images/badge-\w+\.svg", text)
+    )
+    for name, value in truth.items():
+        badge = (ROOT / f"docs/images/badge-{name}.svg").read_text(encoding="utf-8")
+        assert f'aria-label="{name}: {value}"' in badge
+        assert f">{value}</text>" in badge
 
 
 def test_how_to_lists_the_schedulers_that_can_start_at_t() -> None:
