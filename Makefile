@@ -5,12 +5,12 @@ VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint slow campaign clean help
+.PHONY: demo test lint docs slow campaign clean help
 
 demo: $(VENV)/.core   ## run the main job on the bundled data; write demo-report/report.html
 	$(BIN)/otprior demo --out demo-report --overwrite
 
-test: lint            ## run what CI runs: lint, the tests, and a rehearsal of the demo
+test: lint docs       ## run what CI runs: lint, the documentation, the tests, and a rehearsal of the demo
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile
 	HF_HUB_OFFLINE=1 $(BIN)/otprior demo --quick --out $(VENV)/quick-report --overwrite
 
@@ -21,6 +21,9 @@ lint: $(VENV)/.test   ## check style, types, the direction of imports, and spell
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/python scripts/package_size.py --check
+
+docs: $(VENV)/.docs   ## build the documentation site in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 slow: $(VENV)/.test   ## run the longer tests and the gallery
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -m slow
@@ -49,4 +52,8 @@ $(VENV)/.core: pyproject.toml
 
 $(VENV)/.test: $(VENV)/.core
 	$(BIN)/python -m pip install --quiet -e ".[test]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet -e ".[docs]"
 	touch $@
