@@ -107,5 +107,5 @@ def test_bad_input() -> None:
         transport_cost(normal(5, 2), torch.zeros(4))
     with pytest.raises(ValueError, match="potential must be finite where weights are positive"):
         transport_cost(normal(5, 2), torch.full((5,), -math.inf))
-    with pytest.raises(ValueError, match="draws must be an integer >= 16; got 3"):
+    with pytest.raises(ValueError, match=r"draws must be an integer in \[16, \d+\]; got 3"):
         transport_cost(normal(5, 2), torch.zeros(5), draws=3)

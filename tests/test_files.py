@@ -204,11 +204,14 @@ def test_a_killed_run_is_cleared_away(old: Path) -> None:
         "    files.Path.rename,\n"
         ")\n"
         "with files.output_dir(sys.argv[1], overwrite=True) as folder:\n"
+        "    if sys.argv[2] == 'nested':\n"
+        "        with files.output_dir(folder):\n"
+        "            os._exit(9)\n"
         "    (folder / 'b.txt').write_text('new')\n"
         "    if sys.argv[2] == 'work':\n"
         "        os._exit(9)\n"
     )
-    for when, left in (("work", 2), ("moved", 2)):
+    for when, left in (("work", 2), ("moved", 2), ("nested", 3)):
         ended = subprocess.run([sys.executable, "-c", program, str(old), when], check=False)
         assert ended.returncode == 9
         assert len(os.listdir(old.parent)) == left

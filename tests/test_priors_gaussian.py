@@ -201,8 +201,8 @@ def test_beyond_the_limit_the_covariance_is_low_rank(law: Gaussian, monkeypatch:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 0}, r"rank must be in \[1, 12\]; got 0"),
-        ({"rank": 13}, r"rank must be in \[1, 12\]; got 13"),
+        ({"rank": 0}, r"rank must be an integer in \[1, 12\]; got 0"),
+        ({"rank": 13}, r"rank must be an integer in \[1, 12\]; got 13"),
         ({"timestep": 1000}, r"timestep must be in \[0, 999\]"),
         ({"timestep": 500.5}, "timestep must be an integer"),
         ({"labels": torch.tensor([0] * 59 + [1])}, "data must be at least two images for class 1; got 1"),

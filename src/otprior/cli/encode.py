@@ -11,6 +11,7 @@ import typer
 
 from otprior.cli.inputs import check_data, check_model, load_data, load_model, require_path, set_up_torch
 from otprior.cli.options import (
+    MOST_CLASSES,
     BatchSize,
     Debug,
     Device,
@@ -86,7 +87,13 @@ Conditional = Annotated[
 ]
 ClassLabel = Annotated[
     int | None,
-    typer.Option("--class-label", min=0, help="Give it this label for all images.", show_default="no class"),
+    typer.Option(
+        "--class-label",
+        min=0,
+        max=MOST_CLASSES,
+        help="Give it this label for all images.",
+        show_default="no class",
+    ),
 ]
 BitsFlag = Annotated[bool, typer.Option("--bits", help="Also bits per dimension, for 8-bit images.")]
 Probes = Annotated[

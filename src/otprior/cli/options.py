@@ -15,7 +15,7 @@ import typer
 
 from otprior.utils.validation import invalid, require
 
-MOST_SEEDS = 1_000_000
+MOST_SEEDS = MOST_CLASSES = 1_000_000
 LARGEST_SEED = 2**63 - 1
 
 # What is given, and what is written.
@@ -119,7 +119,13 @@ Convert = Annotated[
 # The network and its sampler.
 NullLabel = Annotated[
     int | None,
-    typer.Option("--null-label", min=0, help="The network's label for no class.", show_default="the model's"),
+    typer.Option(
+        "--null-label",
+        min=0,
+        max=MOST_CLASSES,
+        help="The network's label for no class.",
+        show_default="the model's",
+    ),
 ]
 Scheduler = Annotated[
     str | None,

@@ -55,14 +55,14 @@ class UserInputs:
     precision: str = "float32"
 
     def check(self, **images: str | None) -> None:
-        """Looks at the paths, and loads the model, since work that takes minutes comes before it samples.
+        """Looks at the paths, and loads model and extractor, since work that takes minutes comes before it samples.
 
         Arguments:
             images: Further paths by their options, needed unless the data are bundled.
 
         Raises:
             FileNotFoundError: If nothing is at a path.
-            ValueError: If a user's images would be judged by the bundled ones, or the model is damaged.
+            ValueError: If a user's images would be judged by the bundled ones, or one of these is damaged.
         """
         check_model(self.model)
         check_data(self.data)
@@ -77,6 +77,10 @@ class UserInputs:
         rule = f"left out for the model '{BUNDLED}', whose label is known"
         require(self.model != BUNDLED or self.null_label is None, "--null-label", rule, self.null_label)
         load_model(self.model, null_label=self.null_label)
+        if self.extractor not in (None, BUNDLED):
+            from otprior.metrics import load_extractor
+
+            load_extractor(str(self.extractor))
 
     def comparison(
         self,

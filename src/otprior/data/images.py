@@ -214,7 +214,7 @@ def check_labels(labels: Any, n: int, num_classes: int | None = None, name: str 
     if not isinstance(labels, Tensor):
         values = np.array(labels)
         require(values.dtype.kind in "iu", name, "integers", values.dtype)
-        labels = torch.from_numpy(values.astype(values.dtype.newbyteorder("=")))
+        labels = torch.from_numpy(values.astype(np.int64))
     tensor = labels
     integral = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
     require(integral, name, "integers", tensor.dtype)

@@ -56,6 +56,7 @@ def channels_first(
     Raises:
         ValueError: If either axis can be that of channels.
     """
+    require(isinstance(values, np.ndarray | Tensor), name, "a tensor or an array", type(values).__name__)
     if values.ndim != 4 or (latents and channels is None):
         return values
     first, last = values.shape[1], values.shape[3]

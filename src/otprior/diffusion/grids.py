@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.utils.validation import check_choice, check_integer, require
+from otprior.utils.validation import check_choice, check_integer, check_number, require
 
 SPACINGS = ("log_snr", "time", "karras")
 
@@ -67,8 +67,10 @@ def timestep_grid(
     """
     check_choice("spacing", spacing, SPACINGS)
     check_integer("num_steps", num_steps, 1)
-    require(rho > 0, "rho", "positive", rho)
+    require(isinstance(schedule, NoiseSchedule), "schedule", "a NoiseSchedule", type(schedule).__name__)
+    require(check_number("rho", rho) > 0, "rho", "positive", rho)
     schedule.check_timestep(start, "start")
+    start = check_number("start", start)
     cleanest = schedule.timestep_range[0]
     if schedule.discrete:
         available = int(start - cleanest) + 1
@@ -80,6 +82,7 @@ def timestep_grid(
         )
     if end is None:
         end = cleanest if spacing == "time" else _default_end(schedule, start, num_steps)
+    end = check_number("end", end)
     require(cleanest <= end, "end", f"at least {cleanest:g}, the cleanest timestep", end)
     require(end < start or num_steps == 1, "end", f"below start = {start:g}", end)
     if num_steps == 1:

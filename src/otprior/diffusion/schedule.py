@@ -27,7 +27,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from otprior.utils.validation import check_choice, check_integer, invalid, require
+from otprior.utils.validation import check_choice, check_integer, check_number, invalid, require
 
 Number = TypeVar("Number", float, Tensor)
 
@@ -253,8 +253,9 @@ class NoiseSchedule:
 
     def check_timestep(self, t: float, name: str = "timestep") -> None:
         """Requires one timestep that the network knows: in range, and an integer if it is discrete."""
+        t = check_number(name, t)
         self._check(torch.tensor([t], dtype=torch.float64, device="cpu"), name)
-        require(not self.discrete or float(t).is_integer(), name, "an integer (this schedule is discrete)", t)
+        require(not self.discrete or t.is_integer(), name, "an integer (this schedule is discrete)", t)
 
     def _check(self, t: Tensor, name: str = "timestep") -> None:
         low, high = self.timestep_range
@@ -331,4 +332,5 @@ def _apply(function: Callable[[Tensor], Tensor], value: Number) -> Number:
     """Runs a function of float64 CPU tensors on a number (returns a float) or a tensor (its device)."""
     if isinstance(value, Tensor):
         return function(value.detach().to("cpu", torch.float64)).to(value.device)
-    return float(function(torch.tensor(float(value), dtype=torch.float64, device="cpu")))
+    number = check_number("a timestep or log-SNR", value)
+    return float(function(torch.tensor(number, dtype=torch.float64, device="cpu")))

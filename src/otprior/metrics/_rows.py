@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from otprior.utils.validation import check_finite, require
+from otprior.utils.validation import as_numbers, check_finite, require
 
 
 def as_rows(name: str, values: Tensor, minimum: int = 1) -> Tensor:
@@ -15,7 +15,7 @@ def as_rows(name: str, values: Tensor, minimum: int = 1) -> Tensor:
         ValueError: If `values` has no second axis, is not floating point, has fewer than `minimum` rows, or
             holds NaN or infinity.
     """
-    values = torch.as_tensor(values).detach()
+    values = as_numbers(name, values)
     require(values.ndim >= 2, name, "of shape (N, D) or (N, C, H, W)", tuple(values.shape))
     hint = "Map 8-bit images to [-1, 1] first" if values.dtype == torch.uint8 else ""
     require(values.is_floating_point(), name, "floating point", values.dtype, hint)

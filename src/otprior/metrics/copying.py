@@ -32,7 +32,7 @@ from torch import Tensor
 from otprior.metrics._rows import as_rows
 from otprior.metrics.neighbours import first_within, nearest, squared_distances
 from otprior.utils.torch_state import plain_torch
-from otprior.utils.validation import require
+from otprior.utils.validation import check_number, require
 
 # Half a step of an 8-bit image mapped to [-1, 1].
 HALF_GREY_LEVEL = 1.0 / 255.0
@@ -170,7 +170,8 @@ def first_equal(images: Tensor, tolerance: float = HALF_GREY_LEVEL) -> Tensor:
         earliest.
     """
     rows = as_rows("images", images)
-    require(tolerance > 0.0, "tolerance", "positive", tolerance)
+    tolerance = check_number("tolerance", tolerance)
+    require(0 < tolerance < float("inf"), "tolerance", "positive and finite", tolerance)
     first = first_within(rows, tolerance * rows.shape[1] ** 0.5)
     # Each index is at most its row's own, so this ends at fixed points.
     while not torch.equal(first, first[first]):

@@ -30,7 +30,7 @@ from otprior.priors.registry import register
 from otprior.transport.moments import Spectrum
 from otprior.utils.hub import local_folder, upload
 from otprior.utils.torch_state import plain_torch
-from otprior.utils.validation import check_finite, check_integer, plain_numbers, require
+from otprior.utils.validation import check_finite, check_integer, check_tensor, plain_numbers, require
 
 # Options that a report's rows have fields for.
 REPORTED = ("noise", "smoothing", "correlation")
@@ -89,7 +89,8 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         Raises:
             ValueError: If one of them is out of range.
         """
-        require(len(shape) >= 1 and min(shape) > 0, "shape", "of at least one axis, all positive", shape)
+        whole = all(isinstance(size, int) and size > 0 for size in shape)
+        require(len(shape) >= 1 and whole, "shape", "of at least one axis, all positive", shape)
         self.shape = tuple(shape)
         self.schedule = NoiseSchedule.from_dict(schedule)
         self.schedule.check_timestep(timestep)
@@ -215,6 +216,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         return None
 
     def _check_call(self, z: Tensor, labels: Tensor | None) -> Tensor | None:
+        check_tensor("z", z)
         right = z.ndim >= 1 and tuple(z.shape[1:]) == self.shape
         require(right, "z", f"of shape (B, {', '.join(map(str, self.shape))})", tuple(z.shape))
         check_finite("z", z)
@@ -230,7 +232,8 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         if fresh is None:
             require(not self.needs_fresh, "fresh", "given: this prior draws its noise anew", None)
             return None
-        require(self.needs_fresh, "fresh", "None: this prior takes only z", tuple(fresh.shape))
+        require(self.needs_fresh, "fresh", "None: this prior takes only z", type(fresh).__name__)
+        check_tensor("fresh", fresh)
         require(fresh.shape == z.shape, "fresh", f"shaped as z, {tuple(z.shape)}", tuple(fresh.shape))
         check_finite("fresh", fresh)
         return fresh.float().flatten(1)

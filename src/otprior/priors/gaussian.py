@@ -34,7 +34,7 @@ from otprior.priors.data import images_by_class, read_data, rows_by_class, strea
 from otprior.priors.options import PriorOptions, option
 from otprior.transport.gaussian import gaussian_map, noised
 from otprior.transport.moments import FULL_COVARIANCE_LIMIT, Spectrum, streaming_spectrum
-from otprior.utils.validation import require
+from otprior.utils.validation import check_integer, require
 
 # Rank kept beyond FULL_COVARIANCE_LIMIT dimensions: two thin d x 512 products.
 DEFAULT_RANK = 512
@@ -175,5 +175,5 @@ def _axes(dim: int, rank: int | None) -> int:
     """How many principal axes to keep."""
     if rank is None:
         rank = dim if dim <= FULL_COVARIANCE_LIMIT else DEFAULT_RANK
-    require(1 <= rank <= dim, "rank", f"in [1, {dim}]", rank)
+    check_integer("rank", rank, 1, dim)
     return rank

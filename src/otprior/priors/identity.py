@@ -17,6 +17,7 @@ from otprior.priors.base import Prior
 from otprior.priors.data import as_schedule, stream_data
 from otprior.transport.gaussian import isotropic
 from otprior.transport.moments import Spectrum
+from otprior.utils.validation import invalid, plain_number
 
 
 class IdentityPrior(Prior):
@@ -40,7 +41,11 @@ class IdentityPrior(Prior):
     @classmethod
     def build(cls, shape: tuple[int, ...], schedule: Any, timestep: float) -> Self:
         """For latents of `shape` under a `NoiseSchedule` or a diffusers scheduler; there is nothing to fit."""
-        return cls(shape=list(shape), schedule=as_schedule(schedule).to_dict(), timestep=timestep)
+        try:
+            sizes = list(map(plain_number, shape))
+        except TypeError as error:
+            raise invalid("shape", "a sequence of sizes", type(shape).__name__) from error
+        return cls(shape=sizes, schedule=as_schedule(schedule).to_dict(), timestep=timestep)
 
     @classmethod
     def fit(

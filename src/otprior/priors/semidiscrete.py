@@ -46,6 +46,7 @@ from otprior.utils.validation import invalid, require
 
 NOISES = ("coupled", "whitened", "fresh", "frozen")
 FROZEN_BLOCK = 1024
+LEAST_SMOOTHING = 1e-6  # below it scores overflow; 0 is the limit
 
 
 def _read_rank(text: str) -> int | float:
@@ -114,8 +115,9 @@ class SemiDiscreteOptions(SolveOptions):
 
     def check(self) -> None:
         smoothing, correlation, noise = self.smoothing, self.correlation, self.noise
-        good = isinstance(smoothing, int | float) and 0 <= smoothing < float("inf")
-        require(good, "smoothing", "a finite number >= 0", smoothing)
+        number = isinstance(smoothing, int | float)
+        good = number and (smoothing == 0 or LEAST_SMOOTHING <= smoothing < float("inf"))
+        require(good, "smoothing", f"0, or a finite number >= {LEAST_SMOOTHING}", smoothing)
         rule = f"0 with noise={noise!r}"
         require(smoothing == 0 or noise not in ("frozen", "whitened"), "smoothing", rule, smoothing)
         in_range = isinstance(correlation, int | float) and 0 < correlation <= 1

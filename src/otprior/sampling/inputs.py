@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from otprior.data.images import check_labels
-from otprior.utils.validation import check_finite, invalid, require
+from otprior.utils.validation import check_finite, check_integer, invalid, plain_number, require
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,13 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 def seeds_to_generators(seeds: Iterable[int]) -> list[torch.Generator]:
     """One CPU generator for each seed: `generator=` for images that depend on their own seed alone."""
-    return [torch.Generator("cpu").manual_seed(int(seed)) for seed in seeds]
+    try:
+        seeds = list(map(plain_number, seeds))
+    except TypeError as error:
+        raise invalid("seeds", "a sequence of integers", type(seeds).__name__) from error
+    for seed in seeds:
+        check_integer("a seed", seed, -(2**63), 2**64 - 1)
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
 def check_generators(generator: Generators, batch_size: int) -> Generators:

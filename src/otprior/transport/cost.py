@@ -28,10 +28,10 @@ from otprior.transport.potential import BrenierPotential
 from otprior.transport.source import Sampler, Source
 from otprior.utils.random import seed_from
 from otprior.utils.torch_state import plain_torch
-from otprior.utils.validation import check_integer, require
+from otprior.utils.validation import check_integer, check_tensor, require
 
 BATCHES = 8
-LEAST_DRAWS = 1 << 16
+LEAST_DRAWS, MOST_DRAWS = 1 << 16, 1 << 27
 DRAWS_PER_ATOM = 16
 # Student's t has a degree of freedom fewer than there are batches.
 QUANTILE_975 = float(stdtrit(BATCHES - 1, 0.975))
@@ -101,7 +101,7 @@ def transport_cost(
     h = _offsets(measure, potential)
     if draws is None:
         draws = max(LEAST_DRAWS, DRAWS_PER_ATOM * len(measure))
-    check_integer("draws", draws, 2 * BATCHES)
+    check_integer("draws", draws, 2 * BATCHES, MOST_DRAWS)
     seed = seed_from(generator)
     law, size = Source.build(source, measure.dim, seed), draws // BATCHES
     # With atoms less their mean, and h less its own, both bounds are E|x|² + Σ ν |y|² less twice a mean of scores.
@@ -122,6 +122,7 @@ def transport_cost(
 
 def _offsets(measure: DiscreteMeasure, potential: Tensor) -> Tensor:
     """The potential of the distinct atoms, float64 (N,)."""
+    check_tensor("potential", potential)
     device, given = measure.atoms.device, len(measure.merged_into)
     require(tuple(potential.shape) == (given,), "potential", f"of shape ({given},)", tuple(potential.shape))
     h = potential.to(device, torch.float64)[measure.index.to(device)]

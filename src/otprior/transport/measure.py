@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otprior.utils.validation import check_finite, require
+from otprior.utils.validation import as_numbers, check_finite, require
 
 # User weights come as float32 or as decimal text: a sum nearer to 1 than this is rounding, any other a mistake.
 WEIGHT_SUM_TOLERANCE = 1e-4
@@ -72,7 +72,9 @@ class DiscreteMeasure:
         count = len(atoms)
         if weights is None:
             weights = torch.full((count,), 1.0 / count, dtype=torch.float64)
-        weights = torch.as_tensor(weights).detach().to("cpu", torch.float64)
+        weights = as_numbers("weights", weights)
+        require(not weights.is_complex(), "weights", "real", weights.dtype)
+        weights = weights.to("cpu", torch.float64)
         require(
             weights.shape == (count,), "weights", f"of shape ({count},), one an atom", tuple(weights.shape)
         )

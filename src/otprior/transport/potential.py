@@ -30,6 +30,7 @@ from torch import Tensor
 from otprior.transport.measure import rows_per_block
 from otprior.transport.near_maximum import Candidates
 from otprior.utils.torch_state import plain_torch, product_roundoff_unit
+from otprior.utils.validation import check_tensor, require
 
 # Entries of one block of the score matrix: 16 MiB of float32, whatever the batch and the number of atoms.
 SCORES_PER_BLOCK = 1 << 22
@@ -65,6 +66,13 @@ class BrenierPotential:
     @plain_torch()
     def build(cls, atoms: Tensor, offsets: Tensor, radius: float | None = None) -> BrenierPotential:
         """From atoms (N, d) and offsets (N,); `radius`, if known, saves a pass over the atoms."""
+        check_tensor("atoms", atoms)
+        check_tensor("offsets", offsets)
+        matrix = atoms.ndim == 2 and atoms.numel() > 0 and atoms.is_floating_point()
+        rule = "a floating matrix (N, d), not empty"
+        require(matrix, "atoms", rule, f"{atoms.dtype} of shape {tuple(atoms.shape)}")
+        rule = f"of shape ({len(atoms)},), one an atom"
+        require(tuple(offsets.shape) == (len(atoms),), "offsets", rule, tuple(offsets.shape))
         # (Maxima are written into buffers, which a graph would not allow.)
         atoms, offsets = atoms.detach(), offsets.detach()
         if radius is None:

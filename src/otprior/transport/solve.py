@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("auto", "float32", "bfloat16")
 # Beyond this the scores' squares and products leave the range of float32.
 LARGEST_ATOM = 1e30
+# Less would take more draws than a number can say.
+LEAST_TOL = 1e-15
 
 
 @plain_numbers
@@ -136,7 +138,8 @@ def _run(
 def _check_options(
     tol: float, max_draws: int | None, precision: str, entropy: float, processes: Processes
 ) -> None:
-    require(isinstance(tol, int | float) and 0 < tol < float("inf"), "tol", "a positive number", repr(tol))
+    positive = isinstance(tol, int | float) and LEAST_TOL <= tol < float("inf")
+    require(positive, "tol", f"a finite number >= {LEAST_TOL:g}", repr(tol))
     if max_draws is not None:
         check_integer("max_draws", max_draws, 1)
     check_choice("precision", precision, PRECISIONS)

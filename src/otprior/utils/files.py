@@ -196,11 +196,13 @@ def _exchange(one: Path, other: Path) -> bool:
 
 def _left_over(path: Path) -> Iterator[tuple[Path, int, str]]:
     """What runs of this machine have near `path`: the folder, the process, and whether it is "new" or "old"."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(platform.node())}-(\d+)\..*\.(new|old)")
+    # (A prior that is saved into an output that is not in place yet has one of its own beside that, with a dot more.)
+    run = rf"{re.escape(path.name)}\.{re.escape(platform.node())}-(\d+)"
+    pattern = re.compile(rf"(\.+){run}\..*\.(new|old)")
     for each in sorted(path.parent.iterdir()):
         match = pattern.fullmatch(each.name)
         if match is not None:
-            yield each, int(match[1]), match[2]
+            yield each, int(match[2]), match[3] if match[1] == "." else "new"
 
 
 def _clear_litter(path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
@@ -42,6 +42,33 @@ def check_integer(name: str, value: Any, minimum: int, maximum: int | None = Non
     right_type = isinstance(value, Integral) and not isinstance(value, bool)
     in_range = right_type and value >= minimum and (maximum is None or value <= maximum)
     require(in_range, name, rule, repr(value))
+
+
+def check_number(name: str, value: Any) -> float:
+    """Requires one real number, of Python, NumPy or torch; returns it as a float."""
+    number = plain_number(value)
+    require(isinstance(number, Real), name, "a number", f"{str(number)[:40]!r}, a {type(number).__name__}")
+    try:
+        return float(number)
+    except OverflowError as error:
+        raise invalid(name, "a number that a float can hold", "a larger one") from error
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Requires a tensor."""
+    import torch
+
+    require(isinstance(value, torch.Tensor), name, "a torch.Tensor", type(value).__name__)
+
+
+def as_numbers(name: str, values: Any) -> Tensor:
+    """A tensor, without a graph, of a tensor, an array or a sequence of numbers."""
+    import torch
+
+    try:
+        return torch.as_tensor(values).detach()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise invalid(name, "a tensor, an array or a sequence of numbers", type(values).__name__) from error
 
 
 def plain_number(value: Any) -> Any:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from otprior import __version__
 from otprior.diffusion.codes import Codes
+from otprior.diffusion.grids import timestep_grid
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.processes import kept_processes
 from otprior.experiments.study import Listener, StageProgress, ignore
@@ -68,8 +69,10 @@ def run_code_study(
     check_subject(study, subject)
     work, network = Path(work), subject.network
     subject = replace(subject, images=subject.images.select(slice(0, study.images)))
-    _claim(study, subject, work)
     schedule = NoiseSchedule.from_scheduler(own_scheduler(network.folder))
+    # (Refuses a t* from which there are too few timesteps, before the work.)
+    timestep_grid(schedule, study.timestep, study.fast_steps, "log_snr")
+    _claim(study, subject, work)
     stages = NetworkStages(study, network, schedule, work, workers, threads, listen)
     with kept_processes(workers, threads) if workers else contextlib.nullcontext():
         _fit_priors(stages, subject)

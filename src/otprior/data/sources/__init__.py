@@ -39,7 +39,9 @@ def find_source(data: Any) -> Source:
 
     if hasattr(data, "features") and hasattr(data, "cast_column"):
         return HubDatasetSource(data)
-    iterable = hasattr(data, "__iter__") or (hasattr(data, "__getitem__") and hasattr(data, "__len__"))
+    # (Asked of its class: objects of diffusers look up whatever they are asked for.)
+    kind = type(data)
+    iterable = hasattr(kind, "__iter__") or (hasattr(kind, "__getitem__") and hasattr(kind, "__len__"))
     rule = "an array or tensor, a path, a data set, or something that yields images"
     require(iterable, "data", rule, type(data).__name__)
     return IterableSource(data)
