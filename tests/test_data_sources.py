@@ -430,6 +430,22 @@ def test_links_into_the_hub_cache_are_files_of_their_folder(tmp_path: Path, colo
     assert same(load_images(folder), colour[:1])
 
 
+LABELS: dict[str, Any] = {
+    "of another number": np.arange(3),
+    "infinite": np.full(8, np.inf),
+    "halves": np.full(8, 0.5),
+    "negative": np.full(8, -1),
+}
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+def test_labels_that_are_none_are_refused_by_a_stream_too(tmp_path: Path, labels: np.ndarray) -> None:
+    np.savez(tmp_path / "x.npz", images=np.zeros((8, 1, 4, 4), np.uint8), labels=labels)
+    for read in (load_images, lambda path: list(open_images(path).labelled())):
+        with pytest.raises(ValueError, match="labels"):
+            read(tmp_path / "x.npz")
+
+
 @pytest.mark.parametrize("name", ["a.npz", "a.npy", "a.safetensors", "a.zip", "a.tar", "a.parquet", "a.csv"])
 @pytest.mark.parametrize("device", [False, True])
 def test_pipes_and_devices_are_no_data(tmp_path: Path, name: str, device: bool) -> None:

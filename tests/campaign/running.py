@@ -126,7 +126,10 @@ def train(folder: Path) -> None:
 
     loop.SAVED_EVERY_SECONDS = 0.0
     plan = NetworkPlan(steps=8, batch_size=4, channels=(8, 32), layers=1, checkpoints=(50, 100))
-    loop.train_network(load_images("data.npz"), DDPMScheduler(), plan, folder)
+    try:
+        loop.train_network(load_images("data.npz"), DDPMScheduler(), plan, folder)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
 
 
 def forked(

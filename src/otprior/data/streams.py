@@ -172,6 +172,8 @@ class ImageStream:
         if found is None:
             return None
         values, labels = found
+        if labels is not None:
+            labels = check_labels(labels, len(values), name=f"labels of {self.source.path or 'the data'}")
         return (values[:, None] if values.ndim == 3 else values), labels
 
     def _blocks(self) -> Iterator[tuple[Tensor, list[int | str | None]]]:
