@@ -51,14 +51,16 @@ def shrink(picture: bytes) -> bytes:
 
 def main() -> None:
     """Runs the scripts that the command line names."""
-    scripts = {
-        path.stem.removeprefix("plot_"): path for path in sorted((ROOT / "examples").glob("plot_*.py"))
-    }
+    paths = sorted((ROOT / "examples").glob("plot_*.py"))
+    scripts = {path.stem.removeprefix("plot_"): path for path in paths}
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("names", nargs="*", choices=[[], *scripts], default=[], metavar="NAME")
-    for name in parser.parse_args().names or scripts:
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    names = parser.parse_args().names or list(scripts)
+    if unknown := sorted(set(names) - set(scripts)):
+        parser.error(f"there is no example {', '.join(unknown)}")
+    for name in names:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         with tempfile.TemporaryDirectory() as folder:
             picture = Path(folder) / "picture.png"
