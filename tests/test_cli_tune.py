@@ -34,6 +34,26 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("command", ["tune", "compare"])
+@pytest.mark.parametrize(
+    "damaged", ["model/unet/diffusion_pytorch_model.safetensors", "extractor/model.safetensors"]
+)
+def test_what_is_damaged_is_refused_before_the_work(
+    material: Path, tmp_path: Path, command: str, damaged: str
+) -> None:
+    shutil.copytree(material, tmp_path, dirs_exist_ok=True)
+    (tmp_path / damaged).write_bytes((tmp_path / damaged).read_bytes()[:-100])
+    held_out = tmp_path / "train.npz"
+    own = {
+        "tune": ["--validation"],
+        "compare": ["--starts", "gaussian@1", "--held-out", held_out, "--reference"],
+    }
+    words = [command, tmp_path / "model", tmp_path / "train.npz", *own[command], tmp_path / "validation.npz"]
+    words += ["--extractor", tmp_path / "extractor"]
+    assert_refused(run(*words, "--out", tmp_path / "out"), "damaged")
+    assert not (tmp_path / "out.work").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
