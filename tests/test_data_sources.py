@@ -430,7 +430,7 @@ def test_links_into_the_hub_cache_are_files_of_their_folder(tmp_path: Path, colo
     assert same(load_images(folder), colour[:1])
 
 
-LABELS: dict[str, Any] = {
+NO_LABELS: dict[str, Any] = {
     "of another number": np.arange(3),
     "infinite": np.full(8, np.inf),
     "halves": np.full(8, 0.5),
@@ -438,7 +438,7 @@ LABELS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize("labels", NO_LABELS.values(), ids=NO_LABELS)
 def test_labels_that_are_none_are_refused_by_a_stream_too(tmp_path: Path, labels: np.ndarray) -> None:
     np.savez(tmp_path / "x.npz", images=np.zeros((8, 1, 4, 4), np.uint8), labels=labels)
     for read in (load_images, lambda path: list(open_images(path).labelled())):
