@@ -87,6 +87,14 @@ def test_links_lead_to_where_pages_stand_on_the_site(folder: str, given: str, ex
     assert SITE["relink"](given, (ROOT / folder).resolve()) == expected
 
 
+def test_every_page_stands_in_the_navigation() -> None:
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^ +- (?:\w+: )?(\S+\.md)$", settings, re.MULTILINE))
+    made = {*SITE["PAGES"].values(), "reference/commands.md"}
+    written = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert listed == written | made
+
+
 def test_the_site_loads_nothing_from_elsewhere() -> None:
     settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     assert "font: false" in settings
