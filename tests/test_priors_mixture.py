@@ -8,15 +8,12 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scipy.stats import kstest, norm
 from torch import Tensor
 
 from otprior.data.images import ImageSet
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import GaussianPrior, MixturePrior, SemiDiscretePrior
-from otprior.priors.mixture import IMAGES_PER_AXIS
-from otprior.transport.moments import streaming_spectrum, thin_spectrum
 
 SCHEDULE = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 SHAPE = (1, 4, 4)
@@ -51,16 +48,19 @@ def test_one_cluster_is_the_gaussian_prior() -> None:
 
 
 def test_clusters_of_equal_images_are_the_coupled_prior() -> None:
-    """Ten copies of each of four images: no variance is left. Cells differ by what the two solves leave of χ²."""
+    """Ten copies of each of four images: no variance is left but for shares of 1e-6 in other images, which are far.
+
+    Cells differ by what the two solves leave of χ².
+    """
     z = normal(1000, *SHAPE)
-    four = IMAGES.images[:4]
+    four = normal(4, *SHAPE, seed=1).sign()
     coupled = SemiDiscretePrior.fit(ImageSet(four), SCHEDULE, 400, tol=0.001)
-    # Of twelve first rows several are copies of one image: their clusters run empty and are dropped.
+    # Of twelve first rows several are copies of one image: their clusters are one in the end.
     copies = ImageSet(four.repeat_interleave(10, dim=0))
     mixture = MixturePrior.fit(copies, SCHEDULE, 400, components=12, tol=0.001)
     assert mixture.config["components"] == 4
-    assert float(mixture.residuals.max()) < 1e-12
-    same = (mixture(z) - coupled(z)).flatten(1).abs().amax(dim=1) < 1e-5
+    assert float(mixture.residuals.max()) < 1e-4
+    same = (mixture(z) - coupled(z)).flatten(1).abs().amax(dim=1) < 1e-4
     assert float(same.double().mean()) > 0.95
 
 
@@ -81,7 +81,8 @@ def test_each_cluster_gets_its_share_of_seeds_and_its_own_law() -> None:
 
 
 def test_a_cluster_keeps_a_third_as_many_axes_as_images() -> None:
-    mixture = MixturePrior.fit(IMAGES, SCHEDULE, 400, components=10, rank=8)
+    images = ImageSet(normal(120, *SHAPE, seed=6).sign() * 0.9)
+    mixture = MixturePrior.fit(images, SCHEDULE, 400, components=12, rank=8)
     kept = (mixture.bases.abs().sum(dim=1) > 0).sum(dim=1)
     assert int(kept.max()) <= 8
     assert bool((kept < 8).any())
@@ -90,7 +91,6 @@ def test_a_cluster_keeps_a_third_as_many_axes_as_images() -> None:
         basis = mixture.bases[k, :, :count]
         torch.testing.assert_close(basis.T @ basis, torch.eye(count), rtol=0, atol=1e-5)
         assert count == 0 or float(mixture.variances[k, count - 1]) > 0
-    assert int(kept.sum()) <= len(IMAGES) // IMAGES_PER_AXIS
 
 
 def test_no_image_is_stored() -> None:
@@ -133,24 +133,91 @@ def test_the_same_seed_gives_the_same_prior() -> None:
     z = normal(10, *SHAPE)
     assert torch.equal(one(z), same(z))
     assert not torch.equal(one(z), other(z))
-    # By default a cluster for every ten images.
-    assert MixturePrior.fit(islands()[0], SCHEDULE, 400).config["components"] <= 300 // 10
 
 
-@settings(max_examples=25, deadline=None)
-@given(rows=st.integers(2, 12), rank=st.integers(1, 20), seed=st.integers(0, 1000))
-def test_thin_spectrum_is_that_of_the_stream(rows: int, rank: int, seed: int) -> None:
-    values = normal(rows, 9, seed=seed).double()
-    thin, full = thin_spectrum(values, rank), streaming_spectrum(values, min(rank, 9))
-    kept = len(thin.variances)
-    assert kept == min(rank, rows, 9)
-    torch.testing.assert_close(thin.mean, full.mean)
-    torch.testing.assert_close(thin.variances, full.variances[:kept], rtol=1e-9, atol=1e-12)
-    if rank <= min(rows, 9):
-        assert thin.residual == pytest.approx(full.residual, rel=1e-9, abs=1e-12)
-    # (Axes of equal variance may turn into each other: compare the covariances that they make.)
-    ours, theirs = ((s.basis[:, :kept] * s.variances[:kept]) @ s.basis[:, :kept].T for s in (thin, full))
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+def test_images_set_aside_choose_as_many_clusters_as_there_are() -> None:
+    """Of islands without any shape four of the lowest rank; of each class its own two; what is given stays."""
+    images, which = islands()
+    mixture = MixturePrior.fit(images, SCHEDULE)
+    assert (mixture.config["components"], mixture.config["rank"]) == (4, 5)
+    assert ("rank", "5 axes of a cluster at most") in mixture.summary()
+    by_class = MixturePrior.fit(images, SCHEDULE, labels=(which == 3).long())
+    assert torch.bincount(by_class.classes).tolist() == [3, 1]
+    assert MixturePrior.fit(images, SCHEDULE, components=2).config["components"] == 2
+    assert MixturePrior.fit(images, SCHEDULE, rank=7).config["rank"] == 7
+
+
+def test_copies_and_constant_pixels_are_no_trouble() -> None:
+    """Ten copies of 30 images of which two pixels never change; and images that are all one."""
+    pixels = IMAGES.images[:30].clone()
+    pixels[:, :, 0, :2] = -1
+    starts = MixturePrior.fit(ImageSet(pixels.repeat(10, 1, 1, 1)), SCHEDULE)(normal(50, *SHAPE))
+    assert bool(torch.isfinite(starts).all())
+    one = MixturePrior.fit(ImageSet(pixels[:1].repeat(40, 1, 1, 1)), SCHEDULE, 400)
+    z = normal(50, *SHAPE)
+    torch.testing.assert_close(one(z), one.alpha * pixels[:1] + one.sigma * z, rtol=0, atol=1e-5)
+
+
+# The law of a start ----------------------------------------------------------------------------------------
+
+
+def test_fresh_noise_has_exactly_the_law_of_its_cluster() -> None:
+    """T(z, ε) = α μ + A ε with A Aᵀ = α² Σ + σ² I (float32 products of 16)."""
+    images, _ = islands()
+    fresh = MixturePrior.fit(images, SCHEDULE, 200, components=6, rank=4, noise="fresh")
+    noise = torch.cat([torch.zeros(1, 16), torch.eye(16)]).reshape(-1, *SHAPE)
+    seen = set()
+    for z in normal(40, *SHAPE, seed=3):
+        start = fresh(z.expand(17, *SHAPE), fresh=noise).flatten(1).double()
+        k = int(torch.cdist(start[:1].float() / fresh.alpha, fresh.means).argmin())
+        basis, variances = fresh.bases[k].double(), fresh.variances[k].double()
+        filled = torch.eye(16) - basis @ basis.T
+        wanted = basis @ torch.diag(variances) @ basis.T + float(fresh.residuals[k]) * filled
+        matrix = (start[1:] - start[0]).T
+        torch.testing.assert_close(
+            matrix @ matrix.T,
+            fresh.alpha**2 * wanted + fresh.sigma**2 * torch.eye(16, dtype=torch.float64),
+            rtol=0,
+            atol=1e-5,
+        )
+        torch.testing.assert_close(start[0].float(), fresh.alpha * fresh.means[k], rtol=0, atol=1e-5)
+        seen.add(k)
+    assert len(seen) > 2
+
+
+def marginal(x: Any, weights: Tensor, means: Tensor, widths: Tensor) -> Any:
+    """The distribution function of a mixture on the line."""
+    return sum(w * norm.cdf(x, m, s) for w, m, s in zip(weights.numpy(), means.numpy(), widths.numpy()))
+
+
+@pytest.mark.parametrize("noise", ["fresh", "whitened"])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_starts_law_is_the_mixtures_p_t(noise: str, conditional: bool) -> None:
+    """Two clusters: cells are half-spaces, which whitening undoes. Kolmogorov's test on 20,000 seeds, at 0.001."""
+    images, which = islands(2 + 2 * conditional)
+    options: dict[str, Any] = {"noise": noise, "components": 2, "rank": 3, "tol": 1e-3}
+    mixture = MixturePrior.fit(images, SCHEDULE, 300, which // 2 if conditional else None, **options)
+    z, fresh = normal(20_000, *SHAPE, seed=3), normal(20_000, *SHAPE, seed=4) if noise == "fresh" else None
+    for label in range(1 + conditional):
+        given = torch.full((len(z),), label) if conditional else None
+        starts = mixture(z, given, fresh=fresh).flatten(1).double()
+        # In the order of the islands, whose shares of the images are known.
+        centres = torch.stack(
+            [images.images[which == k].flatten(1).mean(dim=0) for k in (2 * label, 2 * label + 1)]
+        )
+        own = torch.nonzero(mixture.classes == label).reshape(-1)
+        own = own[torch.cdist(centres, mixture.means[own]).argmin(dim=1)]
+        shares = torch.bincount(which)[2 * label : 2 * label + 2].double()
+        means, bases = mixture.means[own].double(), mixture.bases[own].double()
+        for direction in [means[1] - means[0], *normal(3, 16, seed=5).double()]:
+            u = direction / direction.norm()
+            along = torch.einsum("d,kdr->kr", u, bases) ** 2
+            clean = (along * mixture.variances[own]).sum(dim=1) + (1 - along.sum(dim=1)) * mixture.residuals[
+                own
+            ]
+            widths = (mixture.alpha**2 * clean + mixture.sigma**2).sqrt()
+            law = (shares / shares.sum(), mixture.alpha * means @ u, widths)
+            assert kstest((starts @ u).numpy(), marginal, args=law).pvalue > 0.001
 
 
 # Bad input -------------------------------------------------------------------------------------------------
@@ -162,8 +229,8 @@ def test_thin_spectrum_is_that_of_the_stream(rows: int, rank: int, seed: int) ->
         ({"components": 31}, "components must be at most half of 60 images; got 31"),
         ({"components": 0}, "components must be an integer >= 1"),
         ({"noise": "frozen"}, "noise must be one of"),
-        ({"rank": 0}, "rank must be an integer"),
-        ({"rank": 17}, "rank must be an integer"),
+        ({"rank": 0}, "rank must be an integer >= 1"),
+        ({"rank": 17}, "rank must be an integer in [1, 16]"),
         ({"timestep": 1000}, "timestep must be"),
         ({"labels": torch.tensor([0] * 59 + [1])}, "data must be at least two images for class 1; got 1"),
     ],

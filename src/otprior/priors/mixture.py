@@ -1,8 +1,8 @@
 """The mixture prior: clusters of the data as low-rank Gaussians, and a map onto them. No image is stored.
 
-The data's law is taken as Σ_k π_k N(μ_k, Σ_k): clusters of k-means with their means and covariances, each of low rank
-plus isotropic. Semi-discrete transport from N(0, I) to the means, of masses π_k, gives the seed's cluster k(z), and
-the gaussian map of that cluster its start:
+The data's law is taken as Σ_k π_k N(μ_k, Σ_k), Σ_k of low rank plus isotropic, fitted by EM; how many clusters and axes
+is chosen by the likelihood of images set aside (`otprior.priors.clusters`). Semi-discrete transport from N(0, I) to the
+means, of masses π_k, gives the seed's cluster k(z), and the gaussian map of that cluster its start:
 
     T(z) = α μ_{k(z)} + (α² Σ_{k(z)} + σ² I)^{1/2} z.
 
@@ -19,29 +19,26 @@ means, and the directions in which many images differ. (That is no guarantee of 
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from diffusers.configuration_utils import register_to_config
-from scipy.cluster.vq import kmeans2
 from torch import Tensor
 
+from otprior.priors.clusters import fit_clusters
 from otprior.priors.data import images_by_class, read_data, rows_by_class
 from otprior.priors.options import option
 from otprior.priors.solved import CellMaps, SolvedPrior, SolveOptions, fit_facts
-from otprior.transport.moments import Spectrum, thin_spectrum
+from otprior.transport.gaussian_mixture import GaussianMixture
 from otprior.transport.potential import BrenierPotential
-from otprior.transport.solution import Progress, Solution
+from otprior.transport.solution import Progress
 from otprior.transport.solve import solve_semidiscrete
 from otprior.utils.validation import check_integer, require
 
 NOISES = ("coupled", "whitened", "fresh")
-IMAGES_PER_CLUSTER = 10
-IMAGES_PER_AXIS = 3
-KMEANS_ROUNDS = 30
 
 
 @dataclass(frozen=True)
@@ -57,17 +54,24 @@ class MixtureOptions(SolveOptions):
     )
     components: int | None = option(
         None,
-        "Clusters of each class; by default one for every ten images. A few less may come out: an image that has a "
-        "cluster for itself joins the next one.",
+        "Clusters of each class; by default as many as the likelihood of images set aside asks for. A few less may "
+        "come out: an image that has a cluster for itself joins the next one.",
         type=int,
         minimum=1,
         metavar="K",
     )
-    rank: int = option(10, "Principal axes to keep of a cluster.", metavar="R")
+    rank: int | None = option(
+        None,
+        "The most principal axes of a cluster; by default as many as that likelihood asks for.",
+        type=int,
+        minimum=1,
+        metavar="R",
+    )
 
     def check_images(self, parts: list[tuple[int, Tensor]]) -> None:
         """Refuses more axes or clusters than the images of each class, (n, d), allow."""
-        check_integer("rank", self.rank, 1, parts[0][1].shape[1])
+        if self.rank is not None:
+            check_integer("rank", self.rank, 1, parts[0][1].shape[1])
         if self.components is not None:
             check_integer("components", self.components, 1)
         fewest = min(len(rows) for _, rows in parts)
@@ -97,6 +101,7 @@ class MixturePrior(SolvedPrior):
     atoms_name = "components"
     usual_log_snr = -1.43
     # It copies so little that it can start later in the process.
+    # Its clusters are chosen for the first of these: nearer to one in law there is nearer at every later t*.
     searched_log_snr = (0.5, 0.0, -0.5, -1.0, -1.5, -2.0, -2.5)
     means: Tensor  # (K, d)
     potential: Tensor  # (K,) float64
@@ -147,7 +152,7 @@ class MixturePrior(SolvedPrior):
         progress: Callable[[Progress], None] | None = None,
         **options: Any,
     ) -> Self:
-        """Clusters the images, and solves the transport from N(0, I) to the clusters' means.
+        """Fits clusters to the images, and solves the transport from N(0, I) to their means.
 
         Arguments:
             data: Clean images: an `ImageSet`, or (N, C, H, W) uint8, or floats in [-1, 1].
@@ -171,27 +176,37 @@ class MixturePrior(SolvedPrior):
         parts = list(images_by_class(images, count))
         chosen.check_images(parts)
         generator = generator if generator is not None else torch.Generator().manual_seed(0)
-        solved = [_solve(rows, chosen, generator, progress) for _, rows in parts]
-        spectra = [spectrum for own, _ in solved for spectrum in own]
+        noise = math.exp(-max(cls.searched_log_snr))
+        laws = [fit_clusters(rows, chosen.components, chosen.rank, noise, generator) for _, rows in parts]
+        reach: dict[str, Any] = {"tol": chosen.tol, "max_draws": chosen.max_draws, "throw": chosen.throw}
+        solutions = [
+            solve_semidiscrete(law.means, law.weights, generator=generator, progress=progress, **reach)
+            for law in laws
+        ]
         prior = cls(
             shape=list(images.images.shape[1:]),
             schedule=noise_schedule.to_dict(),
             timestep=timestep,
-            components=len(spectra),
-            rank=chosen.rank,
+            components=sum(len(law.weights) for law in laws),
+            rank=max(law.bases.shape[2] for law in laws),
             noise="coupled" if chosen.noise == "whitened" else chosen.noise,
             num_classes=count,
-            facts=fit_facts(images, [solution for _, solution in solved]),
+            facts=fit_facts(images, solutions),
         )
-        prior.potential.copy_(torch.cat([solution.potential.cpu() for _, solution in solved]))
-        labels_of = [label for (label, _), (own, _) in zip(parts, solved) for _ in own]
-        prior.classes.copy_(torch.tensor(labels_of))
-        for k, spectrum in enumerate(spectra):
-            kept = len(spectrum.variances)
-            prior.means[k], prior.residuals[k] = spectrum.mean, spectrum.residual
-            prior.bases[k, :, :kept], prior.variances[k, :kept] = spectrum.basis, spectrum.variances
+        prior.potential.copy_(torch.cat([solution.potential.cpu() for solution in solutions]))
+        prior._store([label for label, _ in parts], laws)
         prior = prior.to(images.images.device).eval()
         return prior.whiten(generator=generator) if chosen.noise == "whitened" else prior
+
+    def _store(self, labels: list[int], laws: list[GaussianMixture]) -> None:
+        """Fills the buffers of clusters, class by class."""
+        first = 0
+        for label, law in zip(labels, laws):
+            own = slice(first, first + len(law.weights))
+            kept = law.bases.shape[2]
+            self.means[own], self.residuals[own], self.classes[own] = law.means, law.residuals, label
+            self.bases[own, :, :kept], self.variances[own, :kept] = law.bases, law.variances
+            first = own.stop
 
     @classmethod
     def searched_options(cls) -> list[dict[str, Any]]:
@@ -208,6 +223,10 @@ class MixturePrior(SolvedPrior):
     def reported_options(cls, options: Mapping[str, Any]) -> dict[str, Any]:
         """Its noise, unless it is the seed's."""
         return {"noise": options.get("noise")}
+
+    def summary(self) -> list[tuple[str, str]]:
+        """Also the rank."""
+        return [*super().summary(), ("rank", f"{self.config['rank']} axes of a cluster at most")]
 
     def _start(self, z: Tensor, labels: Tensor | None, fresh: Tensor | None) -> Tensor:
         if self.noise == "whitened":
@@ -230,43 +249,3 @@ class MixturePrior(SolvedPrior):
 
     def _map_of(self, label: int) -> tuple[BrenierPotential, Tensor]:
         return self._maps.find(label, self.means, self.potential, self.classes)
-
-
-def _solve(
-    rows: Tensor,
-    options: MixtureOptions,
-    generator: torch.Generator,
-    progress: Callable[[Progress], None] | None,
-) -> tuple[list[Spectrum], Solution]:
-    """The clusters of one class's rows (n, d), and the transport to their means."""
-    wanted = options.components or max(1, len(rows) // IMAGES_PER_CLUSTER)
-    clusters = _clusters(rows, wanted, generator)
-    sizes = torch.tensor([len(part) for part in clusters], dtype=torch.float64)
-    ranks = [min(options.rank, len(part) // IMAGES_PER_AXIS) for part in clusters]
-    spectra = [thin_spectrum(rows[part], rank) for part, rank in zip(clusters, ranks)]
-    solution = solve_semidiscrete(
-        torch.stack([spectrum.mean for spectrum in spectra]).float(),
-        sizes / sizes.sum(),
-        tol=options.tol,
-        max_draws=options.max_draws,
-        generator=generator,
-        throw=options.throw,
-        progress=progress,
-    )
-    return spectra, solution
-
-
-def _clusters(rows: Tensor, count: int, generator: torch.Generator) -> list[Tensor]:
-    """Indices of each cluster's rows (N, d), two at least, by Lloyd's algorithm from `count` rows at random."""
-    values = rows.double().cpu()
-    first = values[torch.randperm(len(values), generator=generator)[:count]]
-    with warnings.catch_warnings():
-        # (Clusters that run empty are dropped below.)
-        warnings.simplefilter("ignore", UserWarning)
-        means, found = kmeans2(values.numpy(), first.numpy(), iter=KMEANS_ROUNDS, minit="matrix")
-    cluster = torch.from_numpy(found).long()
-    large = torch.nonzero(torch.bincount(cluster, minlength=count) >= 2).reshape(-1)
-    alone = torch.nonzero(~torch.isin(cluster, large)).reshape(-1)
-    nearest = torch.cdist(values[alone], torch.from_numpy(means)[large]).argmin(dim=1)
-    cluster[alone] = large[nearest]
-    return [torch.nonzero(cluster == k).reshape(-1) for k in large.tolist()]

@@ -123,17 +123,3 @@ def streaming_spectrum(rows: Tensor | Iterable[Tensor], rank: int) -> Spectrum:
     require(moments is not None, "rows", "at least one", "none")
     assert moments is not None
     return moments.spectrum(rank)
-
-
-def thin_spectrum(rows: Tensor, rank: int) -> Spectrum:
-    """Computes the spectrum of few rows of many dimensions from their own singular values; float64.
-
-    There are at most as many axes as rows, whatever `rank`.
-    """
-    values = rows.detach().double()
-    mean = values.mean(dim=0)
-    _, singular, axes = torch.linalg.svd((values - mean) / len(values) ** 0.5, full_matrices=False)
-    variances, kept = singular.square(), min(rank, len(singular))
-    left = values.shape[1] - kept
-    residual = float(variances[kept:].sum()) / left if left else 0.0
-    return Spectrum(mean, axes[:kept].T.contiguous(), variances[:kept], residual)
