@@ -68,7 +68,8 @@ def main() -> None:
             content = shrink(picture.read_bytes())
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         (PICTURES / f"{name}.png").write_bytes(content)
-        (PICTURES / f"{name}.txt").write_text(printed, encoding="utf-8")
+        if printed:
+            (PICTURES / f"{name}.txt").write_text(printed, encoding="utf-8")
         spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         print(f"{name}: {spent:.0f} s of a core, {len(content):,} bytes", flush=True)
 
