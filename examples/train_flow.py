@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import ot
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DModel
 from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
@@ -248,9 +248,10 @@ def train(args: argparse.Namespace, size: Size, data: Data, run: Run, folder: Pa
     warm_up = size.steps // 20
     rates = get_scheduler("cosine", optimizer, num_warmup_steps=warm_up, num_training_steps=size.steps)
     ema = EMAModel(network.parameters(), decay=args.ema_decay, use_ema_warmup=True, power=0.75)
-    network, optimizer, rates = accelerator.prepare(network, optimizer, rates)
+    # (A prepared schedule would take a step for each process.)
+    network, optimizer = accelerator.prepare(network, optimizer)
     ema.to(accelerator.device)
-    accelerator.register_for_checkpointing(run, ema)
+    accelerator.register_for_checkpointing(run, ema, rates)
     latest = folder / "checkpoint"
     if latest.exists():
         accelerator.load_state(str(latest))
@@ -268,7 +269,9 @@ def train(args: argparse.Namespace, size: Size, data: Data, run: Run, folder: Pa
             run.seconds += now - found
             if run.step % args.checkpoint_every == 0 or run.step == size.steps:
                 save(accelerator, latest)
-                validate(args, data, ema, accelerator.unwrap_model(network), null, folder / "validation.png")
+                plain = accelerator.unwrap_model(network)
+                if accelerator.is_main_process:
+                    validate(args, data, ema, plain, null, folder / "validation.png")
             if run.step == size.steps:
                 break
             before = time.process_time()
@@ -291,11 +294,11 @@ def step(
     labels: Tensor,
 ) -> None:
     """One step of flow matching."""
-    draws = stream_generator(
-        run.seed, "times", run.step * accelerator.num_processes + accelerator.process_index
-    )
-    t = torch.rand(len(noise), generator=draws)
-    dropped = torch.rand(len(noise), generator=draws) < (LABEL_DROP if by_class else 1.0)
+    # Of all processes together, so that their number changes nothing.
+    draws, ranks = stream_generator(run.seed, "times", run.step), accelerator.num_processes
+    uniform = torch.rand(2, len(noise) * ranks, generator=draws).unflatten(1, (ranks, -1))
+    t, for_dropping = uniform[:, accelerator.process_index]
+    dropped = for_dropping < (LABEL_DROP if by_class else 1.0)
     labels = torch.where(dropped, torch.full_like(labels.cpu(), null), labels.cpu())
     noise, images, t, labels = (part.to(accelerator.device) for part in (noise, images, t, labels))
     wide = t.reshape(-1, *[1] * (noise.ndim - 1))
@@ -452,6 +455,17 @@ def judge(
     return figures
 
 
+def keep(figures: dict[str, float], network: nn.Module, record: Path) -> None:
+    """Writes a run's figures, and its network of images as diffusers keeps one; the figures last."""
+    if isinstance(network, ImageNetwork):
+        network.unet.save_pretrained(record.parent / "unet")
+        FlowMatchEulerDiscreteScheduler().save_pretrained(record.parent / "scheduler")
+    written = record.with_suffix(".new")
+    written.write_text(json.dumps(figures, indent=1))
+    os.replace(written, record)
+    logger.info("%s: %s", record.parent.name, figures)
+
+
 def summarise(
     args: argparse.Namespace, results: dict[str, list[dict[str, float]]], floor: dict[str, float]
 ) -> str:
@@ -536,18 +550,14 @@ def main() -> None:
             if not record.exists():
                 run = Run(name, seed)
                 network = train(args, size, data, run, folder)
-                figures = judge(args, size, data, run, network, judged)
-                if isinstance(network, ImageNetwork):
-                    network.unet.save_pretrained(folder / "unet")
-                    FlowMatchEulerDiscreteScheduler().save_pretrained(folder / "scheduler")
-                written = record.with_suffix(".new")
-                written.write_text(json.dumps(figures, indent=1))
-                os.replace(written, record)
-                logger.info("%s, seed %d: %s", name, seed, figures)
+                if PartialState().is_main_process:
+                    keep(judge(args, size, data, run, network, judged), network, record)
+                PartialState().wait_for_everyone()
             results[name].append(json.loads(record.read_text()))
-        summary = summarise(args, results, floor)
-        (args.out / "summary.md").write_text(summary)
-    print(summary)
+        if PartialState().is_main_process:
+            summary = summarise(args, results, floor)
+            (args.out / "summary.md").write_text(summary)
+            print(summary)
 
 
 if __name__ == "__main__":

@@ -29,16 +29,17 @@ def solve_maps(
 ) -> Built:
     """Solves one map, or one for each of `count` classes; `folder` keeps the state of long solves."""
     atoms = images.images.flatten(1).contiguous()
-    mass = DiscreteMeasure.build(atoms, weights).given_weights() if weights is not None else None
-    shares = torch.full((len(atoms),), 1 / len(atoms), dtype=torch.float64) if weights is None else weights
-    shares = torch.as_tensor(shares).double().cpu()
+    shares = torch.full((len(atoms),), 1 / len(atoms), dtype=torch.float64)
+    if weights is not None:
+        DiscreteMeasure.build(atoms, weights)  # which checks them
+        shares = torch.as_tensor(weights).detach().double().cpu()
     classes = torch.zeros(len(atoms), dtype=torch.int64)
     if count is not None:
         assert images.labels is not None
         classes = images.labels.cpu()
     potential = torch.full((len(atoms),), float("-inf"), dtype=torch.float64)
     upper = 0.0
-    for label in classes.unique().tolist() if mass is None else classes[shares > 0].unique().tolist():
+    for label in classes[shares > 0].unique().tolist():
         rows = torch.nonzero(classes == label).reshape(-1)
         own = shares[rows] / shares[rows].sum()
         measure = DiscreteMeasure.build(atoms if count is None else atoms[rows.to(atoms.device)], own)
