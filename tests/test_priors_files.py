@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import pytest
@@ -20,6 +22,7 @@ from torch import Tensor
 from otprior import Prior
 from otprior.data.images import ImageSet
 from otprior.priors import GaussianPrior, IdentityPrior, MixturePrior, RandomAtomPrior, SemiDiscretePrior
+from otprior.utils import arrays
 from otprior.utils.files import WRITTEN
 
 SCHEDULER = diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2")
@@ -263,12 +266,12 @@ def test_a_full_disk_or_an_interrupt_leaves_the_old_folder(
     before = contents(saved)
     prior = MAKERS["gaussian"]()
 
-    def fail(path: Path, data: bytes) -> int:
-        with open(path, "wb") as file:
-            file.write(data[: len(data) // 2])
-        raise error
+    class Failing(io.FileIO):
+        def write(self, data: Any) -> int:
+            super().write(memoryview(data)[: len(data) // 2])
+            raise error
 
-    monkeypatch.setattr(Path, "write_bytes", fail)
+    monkeypatch.setattr(arrays, "open", Failing, raising=False)
     with pytest.raises(type(error)):
         prior.save_pretrained(saved)
     with pytest.raises(type(error)):

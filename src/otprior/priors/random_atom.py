@@ -51,7 +51,8 @@ class RandomAtomPrior(Prior):
     ) -> None:
         super().__init__()
         self.set_up(shape, schedule, timestep, num_classes)
-        self.register_buffer("atoms", torch.zeros(num_atoms, self.dim))
+        # (One zero, until the images take its place.)
+        self.register_buffer("atoms", torch.zeros(1, 1).expand(num_atoms, self.dim))
         self.register_buffer("classes", torch.zeros(num_atoms, dtype=torch.int64))
 
     @classmethod

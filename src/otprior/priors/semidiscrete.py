@@ -181,7 +181,8 @@ class SemiDiscretePrior(SolvedPrior):
         self.smoothing = float(smoothing)
         self.needs_fresh = noise == "fresh" or correlation < 1
         self.facts = dict(facts or {})
-        self.register_buffer("atoms", torch.zeros(num_atoms, self.dim))
+        # (One zero, until the images take its place.)
+        self.register_buffer("atoms", torch.zeros(1, 1).expand(num_atoms, self.dim))
         self.register_buffer("potential", torch.zeros(num_atoms, dtype=torch.float64))
         self.register_buffer("classes", torch.zeros(num_atoms, dtype=torch.int64))
         self.register_buffer("scales", torch.ones(num_classes or 1))

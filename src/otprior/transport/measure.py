@@ -19,7 +19,7 @@ from otprior.utils.validation import as_numbers, check_finite, require
 WEIGHT_SUM_TOLERANCE = 1e-4
 
 # Rows, and entries, converted to float64 at a time; a whole copy of a million atoms would take gigabytes.
-ROWS_PER_BLOCK, ENTRIES_PER_BLOCK = 1 << 14, 1 << 24
+ROWS_PER_BLOCK, ENTRIES_PER_BLOCK = 1 << 14, 1 << 20
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ class DiscreteMeasure:
         require(abs(total - 1) <= WEIGHT_SUM_TOLERANCE, "weights", "of sum 1", f"a sum of {total:.6g}")
 
         active = torch.nonzero(weights > 0).reshape(-1)
-        first, group = _group_equal_rows(atoms[active])
+        # (A selection is a copy.)
+        first, group = _group_equal_rows(atoms if len(active) == count else atoms[active])
         merged_into = torch.full((count,), -1, dtype=torch.int64)
         merged_into[active] = group
         mass = torch.zeros(len(first), dtype=torch.float64).index_add_(0, group, weights[active])
@@ -116,15 +117,24 @@ class DiscreteMeasure:
     def mean(self) -> Tensor:
         """The mean Σ ν_i y_i, shape (d,), float64."""
         weights = self.weights.to(self.atoms.device)
-        rows = rows_per_block(self.atoms)
-        parts = zip(weights.split(rows), self.atoms.split(rows))
-        return torch.stack([w @ part.double() for w, part in parts]).sum(dim=0)
+        return weighted_mean(self.atoms, weights)
 
     def centred(self) -> Tensor:
         """The atoms less their mean, shape (N, d), in their dtype."""
         mean = self.mean()
+        rows, centred = rows_per_block(self.atoms), torch.empty_like(self.atoms)
+        for part, into in zip(self.atoms.split(rows), centred.split(rows)):
+            into.copy_(part.double().sub_(mean))
+        return centred
+
+    def nearly_centred(self) -> bool:
+        """Whether the mean is no longer than the farthest atom is from it."""
+        mean = self.mean()
         parts = self.atoms.split(rows_per_block(self.atoms))
-        return torch.cat([(part.double() - mean).to(part.dtype) for part in parts])
+        farthest = max(
+            float(torch.linalg.vector_norm(part.double().sub_(mean), dim=1).max()) for part in parts
+        )
+        return float(mean.norm()) <= farthest
 
     def spread_out(self, values: Tensor, fill: float) -> Tensor:
         """Copies values of the distinct atoms, shape (N,), to the atoms given, shape (M,); `fill` on removed ones."""
@@ -137,11 +147,22 @@ def rows_per_block(atoms: Tensor) -> int:
     return min(ROWS_PER_BLOCK, max(1, ENTRIES_PER_BLOCK // atoms.shape[1]))
 
 
+def weighted_mean(rows: Tensor, weights: Tensor) -> Tensor:
+    """Σ ν_i y_i over rows (N, d) of weights (N,), float64 on the rows' device; shape (d,), float64."""
+    size, total = rows_per_block(rows), torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    for w, part in zip(weights.split(size), rows.split(size)):
+        total += w @ part.double()
+    return total
+
+
 def _group_equal_rows(atoms: Tensor) -> tuple[Tensor, Tensor]:
     """The first row of each group of equal rows (in order of appearance), and each row's group."""
     # Rows are compared by a 64-bit hash: sorting whole rows is slow and takes twice the memory.
-    hashes = torch.cat([_hash_rows(part) for part in atoms.cpu().split(rows_per_block(atoms))]).numpy()
-    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    size, found = rows_per_block(atoms), torch.empty(len(atoms), dtype=torch.int64)
+    # (Small results that live between large blocks would keep their memory from being used again.)
+    for part, into in zip(atoms.cpu().split(size), found.split(size)):
+        into.copy_(_hash_rows(part))
+    _, first, group = np.unique(found.numpy(), return_index=True, return_inverse=True)
     same = torch.from_numpy(first[group.reshape(-1)])
     repeated = torch.nonzero(same != torch.arange(len(atoms))).reshape(-1)
     if not bool((atoms[repeated.to(atoms.device)] == atoms[same[repeated].to(atoms.device)]).all()):

@@ -27,7 +27,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from otprior.transport.measure import rows_per_block
+from otprior.transport.measure import rows_per_block, weighted_mean
 from otprior.transport.near_maximum import Candidates
 from otprior.utils.torch_state import plain_torch, product_roundoff_unit
 from otprior.utils.validation import check_tensor, require
@@ -286,10 +286,10 @@ def natural_scale(atoms: Tensor, weights: Tensor) -> Tensor:
         τ, shape (N,), float64; positive unless all atoms are one point.
     """
     w = weights.to(atoms.device, torch.float64)
-    rows = rows_per_block(atoms)
-    blocks = atoms.split(rows)
-    mean = torch.stack([v @ block.double() for v, block in zip(w.split(rows), blocks)]).sum(dim=0)
-    norms = torch.cat([torch.linalg.vector_norm(block.double() - mean, dim=1) for block in blocks])
+    size, mean = rows_per_block(atoms), weighted_mean(atoms, w)
+    norms = torch.empty(len(atoms), dtype=torch.float64, device=atoms.device)
+    for block, into in zip(atoms.split(size), norms.split(size)):
+        into.copy_(torch.linalg.vector_norm(block.double().sub_(mean), dim=1))
     # An atom at the mean has a cell too; without a floor its τ would vanish. (The median, since one outlier
     # must not lift all others.)
     return norms.clamp(min=1e-3 * float(norms.median())) / natural_quantile(w)

@@ -156,12 +156,13 @@ def _laguerre_cells(
     given: DiscreteMeasure, law: Source, seed: int, precision: str, entropy: float, processes: Processes
 ) -> LaguerreCells:
     """The cells of the atoms, brought to the scale at which `law` draws."""
-    largest = float(given.atoms.abs().max())
+    largest = max(-float(given.atoms.min()), float(given.atoms.max()))
     require(largest <= LARGEST_ATOM, "atoms", f"of entries up to {LARGEST_ATOM:g} in size", f"{largest:.3g}")
     measure = replace(given, atoms=law.scaled(given.atoms))
     bfloat16 = precision == "bfloat16" or (precision == "auto" and fast_bfloat16(measure.atoms.device))
     # (Screening finds the largest score; shares need all of them.)
-    return LaguerreCells.build(measure, seed, bfloat16 and not entropy, source=law, processes=processes)
+    screened, copied = bfloat16 and not entropy, bool(entropy)
+    return LaguerreCells.build(measure, seed, screened, source=law, processes=processes, centre=copied)
 
 
 def _fingerprint(problem: Problem) -> str:

@@ -14,14 +14,24 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from otprior.utils.files import output_file, require_regular
+from otprior.utils.numpy_files import load_numpy
 from otprior.utils.validation import require
 
 BYTES_PER_BLOCK = 1 << 26
 DIGEST = "sha256"
+_KINDS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 def fingerprint(*parts: Tensor | str | float) -> str:
@@ -41,15 +51,21 @@ def fingerprint(*parts: Tensor | str | float) -> str:
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
     """Writes a .safetensors file, whole or not at all; a digest of all that is in it joins the header."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    metadata = dict(header) | {DIGEST: _digest(whole, header)}
-    # (safetensors' own file writer would ignore the umask, and raises no OSError where the disk is full.)
-    content = memoryview(save(whole, metadata=metadata))
-    # Its entries come in any order; the same content is to be the same bytes.
-    start = 8 + int.from_bytes(content[:8], "little")
-    text = json.dumps(json.loads(bytes(content[8:start])), sort_keys=True).encode()
+    # (safetensors' own writers copy all tensors; or ignore the umask, and raise no OSError where the disk is full.)
+    entries: dict[str, Any] = {"__metadata__": dict(header) | {DIGEST: _digest(whole, header)}}
+    # The largest entries first, so that each is aligned.
+    names, end = sorted(whole, key=lambda name: (-whole[name].element_size(), name)), 0
+    for name in names:
+        tensor, start = whole[name], end
+        end += tensor.numel() * tensor.element_size()
+        shape, kind = list(tensor.shape), _KINDS[tensor.dtype]
+        entries[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(entries, sort_keys=True).encode()
     text += b" " * (-len(text) % 8)
-    with output_file(path) as temporary:
-        temporary.write_bytes(b"".join([len(text).to_bytes(8, "little"), text, content[start:]]))
+    with output_file(path) as temporary, open(temporary, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(whole[name].reshape(-1).view(torch.uint8).numpy().data)
 
 
 def read_tensors(
@@ -103,14 +119,9 @@ def read_arrays(path: str | Path, *names: str) -> dict[str, np.ndarray]:
         FileNotFoundError: If there is none.
         ValueError: If it is damaged, holds Python objects, or lacks an array.
     """
-    require_regular(path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # (numpy and zipfile raise a dozen kinds)
-        raise ValueError(f"{path} is damaged or no .npz file: {error or type(error).__name__}") from error
+    if not Path(path).exists():
+        raise FileNotFoundError(f"{path}: there is no such file")
+    arrays: dict[str, np.ndarray] = load_numpy(Path(path))
     missing = [name for name in names if name not in arrays]
     require(not missing, str(path), f"a file with the array {', '.join(map(repr, missing))}", sorted(arrays))
     return arrays

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-ENTRIES_AT_ONCE = 1 << 24
+ENTRIES_AT_ONCE = 1 << 20
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -98,8 +98,7 @@ def check_finite(name: str, value: Tensor) -> None:
     rows = value.reshape(len(value) if value.ndim else 1, -1)
     # (By blocks: the test takes more memory than what it looks at.)
     blocks = rows.split(max(1, ENTRIES_AT_ONCE // rows.shape[1]))
-    finite = [torch.isfinite(block).all() for block in blocks]
-    if bool(torch.stack(finite).all()):
+    if all(bool(torch.isfinite(block).all()) for block in blocks):
         return
     bad = torch.cat(
         [

@@ -15,6 +15,8 @@ from torch import Tensor
 from otprior.transport.cells.search import ATOMS_PER_BLOCK, DRAWS_PER_SET, DrawSets, LaguerreCells
 from otprior.transport.near_maximum import TILE
 
+# Entries of a block of atoms, which may be a copy.
+ENTRIES_PER_BLOCK = 1 << 23
 # Sets that are scored in one product. (A product's rounding depends on its shape, so the shape must not depend on how
 # sets are shared among processes.)
 SETS_PER_PRODUCT = 4
@@ -71,7 +73,12 @@ class Contenders:
 
 
 def find_contenders(
-    cells: LaguerreCells, offsets: Tensor, stream: str, numbers: Sequence[int], count: int
+    cells: LaguerreCells,
+    offsets: Tensor,
+    stream: str,
+    numbers: Sequence[int],
+    count: int,
+    rows: Tensor | None = None,
 ) -> Contenders:
     """The `count` atoms of highest score of each draw.
 
@@ -81,11 +88,12 @@ def find_contenders(
         stream: What the draws are for.
         numbers: The sets, in runs of SETS_PER_PRODUCT.
         count: K, at most N.
+        rows: Of `cells.atoms`, those N that there are, by which contenders are numbered; all by default.
     """
     offset = (offsets - offsets.mean()).to(cells.atoms.dtype)
     # (A process may have no share of a small block.)
     none = offset.new_zeros(0, count), torch.zeros(0, count, dtype=torch.int64, device=offset.device)
-    found = [_highest(cells.atoms, offset, draws, count) for draws in draw_sets(cells, stream, numbers)]
+    found = [_highest(cells.atoms, rows, offset, draws, count) for draws in draw_sets(cells, stream, numbers)]
     values, atoms = (torch.cat(part) for part in zip(none, *found))
     scores = values - offset[atoms]
     reference = scores[:, 0].clone()
@@ -106,15 +114,24 @@ def scores_of(draws: DrawSets, atoms: Tensor) -> Tensor:
     return (products if draws.mixers is None else draws.mixers @ products).flatten(0, 1)
 
 
-def _highest(atoms: Tensor, offset: Tensor, draws: DrawSets, count: int) -> tuple[Tensor, Tensor]:
+def atoms_by_blocks(atoms: Tensor, rows: Tensor | None) -> Iterator[tuple[slice, Tensor]]:
+    """Yields some rows of atoms (N, d), or all, a block at a time, and their places among these rows."""
+    size = max(1, min(ATOMS_PER_BLOCK, ENTRIES_PER_BLOCK // atoms.shape[1]))
+    for first in range(0, len(atoms) if rows is None else len(rows), size):
+        block = slice(first, first + size)
+        yield block, atoms[block if rows is None else rows[block]]
+
+
+def _highest(
+    atoms: Tensor, rows: Tensor | None, offset: Tensor, draws: DrawSets, count: int
+) -> tuple[Tensor, Tensor]:
     """The highest scores of each draw, descending, and whose they are; shape (256 K, count) each."""
     best: tuple[Tensor, Tensor] | None = None
-    for first in range(0, len(atoms), ATOMS_PER_BLOCK):
-        block = slice(first, first + ATOMS_PER_BLOCK)
-        scores = scores_of(draws, atoms[block]).add_(offset[block])
+    for block, some in atoms_by_blocks(atoms, rows):
+        scores = scores_of(draws, some).add_(offset[block])
         parts = [_highest_of_tiles(part, min(count, part.shape[1])) for part in scores.split(DRAWS_PER_SET)]
         value, place = (torch.cat(part) for part in zip(*parts))
-        place += first
+        place += block.start
         if best is not None:
             value, place = torch.cat([best[0], value], dim=1), torch.cat([best[1], place], dim=1)
             value, order = value.topk(min(count, value.shape[1]), dim=1)

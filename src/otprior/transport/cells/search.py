@@ -97,7 +97,7 @@ class LaguerreCells:
         measure, atoms, source, seed, processes: See `Cells`.
         screen: The atoms in bfloat16, for faster products; the width within which candidates are looked for is then
             no strict bound, but 2.7 standard deviations of the error. Or None.
-        radius: max_i |y_i − mean|.
+        radius: max_i |y_i|, of `atoms`.
         mixed: Whether a set is mixed from few draws.
         on_cuda: Whether candidates are found by one kernel (see `cuda`).
     """
@@ -124,6 +124,7 @@ class LaguerreCells:
         mixed: bool | None = None,
         source: Source = NORMAL,
         processes: Processes = SINGLE,
+        centre: bool = True,
     ) -> LaguerreCells:
         """Cells of the atoms of `measure`.
 
@@ -134,11 +135,15 @@ class LaguerreCells:
             mixed: Whether to mix draws; by default normal draws in 128 dimensions or more.
             source: The law of the draws.
             processes: Those that share the work.
+            centre: Whether to copy the atoms, less their mean, in any case. Otherwise only where rounding asks for it:
+                in 128 dimensions and more the measure's own serve if they are nearly centred.
         """
         mixed = source.mixes and (measure.dim >= MIXED_FROM_DIM if mixed is None else mixed)
-        atoms = measure.centred()
-        single = atoms.dtype == torch.float32
-        screen = atoms.to(torch.bfloat16) if bfloat16 and mixed and single else None
+        single = measure.atoms.dtype == torch.float32
+        bfloat16 = bfloat16 and mixed and single
+        own = not (centre or bfloat16) and measure.dim >= MIXED_FROM_DIM and measure.nearly_centred()
+        atoms = measure.atoms if own else measure.centred()
+        screen = atoms.to(torch.bfloat16) if bfloat16 else None
         on_cuda = single and kernel_runs_on(atoms.device)
         radius = largest_norm(atoms)
         return cls(measure, atoms, screen, radius, seed, mixed, source, on_cuda, processes)

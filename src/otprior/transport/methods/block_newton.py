@@ -26,10 +26,10 @@ from otprior.transport.cells.contenders import SETS_PER_PRODUCT, Contenders, fin
 from otprior.transport.cells.search import DRAWS_PER_SET, LaguerreCells
 from otprior.transport.chi_squared import ChiSquared, chi_squared_of_sets
 from otprior.transport.independent_scores import independent_score_start
-from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.methods import Iterate, Problem
 from otprior.transport.methods.insertion import insert
 from otprior.transport.methods.sample_average import SampleAverage, minimise
+from otprior.transport.potential import natural_scale
 from otprior.utils.random import stream_generator
 
 name = "block newton"
@@ -84,36 +84,36 @@ class BlockNewton:
 
     Arguments:
         cells: Of the problem.
+        rows: Which of its atoms there are, ascending; all by default. (They are never copied whole.)
+        natural: The median of `natural_scale`, of all atoms.
     """
 
-    def __init__(self, cells: LaguerreCells) -> None:
+    def __init__(
+        self, cells: LaguerreCells, rows: Tensor | None = None, natural: float | None = None
+    ) -> None:
+        weights = cells.measure.weights.to(cells.atoms.device)
         self._cells = cells
-        self._weights = cells.measure.weights.to(cells.atoms.device)
-        self._count = len(cells.atoms)
+        self._rows = torch.arange(len(weights), device=weights.device) if rows is None else rows
+        self._weights = weights if rows is None else weights[rows] / weights[rows].sum()
+        self._count = len(self._rows)
+        self._natural = float(natural_scale(cells.atoms, weights).median()) if natural is None else natural
 
     def start(self) -> Tensor:
         """Offsets from the solution for half of the atoms, shape (N,), float64, mean zero."""
-        cells, measure = self._cells, self._cells.measure
+        cells = self._cells
         if self._count <= FEWEST:
-            return independent_score_start(cells.atoms, measure.weights)
+            return independent_score_start(cells.atoms[self._rows], self._weights)
         order = torch.randperm(self._count, generator=stream_generator(cells.seed, f"half {self._count}"))
-        chosen = order[: max(FEWEST, self._count // 2)].sort().values
-        weights = measure.weights[chosen]
-        few = DiscreteMeasure.build(measure.atoms[chosen], weights / weights.sum())
-        # (Distinct atoms of positive weight stay in their order.)
-        few_cells = LaguerreCells.build(few, cells.seed, source=cells.source, processes=cells.processes)
-        coarse = BlockNewton(few_cells)
+        chosen = order[: max(FEWEST, self._count // 2)].sort().values.to(cells.atoms.device)
+        coarse = BlockNewton(cells, self._rows[chosen], self._natural)
         h = coarse.start()
         for step in range(COARSE_BLOCKS):
             contenders = coarse.contenders(step, h)
             h = coarse.improve(h, contenders)
-        other = torch.ones(self._count, dtype=torch.bool)
+        other = torch.ones(self._count, dtype=torch.bool, device=h.device)
         other[chosen] = False
-        shift = (few.mean() - measure.mean()).to(cells.atoms.device, cells.atoms.dtype)
-        device = cells.atoms.device
-        chosen, other = chosen.to(device), other.to(device)
-        found = insert(few_cells, contenders, h, cells.atoms[other] - shift, self._weights[other])
-        offsets = torch.empty(self._count, dtype=torch.float64, device=device)
+        found = insert(cells, contenders, h, self._rows[other], self._weights[other])
+        offsets = torch.empty(self._count, dtype=torch.float64, device=h.device)
         offsets[chosen], offsets[other] = h, found.offsets
         return offsets - offsets.mean()
 
@@ -137,7 +137,8 @@ class BlockNewton:
         mine = self._cells.processes.share(products)
         numbers = [SETS_PER_PRODUCT * product + k for product in mine for k in range(SETS_PER_PRODUCT)]
         count = self._count if self._count <= FEWEST else MOST
-        return find_contenders(self._cells, h, f"fit {self._count}", numbers, count)
+        rows = None if self._count == len(self._cells.atoms) else self._rows
+        return find_contenders(self._cells, h, f"fit {self._count}", numbers, count, rows)
 
     def judge(self, contenders: Contenders, h: Tensor) -> ChiSquared:
         """χ² at offsets near those at which the contenders were found, whose draws h does not depend on."""
@@ -152,12 +153,12 @@ class BlockNewton:
         lost = (wins < LOST * draws * self._weights) & (draws * self._weights >= 1)
         if bool(lost.any()):
             h = self._insert(h, contenders, lost.nonzero()[:, 0])
-        return minimise(SampleAverage.build(contenders, h, self._weights, self._cells), h)
+        average = SampleAverage.build(contenders, h, self._weights, self._natural, self._cells.processes)
+        return minimise(average, h)
 
     def _insert(self, h: Tensor, contenders: Contenders, which: Tensor) -> Tensor:
         """The offsets with some atoms inserted anew, also into the lists of contenders."""
-        cells = self._cells
-        found = insert(cells, contenders, h, cells.atoms[which], self._weights[which])
+        found = insert(self._cells, contenders, h, self._rows[which], self._weights[which])
         contenders.enter(found.draws, which[found.atoms], found.scores)
         h = h.clone()
         h[which] = found.offsets

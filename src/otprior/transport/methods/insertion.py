@@ -13,12 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from otprior.transport.cells.contenders import SETS_PER_PRODUCT, Contenders, draw_sets, scores_of
+from otprior.transport.cells.contenders import (
+    SETS_PER_PRODUCT,
+    Contenders,
+    atoms_by_blocks,
+    draw_sets,
+    scores_of,
+)
 from otprior.transport.cells.search import DRAWS_PER_SET, LaguerreCells
 
 # How many draws are kept of each atom, those that it wins most easily.
 WINS = 16
-ATOMS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True)
@@ -39,32 +44,32 @@ class Insertion:
 
 
 def insert(
-    cells: LaguerreCells, contenders: Contenders, offsets: Tensor, atoms: Tensor, weights: Tensor
+    cells: LaguerreCells, contenders: Contenders, offsets: Tensor, rows: Tensor, weights: Tensor
 ) -> Insertion:
     """Finds the offsets at which each atom alone would win its weight.
 
     Arguments:
-        cells: Of the others; says how draws are made.
+        cells: Of the problem.
         contenders: The others' contenders for some draws.
         offsets: Those of the others.
-        atoms: y, shape (n, d), centred as the others are.
+        rows: Which of `cells.atoms` to insert, shape (n,).
         weights: ν, shape (n,).
     """
+    atoms = cells.atoms
     top = contenders.reference + contenders.totals(offsets).amax(dim=1).to(contenders.reference.dtype)
-    shape = (WINS, len(atoms))
+    shape = (WINS, len(rows))
     gaps = torch.full(shape, math.inf, dtype=atoms.dtype, device=atoms.device)
     draws = torch.zeros(shape, dtype=torch.int64, device=atoms.device)
     scores = torch.zeros(shape, dtype=atoms.dtype, device=atoms.device)
-    rows = SETS_PER_PRODUCT * DRAWS_PER_SET
+    together = SETS_PER_PRODUCT * DRAWS_PER_SET
     for number, sets in enumerate(draw_sets(cells, contenders.stream, contenders.numbers)):
-        here = top[number * rows : (number + 1) * rows, None]
-        for first in range(0, len(atoms), ATOMS_AT_A_TIME):
-            block = slice(first, first + ATOMS_AT_A_TIME)
-            score = scores_of(sets, atoms[block])
+        here = top[number * together : (number + 1) * together, None]
+        for block, some in atoms_by_blocks(atoms, rows):
+            score = scores_of(sets, some)
             gap, place = (here - score).topk(min(WINS, len(score)), dim=0, largest=False)
             both = torch.cat([gaps[:, block], gap])
             gaps[:, block], order = both.topk(WINS, dim=0, largest=False, sorted=True)
-            draws[:, block] = torch.cat([draws[:, block], place + number * rows]).gather(0, order)
+            draws[:, block] = torch.cat([draws[:, block], place + number * together]).gather(0, order)
             scores[:, block] = torch.cat([scores[:, block], score.gather(0, place)]).gather(0, order)
     total = sum(cells.processes.gather(len(contenders)))
     # (What all processes found goes through the host.)

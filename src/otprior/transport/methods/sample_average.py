@@ -34,8 +34,8 @@ from scipy.sparse.linalg import cg
 from torch import Tensor
 
 from otprior.transport.cells.contenders import SETS_PER_PRODUCT, Contenders
-from otprior.transport.cells.search import DRAWS_PER_SET, LaguerreCells
-from otprior.transport.potential import natural_scale
+from otprior.transport.cells.search import DRAWS_PER_SET
+from otprior.transport.distributed import Processes
 
 # The scale on which an atom trades mass: the gap of its draws to the sixth score, over that of independent scores,
 # whose k-th is 1/k above the next. An atom trades mass with its nearest on the scale of the gap to the second.
@@ -64,7 +64,7 @@ class SampleAverage:
         scale: By how much an offset moves its cell's mass by a factor of about e, shape (N,), float64.
         down, up: How far an offset may move, shape (N,), float64.
         weights: ν, shape (N,), float64.
-        cells: Of the problem; whose processes hold the draws together.
+        processes: Those that hold the draws together.
         draws: Of all processes.
     """
 
@@ -74,18 +74,19 @@ class SampleAverage:
     down: Tensor
     up: Tensor
     weights: Tensor
-    cells: LaguerreCells
+    processes: Processes
     draws: int
 
     @classmethod
-    def build(cls, contenders: Contenders, h: Tensor, weights: Tensor, cells: LaguerreCells) -> SampleAverage:
-        """Reads all scales off the draws, at offsets h."""
-        count, processes = len(h), cells.processes
+    def build(
+        cls, contenders: Contenders, h: Tensor, weights: Tensor, natural: float, processes: Processes
+    ) -> SampleAverage:
+        """Reads all scales off the draws, at offsets h; `natural` is the order of `natural_scale`, for rounding."""
+        count, unit = len(h), natural / MASS_UNIT
         totals = contenders.totals(h).double()
-        width = totals.shape[1]
-        order = totals.topk(min(RANK, width), dim=1)
+        listed_each = totals.shape[1]
+        order = totals.topk(min(RANK, listed_each), dim=1)
         winner = contenders.atoms.gather(1, order.indices[:, :1])[:, 0]
-        unit = float(natural_scale(cells.atoms, weights).median()) / MASS_UNIT
         second, sixth, last = (
             ((order.values[:, 0] - lower) / unit).round().long()
             for lower in (order.values[:, 1], order.values[:, -1], totals.amin(dim=1))
@@ -102,7 +103,7 @@ class SampleAverage:
             torch.where(
                 wins > 0,
                 total(winner, value) / wins.clamp(min=1),
-                total(listed, value[:, None].expand(-1, width).reshape(-1)) / lists.clamp(min=1),
+                total(listed, value[:, None].expand(-1, listed_each).reshape(-1)) / lists.clamp(min=1),
             )
             * unit
             for value in (second, sixth, last)
@@ -112,7 +113,8 @@ class SampleAverage:
         draws = int(wins.sum())
         reach = TRUST * reach
         up = torch.where(lists >= draws * weights, reach, 0.0)
-        return cls(contenders, nearest[winner][:, None].float(), scale, reach, up, weights, cells, draws)
+        width = nearest[winner][:, None].float()
+        return cls(contenders, width, scale, reach, up, weights, processes, draws)
 
     def _shares(
         self, h: Tensor, share: float, most: int | None = None
@@ -131,12 +133,12 @@ class SampleAverage:
         for atoms, shares, _ in self._shares(h, MASS_SHARE):
             units = (shares * MASS_UNIT).round().long()
             total.index_add_(0, atoms.reshape(-1), units.reshape(-1))
-        total = self.cells.processes.sum(total).double()
+        total = self.processes.sum(total).double()
         return total / total.sum() - self.weights
 
     def adjacency(self, h: Tensor) -> csr_array:
         """The off-diagonal part of −∇²F at a larger ε, sampled: (N, N), symmetric, nonnegative."""
-        count, processes = len(h), self.cells.processes
+        count, processes = len(h), self.processes
         pairs = csr_array((count, count), dtype=np.int64)
         unit = float(self.scale.median())
         # The first products of the block, of which every process has its share.

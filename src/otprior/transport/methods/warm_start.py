@@ -56,14 +56,16 @@ def coarse_start(cells: LaguerreCells, iteration: Callable[[Cells], AveragedSgd]
     chosen = order[: min(len(measure) // COARSENING, MOST_COARSE)].sort().values
     weights = measure.weights[chosen]
     few = DiscreteMeasure.build(measure.atoms[chosen], weights / weights.sum())
-    few_cells = LaguerreCells.build(few, cells.seed, cells.screen is not None, source=cells.source)
+    screened = cells.screen is not None
+    few_cells = LaguerreCells.build(few, cells.seed, screened, source=cells.source, centre=False)
     coarse = iteration(few_cells)
     state = coarse.init(coarse_start(few_cells, iteration))
     while state.step * coarse.draws_per_step < DRAWS_PER_ATOM * len(few):
         state = coarse.step(state)
     correction = state.average - independent_score_start(few.atoms, few.weights)
-    shifted = few_cells.atoms + (few.mean() - measure.mean()).to(atoms.dtype)
-    start = start + correction[_nearest(atoms, shifted)]
+    # (Of the same origin as `atoms`; a selection is a copy.)
+    same = few.atoms if atoms is measure.atoms else atoms[chosen.to(atoms.device)]
+    start = start + correction[_nearest(atoms, same)]
     return start - start.mean()
 
 
