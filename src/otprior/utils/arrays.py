@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,9 @@ def read_arrays(path: str | Path, *names: str) -> dict[str, np.ndarray]:
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"{path}: there is no such file")
+    require_regular(path)
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is damaged or no .npz file")
     arrays: dict[str, np.ndarray] = load_numpy(Path(path))
     missing = [name for name in names if name not in arrays]
     require(not missing, str(path), f"a file with the array {', '.join(map(repr, missing))}", sorted(arrays))

@@ -58,7 +58,7 @@ def _source_of_path(path: Path) -> Source:
         return _source_of_folder(path)
     suffix = path.suffix.lower()
     if suffix in (".npz", ".npy", ".safetensors"):
-        return arrays.read_arrays(path)
+        return arrays.open_arrays(path)
     if suffix == ".zip":
         return tree.TreeSource(tree.ZipTree(path))
     if suffix == ".parquet":

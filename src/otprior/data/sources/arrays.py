@@ -49,7 +49,7 @@ class ArraySource(Source):
             yield Item(self._values[row], label, f"{self._where}, row {row}")
 
 
-def read_arrays(path: Path) -> ArraySource:
+def open_arrays(path: Path) -> ArraySource:
     """The source of a .npz, .npy or .safetensors file.
 
     Raises:
