@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import wave
 from pathlib import Path
 
 import diffusers
@@ -12,11 +13,16 @@ import torch
 from cli_helpers import assert_refused, run
 from newcomer_material import write_photographs
 from PIL import Image
-from tiny_pipelines import build, text_to_image
+from tiny_pipelines import build, text_to_film, text_to_image, text_to_sound
 
 from otprior import OTPriorPipeline, Prior, attach, load_images, seeds_to_generators
 from otprior.data import encode_images
 from otprior.data.images import to_uint8
+from otprior.diffusion.codes import Codes
+from otprior.diffusion.grids import timestep_grid
+from otprior.metrics.features import FeatureExtractor, save_extractor
+from otprior.sampling.settings import write_settings
+from otprior.sampling.start_spec import StartSpec
 
 SMALL = ("--steps", "3", "--batch-size", "2")
 
@@ -115,11 +121,119 @@ def test_what_a_pipeline_does_not_take_is_refused(model: Path, prior: Path, tmp_
     assert_refused(run(*command), "--prompt", "given")
     told = (*command, "--prompt", "a cat")
     assert_refused(run(*told, "--class-labels", "3"), "--class-labels", "knows classes")
-    assert_refused(run(*told, "--spacing", "grid:log_snr"), "--spacing")
+    assert_refused(run(*told, "--spacing", "grid:log_snr", "--prior", "none"), "--spacing")
     assert_refused(run(*told, "--null-label", "3"), "--null-label")
     assert_refused(run(*told, "--variant", "fp16"), "cannot be loaded", "fp16")
     assert_refused(run("encode", model, prior, "--out", tmp_path / "out"), "prompts")
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_and_grids_of_own_timesteps(model: Path, prior: Path, tmp_path: Path) -> None:
+    start = StartSpec("semidiscrete", 700, 3, "EulerDiscreteScheduler", "grid:karras", guidance=3.0)
+    start = start.with_options(correlation=0.8)
+    write_settings(tmp_path / "settings.json", {"one": start}, "validation", "otprior tune")
+    command = ("sample", model, "--prior", prior, "--prompt", "a cat", "--seeds", "0-1", "--out")
+    result = run(*command, tmp_path / "images", "--settings", tmp_path / "settings.json")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads((tmp_path / "images" / "report.json").read_text())["rows"]
+    assert (row["nfe"], row["guidance"], row["spacing"]) == (6, 3.0, "grid:karras")
+    own = Prior.from_pretrained(prior).at(700).with_options(correlation=0.8)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(model)
+    grid = timestep_grid(own.schedule, 700, 3, "karras")
+    attach(pipe, own, timesteps=grid).set_progress_bar_config(disable=True)
+    told = {"guidance_scale": 3.0, "output_type": "np", "generator": seeds_to_generators([0, 1])}
+    images = pipe(["a cat"] * 2, num_inference_steps=3, **told).images
+    found = pixels(tmp_path / "images").astype(int)
+    assert np.abs(found - np.round(images * 255).astype(int)).max() <= 1
+    with pytest.raises(ValueError, match="num_inference_steps"):
+        pipe("a cat", num_inference_steps=4)
+
+
+def test_codes_are_seed_noise(model: Path, prior: Path, tmp_path: Path) -> None:
+    z = torch.cat([torch.randn(1, 4, 8, 8, generator=g) for g in seeds_to_generators(range(3))])
+    Codes(z).save(tmp_path / "codes.safetensors")
+    command = ("sample", model, "--prior", prior, "--prompt", "a cat", *SMALL, "--out")
+    for name, options in (
+        ("codes", ("--codes", tmp_path / "codes.safetensors")),
+        ("seeds", ("--seeds", "0-2")),
+    ):
+        result = run(*command, tmp_path / name, *options)
+        assert result.exit_code == 0, result.output
+    assert np.array_equal(pixels(tmp_path / "codes"), pixels(tmp_path / "seeds"))
+    Codes(z[..., :4]).save(tmp_path / "narrow.safetensors")
+    refused = run(*command, tmp_path / "out", "--codes", tmp_path / "narrow.safetensors")
+    assert_refused(refused, "--codes", "(4, 8, 8)")
+
+
+def test_starts_are_compared_and_tuned_with_prompts(model: Path, tmp_path: Path) -> None:
+    for seed, name in enumerate(("train", "test", "validation")):
+        coarse = torch.rand(24, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+        smooth = torch.nn.functional.interpolate(coarse, size=(18, 20), mode="bilinear")
+        np.savez(tmp_path / name, images=(255 * smooth).byte().permute(0, 2, 3, 1).numpy())
+    torch.manual_seed(0)
+    save_extractor(
+        FeatureExtractor("tiny", (3, 16, 16), (4, 4, 4), 6, 3), tmp_path / "extractor", torch.float32
+    )
+    sets = ("--reference", tmp_path / "test.npz", "--held-out", tmp_path / "validation.npz")
+    common = (
+        model,
+        tmp_path / "train.npz",
+        "--extractor",
+        tmp_path / "extractor",
+        "--crop",
+        "16",
+        "--workers",
+        "1",
+    )
+    compare = ("compare", *common, *sets, "--starts", "none@2,gaussian:t=600@2", "--samples", "12")
+    assert_refused(run(*compare, "--out", tmp_path / "out"), "--prompt", "given")
+    told = ("--prompt", "a cat", "--prompt", "a dog", "--guidance-scale", "3")
+    result = run(*compare, *told, "--out", tmp_path / "compared")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "compared" / "report.json").read_text())
+    assert [(row["prior"], row["nfe"], row["guidance"]) for row in report["rows"]] == [
+        ("none", 4, 3.0),
+        ("gaussian", 4, 3.0),
+    ]
+    assert report["settings"]["prompts"] == ["a cat", "a dog"]
+    # The images are those of `sample`, on the same grid.
+    own = ("--scheduler", "unipc", "--spacing", "grid:log_snr", "--steps", "2", "--seeds", "0-2")
+    prior = tmp_path / "compared.work" / "priors" / "gaussian"
+    result = run(
+        "sample", model, "--prior", prior, "--timestep", "600", *told, *own, "--out", tmp_path / "images"
+    )
+    assert result.exit_code == 0, result.output
+    blocks = [np.load(path)["pixels"] for path in (tmp_path / "compared.work").glob("images/*/*.npz")]
+    wanted = pixels(tmp_path / "images").transpose(0, 3, 1, 2).astype(int)
+    assert min(np.abs(block[:3].astype(int) - wanted).max() for block in blocks) <= 1
+    tune = (
+        "tune",
+        *common,
+        *told,
+        "--validation",
+        tmp_path / "test.npz",
+        "--prior",
+        "gaussian",
+        "--steps",
+        "2",
+    )
+    short = ("--samples", "12", "--copy-limit", "1", "--minutes", "0.01")
+    result = run(*tune, *short, "--out", tmp_path / "tuned")
+    assert result.exit_code == 0, result.output
+    chosen = ("--prior", tmp_path / "tuned" / "prior", "--settings", tmp_path / "tuned" / "settings.json")
+    result = run("sample", model, *chosen, "--prompt", "a cat", "--seeds", "0", "--out", tmp_path / "again")
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads((tmp_path / "again" / "report.json").read_text())["rows"]
+    assert (row["nfe"], row["guidance"]) == (4, 3.0)
+
+
+def test_a_prior_without_classes_names_the_option(model: Path, prior: Path, tmp_path: Path) -> None:
+    command = ("sample", model, "--prior", prior, "--prompt", "a cat", "--seeds", "0", *SMALL)
+    result = run(*command, "--timestep", "300", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    words = " ".join(result.output.split())
+    assert "--label" in words
+    assert "condition=" not in words
 
 
 def test_an_audit_leaves_out_a_network_that_is_told_prompts(
@@ -175,6 +289,71 @@ def test_a_transformer_told_a_class_is_sampled(tmp_path: Path) -> None:
     assert_refused(run(*command, tmp_path / "out"), "--class-labels", "told classes")
     assert run(*command, tmp_path / "out", "--label", "3,5").exit_code == 0
     assert pixels(tmp_path / "out").shape == (3, 8, 8, 3)
+
+
+def test_films_are_fitted_and_sampled(tmp_path: Path) -> None:
+    text_to_film().save_pretrained(tmp_path / "ltx")
+    films = torch.rand(6, 3, 5, 32, 32, generator=torch.Generator().manual_seed(0))
+    np.savez(tmp_path / "films", images=(255 * films).byte().numpy())
+    model, prior = tmp_path / "ltx", tmp_path / "prior"
+    fit = run("fit", model, tmp_path / "films.npz", "--prior", "gaussian", "--out", prior)
+    assert fit.exit_code == 0, fit.output
+    assert Prior.from_pretrained(prior).shape == (4, 2, 8, 8)
+    command = ("sample", model, "--prior", prior, "--prompt", "a cat", "--steps", "2", "--seeds", "0-1")
+    for name, options in (("pngs", ("--grid",)), ("array", ("--format", "npz"))):
+        result = run(*command, *options, "--out", tmp_path / name)
+        assert result.exit_code == 0, result.output
+    array = np.load(tmp_path / "array" / "images.npz")["images"]
+    assert array.shape == (2, 5, 32, 32, 3)
+    frames = sorted((tmp_path / "pngs" / "images").glob("*/*.png"))
+    assert [path.relative_to(tmp_path / "pngs" / "images").as_posix() for path in frames[4:6]] == [
+        "000000/004.png",
+        "000001/000.png",
+    ]
+    assert np.array_equal(
+        np.stack([np.asarray(Image.open(path)) for path in frames]), array.reshape(10, 32, 32, 3)
+    )
+    pipe = attach(diffusers.LTXPipeline.from_pretrained(model), Prior.from_pretrained(prior))
+    pipe.set_progress_bar_config(disable=True)
+    told = {"height": 32, "width": 32, "num_frames": 5, "num_inference_steps": 2, "output_type": "np"}
+    own = pipe(["a cat"] * 2, **told, generator=seeds_to_generators([0, 1])).frames
+    assert np.abs(array.astype(int) - np.round(own * 255).astype(int)).max() <= 1
+    assert_refused(run(*command, "--frames", "9", "--out", tmp_path / "out"), "(4, 2, 8, 8)")
+
+
+def test_sounds_are_fitted_and_sampled(tmp_path: Path) -> None:
+    text_to_sound().save_pretrained(tmp_path / "audio")
+    latents = torch.randn(30, 4, 12, generator=torch.Generator().manual_seed(0))
+    np.savez(tmp_path / "latents", images=(0.5 * latents).numpy())
+    model, prior = tmp_path / "audio", tmp_path / "prior"
+    fit = ("fit", model, tmp_path / "latents.npz", "--prior", "gaussian", "--out", prior)
+    assert_refused(run(*fit), "--value-range", "latents")
+    result = run(*fit, "--value-range", "none")
+    assert result.exit_code == 0, result.output
+    assert Prior.from_pretrained(prior).shape == (4, 12)
+    command = (
+        "sample",
+        model,
+        "--prior",
+        prior,
+        "--prompt",
+        "rain",
+        "--steps",
+        "2",
+        "--seeds",
+        "0-1",
+        "--out",
+    )
+    assert run(*command, tmp_path / "wavs").exit_code == 0
+    assert run(*command, tmp_path / "array", "--format", "npz").exit_code == 0
+    found = np.load(tmp_path / "array" / "sounds.npz")
+    assert found["rate"] == 24
+    for seed, sound in enumerate(found["sounds"]):
+        with wave.open(str(tmp_path / "wavs" / "sounds" / f"{seed:06d}.wav")) as file:
+            assert (file.getframerate(), file.getnchannels()) == (24, 2)
+            levels = np.frombuffer(file.readframes(file.getnframes()), "<i2").reshape(-1, 2).T
+        assert np.abs(levels - np.round(32767 * sound.clip(-1, 1))).max() <= 1
+    assert_refused(run(*command, tmp_path / "out", "--grid"), "--grid")
 
 
 def test_code_in_a_models_folder_is_not_run(model: Path, tmp_path: Path) -> None:

@@ -109,9 +109,11 @@ def pixel_unet() -> nn.Module:
 
 
 @functools.cache
-def autoencoder() -> nn.Module:
+def autoencoder(**config: Any) -> nn.Module:
     blocks = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
-    return network("AutoencoderKL", latent_channels=4, block_out_channels=(8,), norm_num_groups=4, **blocks)
+    return network(
+        "AutoencoderKL", latent_channels=4, block_out_channels=(8,), norm_num_groups=4, **blocks, **config
+    )
 
 
 @functools.cache
@@ -528,4 +530,42 @@ def text_to_image() -> Any:
         vae=network("AutoencoderKL", **widths, **kinds, scaling_factor=0.5, shift_factor=0.1),
         text_encoder=transformers.CLIPTextModel(config).eval(),
         tokenizer=transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=16),
+    )
+
+
+def _t5() -> tuple[Any, Any]:
+    import string
+
+    import transformers
+
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    torch.manual_seed(0)
+    encoder = transformers.T5EncoderModel(transformers.T5Config(vocab_size=32, **sizes)).eval()
+    vocab = [
+        (each, -float(k))
+        for k, each in enumerate(["<pad>", "</s>", "<unk>", "\u2581", *string.ascii_lowercase])
+    ]
+    return encoder, transformers.T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=16)
+
+
+def text_to_film() -> Any:
+    """A whole LTXPipeline: films 3 x 5 x 32 x 32, latents 4 x 2 x 8 x 8."""
+    encoder, tokenizer = _t5()
+    scaled = (True, True, False, False)
+    vae = network(
+        "AutoencoderKLLTXVideo", latent_channels=4, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
+        layers_per_block=(1,) * 5, decoder_layers_per_block=(1,) * 5, spatio_temporal_scaling=scaled,
+        decoder_spatio_temporal_scaling=scaled, decoder_inject_noise=(False,) * 5, upsample_residual=(False,) * 4,
+        upsample_factor=(1,) * 4, patch_size=1, patch_size_t=1, scaling_factor=0.5,
+    )  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    return quiet(diffusers.LTXPipeline(scheduler, vae, encoder, tokenizer, _ltx_network()))
+
+
+def text_to_sound() -> Any:
+    """A whole StableAudioPipeline: sounds of half a second at a rate of 24, latents 4 x 12."""
+    net, vae, projection = _audio_parts()
+    encoder, tokenizer = _t5()
+    return quiet(
+        diffusers.StableAudioPipeline(vae, encoder, projection, tokenizer, net, diffusers.EDMEulerScheduler())
     )

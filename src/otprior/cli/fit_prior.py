@@ -160,6 +160,7 @@ def _options(kind: type[Prior], request: FitRequest) -> tuple[dict[str, Any], fl
 
 def _latent_space(request: FitRequest) -> LatentSpace:
     """What is to be known of the model, or of a schedule alone."""
+    from otprior.data.latents import takes_films
     from otprior.sampling.inputs import latent_shape, num_classes, real_classes
     from otprior.sampling.stock import STOCK_PARTS, LatentSpace, stock_latents
 
@@ -169,7 +170,12 @@ def _latent_space(request: FitRequest) -> LatentSpace:
         folder = find_model(model, parts=STOCK_PARTS)
         with explained(model):
             space = stock_latents(folder, request.height, request.width, request.variant)
-        known = space.autoencoder is None or space.shape is not None or request.pixels is None
+        coder = space.autoencoder
+        sounds = coder is not None and all(each.ndim < 4 for each in coder.parameters())
+        rule = "none: sounds are not read here, but their latents (N, C, L), by the model's autoencoder"
+        require(not sounds or request.pixels is None, "--value-range", rule, request.pixels)
+        films = coder is not None and takes_films(coder)
+        known = coder is None or space.shape is not None or films or request.pixels is None
         rule = "given: the model's folder does not tell the size of its images"
         require(known, "--height and --width", rule, "nothing")
         return space

@@ -220,16 +220,10 @@ def load_model(
 
 
 def load_data(
-    name: str | Path,
-    shape: tuple[int, int, int] | None,
-    value_range: Any = "auto",
-    license: str | None = None,
-    bundled_split: str = "atoms",
-    pictures: Mapping[str, Any] | None = None,
-    autoencoder: Any = None,
+    name: str | Path, shape: tuple[int, int, int] | None, value_range: Any = "auto", **options: Any
 ) -> ImageSet:
     """Images, of the model's size; or their latents. Arguments as for `open_data`."""
-    found = open_data(name, shape, value_range, license, bundled_split, pictures, autoencoder)
+    found = open_data(name, shape, value_range, **options)
     return found.read() if hasattr(found, "read") else found
 
 
@@ -261,7 +255,7 @@ def open_data(
         got = tuple(images.images.shape[1:])
         require(shape is None or got == shape, f"bundled {bundled_split}", f"of shape {shape}", got)
         return images
-    encoded = autoencoder is not None and shape is not None and value_range is not None
+    encoded = autoencoder is not None and value_range is not None
     of_images = image_shape(autoencoder, *shape[1:]) if encoded and shape is not None else shape
     options: dict[str, Any] = {"adapt": True} if pictures is None else dict(pictures)
     if of_images is not None:

@@ -147,6 +147,24 @@ Spacing = Annotated[
     ),
 ]
 
+Prompt = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--prompt",
+        metavar="TEXT",
+        help="What images shall show; given several times, seed s gets number s modulo their number.",
+    ),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance-scale",
+        min=0,
+        help="Scale of classifier-free guidance; other than 1 it doubles the network evaluations.",
+        show_default="1, or that of the pipeline with prompts",
+    ),
+]
+
 # How the work is done.
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of every random draw.")]
 BatchSize = Annotated[int, typer.Option("--batch-size", min=1, max=MOST_SEEDS, help="Images at a time.")]

@@ -13,11 +13,13 @@ from otprior.cli.options import (
     BatchSize,
     Debug,
     Device,
+    Guidance,
     Height,
     ModelArgument,
     NullLabel,
     Out,
     Overwrite,
+    Prompt,
     Scheduler,
     Spacing,
     Threads,
@@ -102,25 +104,12 @@ ClassLabels = Annotated[
         help="3 for all images, or a list such as 0-9: seed s gets entry s modulo its length.",
     ),
 ]
-Prompt = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--prompt",
-        metavar="TEXT",
-        help="What images shall show; given several times, seed s gets number s modulo their number.",
-    ),
-]
 NegativePrompt = Annotated[
     str | None, typer.Option("--negative-prompt", metavar="TEXT", help="What images shall not show.")
 ]
-Guidance = Annotated[
-    float | None,
-    typer.Option(
-        "--guidance-scale",
-        min=0,
-        help="Scale of classifier-free guidance; other than 1 it doubles the network evaluations.",
-        show_default="1, or that of the pipeline with prompts",
-    ),
+Frames = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="COUNT", help="Of films.", show_default="the prior's, or the model's"),
 ]
 AsFloat = Annotated[
     bool, typer.Option("--float", help="With npz: float32 as the sampler ended, neither rounded nor clipped.")
@@ -145,6 +134,7 @@ def sample(
     null_label: NullLabel = None,
     height: Height = None,
     width: Width = None,
+    frames: Frames = None,
     variant: Variant = None,
     batch_size: BatchSize = 64,
     format: Annotated[Format, typer.Option(help="A file for each image, or one for all.")] = Format.png,
@@ -159,11 +149,12 @@ def sample(
 ) -> None:
     """Sample images: seed i always gives image i, whatever the batch.
 
-    DIR gets the images, starts.npz (seeds, labels, and the training image behind each start) and report.json.
+    DIR gets the images (of films a folder of frames each, of sounds .wav files), starts.npz (seeds, labels, and the
+    training image behind each start) and report.json.
     """
     request = SampleRequest(
         model, prior, seeds, codes, steps, settings, scheduler, spacing, timestep, prompt, negative_prompt,
-        class_labels, guidance_scale, null_label, height, width, variant, batch_size, as_float, dtype.value,
+        class_labels, guidance_scale, null_label, height, width, frames, variant, batch_size, as_float, dtype.value,
     )  # fmt: skip
     with session(verbose, debug, out), output_dir(out, overwrite, (model, prior, settings, codes)) as folder:
         request.check()

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from otprior.cli.inputs import (
-    check_model,
-    check_prior,
-    explained,
-    find_model,
-    is_stock_model,
-    load_model,
-    load_prior,
-    require_path,
-)
+from otprior.cli.inputs import check_model, check_prior, is_stock_model, load_model, load_prior, require_path
 from otprior.cli.options import format_seeds, parse_labels, parse_seeds
 from otprior.cli.progress import progress_bar
 from otprior.cli.report_parts import empty_report
@@ -30,6 +20,7 @@ if TYPE_CHECKING:
 
     from otprior.sampling import StartSpec
     from otprior.sampling.plan import SampledBatch, SamplingPlan
+    from otprior.sampling.schedulers.start import Origin
 
 # Images of the contact sheet; more would be too small to see.
 GRID_IMAGES = 100
@@ -56,6 +47,7 @@ class SampleRequest:
     null_label: int | None
     height: int | None
     width: int | None
+    frames: int | None
     variant: str | None
     batch_size: int
     as_float: bool
@@ -98,7 +90,7 @@ class SampleRequest:
             "prompt": "; ".join(self.prompt or ()) or None,
             "negative prompt": self.negative_prompt,
         }
-        own |= {"height": self.height, "width": self.width, "variant": self.variant}
+        own |= {"height": self.height, "width": self.width, "frames": self.frames, "variant": self.variant}
         return facts | {name: value for name, value in own.items() if value is not None}
 
 
@@ -113,6 +105,7 @@ class Job(NamedTuple):
         scheduler: Of the model.
         steps, guidance, spacing: As they are reported.
         latents: Whether what comes is in no known range: latents.
+        rate: Entries a second of sounds; None of images and films.
     """
 
     seeds: list[int]
@@ -124,6 +117,7 @@ class Job(NamedTuple):
     guidance: float | None
     spacing: str | None
     latents: bool
+    rate: int | None = None
 
 
 def find_job(request: SampleRequest, device: torch.device, drawn: bool) -> Job:
@@ -136,12 +130,15 @@ def find_job(request: SampleRequest, device: torch.device, drawn: bool) -> Job:
     """
     numbers = request.numbers()
     if is_stock_model(request.model):
-        return _stock_job(request, numbers, device)
+        from otprior.cli.sample_stock import find_stock_job
+
+        return find_stock_job(request, numbers, device)
     for option, value in (
         ("--prompt", request.prompt or None),
         ("--negative-prompt", request.negative_prompt),
         ("--height", request.height),
         ("--width", request.width),
+        ("--frames", request.frames),
     ):
         require(value is None, option, "left out: the model's network takes none", value)
     return _own_job(request, numbers, device, drawn)
@@ -153,13 +150,15 @@ def _own_job(request: SampleRequest, numbers: list[int], device: torch.device, d
 
     steps, timestep = request.steps, request.timestep
     scheduler, spacing = request.scheduler, request.spacing
-    chosen = None if request.settings is None else _chosen(request.settings, steps, timestep, spacing)
+    chosen = chosen_start(request)
     if chosen is not None:
+        rule = "without guidance, which is of classes here"
+        require(chosen.guidance == 1, f"--settings {request.settings}", rule, chosen.guidance)
         timestep = float(chosen.start_timestep) if timestep is None else timestep
         steps, scheduler, spacing = chosen.steps, scheduler or chosen.scheduler, spacing or chosen.spacing
-    pipe = _load(request, timestep, scheduler, spacing).to(device, _dtype(request.dtype))
+    pipe = _load(request, timestep, scheduler, spacing).to(device, network_dtype(request.dtype))
     if chosen is not None:
-        _set_options(pipe, chosen)
+        pipe.prior = with_options(pipe.prior, chosen)
     plan = _plan(
         pipe, request, numbers, steps or DEFAULT_STEPS, spacing, () if chosen is None else chosen.grid
     )
@@ -178,104 +177,50 @@ def _own_job(request: SampleRequest, numbers: list[int], device: torch.device, d
     )
 
 
-def _stock_job(request: SampleRequest, numbers: list[int], device: torch.device) -> Job:
-    """Of any other pipeline, through `attach`."""
-    from otprior.priors import Prior
-    from otprior.sampling.schedulers.names import GRID_SPACINGS
-    from otprior.sampling.start_spec import FITTED
-    from otprior.sampling.stock import StockPlan, load_stock, sample_stock
-
-    for option, value in (
-        ("--codes", request.codes),
-        ("--settings", request.settings),
-        ("--null-label", request.null_label),
-    ):
-        require(
-            value is None, option, "left out with a pipeline of this class, which is called as it is", value
-        )
-    own_grid = request.spacing in (FITTED, *GRID_SPACINGS)
-    require(not own_grid, "--spacing", "a stock one with a pipeline of this class", request.spacing)
-    folder = find_model(request.model, request.variant)
-    prior: Prior | None = None
-    if request.prior not in (None, "none"):
-        prior = load_prior(str(request.prior))
-    elif request.prior is None:
-        hint = "`otprior fit` makes one; none starts from white noise at T"
-        beside = (folder / "prior" / "config.json").is_file()
-        require(beside, "--prior", "given: there is none in the model's folder", "nothing", hint)
-        prior = load_prior(folder / "prior")
-    if request.timestep is not None:
-        require(prior is not None, "--timestep", "left out without a prior", f"{request.timestep:g}")
-        assert prior is not None
-        prior = prior.at(request.timestep)
-    _silence_transformers()
-    with explained(request.model):
-        pipe = load_stock(folder, request.scheduler, request.spacing, request.variant, _dtype(request.dtype))
-    pipe.to(device)
-    cycle = request.prompt or None
-    plan = StockPlan(
-        numbers,
-        request.steps or DEFAULT_STEPS,
-        request.batch_size,
-        None if cycle is None else [cycle[seed % len(cycle)] for seed in numbers],
-        request.negative_prompt,
-        request.labels(numbers),
-        request.guidance_scale,
-        request.height,
-        request.width,
-        request.as_float,
-    )
-    plan.check(pipe, prior)
-
-    def begin(listen: Callable[[float], None]) -> Iterator[SampledBatch]:
-        done = 0
-        for batch in sample_stock(pipe, prior, plan):
-            done += len(batch.images)
-            listen(done)
-            yield batch
-
-    facts = pipe.scheduler, plan.steps, plan.guidance_scale, request.spacing
-    return Job(numbers, request.labels(numbers), begin, prior, *facts, request.as_float)
-
-
-def _silence_transformers() -> None:
-    """Keeps the library of text encoders, where it is installed, from speaking of what is no concern here."""
-    if importlib.util.find_spec("transformers") is not None:
-        from transformers.utils import logging as transformers_logging
-
-        transformers_logging.set_verbosity_error()
-        transformers_logging.disable_progress_bar()
-
-
-def _chosen(path: Path, steps: int | None, timestep: float | None, spacing: str | None) -> StartSpec:
-    """The settings for so many steps, or the only ones; a fitted grid has a t* of its own."""
+def chosen_start(request: SampleRequest) -> StartSpec | None:
+    """The --settings for so many steps, or the only ones; a fitted grid has a t* of its own."""
     from otprior.sampling.settings import read_settings, start_of_steps
 
-    start = start_of_steps(read_settings(path), steps)
-    plain = not start.sampler and not start.conditional and start.guidance == 1
-    rule = (
-        "for a start without labels, guidance and options of the scheduler: this command takes none of these"
-    )
-    require(plain, f"--settings {path}", rule, start.label or start.key)
-    moved = bool(start.grid) and spacing is None and timestep not in (None, start.start_timestep)
+    if request.settings is None:
+        return None
+    start = start_of_steps(read_settings(request.settings), request.steps)
+    plain = not start.sampler and not start.conditional
+    rule = "for a start without labels and options of the scheduler: this command takes none of these"
+    require(plain, f"--settings {request.settings}", rule, start.label or start.key)
+    kept = request.timestep in (None, start.start_timestep) or request.spacing is not None
     rule = f"{start.start_timestep:g}, from where the settings' grid was fitted, or given with --spacing"
-    require(not moved, "--timestep", rule, timestep)
+    require(kept or not start.grid, "--timestep", rule, request.timestep)
     return start
 
 
-def _set_options(pipe: Any, chosen: StartSpec) -> None:
-    """Gives the prior the options of the settings, which must be for its kind."""
-    kind = pipe.prior.kind
-    require(kind == chosen.prior, "--settings", f"for the prior at hand, {kind}", chosen.prior)
-    pipe.prior = pipe.prior.derive(pipe.prior, pipe.prior.timestep, dict(chosen.options))
+def with_options(prior: Any, chosen: StartSpec) -> Any:
+    """The prior with the options of the settings, which must be for its kind."""
+    require(prior.kind == chosen.prior, "--settings", f"for the prior at hand, {prior.kind}", chosen.prior)
+    return prior.derive(prior, prior.timestep, dict(chosen.options))
+
+
+def own_grid(spacing: str | None, origin: Origin, steps: int, fitted: Sequence[float]) -> list[float] | None:
+    """The timesteps of a spacing that is none of the stock ones, from where sampling starts; None for those."""
+    from otprior.diffusion.grids import timestep_grid
+    from otprior.sampling.schedulers.names import GRID_SPACINGS
+    from otprior.sampling.start_spec import FITTED
+
+    if spacing in GRID_SPACINGS:
+        return list(timestep_grid(origin.schedule, origin.timestep, steps, GRID_SPACINGS[spacing]))
+    return list(fitted) if spacing == FITTED else None
+
+
+def stock_spacing(spacing: str | None) -> str | None:
+    """A spacing, if it is one of the stock ones."""
+    from otprior.sampling.schedulers.names import GRID_SPACINGS
+    from otprior.sampling.start_spec import FITTED
+
+    return None if spacing in (FITTED, *GRID_SPACINGS) else spacing
 
 
 def _load(request: SampleRequest, timestep: float | None, scheduler: str | None, spacing: str | None) -> Any:
     """The pipeline, with its prior at the timestep where it shall start."""
-    from otprior.sampling.schedulers.names import GRID_SPACINGS
-    from otprior.sampling.start_spec import FITTED
-
-    stock = None if spacing in (FITTED, *GRID_SPACINGS) else spacing
+    stock = stock_spacing(spacing)
     pipe: Any = load_model(request.model, scheduler, stock, request.null_label, request.variant)
     if request.prior is None:
         hint = "`otprior fit` makes one; none starts from white noise at T"
@@ -288,7 +233,8 @@ def _load(request: SampleRequest, timestep: float | None, scheduler: str | None,
     return pipe
 
 
-def _dtype(name: str) -> Any:
+def network_dtype(name: str) -> Any:
+    """The type of that name."""
     import torch
 
     return getattr(torch, name)
@@ -304,18 +250,12 @@ def _plan(
 ) -> SamplingPlan:
     """What is sampled, checked against network, prior and scheduler; codes stand for all seeds, but for given ones."""
     from otprior.diffusion.codes import Codes
-    from otprior.diffusion.grids import timestep_grid
     from otprior.sampling.plan import SamplingPlan, seed_noise_of_codes
-    from otprior.sampling.schedulers.names import GRID_SPACINGS
     from otprior.sampling.schedulers.start import find_origin
     from otprior.sampling.schedulers.support import find_support
-    from otprior.sampling.start_spec import FITTED
 
     find_support(pipe.scheduler)
-    origin = find_origin(pipe.scheduler, pipe.prior)
-    grid = list(fitted) if spacing == FITTED else None
-    if spacing in GRID_SPACINGS:
-        grid = list(timestep_grid(origin.schedule, origin.timestep, steps, GRID_SPACINGS[spacing]))
+    grid = own_grid(spacing, find_origin(pipe.scheduler, pipe.prior), steps, fitted)
     numbers, labels, latents = drawn, request.labels(drawn), None
     if request.codes is not None:
         found = Codes.load(request.codes)
@@ -343,7 +283,8 @@ def write_images(job: Job, folder: Path, png: bool, as_float: bool, sheet: bool)
     from otprior.data.samples import SampleWriter, diverged
     from otprior.report import contact_sheet
 
-    writer = SampleWriter(folder, job.seeds, png, as_float)
+    require(job.rate is None or not sheet, "--grid", "left out: sounds cannot be drawn", "given")
+    writer = SampleWriter(folder, job.seeds, png, as_float, job.rate)
     shown: list[Tensor] = []
     nfe, seconds, total, wrong = 0, 0.0, len(job.seeds), None
     with progress_bar("sampling") as bar:
@@ -353,11 +294,12 @@ def write_images(job: Job, folder: Path, png: bool, as_float: bool, sheet: bool)
 
         for batch in job.begin(listen):
             seconds += batch.seconds
-            wrong = wrong or (None if job.latents else diverged(batch.images))
+            wrong = wrong or (None if job.latents or job.rate is not None else diverged(batch.images))
             nfe = batch.nfe
             writer.add(batch.images, batch.sources)
             if sheet and sum(map(len, shown)) < GRID_IMAGES:
-                shown.append(batch.images)
+                # (Of films the first frames.)
+                shown.append(batch.images[:, 0] if batch.images.ndim == 5 else batch.images)
     writer.finish(job.labels)
     if wrong is not None:
         hint = "the sampler seems to have diverged; try more steps, another --scheduler or --spacing"

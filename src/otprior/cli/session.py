@@ -38,6 +38,7 @@ _AS_OPTIONS = (
     (r"pass timesteps= or use", "use --spacing grid:karras or"),
     (r"resize=, crop= and convert=", "--resize, --crop and --convert"),
     (r'convert="RGB" or "L"', "--convert RGB or L"),
+    (r"by class, and pass condition=", "by class (--conditional), and name a class by --label"),
 )
 
 
@@ -79,13 +80,22 @@ def stderr() -> Console:
 
 def fail(message: str, code: int) -> typer.Exit:
     """Prints an error in one line, and returns what to raise."""
-    line = " ".join(message.split())
-    for pattern, option in _AS_OPTIONS:
-        line = re.sub(pattern, option, line)
+    line = _as_options(" ".join(message.split()))
     console = stderr()
     console.print("[bold red]error:[/] ", end="")
     console.print(line, soft_wrap=True, markup=False, highlight=False)
     return typer.Exit(code)
+
+
+def _as_options(text: str) -> str:
+    for pattern, option in _AS_OPTIONS:
+        text = re.sub(pattern, option, text)
+    return text
+
+
+class _OptionsFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _as_options(super().format(record))
 
 
 @contextlib.contextmanager
@@ -131,4 +141,6 @@ def _set_up_log(level: int) -> None:
     logger.setLevel(level)
     for handler in [handler for handler in logger.handlers if isinstance(handler, RichHandler)]:
         logger.removeHandler(handler)
-    logger.addHandler(RichHandler(console=stderr(), show_time=False, show_path=False))
+    handler = RichHandler(console=stderr(), show_time=False, show_path=False)
+    handler.setFormatter(_OptionsFormatter("%(message)s"))
+    logger.addHandler(handler)

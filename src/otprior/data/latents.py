@@ -32,7 +32,8 @@ def encode_images(autoencoder: nn.Module, data: Any, *, batch_size: int = 8, **o
 
     Arguments:
         autoencoder: It is run on its device and in its dtype; in float32 where its config forces that.
-        data: What `otprior.data.load_images` takes, or a stream that `open_images` gave; pixels in [-1, 1].
+        data: What `otprior.data.load_images` takes, or a stream that `open_images` gave; pixels in [-1, 1]. For an
+            autoencoder of video also an array of films (N, C, F, H, W).
         batch_size: Images at a time.
         **options: Those of `open_images`: resize, crop, convert, value_range, license.
 
@@ -54,6 +55,7 @@ def encode_images(autoencoder: nn.Module, data: Any, *, batch_size: int = 8, **o
         "left out with a stream, which has its own",
         list(options),
     )
+    stream = replace(stream, films=takes_films(autoencoder))
     inner = _EncodedSource(autoencoder, stream, batch_size)
     return ImageStream(inner, value_range=None, license=stream.license)
 
@@ -70,12 +72,17 @@ def image_shape(autoencoder: nn.Module, height: int, width: int) -> tuple[int, i
     return channels, height * factor, width * factor
 
 
+def takes_films(autoencoder: nn.Module) -> bool:
+    """Whether an autoencoder is one of video."""
+    return any(each.ndim == 5 for each in autoencoder.parameters())
+
+
 @torch.no_grad()
 def encode(autoencoder: nn.Module, images: Tensor) -> Tensor:
     """Latents of images (B, C, H, W) or films (B, C, F, H, W), in the network's scale, float32 on the CPU."""
     module: Any = autoencoder
     first = next(p for name, p in module.named_parameters() if p.ndim >= 4)
-    if first.ndim == 5 and images.ndim == 4:
+    if takes_films(module) and images.ndim == 4:
         images = images[:, :, None]
     with _upcast(module):
         found = module.encode(images.to(first.device, first.dtype))

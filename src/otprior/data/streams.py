@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otprior.data.images import ImageSet, PixelRule, ValueRange, check_images, check_labels
+from otprior.data.images import ImageSet, PixelRule, ValueRange, check_images, check_labels, to_pixels
 from otprior.data.layout import as_tensor, channels_first
 from otprior.data.pictures import Preparation, Size, as_picture, opened
 from otprior.data.sources import find_source
@@ -50,6 +50,7 @@ class ImageStream:
         channels: Channels that they must have, or None.
         value_range: Of floating-point pixels; see `otprior.data.images.to_pixels`.
         license: Under what terms; None if not given.
+        films: Whether arrays may be films (N, C, F, H, W).
         rows: Numbers of the images that are read, ascending; None for all.
         shape: (C, H, W), known after the first block.
         labels: Always None: a stream makes no prior conditional; `read` has the labels.
@@ -61,6 +62,7 @@ class ImageStream:
     channels: int | None = None
     value_range: ValueRange = "auto"
     license: str | None = None
+    films: bool = False
     rows: Tensor | None = None
     shape: tuple[int, ...] | None = None
     labels: None = None
@@ -113,9 +115,12 @@ class ImageStream:
             values, given = whole
             if self.rows is not None:
                 values, given = values[self.rows], None if given is None else given[self.rows]
-            checked = check_images(
-                values, size=self.size, channels=self.channels, value_range=self._range, name=self.name
-            )
+            if self._range is None or values.ndim == 5:
+                _check_form(values.shape[1:], self)
+                checked = to_pixels(values, self._range, self.name)
+            else:
+                wanted: dict[str, Any] = {"size": self.size, "channels": self.channels}
+                checked = check_images(values, **wanted, value_range=self._range, name=self.name)
             return self._set(checked, given, self.source.class_names)
         rule, filled = PixelRule(self._range, self.name), 0
         images: Tensor | None = None
@@ -174,7 +179,8 @@ class ImageStream:
         values, labels = found
         if labels is not None:
             labels = check_labels(labels, len(values), name=f"labels of {self.source.path or 'the data'}")
-        return (values[:, None] if values.ndim == 3 else values), labels
+        grey = values.ndim == 3 and self._range is not None
+        return (values[:, None] if grey else values), labels
 
     def _blocks(self) -> Iterator[tuple[Tensor, list[int | str | None]]]:
         """Blocks of values (B, C, H, W) as they are in the source, with labels."""
@@ -281,9 +287,16 @@ def open_images(
     adapt: bool = False,
     license: str | None = None,
 ) -> ImageStream:
-    """A stream of images, of whatever holds them; arguments as for `load_images`.
+    """A stream of images, of whatever holds them.
 
     Args:
+        data: A path, or an object: what `load_images` says.
+        size: Height and width that images must have; an integer means square.
+        channels: Number of channels they must have.
+        value_range: Of floating-point pixels; see `otprior.data.images.to_pixels`.
+        resize, crop, convert: What is done to pictures, nothing by default: the length of the shorter side, or (height,
+            width); the side of the square cut from the centre, or (height, width); "RGB" or "L". See `Preparation`.
+        license: Recorded with the images; nothing is inferred from files.
         adapt: Whether larger pictures may be brought to `size`, and grey ones to 3 `channels`: resized by the shorter
             side and cut in the centre, with a warning that says so. `resize`, `crop` and `convert` go before it.
 
@@ -297,19 +310,7 @@ def open_images(
     return ImageStream(find_source(data), preparation, sides, channels, value_range, license)
 
 
-def load_images(
-    data: Any,
-    *,
-    size: Size | None = None,
-    channels: int | None = None,
-    value_range: ValueRange = "auto",
-    resize: Size | None = None,
-    crop: Size | None = None,
-    convert: str | None = None,
-    labels: Any = None,
-    num_classes: int | None = None,
-    license: str | None = None,
-) -> ImageSet:
+def load_images(data: Any, *, labels: Any = None, num_classes: int | None = None, **options: Any) -> ImageSet:
     """Images with their labels, read whole and checked. Pictures are 8-bit grey or RGB; EXIF orientation is applied.
 
     - a folder or `.zip` of pictures, in the order of their paths (`otprior.data.sources.tree` says where labels come
@@ -325,29 +326,15 @@ def load_images(
 
     Args:
         data: A path, or an object.
-        size: Height and width that images must have; an integer means square.
-        channels: Number of channels they must have.
-        value_range: Of floating-point pixels; see `otprior.data.images.to_pixels`.
-        resize, crop, convert: What is done to pictures, nothing by default: the length of the shorter side, or (height,
-            width); the side of the square cut from the centre, or (height, width); "RGB" or "L". See `Preparation`.
         labels: Integers (N,) that replace those of the data.
         num_classes: Labels must be below it.
-        license: Recorded with the images; nothing is inferred from files.
+        **options: Those of `open_images`.
 
     Raises:
         FileNotFoundError: If there is nothing at the path.
         ValueError: If a file is damaged, of an unknown kind, holds Python objects, or breaks a rule.
     """
-    stream = open_images(
-        data,
-        size=size,
-        channels=channels,
-        value_range=value_range,
-        resize=resize,
-        crop=crop,
-        convert=convert,
-        license=license,
-    )
+    stream = open_images(data, **options)
     if num_classes is not None:
         check_integer("num_classes", num_classes, 1)
     images = stream.read()
@@ -361,10 +348,13 @@ def load_images(
 
 def _check_form(shape: torch.Size, stream: ImageStream) -> None:
     """Requires the size and channels that a stream is to have."""
-    if len(shape) != 3:
-        return
-    channels, height, width = shape
     name, hint = stream.name, "Resize them: how is a choice that changes results"
+    if len(shape) != 3:
+        rule = "(N, C, H, W)" + ", or films (N, C, F, H, W)" * stream.films
+        require(stream.value_range is None or (stream.films and len(shape) == 4), name, rule, tuple(shape))
+        if len(shape) != 4:
+            return
+    channels, height, width = shape[0], shape[-2], shape[-1]
     if stream.size is not None:
         wanted = stream.size
         require((height, width) == wanted, name, f"{wanted[0]}x{wanted[1]}", f"{height}x{width}", hint)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,12 @@ _NOISES_AN_IMAGE = ("timestep", "latent_timestep", "strength")
 
 
 def attach(
-    pipe: Any, prior: Prior, *, condition: Condition | None = None, layout: Layout | None = None
+    pipe: Any,
+    prior: Prior,
+    *,
+    condition: Condition | None = None,
+    layout: Layout | None = None,
+    timesteps: Sequence[float] | None = None,
 ) -> Any:
     """From now on `pipe` starts at t* from T(z), where z is the noise that it would have started from.
 
@@ -53,13 +58,13 @@ def attach(
             class label, or one for each prompt. If it returns None, that call starts as it did before `attach`.
         layout: (unpack, pack) between the pipeline's latents (B, ...) and (B, *prior.shape), for a pipeline whose
             packing is not known.
+        timesteps: A grid of own timesteps, strictly decreasing from t*; calls then ask for as many steps.
 
     Returns:
         `pipe` itself.
 
     Raises:
-        ValueError: If the pipeline noises an image instead of starting from white noise, its scheduler cannot start
-            at t*, or a prior by class would get no labels.
+        ValueError: If the pipeline noises an image, its scheduler cannot start at t*, or a prior by class lacks labels.
 
     Example:
         >>> attach(pipe, prior)
@@ -77,11 +82,12 @@ def attach(
     hint = "It chooses a label for the call's prompts."
     require(prior.num_classes is None or labelled, "condition", "given for a prior by class", None, hint)
     if condition is None and {"prompt", "class_labels"} & set(asked):
-        warn_of_layout(prior, "Fit a prior by class, or pass condition=.")
-    started = start_at(pipe.scheduler, prior)
+        warn_of_layout(prior, "Fit a prior by class, and pass condition=.")
+    started = start_at(pipe.scheduler, prior, timesteps=timesteps)
     if not _prepares(type(pipe)):
         find_network(pipe)
-    pipe._otprior = _State(type(pipe), prior, condition, layout, stock_scheduler(pipe.scheduler))
+    own_scheduler = stock_scheduler(pipe.scheduler)
+    pipe._otprior = _State(type(pipe), prior, condition, layout, own_scheduler, timesteps)
     pipe.__class__ = _attached_class(type(pipe))
     pipe.scheduler = started
     return pipe
@@ -105,10 +111,18 @@ def check_pipeline(cls: type) -> None:
     if not _prepares(cls):
         return
     told = inspect.signature(cls.prepare_latents).parameters  # type: ignore[attr-defined]
-    # Inpainting takes a `strength`, of which the usual one, 1, is white noise.
-    noised = [name for name in _NOISES_AN_IMAGE if name in told and "is_strength_max" not in told]
+    # Inpainting takes a `strength`, of which 1 is white noise.
+    paints = "is_strength_max" in told or _paints_over(cls)
+    noised = [name for name in _NOISES_AN_IMAGE if name in told and not paints]
     hint = "It noises an image up to its own timestep: sample from the prior with the text-to-image pipeline."
     require(not noised, "pipe", "one that starts from white noise", cls.__name__, hint)
+
+
+def _paints_over(cls: type) -> bool:
+    """Whether a class inpaints, and has its scheduler noise the image (`scale_noise`), as those of flow matching do."""
+    asked = inspect.signature(cls.__call__).parameters
+    told = inspect.signature(cls.prepare_latents).parameters  # type: ignore[attr-defined]
+    return {"mask_image", "strength"} <= set(asked) and "timestep" in told and "is_strength_max" not in told
 
 
 def _prepares(cls: type) -> bool:
@@ -122,9 +136,10 @@ class _State:
     Attributes:
         stock: Its class before.
         prior: Where it starts.
-        condition, layout: As given to `attach`.
+        condition, layout, timesteps: As given to `attach`.
         scheduler: The pipeline's own.
         labels: Class labels of the call in progress, (L,), or None.
+        strength: Of that call, where it takes one.
     """
 
     stock: type
@@ -132,13 +147,16 @@ class _State:
     condition: Condition | None
     layout: Layout | None
     scheduler: Any
+    timesteps: Sequence[float] | None = None
     labels: Tensor | None = None
+    strength: float = 1.0
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _State:
         return copy.copy(self)
 
     def choose(self, call: dict[str, Any]) -> bool:
         """Finds the labels of a call; False if it is to start without the prior."""
+        self.strength = call.get("strength", 1.0)
         chosen = self.condition(call) if self.condition is not None else call.get("class_labels")
         if self.condition is not None and chosen is None:
             return False
@@ -160,7 +178,7 @@ class _State:
     def begin(self, scheduler: Any) -> Any:
         """A scheduler that was assigned to the pipeline, from t*; one of another process is refused."""
         check_network(scheduler, self.scheduler)
-        return start_at(scheduler, self.prior)
+        return start_at(scheduler, self.prior, timesteps=self.timesteps)
 
     def start(self, pipe: Any, z: Tensor, doubled: bool = False) -> Tensor:
         """T(z), in the pipeline's form."""
@@ -212,13 +230,22 @@ def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
 def _prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Any:
     state = self._otprior
     prepare = functools.partial(state.stock.prepare_latents, self)
-    out = prepare(*args, **kwargs)
     if not starts_at(self.scheduler):
-        return out
+        return prepare(*args, **kwargs)
     call = inspect.signature(prepare).bind(*args, **kwargs).arguments
+    paints = _paints_over(state.stock)
     hint = "Below 1 an image is noised in its place."
-    require(call.get("is_strength_max", True), "strength", "1 with a prior", "less", hint)
-    check_noise(prepare, call, _place(state.stock))
+    whole = state.strength == 1 if paints else call.get("is_strength_max", True)
+    require(whole, "strength", "1 with a prior", state.strength if paints else "less", hint)
+    if paints:
+        # (From T on, the noised image is the noise.)
+        self.scheduler.scale_noise = lambda sample, timestep, noise: noise
+    try:
+        out = prepare(*args, **kwargs)
+        check_noise(prepare, call, _place(state.stock))
+    finally:
+        if paints:
+            del self.scheduler.scale_noise
     if isinstance(out, Tensor):
         return state.start(self, out)
     parts, place = list(out), _place(state.stock)

@@ -1,4 +1,4 @@
-"""Any image pipeline's folder: what fitting asks of it, and sampling it seed by seed through `attach`.
+"""Any stock pipeline's folder: what fitting asks of it, and sampling it seed by seed through `attach`.
 
 `OTPriorPipeline` needs a network and a scheduler, and no prompt. A pipeline with other components (text encoders, a
 transformer) is loaded as its own class, and called as its users call it.
@@ -35,6 +35,7 @@ from otprior.sampling.plan import SampledBatch
 from otprior.sampling.schedulers.names import few_step_scheduler, named_scheduler, with_spacing
 from otprior.sampling.schedulers.start_at import last_source
 from otprior.utils.files import read_json
+from otprior.utils.random import stream_generator
 from otprior.utils.validation import require
 
 # The components of an `OTPriorPipeline`.
@@ -56,6 +57,12 @@ def is_stock(folder: Path) -> bool:
     components = {name for name, value in index.items() if isinstance(value, list | tuple)}
     # (To ask for the class itself would import it.)
     return index.get("_class_name") in dir(diffusers) and not components <= _OWN
+
+
+def call_default(folder: Path, argument: str) -> Any:
+    """The default of an argument of calls of a folder's stock pipeline; Ellipsis if they do not take it."""
+    asked = _asked(getattr(diffusers, read_index(folder)["_class_name"]))
+    return asked[argument].default if argument in asked else Ellipsis
 
 
 class LatentSpace(NamedTuple):
@@ -176,8 +183,11 @@ class StockPlan:
         negative_prompt: What images shall not show, or None.
         labels: Class labels of network or prior, one for each image, or None.
         guidance_scale: None for the pipeline's own.
-        height, width: Of the images; None for the pipeline's own.
+        height, width: Of the images; None for the pipeline's own, or, of films, for those of the prior.
+        frames: Of films, likewise.
         raw: Latents in place of images.
+        latents: Seed noise (N, ...) in the pipeline's own form, in place of the noise of the seeds; or None.
+        timesteps: A grid of own timesteps from t*; or None.
     """
 
     seeds: Sequence[int]
@@ -189,7 +199,10 @@ class StockPlan:
     guidance_scale: float | None = None
     height: int | None = None
     width: int | None = None
+    frames: int | None = None
     raw: bool = False
+    latents: Tensor | None = None
+    timesteps: Sequence[float] | None = None
 
     def check(self, pipe: Any, prior: Prior | None) -> None:
         """Requires what the pipeline must be told, and no more than it or the prior can be told.
@@ -216,14 +229,24 @@ class StockPlan:
             ("--guidance-scale", "guidance_scale", self.guidance_scale),
             ("--height", "height", self.height),
             ("--width", "width", self.width),
+            ("--frames", "num_frames", self.frames),
             ("--float", "output_type", self.raw or None),
+            ("--codes", "latents", self.latents),
         ):
             rule = f"left out: a {kind} does not take it"
-            require(value is None or name in asked, option, rule, value)
+            require(value is None or name in asked, option, rule, value if name != "latents" else "given")
+        if self.latents is not None and prior is not None:
+            got = tuple(self.latents.shape[1:])
+            require(got == tuple(prior.shape), "--codes", f"of the prior's shape {tuple(prior.shape)}", got)
+            packed = hasattr(pipe, "_pack_latents")
+            require(not packed, "--codes", f"left out: a {kind} packs its latents", "given")
+        rule = "a stock one without a prior"
+        require(self.timesteps is None or prior is not None, "--spacing", rule, "a grid from t*")
 
 
 def _asked(pipe: Any) -> Any:
-    return inspect.signature(type(pipe).__call__).parameters
+    """The arguments of a pipeline's calls, or of a class's."""
+    return inspect.signature((pipe if isinstance(pipe, type) else type(pipe)).__call__).parameters
 
 
 def sample_stock(pipe: Any, prior: Prior | None, plan: StockPlan) -> Iterator[SampledBatch]:
@@ -235,8 +258,9 @@ def sample_stock(pipe: Any, prior: Prior | None, plan: StockPlan) -> Iterator[Sa
         plan: What to sample; checked.
 
     Raises:
-        ValueError: If the pipeline returns no images.
+        ValueError: If the pipeline returns neither images nor films or sounds.
     """
+    size = _size(pipe, prior, plan)
     begun: list[int] | None = None
 
     def chosen(_: dict[str, Any]) -> list[int] | None:
@@ -244,34 +268,37 @@ def sample_stock(pipe: Any, prior: Prior | None, plan: StockPlan) -> Iterator[Sa
 
     told = plan.labels is not None and "class_labels" not in _asked(pipe)
     if prior is not None:
-        attach(pipe, prior, condition=chosen if told else None)
+        attach(pipe, prior, condition=chosen if told else None, timesteps=plan.timesteps)
     for begin in range(0, len(plan.seeds), plan.batch_size):
         part = slice(begin, begin + plan.batch_size)
         count = len(plan.seeds[part])
         begun = None if plan.labels is None else list(plan.labels[part])
         started = time.perf_counter()
-        with counted_rows(find_network(pipe)) as rows:
-            out = pipe(**_arguments(pipe, plan, part))
-        images = _read(out[0], plan.raw)
+        network: Any = find_network(pipe)
+        with counted_rows(network) as rows:
+            out = pipe(**size, **_arguments(pipe, plan, part, network.dtype))
+        images = _read(out, plan.raw)
         source = None if prior is None else last_source(pipe.scheduler)
         source = None if source is None else source[:count].cpu()
         yield SampledBatch(images, source, sum(rows) // count, time.perf_counter() - started)
 
 
-def _arguments(pipe: Any, plan: StockPlan, part: slice) -> dict[str, Any]:
+def _arguments(pipe: Any, plan: StockPlan, part: slice, dtype: torch.dtype) -> dict[str, Any]:
     """What a batch's call is given."""
     asked, seeds = _asked(pipe), list(plan.seeds[part])
     prompts = None if plan.prompts is None else list(plan.prompts[part])
     negative = None if plan.negative_prompt is None else [plan.negative_prompt] * len(seeds)
     steps = "num_inference_steps" if "num_inference_steps" in asked else "steps"
-    given = {
+    given: dict[str, Any] = {
         steps: plan.steps,
-        "generator": seeds_to_generators(seeds),
+        # (Code k may be the very noise of seed k.)
+        "generator": seeds_to_generators(seeds)
+        if plan.latents is None
+        else [stream_generator(seed, "beside codes") for seed in seeds],
+        "latents": None if plan.latents is None else plan.latents[part].to(dtype),
         "prompt": prompts,
         "negative_prompt": negative,
         "guidance_scale": plan.guidance_scale,
-        "height": plan.height,
-        "width": plan.width,
         "batch_size": len(seeds) if "batch_size" in asked else None,
     }
     if "class_labels" in asked and plan.labels is not None:
@@ -281,14 +308,50 @@ def _arguments(pipe: Any, plan: StockPlan, part: slice) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None} | {"return_dict": False}
 
 
-def _read(found: Any, raw: bool) -> Tensor:
-    """(B, C, H, W), images in [-1, 1], of what a pipeline returns; (B, ...) of latents."""
+def _size(pipe: Any, prior: Prior | None, plan: StockPlan) -> dict[str, int]:
+    """What calls are told of the size: what was asked for, and of films what the prior's latents (C, F, H, W) tell."""
+    given: dict[str, int | None] = {"height": plan.height, "width": plan.width, "num_frames": plan.frames}
+    if "num_frames" in _asked(pipe) and prior is not None and len(prior.shape) == 4:
+        frames, height, width = prior.shape[1:]
+        time, space = (
+            next((int(getattr(pipe, name)) for name in names if getattr(pipe, name, None)), None)
+            for names in (
+                ("vae_scale_factor_temporal", "vae_temporal_compression_ratio"),
+                ("vae_scale_factor_spatial", "vae_spatial_compression_ratio"),
+            )
+        )
+        if time is not None and space is not None:
+            own = {"height": height * space, "width": width * space, "num_frames": (frames - 1) * time + 1}
+            given = {name: own[name] if value is None else value for name, value in given.items()}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def sampling_rate(pipe: Any) -> int | None:
+    """Entries a second of the sounds that a pipeline makes; None if it makes none."""
+    config = getattr(getattr(pipe, "vae", None), "config", {})
+    known = config.get("sampling_rate")
+    if known is None and hasattr(pipe, "mel"):
+        known = pipe.mel.get_sample_rate()
+    return None if known is None else int(known)
+
+
+def _read(out: Any, raw: bool) -> Tensor:
+    """What a call returned: images (B, C, H, W) or films (B, F, C, H, W) in [-1, 1]; sounds (B, C, L); or latents."""
+    found = out[0]
     if raw:
         require(isinstance(found, Tensor), "--float", "left out: this pipeline returns no latents", "given")
         return found.float().cpu()
-    images = np.asarray(found) if isinstance(found, list | np.ndarray) else None
-    is_image = images is not None and images.ndim == 4 and images.shape[-1] in (1, 3)
-    got = getattr(images, "shape", type(found).__name__)
-    require(is_image, "model", "a pipeline of images; call others in Python", got)
-    assert images is not None
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() * 2 - 1
+    if len(out) > 1 and isinstance(out[1], tuple):
+        # (Pictures of sounds, their rate, and the sounds.)
+        found = np.stack([np.atleast_2d(sound) for sound in out[1][1]])
+    values = np.asarray(found) if isinstance(found, list | np.ndarray) else None
+    if values is not None and values.dtype == np.uint8:
+        # (Of Pillow.)
+        values = (values[..., None] if values.ndim == 3 else values) / 255
+    if values is not None and values.ndim == 3:
+        return torch.from_numpy(values).float()
+    is_image = values is not None and values.ndim in (4, 5) and values.shape[-1] in (1, 3)
+    got = getattr(values, "shape", type(found).__name__)
+    require(is_image, "model", "a pipeline of images, films or sounds; call others in Python", got)
+    assert values is not None
+    return torch.from_numpy(values).movedim(-1, -3).float() * 2 - 1

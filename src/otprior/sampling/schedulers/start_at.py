@@ -12,6 +12,7 @@ is right in both. So the sampler's scale (x/α under Euler, Heun, LMS, KDPM2) is
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ from otprior.utils.random import keyed_normal
 from otprior.utils.validation import check_finite, invalid, require
 
 
-def start_at(scheduler: Any, prior: Any, *, check: bool = True) -> Any:
+def start_at(
+    scheduler: Any, prior: Any, *, check: bool = True, timesteps: Sequence[float] | None = None
+) -> Any:
     """A scheduler like the given one, and of its class, that begins at the prior's t*.
 
     It has one method more, `start(z, labels=None, fresh=None)`: latents at t* and at this sampler's scale, of seed
@@ -38,6 +41,8 @@ def start_at(scheduler: Any, prior: Any, *, check: bool = True) -> Any:
         prior: Where to start; None starts from white noise at T.
         check: Whether the first step refuses latents that `start` did not make, such as white noise: they would give
             grey fog. False for latents of your own, at t* and in the sampler's scale.
+        timesteps: A grid of own timesteps, strictly decreasing from t*, in place of whatever a pipeline sets: it is
+            then asked for as many steps.
 
     Raises:
         ValueError: If the scheduler cannot start at t*, or never has the prior's noise level.
@@ -47,7 +52,8 @@ def start_at(scheduler: Any, prior: Any, *, check: bool = True) -> Any:
         >>> pipe("a cat", num_inference_steps=4, latents=pipe.scheduler.start(z))
     """
     base = stock_scheduler(scheduler)
-    begun = _Begun(base, prior, find_origin(base, prior), check)
+    grid = None if timesteps is None else [float(each) for each in timesteps]
+    begun = _Begun(base, prior, find_origin(base, prior), check, grid)
     stock = type(base)
     told = {"__module__": stock.__module__, "__qualname__": stock.__qualname__, "__doc__": stock.__doc__}
     made = type(stock.__name__, (_StartsAt, stock), told)
@@ -88,6 +94,7 @@ class _Begun:
         prior: Where it starts.
         origin: t* and the prior's scales.
         check: Whether foreign latents are refused.
+        grid: Timesteps of every run, or None.
         run: What steps, once timesteps are set.
         told: The timestep of each network evaluation.
         begin: Place of the first step, if a pipeline has set one.
@@ -102,6 +109,7 @@ class _Begun:
     prior: Any
     origin: Origin
     check: bool
+    grid: list[float] | None = None
     run: Start | None = None
     told: Sequence[float] = ()
     begin: int | None = None
@@ -214,10 +222,16 @@ class _StartsAt:
         """K steps from t*, at the spacing of the config; or the given grid, from t*. See `start_scheduler`."""
         for name, value in others.items():
             require(value is None, name, "None for a scheduler that starts at t*", value)
-        begun, grid = self._begun, timesteps if timesteps is not None else sigmas
+        begun = self._begun
         asked: dict[str, Any] = {"num_inference_steps": num_inference_steps}
-        if grid is not None:
-            asked = {"sigmas" if timesteps is None else "timesteps": [float(each) for each in grid]}
+        for name, grid in (("sigmas", sigmas), ("timesteps", timesteps)):
+            if grid is not None:
+                asked = {name: [float(each) for each in grid]}
+        if begun.grid is not None:
+            (steps,) = (each if isinstance(each, int) else len(each) for each in asked.values())
+            rule = f"{len(begun.grid)}, the timesteps of the grid that was given"
+            require(steps == len(begun.grid), "num_inference_steps", rule, steps)
+            asked = {"timesteps": begun.grid}
         begun.run = begun.origin.start(begun.base, device=device, mu=mu, **asked)
         begun.begin = begun.place = begun.scaled = None
         self.timesteps = begun.run.timesteps
@@ -291,7 +305,8 @@ class _StartsAt:
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # The class is made at run time: a pickle holds what it is made from.
-        return start_at, (self._begun.base, self._begun.prior)
+        begun = self._begun
+        return functools.partial(start_at, check=begun.check, timesteps=begun.grid), (begun.base, begun.prior)
 
     @classmethod
     def from_config(cls, *args: Any, **kwargs: Any) -> Any:
