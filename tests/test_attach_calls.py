@@ -285,6 +285,36 @@ def test_image_to_image_is_refused() -> None:
         paint(**call, strength=0.5)
 
 
+def test_flow_inpainting_of_a_whole_image_is_text_to_image() -> None:
+    """At strength 1; where the mask keeps the image, its noise is the pipeline's own."""
+    flux, parts = FAMILIES["Flux"], {"vae": autoencoder(shift_factor=0.1)}
+    parts |= dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    parts["transformer"] = build("Flux", flux.schedulers()[0]).transformer
+    call = {**flux.call, "height": 8, "width": 8, "num_inference_steps": STEPS, "output_type": "latent"}
+    call["guidance_scale"] = 3.5
+    whole, painted = (
+        quiet(attach(cls(scheduler=flux.schedulers()[0], **parts), fitted("Flux")))
+        for cls in (diffusers.FluxPipeline, diffusers.FluxInpaintPipeline)
+    )
+    image = {"image": normal(1, 4, 8, 8), "masked_image_latents": normal(1, 3, 8, 8)}
+    mask = torch.ones(1, 1, 8, 8)
+
+    def seed() -> torch.Generator:
+        return torch.Generator().manual_seed(3)
+
+    expected = whole(**call, generator=seed())[0]
+    got = painted(**call, **image, mask_image=mask, strength=1.0, generator=seed())[0]
+    assert apart(got, expected) < 2e-5
+    mask[..., :4] = 0
+    half = painted(**call, **image, mask_image=mask, strength=1.0, generator=seed())[0]
+    kept = painted._pack_latents(normal(1, 4, 8, 8), 1, 4, 8, 8)
+    columns = torch.arange(16).reshape(4, 4)[:, :2].flatten()
+    assert apart(half[0, columns], kept[0, columns]) < 2e-5
+    assert apart(half, expected) > 0.1
+    with pytest.raises(ValueError, match="strength must be 1"):
+        painted(**call, **image, mask_image=mask, generator=seed())
+
+
 def test_a_pipeline_made_from_an_attached_one_does_not_start_from_white_noise_at_t() -> None:
     pipe = attach(sd(), fitted("StableDiffusion"))
     sample(pipe)
