@@ -10,13 +10,16 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, run, write_model
+from cli_helpers import assert_refused, run, write_model, write_tame_model
 from newcomer_material import write_photographs
 from PIL import Image
 
 from otprior import Prior, load_images
 from otprior.data import encode_images, open_images
+from otprior.data.images import to_uint8
+from otprior.diffusion.codes import Codes
 from otprior.experiments.inputs import Inputs
+from otprior.metrics.features import FeatureExtractor, save_extractor
 
 
 def write_latent_model(folder: Path) -> diffusers.AutoencoderKL:
@@ -104,11 +107,57 @@ def test_what_is_done_to_pictures_is_recorded(tmp_path: Path) -> None:
     }
 
 
+def test_pictures_are_prepared_alike_for_every_command(tmp_path: Path) -> None:
+    """Pictures that a command resizes, crops and converts give what pictures give that were prepared before."""
+    asked = ("--resize", "10", "--crop", "8", "--convert", "L")
+    for seed, name in enumerate(("samples", "reference", "atoms", "held-out")):
+        (tmp_path / name).mkdir()
+        coarse = torch.rand(14, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+        smooth = torch.nn.functional.interpolate(coarse, size=(12, 16), mode="bilinear")
+        for k, pixels in enumerate((255 * smooth).byte().permute(0, 2, 3, 1).numpy()):
+            Image.fromarray(pixels).save(tmp_path / name / f"{k:02d}.png")
+        images = load_images(tmp_path / name, resize=10, crop=8, convert="L").images
+        np.savez(tmp_path / name, images=to_uint8(images[:, 0]))
+    torch.manual_seed(0)
+    save_extractor(
+        FeatureExtractor("tiny", (1, 8, 8), (4, 4, 4), 6, 3), tmp_path / "extractor", torch.float32
+    )
+    write_tame_model(tmp_path / "model")
+    rows, codes = [], []
+    for end, options in (("", asked), (".npz", ())):
+        sets = (
+            each
+            for name in ("reference", "atoms", "held-out")
+            for each in (f"--{name}", f"{tmp_path / name}{end}")
+        )
+        out = tmp_path / f"evaluation{end}"
+        given = (*sets, "--extractor", tmp_path / "extractor", "--label", "these", *options)
+        result = run("evaluate", f"{tmp_path / 'samples'}{end}", *given, "--out", out)
+        assert result.exit_code == 0, result.output
+        rows.append(json.loads((out / "report.json").read_text())["rows"])
+        encode = (
+            "encode",
+            tmp_path / "model",
+            f"{tmp_path / 'samples'}{end}",
+            "--class-label",
+            "0",
+            "--limit",
+            "2",
+        )
+        result = run(*encode, *options, "--out", tmp_path / f"codes{end}")
+        assert result.exit_code == 0, result.output
+        codes.append(Codes.load(tmp_path / f"codes{end}" / "codes.safetensors").codes)
+    assert rows[0] == rows[1]
+    assert torch.equal(*codes)
+
+
 def test_a_comparison_reads_photographs_at_the_size_of_its_network(tmp_path: Path) -> None:
     photographs = str(write_photographs(tmp_path / "photographs"))
     (tmp_path / "model" / "unet").mkdir(parents=True)
     (tmp_path / "model" / "unet" / "config.json").write_text('{"in_channels": 3, "sample_size": 8}')
-    sets = (photographs, photographs, photographs, None, None)
+    index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
+    sets = (photographs, photographs, photographs, None, None, (("adapt", True),), ())
     inputs = Inputs(str(tmp_path / "model"), None, "bundled", "auto", *sets)
     assert inputs.atoms.images.shape == inputs.split.images.shape == (12, 3, 8, 8)
     expected = open_images(photographs, size=8, channels=3, adapt=True).read()

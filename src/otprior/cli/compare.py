@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from otprior.cli.options import (
+    Convert,
+    Crop,
     Debug,
     Extractor,
+    Guidance,
     NullLabel,
     OptionalData,
     Out,
     Overwrite,
+    Prompt,
+    Resize,
     ValueRangeText,
     Verbose,
+    parse_pictures,
     parse_value_range,
 )
 from otprior.cli.prior_options import prior_names
@@ -143,6 +149,11 @@ def compare(
     full: Full = False,
     training: Training = None,
     null_label: NullLabel = None,
+    prompt: Prompt = None,
+    guidance_scale: Guidance = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    convert: Convert = None,
     value_range: ValueRangeText = "auto",
     workers: Workers = None,
     compiled: Compile = False,
@@ -152,8 +163,7 @@ def compare(
 ) -> None:
     """Compare starts on the same seeds: quality, copying and their intervals.
 
-    Give MODEL, DATA and --starts, or a --preset. Pieces are kept in DIR.work: an interrupted run continues from there
-    when it is started again. Delete that folder when you are done.
+    Give MODEL, DATA and --starts, or a --preset. An interrupted run continues from DIR.work; delete it when done.
     """
     # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
     read = (model, data, reference, held_out, extractor, training)
@@ -161,26 +171,32 @@ def compare(
         run = {"folder": folder, "out": out, "workers": workers, "compiled": compiled}
         own = {"MODEL": model, "DATA": data, "--starts": starts}
         of_preset = {"--preset": preset, "--full": full or None, "--training": training}
-        of_starts: dict[str, Any] = {"--reference": reference, "--held-out": held_out}
-        of_starts |= {"--limit": limit, "--tol": tol, "--null-label": null_label}
+        of_starts = {
+            "--reference": reference, "--held-out": held_out, "--limit": limit, "--tol": tol, "--crop": crop,
+            "--null-label": null_label, "--prompt": prompt, "--guidance-scale": guidance_scale, "--resize": resize,
+            "--convert": convert}  # fmt: skip
         if not any(own.values()):
             _refuse(of_starts, "left out without --starts")
             settings = {"seed_sets": seed_sets, "precision": precision, "training": training}
-            settings |= {"extractor": extractor}
+            settings["extractor"] = extractor
             reports = _run_preset(preset or "headline", settings, samples, full, run)
         else:
             _refuse(of_preset, "left out with MODEL, DATA and --starts")
-            missing = [name for name, value in own.items() if value is None]
-            rule = f"no {' and no '.join(missing)}"
-            require(not missing, "MODEL, DATA and --starts", "given together", rule)
-            pixels, chi2 = parse_value_range(value_range), 0.05 if tol is None else tol
+            _require_all(own)
             inputs = UserInputs(
-                str(model), str(data), extractor, null_label, pixels, limit, chi2, precision or "float32"
-            )
+                str(model), str(data), extractor, null_label, parse_value_range(value_range), limit,
+                0.05 if tol is None else tol, precision or "float32", parse_pictures(resize, crop, convert),
+                tuple(prompt or ()), guidance_scale,
+            )  # fmt: skip
             inputs.check(reference=reference, held_out=held_out)
             splits = (split_name(reference, "reference"), split_name(held_out, "held_out"))
             reports = _run_starts(inputs, str(starts), splits, samples or 2000, seed_sets or 1, run)
     print_reports(reports, out)
+
+
+def _require_all(given: dict[str, Any]) -> None:
+    missing = [name for name, value in given.items() if value is None]
+    require(not missing, "MODEL, DATA and --starts", "given together", f"no {' and no '.join(missing)}")
 
 
 def _refuse(given: dict[str, Any], rule: str) -> None:

@@ -13,16 +13,20 @@ from otprior.cli.inputs import check_data, check_model, load_data, load_model, r
 from otprior.cli.options import (
     MOST_CLASSES,
     BatchSize,
+    Convert,
+    Crop,
     Debug,
     Device,
     ModelArgument,
     NullLabel,
     Out,
     Overwrite,
+    Resize,
     Seed,
     Threads,
     ValueRangeText,
     Verbose,
+    parse_pictures,
     parse_value_range,
 )
 from otprior.cli.progress import progress_bar
@@ -128,6 +132,9 @@ def encode(
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many images only.")] = None,
     batch_size: BatchSize = 64,
     grid: Grid = False,
+    resize: Resize = None,
+    crop: Crop = None,
+    convert: Convert = None,
     value_range: ValueRangeText = "auto",
     seed: Seed = 0,
     device: Device = "cpu",
@@ -143,7 +150,12 @@ def encode(
     with session(verbose, debug, out), output_dir(out, overwrite, (model, data)) as folder:
         _check_paths(model, data, decode)
         _check_options(decode, bits, value_range, seed, probes, conditional and class_label is not None)
-        pixels = parse_value_range(value_range)
+        reading = {
+            "value_range": parse_value_range(value_range),
+            "pictures": parse_pictures(resize, crop, convert),
+        }
+        for option, value in (("--resize", resize), ("--crop", crop), ("--convert", convert)):
+            require(not decode or value is None, option, "left out with --decode", value)
         where = set_up_torch(threads, device)
         pipe: Any = load_model(model, null_label=null_label)
         pipe.unet.to(where).eval()
@@ -160,7 +172,7 @@ def encode(
             lines = _decode(job, data, limit, folder, out)
         else:
             rates = (probes or 4, seed) if bits else None
-            lines = _encode(job, _images(data, pipe, pixels, limit), rates, folder, out)
+            lines = _encode(job, _images(data, pipe, reading, limit), rates, folder, out)
     say(*lines)
 
 
@@ -268,10 +280,11 @@ def _decode(job: _Job, path: str, limit: int | None, folder: Path, out: Path) ->
     return [f"{figures['images']:,} images in {out}: {evaluations} network evaluations each"]
 
 
-def _images(data: str, pipe: OTPriorPipeline, pixels: Any, limit: int | None) -> ImageSet:
+def _images(data: str, pipe: OTPriorPipeline, reading: Mapping[str, Any], limit: int | None) -> ImageSet:
     from otprior.sampling.inputs import latent_shape
 
-    images = load_data(data, latent_shape(pipe.unet), pixels, bundled_split="held_out", autoencoder=pipe.vae)
+    shape = latent_shape(pipe.unet)
+    images = load_data(data, shape, bundled_split="held_out", autoencoder=pipe.vae, **reading)
     return images if limit is None else images.select(slice(0, limit))
 
 

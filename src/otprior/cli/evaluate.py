@@ -10,15 +10,19 @@ import typer
 from otprior.cli.inputs import BUNDLED, check_data, check_extractor, load_data, require_path, set_up_torch
 from otprior.cli.options import (
     BatchSize,
+    Convert,
+    Crop,
     Debug,
     Device,
     Extractor,
     Out,
     Overwrite,
+    Resize,
     Seed,
     Threads,
     ValueRangeText,
     Verbose,
+    parse_pictures,
     parse_value_range,
 )
 from otprior.cli.progress import Bar, progress_bar
@@ -92,6 +96,9 @@ def evaluate(
     extractor: Extractor = None,
     sources: Sources = None,
     label: Annotated[str | None, typer.Option(help="What the report calls these images.")] = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    convert: Convert = None,
     value_range: ValueRangeText = "auto",
     seed: Seed = 0,
     batch_size: BatchSize = 500,
@@ -116,11 +123,14 @@ def evaluate(
             check_extractor(extractor)
         if sources is not None:
             require_path("--sources", sources)
-        pixels = parse_value_range(value_range)
+        reading = {
+            "value_range": parse_value_range(value_range),
+            "pictures": parse_pictures(resize, crop, convert),
+        }
 
         where = set_up_torch(threads, device)
         with progress_bar("reading images") as bar:
-            material = _read(images, names, sources, pixels)
+            material = _read(images, names, sources, reading)
             measured = _measure(material, extractor, seed, batch_size, where, bar)
         report = _report(material, measured, {"images": str(images), **names, "seed": seed}, label)
         from otprior.report import write_report
@@ -161,17 +171,18 @@ def _names(reference: str | None, atoms: str | None, held_out: str | None) -> di
     return {name: value or BUNDLED for name, value in given.items()}
 
 
-def _read(path: Path, names: dict[str, str], sources: Path | None, value_range: Any) -> _Material:
+def _read(path: Path, names: dict[str, str], sources: Path | None, reading: dict[str, Any]) -> _Material:
+    """All images; what is done to pictures is done to all, and others than the samples are brought to their size."""
     from otprior.data.samples import read_samples
 
-    samples = read_samples(path, value_range)
+    samples = read_samples(path, **reading)
     channels, height, width = samples.images.images.shape[1:]
     shape = (channels, height, width)
     reference = _read_moments(names["reference"]) or load_data(
-        names["reference"], shape, value_range, bundled_split="reference"
+        names["reference"], shape, bundled_split="reference", **reading
     )
-    held_out = load_data(names["held-out"], shape, value_range, bundled_split="held_out")
-    atoms = _read_atoms(names["atoms"], shape, value_range)
+    held_out = load_data(names["held-out"], shape, bundled_split="held_out", **reading)
+    atoms = _read_atoms(names["atoms"], shape, reading)
     return _Material(samples, reference, atoms, held_out, find_sources(samples, sources, atoms))
 
 
@@ -263,13 +274,13 @@ def _report(
     )
 
 
-def _read_atoms(name: str, shape: tuple[int, int, int], value_range: Any) -> ImageSet:
+def _read_atoms(name: str, shape: tuple[int, int, int], reading: dict[str, Any]) -> ImageSet:
     """Images, or those that a prior holds."""
     from otprior.data.images import ImageSet
     from otprior.priors import Prior
 
     if name == BUNDLED or not (Path(name) / "config.json").is_file():
-        return load_data(name, shape, value_range)
+        return load_data(name, shape, **reading)
     prior: Any = Prior.from_pretrained(name)
     require(
         hasattr(prior, "atoms"),

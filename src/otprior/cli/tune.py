@@ -12,15 +12,21 @@ import typer
 
 from otprior.cli.inputs import set_up_torch
 from otprior.cli.options import (
+    Convert,
+    Crop,
     DataArgument,
     Debug,
     Extractor,
+    Guidance,
     ModelArgument,
     NullLabel,
     Out,
     Overwrite,
+    Prompt,
+    Resize,
     ValueRangeText,
     Verbose,
+    parse_pictures,
     parse_value_range,
 )
 from otprior.cli.prior_options import prior_names
@@ -99,6 +105,11 @@ def tune(
     precision: NetworkPrecision = "float32",
     minutes: Minutes = 20,
     null_label: NullLabel = None,
+    prompt: Prompt = None,
+    guidance_scale: Guidance = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    convert: Convert = None,
     value_range: ValueRangeText = "auto",
     workers: Workers = None,
     compiled: Compile = False,
@@ -116,7 +127,10 @@ def tune(
     with session(verbose, debug):
         with output_dir(out, overwrite, (model, data, validation, extractor)) as folder:
             pixels = parse_value_range(value_range)
-            inputs = UserInputs(model, data, extractor, null_label, pixels, limit, tol, precision)
+            inputs = UserInputs(
+                model, data, extractor, null_label, pixels, limit, tol, precision,
+                parse_pictures(resize, crop, convert), tuple(prompt or ()), guidance_scale,
+            )  # fmt: skip
             inputs.check(validation=validation)
             set_up_torch(None, "cpu")
             work, count = out.with_name(out.name + ".work"), workers or default_workers()

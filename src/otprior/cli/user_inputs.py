@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprior.cli.inputs import BUNDLED, check_data, check_extractor, check_model, load_model
+from otprior.cli.inputs import (
+    BUNDLED,
+    check_data,
+    check_extractor,
+    check_model,
+    find_model,
+    is_stock_model,
+    load_model,
+)
 from otprior.utils.validation import require
 
 if TYPE_CHECKING:
@@ -43,6 +52,9 @@ class UserInputs:
         limit: How many of the images to fit to; None for all.
         tol: χ² that a transport has to reach.
         precision: Precision of the network.
+        pictures: What is done to pictures; see `parse_pictures`.
+        prompts: What images shall show, for a pipeline with prompts: seed s gets number s modulo their number.
+        guidance_scale: Of such a pipeline; by default its own.
     """
 
     model: str
@@ -53,6 +65,9 @@ class UserInputs:
     limit: int | None = None
     tol: float = 0.05
     precision: str = "float32"
+    pictures: Mapping[str, Any] = field(default_factory=lambda: {"adapt": True})
+    prompts: tuple[str, ...] = ()
+    guidance_scale: float | None = None
 
     def check(self, **images: str | None) -> None:
         """Looks at the paths, and loads model and extractor, since work that takes minutes comes before it samples.
@@ -76,11 +91,34 @@ class UserInputs:
             check_extractor(self.extractor)
         rule = f"left out for the model '{BUNDLED}', whose label is known"
         require(self.model != BUNDLED or self.null_label is None, "--null-label", rule, self.null_label)
-        load_model(self.model, null_label=self.null_label)
+        if is_stock_model(self.model):
+            from otprior.sampling.stock import call_default
+
+            told = call_default(find_model(self.model), "prompt") is not Ellipsis
+            require(told, "model", "one that is told prompts, or a network that is told classes", self.model)
+            rule = "given for a model with prompts"
+            require(bool(self.prompts), "--prompt", rule, None)
+            rule = "left out: a model with prompts knows no such label"
+            require(self.null_label is None, "--null-label", rule, self.null_label)
+        else:
+            given = {"--prompt": self.prompts or None, "--guidance-scale": self.guidance_scale}
+            for option, value in given.items():
+                require(value is None, option, "left out: the model's network takes none", value)
+            load_model(self.model, null_label=self.null_label)
         if self.extractor not in (None, BUNDLED):
             from otprior.metrics import load_extractor
 
             load_extractor(str(self.extractor))
+
+    @property
+    def guidance(self) -> float:
+        """The scale of guidance that starts are sampled with."""
+        if not self.prompts or self.guidance_scale is not None:
+            return 1.0 if self.guidance_scale is None else self.guidance_scale
+        from otprior.sampling.stock import call_default
+
+        own = call_default(find_model(self.model), "guidance_scale")
+        return 1.0 if own is Ellipsis else float(own)
 
     def comparison(
         self,
@@ -105,7 +143,7 @@ class UserInputs:
 
         return Comparison(
             name,
-            starts,
+            tuple(replace(start, guidance=self.guidance) for start in starts),
             samples,
             seed_sets,
             split=split,
@@ -118,6 +156,10 @@ class UserInputs:
             null_class_label=self.null_label,
             extractor=BUNDLED if self.extractor is None else self.extractor,
             value_range=self.value_range,
+            pictures=tuple(
+                sorted((name, value) for name, value in self.pictures.items() if value is not None)
+            ),
+            prompts=self.prompts,
         )
 
 

@@ -48,6 +48,9 @@ class Comparison:
         extractor: Folder of the feature extractor, or "bundled".
         value_range: Range of the pixels of images at a path; see `data.to_pixels`.
         mixture: Probability that two classes of a mixed image reach; 0 to measure no mixture.
+        pictures: What is done to pictures at a path, by the arguments of `open_images`, as (name, value) pairs. By
+            default larger ones are brought to the network's size.
+        prompts: What images shall show, for a pipeline with prompts: seed s gets number s modulo their number.
     """
 
     name: str
@@ -69,6 +72,8 @@ class Comparison:
     extractor: str = BUNDLED
     value_range: Any = "auto"
     mixture: float = 0.0
+    pictures: tuple[tuple[str, Any], ...] = (("adapt", True),)
+    prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_integer("samples", self.samples, 12)
@@ -106,6 +111,8 @@ class Comparison:
             "extractor",
             "value_range",
             "mixture",
+            "pictures",
+            "prompts",
         )
         facts = differing(self, later)
         # Names of files, not where they lie: work folders may be moved, reports are shared.

@@ -101,4 +101,5 @@ def _solve(study: Comparison, start: StartSpec, listen: Listener) -> Prior:
 
     reach = {"tol": study.tol} if "tol" in kind.Options.declared() else {}
     options = reach | fit_options(start)
-    return kind.fit_with(atoms, inputs.schedule, start.start_timestep, options, progress=progress)
+    latents = inputs.latents(atoms)
+    return kind.fit_with(latents, inputs.schedule, start.start_timestep, options, progress=progress)

@@ -5,6 +5,7 @@ Images, features and references are read or computed once a process, however man
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from otprior.data import bundled
 from otprior.data.images import ImageSet
+from otprior.data.latents import encode_images, image_shape
 from otprior.data.streams import open_images
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.comparison import BUNDLED, Comparison
@@ -24,6 +26,7 @@ from otprior.metrics.features import extract_features
 from otprior.metrics.neighbours import nearest
 from otprior.sampling.folders import AUTOENCODERS, component_folder, network_sha256, own_scheduler
 from otprior.sampling.inputs import real_classes
+from otprior.sampling.stock import is_stock, stock_latents
 from otprior.utils.files import read_json
 from otprior.utils.validation import require
 
@@ -37,11 +40,13 @@ class Reading(NamedTuple):
 
     Attributes:
         value_range: Of floating-point pixels.
-        shape: (C, H, W) of the network's images, to which larger pictures are brought; None if it is not known.
+        shape: (C, H, W) of the network's images; None if it is not known.
+        pictures: What is done to pictures; see `Comparison`.
     """
 
     value_range: Any
     shape: tuple[int, ...] | None
+    pictures: tuple[tuple[str, Any], ...]
 
 
 class Inputs:
@@ -52,6 +57,7 @@ class Inputs:
     Attributes:
         model: The network's diffusers folder.
         null_class_label: Its label for no class, if known.
+        prompts: What a pipeline with prompts is told.
     """
 
     def __init__(
@@ -65,12 +71,15 @@ class Inputs:
         atoms_from: str,
         atoms: int | None,
         copies_of: str | None,
+        pictures: tuple[tuple[str, Any], ...],
+        prompts: tuple[str, ...],
     ) -> None:
         own = model != BUNDLED
         self.model = Path(model) if own else bundled.pipeline_path()
         self.null_class_label = null_class_label if own else bundled.null_class_label()
         self._own_model, self._extractor = own, extractor
-        self._reading = Reading(value_range, _picture_shape(self.model) if own else None)
+        self.prompts = prompts
+        self._reading = Reading(value_range, _picture_shape(self.model) if own else None, pictures)
         self._split, self._real_split = split, real_split
         self._atoms = (atoms_from, atoms or 0)
         self._copied = self._atoms if copies_of is None else (copies_of, 0)
@@ -88,6 +97,8 @@ class Inputs:
             comparison.atoms_from,
             comparison.atoms,
             comparison.copies_of,
+            comparison.pictures,
+            comparison.prompts,
         )
 
     def images(self, name: str) -> ImageSet:
@@ -113,6 +124,14 @@ class Inputs:
     def copied(self) -> ImageSet:
         """The images that samples could be copies of."""
         return _images(self._copied[0], self._reading, self._copied[1])
+
+    def latents(self, images: ImageSet) -> ImageSet:
+        """What priors are fitted to: the images, or their latents by the autoencoder of a pipeline with prompts."""
+        if not self.prompts:
+            return images
+        coder = _latent_space(self.model).autoencoder
+        stream = encode_images(coder, images.images, value_range=(-1.0, 1.0))
+        return replace(images, images=stream.read().images)
 
     @cached_property
     def schedule(self) -> NoiseSchedule:
@@ -159,7 +178,8 @@ class Inputs:
     def models(self, priors: Path, precision: str = "float32", conditional: bool = True) -> Models:
         """The network, and where its fitted priors are; its classes are looked up only if starts are conditional."""
         classes = self.classes if conditional else None
-        return Models(self.model, priors, self.null_class_label, precision, classes)
+        shape = _latent_space(self.model).shape if self.prompts else None
+        return Models(self.model, priors, self.null_class_label, precision, classes, self.prompts, shape)
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of all that is not bundled, by the field of `Comparison` that names it."""
@@ -171,7 +191,8 @@ class Inputs:
         }
         found = {field: self.images(name).sha256 for field, name in names.items() if not _is_bundled(name)}
         if self._own_model:
-            found["model"] = _network_digest(self.model, "model_index.json")
+            further = ["*/*"] if self.prompts else []
+            found["model"] = _network_digest(self.model, "model_index.json", *further)
         if self._extractor != BUNDLED:
             found["extractor"] = _digest(self._extractor)
         return found
@@ -220,6 +241,7 @@ def check_unseen(name: str, images: ImageSet, seen: ImageSet) -> None:
 
 
 _digest, _network_digest = cache(extractor_sha256), cache(network_sha256)
+_latent_space = cache(stock_latents)
 
 
 def _is_bundled(name: str) -> bool:
@@ -249,15 +271,19 @@ def _images(name: str, reading: Reading, count: int) -> ImageSet:
 
 def _read(name: str, reading: Reading) -> ImageSet:
     """The images at a path; larger pictures are brought to the network's size."""
-    wanted: dict[str, Any] = {}
+    wanted = dict(reading.pictures)
     if reading.shape is not None:
         channels, height, width = reading.shape
-        wanted = {"size": (height, width), "channels": channels, "adapt": True}
+        wanted |= {"size": (height, width), "channels": channels}
     return open_images(name, value_range=reading.value_range, **wanted).read()
 
 
 def _picture_shape(pipeline: Path) -> tuple[int, ...] | None:
-    """(C, H, W) of the images of a pipeline folder's network, if its config says so and it is none of latents."""
+    """(C, H, W) of the images of a pipeline's folder, if its configs say so; None of a plain network of latents."""
+    if is_stock(pipeline):
+        space = _latent_space(pipeline)
+        coded = space.autoencoder is not None and space.shape is not None
+        return image_shape(space.autoencoder, *space.shape[1:]) if coded else space.shape  # type: ignore[index]
     config = component_folder(pipeline, "unet") / "config.json"
     if not config.is_file() or any((pipeline / name).is_dir() for name in AUTOENCODERS):
         return None

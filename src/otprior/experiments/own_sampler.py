@@ -104,7 +104,7 @@ def beside(study: Comparison, chosen: StartSpec, samples: int, work: Path, **opt
         options: As for `run_comparison`.
     """
     inputs = Inputs.of(study)
-    own = white_noise(inputs.schedule, STEPS)
+    own = replace(white_noise(inputs.schedule, STEPS), guidance=chosen.guidance)
     result = run_comparison(
         replace(study, starts=(chosen, own), samples=samples), work, growing=True, **options
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -23,10 +23,14 @@ from otprior.diffusion.grids import timestep_grid
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.priors import prior_of
 from otprior.experiments.processes import Piece, compiles_networks
-from otprior.sampling import OTPriorPipeline, OTPriorPipelineOutput, seeds_to_generators
+from otprior.priors import IdentityPrior
+from otprior.sampling import OTPriorPipeline
+from otprior.sampling.attach import detach
+from otprior.sampling.plan import SampledBatch, SamplingPlan, sample_batches
 from otprior.sampling.schedulers.support import remade, spacing_changes, stock_spacing
 from otprior.sampling.schedulers.switch import switched
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
+from otprior.sampling.stock import StockPlan, load_stock, sample_stock
 from otprior.transport.cells.search import fast_bfloat16
 from otprior.utils.arrays import read_arrays, write_arrays
 from otprior.utils.validation import check_finite, require
@@ -35,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 # Seeds that go through the network at once.
 BATCH = 125
+# The same of pipelines with prompts, whose images are large.
+STOCK_BATCH = 8
 
 
 def network_precision(name: str) -> str:
@@ -58,6 +64,8 @@ class Models:
         null_class_label: The network's label for "no class", or None.
         precision: "float32", or "bfloat16" for autocast of the network alone.
         classes: How many classes conditional starts go through.
+        prompts: What a pipeline with prompts is told: seed s gets number s modulo their number. () of others.
+        shape: (C, H, W) of the latents of such a pipeline.
     """
 
     pipeline: Path
@@ -65,6 +73,8 @@ class Models:
     null_class_label: int | None
     precision: str = "float32"
     classes: int | None = None
+    prompts: tuple[str, ...] = ()
+    shape: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,39 +185,26 @@ def build_pipeline(models: Models, start: StartSpec) -> tuple[OTPriorPipeline, l
 
 def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block:
     """Samples a block and writes its file."""
-    start = block.start
-    pipe, grid = build_pipeline(models, start)
-    started = time.perf_counter()
-    pixels, sources, labels, wrong, nfe = [], [], [], [], 0
-    for first in range(block.first_seed, block.first_seed + block.count, batch_size):
-        seeds = range(first, min(first + batch_size, block.first_seed + block.count))
-        asked = None
-        if start.conditional:
-            assert models.classes is not None
-            asked = [seed % models.classes for seed in seeds]
-            labels += asked
-        # (Priors leave autocast by themselves.)
-        with (
-            compiled_if(len(seeds) == batch_size),
-            torch.autocast(pipe.device.type, dtype=torch.bfloat16, enabled=models.precision == "bfloat16"),
-        ):
-            out = pipe(
-                batch_size=len(seeds),
-                class_labels=asked,
-                num_inference_steps=start.steps,
-                timesteps=grid,
-                guidance_scale=start.guidance,
-                generator=seeds_to_generators(seeds),
-                output_type="latent",
-            )
-        assert isinstance(out, OTPriorPipelineOutput)
-        images = out.images.float()
-        check_finite(f"images of seeds from {seeds[0]} on", images)
-        wrong.append(no_images(images).cpu())
-        pixels.append(to_uint8(images))
-        nfe = out.nfe
-        if out.sources is not None:
-            sources.append(out.sources.cpu().numpy())
+    start, seeds = block.start, range(block.first_seed, block.first_seed + block.count)
+    labels: list[int] = []
+    if start.conditional:
+        assert models.classes is not None
+        labels = [seed % models.classes for seed in seeds]
+    batches = (
+        _batches_of_prompts(models, start, seeds)
+        if models.prompts
+        else _batches(models, start, seeds, labels, batch_size)
+    )
+    started, done = time.perf_counter(), 0
+    pixels, sources, wrong, nfe = [], [], [], 0
+    for batch in batches:
+        check_finite(f"images of seeds from {seeds[done]} on", batch.images)
+        done += len(batch.images)
+        wrong.append(no_images(batch.images))
+        pixels.append(to_uint8(batch.images))
+        nfe = batch.nfe
+        if batch.sources is not None:
+            sources.append(batch.sources.cpu().numpy())
     seconds = time.perf_counter() - started
     share = float(torch.cat(wrong).double().mean())
     if share > SOME_IMAGES:
@@ -216,6 +213,40 @@ def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block
             "samples of %s: %.0f %% are %s; the sampler seems to have diverged", label, 100 * share, what
         )
     return write_block(block, np.concatenate(pixels), nfe, seconds, sources, labels, share)
+
+
+def _batches(
+    models: Models, start: StartSpec, seeds: range, labels: list[int], size: int
+) -> Iterator[SampledBatch]:
+    """Images of a network that takes at most labels."""
+    pipe, grid = build_pipeline(models, start)
+    plan = SamplingPlan(list(seeds), labels or None, start.steps, grid, start.guidance, size)
+    for first in range(0, len(seeds), size):
+        part = plan.part(slice(first, first + size))
+        # (Priors leave autocast by themselves.)
+        with compiled_if(len(part.seeds) == size), _autocast(pipe, models):
+            yield from sample_batches(pipe, part)
+
+
+def _batches_of_prompts(models: Models, start: StartSpec, seeds: range) -> Iterator[SampledBatch]:
+    """Images of a pipeline with prompts, through `attach`."""
+    pipe, scheduler = _load_stock(models.pipeline)
+    pipe.scheduler, grid = sampler_of(scheduler, start)
+    prior = prior_of(models.priors, start)
+    if prior is None and models.shape is not None:
+        # White noise at T, on the same grids as others.
+        prior = IdentityPrior.build(models.shape, scheduler, start.start_timestep)
+    prompts = [models.prompts[seed % len(models.prompts)] for seed in seeds]
+    plan = StockPlan(
+        list(seeds), start.steps, STOCK_BATCH, prompts, guidance_scale=start.guidance, timesteps=grid
+    )
+    plan.check(pipe, prior)
+    with _autocast(pipe, models):
+        yield from sample_stock(pipe, prior, plan)
+
+
+def _autocast(pipe: Any, models: Models) -> AbstractContextManager[Any]:
+    return torch.autocast(pipe.device.type, dtype=torch.bfloat16, enabled=models.precision == "bfloat16")
 
 
 def write_block(
@@ -274,3 +305,15 @@ def _load_pipeline(folder: Path, label: int | None) -> OTPriorPipeline:
         warnings.filterwarnings("ignore", module="torch._dynamo")
         pipe.unet.compile(dynamic=False)
     return pipe
+
+
+def _load_stock(folder: Path) -> tuple[Any, Any]:
+    """A pipeline with prompts, read once a process, and its own scheduler."""
+    pipe, scheduler = _read_stock(folder)
+    return detach(pipe), scheduler
+
+
+@cache
+def _read_stock(folder: Path) -> tuple[Any, Any]:
+    pipe = load_stock(folder)
+    return pipe, pipe.scheduler

@@ -323,8 +323,8 @@ def tune(
     """The best start in `steps` steps under a copying limit.
 
     Arguments:
-        study: Network, images, and the number of seeds of the last rung (`samples`). Its starts and its first seed
-            are ignored: a search has its own.
+        study: Network, images, and the number of seeds of the last rung (`samples`). Of its starts the first says with
+            what guidance to sample; a search has its own, and its own first seed.
         work: Folder of pieces; an interrupted search goes on from it.
         steps: Steps of the sampler.
         priors: The kinds of prior that are tried.
@@ -337,13 +337,13 @@ def tune(
         The search; its `best` is None if no candidate passed.
     """
     require(minutes > 0, "minutes", "positive", minutes)
-    deadline = time.monotonic() + 60 * minutes
+    deadline, folder = time.monotonic() + 60 * minutes, Path(work)
     block, sizes = rungs(study.samples)
     schedule = Inputs.of(study).schedule
-    first = candidates(schedule, steps, priors, SCHEDULERS[schedule.kind])
+    tried = candidates(schedule, steps, priors, SCHEDULERS[schedule.kind])
+    first = [replace(start, guidance=study.starts[0].guidance) for start in tried]
     require(bool(first), "steps", "at most the timesteps below every t* that is tried", steps)
     study = replace(study, starts=tuple(first), block=block, first_seed=FIRST_SEED)
-    folder = Path(work)
     Inputs.of(study).check_not_atoms(study.split)
     rule = limit or own_limit(replace(study, samples=sizes[0]), folder, margin)
     trials = halving(study, first, folder, rule, sizes[:-1] or sizes, FIRST_KEPT, deadline, **options)
@@ -379,7 +379,7 @@ def _on_a_fitted_grid(
     **options: Any,
 ) -> list[Trial]:
     """The best start once more, on a grid that is fitted to it."""
-    if best is None or best.start.steps == 1 or time.monotonic() > deadline:
+    if best is None or best.start.steps == 1 or study.prompts or time.monotonic() > deadline:
         return []
     priors = options.get("priors") or work / "priors"
     fitted = with_fitted_grid(study, best.start, work, priors, options.get("listen", ignore))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +39,12 @@ class SamplingPlan:
     guidance_scale: float
     batch_size: int
     latents: Tensor | None = None
+
+    def part(self, rows: slice) -> SamplingPlan:
+        """The plan of some of the images."""
+        labels = None if self.labels is None else self.labels[rows]
+        latents = None if self.latents is None else self.latents[rows]
+        return replace(self, seeds=self.seeds[rows], labels=labels, latents=latents)
 
     def check_labels(self, pipe: OTPriorPipeline) -> None:
         """Requires labels that network and prior know, in all batches: a call of the pipeline checks one."""
