@@ -5,9 +5,10 @@
 
 On the bundled network and images (1 x 28 x 28): a gaussian and a semidiscrete prior are fitted to `--atoms` images,
 `--samples` images are sampled by `otprior sample` and evaluated by `otprior evaluate`, and one pipeline is called
-`--calls` times with a batch of 16. Each job has a process of its own, which does a tiny one of its kind first, so that
-imports and buffers are not counted. Peak is the largest resident set while the job runs, growth what is still held
-when it has ended, both above the resident set before it. For the calls growth is that from call 20 % to the last.
+`--calls` times with a batch of 16. Each job has a process of its own. Fits and sampling do a tiny job of their kind
+first, so that imports and buffers are not counted; `evaluate` has none. Peak is the largest resident set while the job
+runs, growth what is still held when it has ended, both above the resident set before it. For the calls growth is that
+from call 20 % to the last.
 """
 
 from __future__ import annotations

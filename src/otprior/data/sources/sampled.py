@@ -73,8 +73,19 @@ class SampledSource(Source):
 
 
 def read_starts(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of a sample folder's starts.npz: `seeds`, and where there are any `labels` and `sources`."""
-    return load_numpy(folder / STARTS_FILE)
+    """The arrays of a sample folder's starts.npz: `seeds`, and where there are any `labels` and `sources`.
+
+    Raises:
+        ValueError: If it is damaged, or one of these is no row of integers.
+    """
+    starts = load_numpy(folder / STARTS_FILE)
+    for name in ("seeds", "labels", "sources"):
+        array = starts.get(name)
+        right = array is None or (array.dtype.kind in "iu" and array.ndim == 1)
+        require(
+            right, f"{name} of {folder / STARTS_FILE}", "a row of integers", getattr(array, "dtype", None)
+        )
+    return starts
 
 
 def read_sample_report(folder: Path) -> dict[str, Any]:
