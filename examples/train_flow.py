@@ -311,9 +311,10 @@ def step(
     rates.step()
     optimizer.zero_grad()
     ema.step(network.parameters())
-    cost = float((images - noise).square().sum()) / len(noise)
+    own = torch.stack([loss.detach(), (images - noise).square().sum() / len(noise)])
+    mean_loss, cost = accelerator.reduce(own, "mean").tolist()
     run.cost += (cost - run.cost) / (run.step + 1)
-    run.losses = (*run.losses, float(loss.detach()))
+    run.losses = (*run.losses, mean_loss)
     run.step += 1
 
 
