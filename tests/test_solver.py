@@ -431,6 +431,8 @@ def test_an_exception_in_progress_stops_the_solve() -> None:
     ("arguments", "message"),
     [
         ({"tol": 0}, "tol must be a positive number; got 0"),
+        ({"tol": 1e-9}, "takes billions of draws"),
+        ({"tol": 1e-320}, "takes billions of draws"),
         ({"tol": -0.1}, "tol must be a positive number; got -0.1"),
         ({"tol": float("nan")}, "tol must be a positive number; got nan"),
         ({"tol": "0.05"}, "tol must be a positive number; got '0.05'"),

@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("auto", "float32", "bfloat16")
 # Beyond this the scores' squares and products leave the range of float32.
 LARGEST_ATOM = 1e30
-# Less would take more draws than a number can say.
-LEAST_TOL = 1e-15
+# A budget without end.
+MOST_DRAWS = 1 << 60
 
 
 @plain_numbers
@@ -138,8 +138,8 @@ def _run(
 def _check_options(
     tol: float, max_draws: int | None, precision: str, entropy: float, processes: Processes
 ) -> None:
-    positive = isinstance(tol, int | float) and LEAST_TOL <= tol < float("inf")
-    require(positive, "tol", f"a finite number >= {LEAST_TOL:g}", repr(tol))
+    positive = isinstance(tol, int | float) and 0 < tol < float("inf")
+    require(positive, "tol", "a positive number", repr(tol))
     if max_draws is not None:
         check_integer("max_draws", max_draws, 1)
     check_choice("precision", precision, PRECISIONS)
@@ -149,7 +149,7 @@ def _check_options(
 
 
 def _budget(measure: DiscreteMeasure, tol: float) -> int:
-    return max(200_000, int(10 * len(measure) / tol))
+    return max(200_000, int(min(10 * len(measure) / tol, MOST_DRAWS)))
 
 
 def _laguerre_cells(

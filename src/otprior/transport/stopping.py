@@ -11,8 +11,11 @@ from torch import Tensor
 from otprior.transport.cells import Cells
 from otprior.transport.cells.search import DRAWS_PER_SET
 from otprior.transport.chi_squared import ChiSquared
+from otprior.utils.validation import require
 
 FEWEST_SETS = 32
+# A measurement takes at most 33 million draws, which are minutes for 10,000 atoms.
+MOST_SETS = 1 << 17
 
 
 class StoppingRule:
@@ -22,6 +25,9 @@ class StoppingRule:
         cells: Of the problem; χ² is that of their masses.
         tol: The upper limit of χ² that is good enough.
 
+    Raises:
+        ValueError: If so small a χ² takes more draws to be seen than anyone waits for.
+
     Attributes:
         next_set: The first set of the stream "test" that is unused.
     """
@@ -30,8 +36,11 @@ class StoppingRule:
         self.tol = tol
         self.next_set = 0
         self._cells = cells
-        wanted = (2 * len(cells.measure)) ** 0.5 / (tol / 15) / DRAWS_PER_SET
-        self._sets = max(FEWEST_SETS, round(wanted))
+        at_one = 15 * (2 * len(cells.measure)) ** 0.5 / DRAWS_PER_SET
+        least = at_one / MOST_SETS
+        rule = f"at least {least:.2g} for {len(cells.measure):,} atoms, as less takes billions of draws to be seen"
+        require(tol >= least, "tol", rule, tol)
+        self._sets = max(FEWEST_SETS, round(at_one / tol))
 
     def chi_squared(self, potential: Tensor) -> ChiSquared:
         """χ² of a potential h (N,) on fresh draws."""
