@@ -404,3 +404,19 @@ def test_sets_that_overlap_are_refused(here: Path) -> None:
         _refused_untouched(here, f"{words} --out out --overwrite", f"--{named} must be", "40 that are")
     words = "audit model atoms.npz --held-out data.npz --timesteps 500 --draws 0"
     _refused_untouched(here, words, "--held-out must be", "40 that are")
+
+
+@pytest.mark.parametrize(
+    ("command", "part"),
+    [
+        (
+            "sample model --prior prior --guidance-scale inf --class-labels 0",
+            "--guidance-scale must be a finite",
+        ),
+        ("audit model data.npz --draws 100000000000 --timesteps 500", "draws must be an integer in"),
+        ("audit model data.npz --steps 1000000000000 --timesteps 500 --draws 2", "must be"),
+    ],
+)
+def test_numbers_without_a_bound_are_refused_before_the_work(here: Path, command: str, part: str) -> None:
+    assert_refused(run(*command.split(), "--out", "a"), part)
+    assert not (here / "a").exists()

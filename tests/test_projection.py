@@ -87,3 +87,20 @@ def test_in_high_dimension_the_bound_is_wider_and_still_one(monkeypatch: pytest.
 def test_bad_rank(rank: float, rule: str) -> None:
     with pytest.raises(ValueError, match=f"rank must be .*{rule}"):
         project(normal(20, 12), torch.full((20,), 0.05), rank)
+
+
+def test_axes_of_equal_variance_do_not_depend_on_threads() -> None:
+    # Turning each pair of coordinates by 90 degrees leaves these atoms as they are: every variance comes twice.
+    half = torch.randn(600, 64, generator=torch.Generator().manual_seed(0)) * torch.linspace(2, 0.1, 64)
+    turned = torch.stack([-half[:, 1::2], half[:, ::2]], dim=2).flatten(1)
+    atoms = torch.cat([half, turned, -half, -turned])
+    weights = torch.full((len(atoms),), 1 / len(atoms), dtype=torch.float64)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(project(atoms, weights, 9).axes)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)

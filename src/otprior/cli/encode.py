@@ -102,7 +102,9 @@ ClassLabel = Annotated[
 BitsFlag = Annotated[bool, typer.Option("--bits", help="Also bits per dimension, for 8-bit images.")]
 Probes = Annotated[
     int | None,
-    typer.Option("--probes", min=2, help="Random probes of --bits, for each image.", show_default="4"),
+    typer.Option(
+        "--probes", min=2, max=1000, help="Random probes of --bits, for each image.", show_default="4"
+    ),
 ]
 
 

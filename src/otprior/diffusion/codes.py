@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from otprior.diffusion.ddim import ddim_decode, ddim_encode
 from otprior.diffusion.denoisers import Denoiser
 from otprior.diffusion.flow import FIXED_STEP_METHODS, METHODS, Scales, flow_grid, probability_flow
+from otprior.diffusion.grids import MOST_STEPS
 from otprior.diffusion.network import NetworkDenoiser
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.utils.arrays import read_tensors, write_tensors
@@ -45,8 +46,6 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 ENCODERS = ("ddim", *METHODS)
-# More take hours, and their grid alone fills memory.
-MOST_STEPS = 100_000
 # The ends of a flow-matching schedule have no noise and no signal; codes begin and end at these noise scales.
 _FLOW_ENDS = (1e-3, 1 - 1e-3)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -91,6 +92,7 @@ def read_labels(
     takes, prior_classes = takes_labels(unet), getattr(prior, "num_classes", None)
     null = None if null_class_label is None else torch.full((batch_size,), null_class_label)
     guided = guidance_scale != 1.0
+    require(math.isfinite(guidance_scale), "guidance_scale", "a finite number", guidance_scale)
     if guided:
         rule = "1 unless the network takes class labels and class_labels are given"
         require(takes and class_labels is not None, "guidance_scale", rule, guidance_scale)

@@ -28,6 +28,7 @@ from otprior.transport.chi_squared import ONE_SIDED_95
 from otprior.transport.moments import FULL_COVARIANCE_LIMIT, streaming_spectrum
 from otprior.transport.potential import BrenierPotential
 from otprior.utils.random import normal_block
+from otprior.utils.torch_state import one_thread
 from otprior.utils.validation import check_integer, require
 
 ROWS_PER_BLOCK = 1 << 14
@@ -58,7 +59,9 @@ class Projection:
 
 
 def project(atoms: Tensor, weights: Tensor, rank: int | float) -> Projection:
-    """Finds the leading principal axes of atoms.
+    """Finds the leading principal axes of atoms: the same on any number of threads.
+
+    Axes of equal variance, and all signs, are decided by the last digits of sums, which threads share out.
 
     Arguments:
         atoms: y, shape (N, d).
@@ -81,8 +84,9 @@ def project(atoms: Tensor, weights: Tensor, rank: int | float) -> Projection:
     else:
         check_integer("rank", rank, 1, dim)
     whole = dim <= FULL_COVARIANCE_LIMIT
-    basis = streaming_spectrum(atoms, dim if whole else int(rank)).basis.to(atoms.device)
-    along, total = _variances(atoms, weights.to(atoms.device, torch.float64), basis)
+    with one_thread():
+        basis = streaming_spectrum(atoms, dim if whole else int(rank)).basis.to(atoms.device)
+        along, total = _variances(atoms, weights.to(atoms.device, torch.float64), basis)
     kept = int(torch.searchsorted(along.cumsum(0), rank * total)) + 1 if by_share else int(rank)
     share = float(along[:kept].sum() / total) if total > 0 else 1.0
     # Where the other axes are unknown, Σ √λ_k ≤ √(number · Σ λ_k).

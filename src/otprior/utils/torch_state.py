@@ -53,6 +53,17 @@ def plain_torch() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Computes on one thread of the CPU, where the rounding of a sum decides more than its last digits."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def product_roundoff_unit() -> float:
     """The unit roundoff of float32 matrix products, as torch is set now; the worst of the libraries that it calls."""
     # (torch before 2.9 has one setting for all. Later the one may raise, where the libraries differ.)

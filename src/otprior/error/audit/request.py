@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from otprior.data.images import ImageSet
-from otprior.diffusion.grids import timestep_grid
+from otprior.diffusion.grids import MOST_STEPS, timestep_grid
 from otprior.diffusion.network import NetworkDenoiser
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.error.population import LEAST_HELD_OUT
@@ -18,6 +18,8 @@ from otprior.error.sampling_cost import Sampler
 from otprior.priors import Prior
 from otprior.utils.validation import check_integer, require
 
+# More latents, followed at every timestep, would fill memory.
+MOST_DRAWS = 1_000_000
 # Log-SNRs at which a schedule of continuous time is audited, in addition to its end.
 _LOG_SNRS = (2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.5, -6.0, -8.0)
 
@@ -91,9 +93,9 @@ class AuditRequest:
             require(t in self.timesteps, "cost_timesteps", "among timesteps", t)
             require(schedule.alpha(float(t)) > 0, "cost_timesteps", "such that there is signal", t)
             timestep_grid(schedule, t, self.steps)
-        check_integer("steps", self.steps, 1)
-        check_integer("fine_steps", self.fine_steps, self.steps)
-        check_integer("draws", self.draws, 0)
+        check_integer("steps", self.steps, 1, MOST_STEPS)
+        check_integer("fine_steps", self.fine_steps, self.steps, MOST_STEPS)
+        check_integer("draws", self.draws, 0, MOST_DRAWS)
         require(self.draws != 1, "draws", "0, or at least 2: a mean of one has no interval", self.draws)
         check_integer("pairs", self.pairs, 2)
         require(0.5 < self.level < 1, "level", "in (0.5, 1)", self.level)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from otprior.diffusion.grids import MOST_STEPS
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.sampling.schedulers.edm import start_edm
 from otprior.sampling.schedulers.flow import start_flow
@@ -184,7 +185,7 @@ def _check(request: StartRequest) -> None:
         hint = "Pass num_inference_steps= or timesteps=."
         require(kind == "flow", "sigmas", "None but for a flow-matching scheduler", request.sigmas, hint)
     else:
-        check_integer("num_inference_steps", request.num_steps, 1)
+        check_integer("num_inference_steps", request.num_steps, 1, MOST_STEPS)
     if request.timesteps is not None or kind != "vp":
         check_choice("spacing (with timesteps, or a scheduler that is not VP)", request.spacing, (None,))
 
