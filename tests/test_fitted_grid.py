@@ -137,7 +137,7 @@ def test_bad_input() -> None:
         fit_grid(exact(), start(), 3, diffusers.KDPM2DiscreteScheduler.from_config(VP.config))
     with pytest.raises(ValueError, match="finite; got NaN"):
         fit_grid(Broken(), start(), 3, VP, starts=4)
-    with pytest.raises(ValueError, match="num_steps must be an integer >= 1; got 0"):
+    with pytest.raises(ValueError, match="num_steps must be an integer"):
         fit_grid(exact(), start(), 0, VP)
     with pytest.raises(ValueError, match="starts must be an integer >= 2"):
         fit_grid(exact(), start(), 2, VP, starts=1)

@@ -77,7 +77,7 @@ def test_karras_tends_to_log_snr_as_rho_grows() -> None:
 def test_bad_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="spacing must be one of"):
         timestep_grid(LINEAR, 500, 5, "cosine")
-    with pytest.raises(ValueError, match="num_steps must be an integer >= 1"):
+    with pytest.raises(ValueError, match="num_steps must be an integer"):
         timestep_grid(LINEAR, 500, 0)
     with pytest.raises(ValueError, match=r"start must be in \[0, 999\]"):
         timestep_grid(LINEAR, 1000, 5)

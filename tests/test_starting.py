@@ -446,7 +446,7 @@ def test_trailing_has_as_many_steps_as_asked(steps: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_inference_steps": 0}, "num_inference_steps must be an integer >= 1"),
+        ({"num_inference_steps": 0}, "num_inference_steps must be an integer"),
         ({"num_inference_steps": 502}, "at most 501"),
         ({}, "one given"),
         ({"num_inference_steps": 5, "timesteps": [500, 3]}, "one given"),
