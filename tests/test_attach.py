@@ -222,4 +222,4 @@ def test_detached_it_is_as_before(name: str) -> None:
 def test_the_documented_table_is_what_is_tried() -> None:
     page = (Path(__file__).parents[1] / "docs" / "support.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\w+)", page, re.MULTILINE)
-    assert rows == ["pipeline", *FAMILIES, "StableDiffusionImg2Img"]
+    assert rows == ["pipeline", *FAMILIES, "FluxInpaint", "StableDiffusionImg2Img"]

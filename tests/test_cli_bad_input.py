@@ -145,7 +145,7 @@ def test_what_pictures_cannot_be_made(here: Path, option: str) -> None:
 
 
 def test_images_with_other_channels(here: Path) -> None:
-    write_images(here / "data.npz", images=np.zeros((20, 3, 8, 8), dtype=np.uint8))
+    write_images(here / "data.npz", count=20, images=np.zeros((20, 3, 8, 8), dtype=np.uint8))
     _refused_untouched(here, FIT, "images of data.npz must be of 1 channel(s); got 3")
 
 
@@ -233,7 +233,7 @@ def test_no_steps(here: Path) -> None:
         ("--null-label 4", "--null-label must be an integer in [0, 3]; got 4"),
         ("--float", "--float must be given with --format npz"),
         ("--scheduler DDIMInverse", "Use DPMSolverMultistepScheduler.from_config"),
-        ("--scheduler IPNDM", "DPMSolverMultistepScheduler is for VP networks"),
+        ("--scheduler IPNDM", "--scheduler must be a VP, EDM or flow-matching scheduler"),
         ("--device nonsense", "--device must be one that this machine has; got nonsense"),
         ("--seeds 3-1", "--seeds must be"),
     ],
@@ -262,7 +262,7 @@ def test_sampling_options(here: Path, options: str, message: str) -> None:
         ("--rank 1.5", "rank must be a whole number of axes >= 1, or a share of variance such as 0.95"),
         ("--rank 65", "rank must be an integer in [1, 64]; got 65"),
         ("--resume", "there is no state of a solve in out.work; leave --resume out to begin"),
-        ("--smoothing -1", "smoothing must be a finite number >= 0"),
+        ("--smoothing -1", "smoothing must be 0, or a finite number"),
         ("--tol 0", "tol must be a positive number"),
         ("--noise fresh --correlation 0.5", "correlation must be 1 with noise='fresh'"),
         ("--value-range 1,0", "--value-range must be"),
@@ -329,7 +329,8 @@ def _no_space(*_: Any, **__: Any) -> None:
 
 
 def test_full_disk_while_fitting(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Path, "write_bytes", _no_space)
+    full = lambda path, mode: open("/dev/full", mode)  # noqa: E731, SIM115
+    monkeypatch.setattr("otprior.utils.arrays.open", full, raising=False)
     _refused_untouched(here, FIT, "no space is left on the disk. out is as it was.", code=1)
 
 

@@ -38,7 +38,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matching, "STARTS", (300, 500))
     monkeypatch.setattr(headline, "RANDOM_STARTS", (250,))
     monkeypatch.setattr(headline, "MIXTURE_STARTS", (250,))
-    monkeypatch.setattr(headline, "candidates", lambda schedule, steps: [coupled(steps)])
+    monkeypatch.setattr(headline, "candidates", lambda schedule, steps, priors: [coupled(steps)])
 
 
 def request_of(work: Path, *given: str, samples: int = 12, **options: Any) -> Request:

@@ -141,6 +141,7 @@ def test_a_work_folder_knows_its_network_and_images_by_what_is_in_them(tmp_path:
         folder = tmp_path / where
         (folder / "model" / "unet").mkdir(parents=True)
         (folder / "model" / "unet" / "weights.safetensors").write_bytes(weights)
+        (folder / "model" / "model_index.json").write_text("{}")
         pixels = np.random.default_rng(seed).integers(0, 256, (20, 28, 28), dtype=np.uint8)
         np.savez(folder / "images.npz", images=pixels)
         return replace(study, model=str(folder / "model"), split=str(folder / "images.npz"))

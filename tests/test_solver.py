@@ -17,6 +17,7 @@ from torch import Tensor
 from otprior.transport.cells import search
 from otprior.transport.cells.search import LaguerreCells
 from otprior.transport.chi_squared import ChiSquared, chi_squared
+from otprior.transport.cost import transport_cost
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.methods import Problem, block_newton, exact_cells, newton, sgd
 from otprior.transport.potential import BrenierPotential, dual_value, natural_scale
@@ -425,6 +426,15 @@ def test_an_exception_in_progress_stops_the_solve() -> None:
 
 
 # Bad input -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dim", [1, 3, 6, 200])
+def test_atoms_in_float64_are_left_as_they_are(dim: int) -> None:
+    atoms = 3 + torch.randn(20, dim, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    before = atoms.clone()
+    solution = solve_semidiscrete(atoms, tol=0.5, throw=False)
+    transport_cost(atoms, solution.potential, draws=1024)
+    assert torch.equal(atoms, before)
 
 
 @pytest.mark.parametrize(

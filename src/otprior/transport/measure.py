@@ -124,16 +124,14 @@ class DiscreteMeasure:
         mean = self.mean()
         rows, centred = rows_per_block(self.atoms), torch.empty_like(self.atoms)
         for part, into in zip(self.atoms.split(rows), centred.split(rows)):
-            into.copy_(part.double().sub_(mean))
+            into.copy_(part.double() - mean)
         return centred
 
     def nearly_centred(self) -> bool:
         """Whether the mean is no longer than the farthest atom is from it."""
         mean = self.mean()
         parts = self.atoms.split(rows_per_block(self.atoms))
-        farthest = max(
-            float(torch.linalg.vector_norm(part.double().sub_(mean), dim=1).max()) for part in parts
-        )
+        farthest = max(float(torch.linalg.vector_norm(part.double() - mean, dim=1).max()) for part in parts)
         return float(mean.norm()) <= farthest
 
     def spread_out(self, values: Tensor, fill: float) -> Tensor:

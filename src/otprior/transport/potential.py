@@ -289,7 +289,7 @@ def natural_scale(atoms: Tensor, weights: Tensor) -> Tensor:
     size, mean = rows_per_block(atoms), weighted_mean(atoms, w)
     norms = torch.empty(len(atoms), dtype=torch.float64, device=atoms.device)
     for block, into in zip(atoms.split(size), norms.split(size)):
-        into.copy_(torch.linalg.vector_norm(block.double().sub_(mean), dim=1))
+        into.copy_(torch.linalg.vector_norm(block.double() - mean, dim=1))
     # An atom at the mean has a cell too; without a floor its τ would vanish. (The median, since one outlier
     # must not lift all others.)
     return norms.clamp(min=1e-3 * float(norms.median())) / natural_quantile(w)
