@@ -42,7 +42,11 @@ def diverged(images: Tensor) -> str | None:
 
     A solver that diverges leaves values far outside, or images of one colour: figures then say nothing of the start.
     """
-    share = float(no_images(images).double().mean())
+    return divergence(float(no_images(images).double().mean()))
+
+
+def divergence(share: float) -> str | None:
+    """The same, of the share of samples that are no images."""
     return f"{share:.0%} of them are far outside [-1, 1], or of one colour" if share > SOME_IMAGES else None
 
 

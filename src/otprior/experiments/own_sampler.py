@@ -16,6 +16,7 @@ from otprior.experiments.run import run_comparison
 from otprior.metrics import Interval, frechet_distance
 from otprior.metrics.features import extract_features
 from otprior.report import ReportRow
+from otprior.report.rows import ends
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 
 # The scheduler that a search begins with, by the kind of process: the best known of those that can start at t*.
@@ -115,9 +116,7 @@ def beside(study: Comparison, chosen: StartSpec, samples: int, work: Path, **opt
     real = frechet_distance(
         extract_features(inputs.extractor, inputs.atoms.images[rows]), inputs.reference.moments
     )
-    low, high = figures.fid_interval or (None, None)
     fid = figures.measured("fid")
-    excess = Interval(
-        (fid if low is None else low) - real, (fid if high is None else high) - real, fid - real
-    )
+    low, high = ends(figures, "fid") or (fid, fid)
+    excess = Interval(low - real, high - real, fid - real)
     return OwnSampler(figures, excess, paired_fid_difference(result, own, chosen), chosen)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from otprior.data.images import to_pixels, to_uint8
-from otprior.data.samples import SOME_IMAGES, no_images
+from otprior.data.samples import divergence, no_images
 from otprior.diffusion.grids import timestep_grid
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.priors import prior_of
@@ -207,10 +207,10 @@ def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block
             sources.append(batch.sources.cpu().numpy())
     seconds = time.perf_counter() - started
     share = float(torch.cat(wrong).double().mean())
-    if share > SOME_IMAGES:
-        label, what = start.label or start.key, "far outside [-1, 1], or of one colour"
+    what = divergence(share)
+    if what is not None:
         logger.warning(
-            "samples of %s: %.0f %% are %s; the sampler seems to have diverged", label, 100 * share, what
+            "samples of %s: %s; the sampler seems to have diverged", start.label or start.key, what
         )
     return write_block(block, np.concatenate(pixels), nfe, seconds, sources, labels, share)
 

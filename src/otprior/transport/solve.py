@@ -138,8 +138,7 @@ def _run(
 def _check_options(
     tol: float, max_draws: int | None, precision: str, entropy: float, processes: Processes
 ) -> None:
-    positive = isinstance(tol, int | float) and 0 < tol < float("inf")
-    require(positive, "tol", "a positive number", repr(tol))
+    require(isinstance(tol, int | float) and 0 < tol < float("inf"), "tol", "a positive number", repr(tol))
     if max_draws is not None:
         check_integer("max_draws", max_draws, 1)
     check_choice("precision", precision, PRECISIONS)

@@ -78,7 +78,7 @@ def _white(stages: Stages, nfe: int) -> StartSpec:
 def _coupled(stages: Stages, steps: int) -> StartSpec:
     """The best coupled start that does not copy."""
     every = candidates(stages.inputs.schedule, steps, ["semidiscrete"])
-    found = [start for start in every if dict(start.options).get("noise", "coupled") == "coupled"]
+    found = [start for start in every if start.noise == "coupled"]
     return stages.best(f"coupled {steps}", found, part=1.0, margin=_margin(stages))
 
 
