@@ -18,10 +18,11 @@ from rich.console import Console
 
 from otprior.report import ReportImages, SamplingReport, contact_sheet, image_grid
 from otprior.report.images import data_uri
+from otprior.report.page import Terms
 from otprior.report.plots import family_looks, quality_against_copying, quality_against_nfe
 from otprior.report.sampling_page import sampling_page
 from otprior.report.sampling_tables import short_table
-from otprior.report.summary import summary
+from otprior.report.summary import headline, summary
 from otprior.report.theme import DARK, LIGHT, Style
 
 _HOSTILE = '<script>alert(1)</script> & "quoted" [red]markup[/red]'
@@ -168,11 +169,15 @@ class _Page(HTMLParser):
         self.open: list[str] = []
         self.tags: list[str] = []
         self.addresses: list[str] = []
+        self.links: list[str] = []
+        self.places: list[str] = []
         self.text = ""
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.addresses += [value or "" for name, value in attrs if name in ("src", "srcset", "href")]
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "srcset")]
+        self.links += [value or "" for name, value in attrs if name == "href"]
+        self.places += [value or "" for name, value in attrs if name == "id"]
         if tag not in self._VOID:
             self.open.append(tag)
 
@@ -201,6 +206,59 @@ def test_the_page_is_whole_and_needs_nothing_from_outside(example_page: str) -> 
     assert all(address.startswith("data:image/") for address in found.addresses)
     assert "@import" not in example_page
     assert "url(" not in example_page
+
+
+def test_words_lead_to_their_explanation_on_the_same_page(example_page: str) -> None:
+    found = _read(example_page)
+    assert len(set(found.places)) == len(found.places)
+    assert {f"#{place}" for place in found.places} >= set(found.links)
+    lead = example_page.partition('class="lead"')[2].partition("</header>")[0]
+    for word, place in [
+        ("network evaluations", "nfe-or-network-evaluations"),
+        ("floor", "floor"),
+        ("copies", "copies"),
+    ]:
+        assert lead.count(f'href="#word-{place}">{word}</a>') == 1
+    # A word that the page does not explain is no link, nor is a part of one.
+    terms = Terms(["FID", "start or beginning", "N(0, I) at T"])
+    shown = terms.linked(["FIDELITY & a beginning, N(0, I) at T", "two starts, one FID, another FID"])
+    assert re.sub(r"<[^>]+>", "", shown[0]) == "FIDELITY &amp; a beginning, N(0,\u00a0I) at T"
+    assert [re.findall(r">([^<]+)</a>", text) for text in shown] == [
+        ["beginning", "N(0,\u00a0I) at T"],
+        ["FID"],
+    ]
+    assert Terms([]).linked(["a < b"]) == ["a &lt; b"]
+    assert "</a>" not in terms.heading("FID × 2")
+
+
+def test_a_page_opens_with_what_was_found_before_any_figure_or_table(example_page: str) -> None:
+    found = _read(example_page)
+    order = [found.tags.index(tag) for tag in ("h1", "ul", "section", "table", "dl")]
+    assert order == sorted(order)
+    assert found.text.index(headline(example_report())) < found.text.index(summary(example_report())[0])
+
+
+def _colours(block: str) -> dict[str, str]:
+    return dict(re.findall(r"--([a-z]+): (#[0-9a-f]{3,6})", block))
+
+
+def _luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[place : place + 2], 16) / 255 for place in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def test_words_can_be_read_in_light_in_dark_and_on_paper(example_page: str) -> None:
+    blocks = re.findall(r":root \{(.*?)\}", example_page, re.DOTALL)
+    light, dark, paper = map(_colours, blocks)
+    assert light.keys() == dark.keys() >= paper.keys()
+    # WCAG 2.1, success criterion 1.4.3: the lighter over the darker, at least 4.5.
+    for colours in (light, dark, light | paper):
+        for ink in ("ink", "muted", "accent", "warn", "good", "open"):
+            for ground in ("paper", "card", "tint"):
+                pair = sorted(_luminance(colours[name]) + 0.05 for name in (ink, ground))
+                assert pair[1] / pair[0] >= 4.5, (ink, ground, colours[ink], colours[ground])
 
 
 def test_the_page_holds_every_sentence_figure_and_setting() -> None:

@@ -1,6 +1,8 @@
 """Pages to read: no scripts, nothing fetched, light or dark as the reader has it, every word escaped.
 
 A page is a head and sections; a section is a heading and blocks, each drawn by the macro of its name in page.html.
+Words that the page explains ("How to read it") are links to their explanation: in its first sentences where they stand
+first, and in tables' headings.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from markupsafe import Markup, escape
 
 from otprior.report.images import ReportImages, data_uri
 from otprior.report.record import Report
@@ -133,7 +137,56 @@ class Page:
         """The file report.html, which also names the version that made the report."""
         made = (report.environment or {}).get("otprior")
         sections = [section for section in self.sections if section.blocks]
-        return _template().render(page=self, sections=sections, made=made).encode("utf-8")
+        blocks = [block for section in sections for block in section.blocks]
+        terms = Terms([name for block in blocks if isinstance(block, Words) for name, _ in block.pairs])
+        return _template().render(page=self, sections=sections, made=made, terms=terms).encode("utf-8")
+
+
+class Terms:
+    """The words that a page explains.
+
+    Arguments:
+        names: Each as it is explained; "a or b" is two words of one explanation.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._places: dict[str, str] = {}
+        for name in names:
+            self._places |= dict.fromkeys(name.split(" or "), _place(name))
+        longest_first = sorted((str(escape(_prose(name))) for name in self._places), key=len, reverse=True)
+        # (A plural is the word; a part of a word is not.)
+        self._any = re.compile(rf"(?<![\w*])({'|'.join(map(re.escape, longest_first))})(s?)(?!\w)")
+
+    def linked(self, texts: Sequence[str]) -> list[Markup]:
+        """The texts, escaped, with each word a link where it first stands in them."""
+        met: set[str] = set()
+
+        def link(found: re.Match[str]) -> str:
+            place = self._places[Markup(found[1]).unescape().replace("\u00a0", " ")]
+            if place in met:
+                return found[0]
+            met.add(place)
+            return _link(place, found[0])
+
+        return [self._replace(link, text) for text in texts]
+
+    def heading(self, text: str) -> Markup:
+        """The text, escaped, as a link if it is such a word."""
+        place = self._places.get(text)
+        return escape(text) if place is None else Markup(_link(place, str(escape(text))))
+
+    def _replace(self, link: Callable[[re.Match[str]], str], text: str) -> Markup:
+        prose = str(escape(_prose(text)))
+        return Markup(self._any.sub(link, prose) if self._places else prose)
+
+
+def _link(place: str, text: str) -> str:
+    return f'<a class="term" href="#{place}">{text}</a>'
+
+
+def _place(name: str) -> str:
+    """The address within a page of what explains a word."""
+    return "word-" + re.sub(r"\W+", "-", name.lower()).strip("-")
 
 
 @cache
@@ -144,12 +197,13 @@ def _template() -> Template:
         loader=PackageLoader("otprior.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"prose": _prose, "data_uri": data_uri}
+    environment.filters |= {"prose": _prose, "data_uri": data_uri, "place": _place}
     return environment.get_template("page.html")
 
 
 def _prose(text: str) -> str:
-    """The text, with N(0, I) and intervals kept on one line."""
+    """The text, with N(0, I), intervals and values such as t* = 500 kept on one line."""
+    text = re.sub(r"(\S) = (?=[\d.])", "\\1\u00a0=\u00a0", text)
     return re.sub(r"([(\[][^\s()\[\]]+,) ([^\s()\[\]]+[)\]])", "\\1\u00a0\\2", text)
 
 

@@ -16,7 +16,15 @@ from otprior.report.images import ReportImages, image_grid
 from otprior.report.metric import METRIC
 from otprior.report.page import Block, ImageRows, Page, Section, Tile, how_it_was_made, how_to_read, plot
 from otprior.report.plots import has_copying, has_quality, quality_against_copying, quality_against_nfe
-from otprior.report.rows import COPY_MARGIN, copies_more, evaluations, quality, real_copy_rate, start_label
+from otprior.report.rows import (
+    COPY_MARGIN,
+    copies_more,
+    evaluations,
+    family,
+    quality,
+    real_copy_rate,
+    start_label,
+)
 from otprior.report.sampling_report import SamplingReport, Solve
 from otprior.report.sampling_tables import full_table, further_tables, gate_table, shown_metrics
 from otprior.report.summary import headline, key_rows, summary
@@ -28,7 +36,15 @@ _GENERAL = (
         "Where sampling begins. N(0, I) at T is the usual start from white noise. The others begin at an "
         "earlier time t*, from noise that a prior has mapped towards what the noised data look like there.",
     ),
-    ("NFE", "Number of network evaluations for one image: what a sample costs. Guidance takes two a step."),
+    (
+        "prior or t*",
+        "A prior is a map from white noise to where sampling begins at the timestep t*; it is fitted to images, and "
+        "the network stays as it is. T is the noisiest timestep.",
+    ),
+    (
+        "NFE or network evaluations",
+        "Number of network evaluations for one image: what a sample costs. Guidance takes two a step.",
+    ),
     (
         "95% interval",
         "What other seeds would have given, in 95 of 100 cases; the reference images, the training images "
@@ -39,7 +55,21 @@ _GENERAL = (
         "Real images that neither the network nor the prior has seen, measured as if they were samples. No "
         "sampler can be expected to do better, nor to show fewer chance likenesses with training images.",
     ),
+    ("floor", "The FID of as many held-out real images: what no sampler is expected to fall below."),
 )
+# How the starts are made, by a word of their names.
+_STARTS = {
+    "full sampler": "The ordinary sampler with many evaluations: what the network can do.",
+    "identity": "White noise, begun at t* as if it were a noised image: wrong by design.",
+    "gaussian": "The noise is shifted and stretched to the data's mean and covariance at t*. It stores no image.",
+    "mixture": "Transport gives each noise a cluster of images; the noise is shifted and stretched to that. It stores "
+    "no image.",
+    "coupled": "Transport gives each noise a training image; the start is that image with the same noise on it.",
+    "fresh": "The noise on the image is drawn anew, so that it does not depend on which image was chosen.",
+    "whitened": "The noise that chose the image is on it, brought back to nearly N(0, I) within its cell.",
+    "frozen": "Each training image has one noise, drawn once, as in DPM-OT: as many starts as images.",
+    "random image": "A training image picked at random and noised afresh: the rival that needs no transport.",
+}
 
 
 def write_report(
@@ -77,7 +107,11 @@ def sampling_page(report: SamplingReport, images: Sequence[ReportImages] = ()) -
     """
     further = [Section(table.title, [table], table.note, "landscape") for table in further_tables(report)]
     curves = [plot(partial(curve_plot, each), each.title) for each in report.curves or ()]
-    words = [*_GENERAL, *((metric.heading, metric.meaning) for metric in shown_metrics(report))]
+    words = [
+        *_GENERAL,
+        *_starts(report),
+        *((metric.heading, metric.meaning) for metric in shown_metrics(report)),
+    ]
     sections = [
         _images(images),
         _plots(report),
@@ -90,6 +124,14 @@ def sampling_page(report: SamplingReport, images: Sequence[ReportImages] = ()) -
     ]
     page = Page("sampling report", headline(report), _tiles(report), summary(report), sections)
     return page.render(report)
+
+
+def _starts(report: SamplingReport) -> list[tuple[str, str]]:
+    """What is said of the kinds of start that the report has."""
+    names = " ".join(f"{start_label(row)} {family(row)}" for row in report.rows).replace(
+        "random atom", "random image"
+    )
+    return [(word, meaning) for word, meaning in _STARTS.items() if word in names]
 
 
 def _tiles(report: SamplingReport) -> list[Tile]:

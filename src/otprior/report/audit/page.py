@@ -33,6 +33,13 @@ _BOUNDS = {
 }
 
 _READING = (
+    ("t*", "The timestep at which sampling begins. T is the noisiest, where it begins without a prior."),
+    (
+        "signal scale or α",
+        "What the clean image is multiplied by in a noised latent, α x + σ ε; σ is the scale of the noise. The log-SNR "
+        "is log α²/σ².",
+    ),
+    ("gaussian prior", "White noise, shifted and stretched to the data's mean and covariance at t*."),
     (
         "W2",
         "The distance of optimal transport between two laws of latents: the least root mean square distance over which "
