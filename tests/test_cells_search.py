@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -35,16 +36,32 @@ def test_mixers_are_blocks_of_orthogonal_matrices() -> None:
     assert float(means.abs().max()) < 4 / math.sqrt(40 * DRAWS_PER_SET * search.BASE_DRAWS)
 
 
-def test_mixed_draws_have_the_moments_of_the_normal_law() -> None:
+@pytest.mark.parametrize("kind", [{}, {"mirrored": True}, {"mirrored": True, "blocks": 8}, {"blocks": 4}])
+def test_mixed_draws_have_the_moments_of_the_normal_law(kind: dict[str, Any]) -> None:
     """Over 200 sets, along fixed directions: mean, variance and fourth moment. Draws of a set are correlated, so the
     standard errors are those of the 200 means over sets."""
-    rows = torch.stack([all_rows(DrawSets.draw(1, "fit", [k], 130, True))[0] for k in range(200)])
+    rows = torch.stack([all_rows(DrawSets.draw(1, "fit", [k], 130, True, **kind))[0] for k in range(200)])
     direction = torch.nn.functional.normalize(normal(130, 3).double(), dim=0)
     values = rows @ direction  # (200, 256, 3)
     for power, expected in ((1, 0.0), (2, 1.0), (4, 3.0)):
         of_set = (values**power).mean(dim=1)
-        error = of_set.std(dim=0) / math.sqrt(200)
+        # (Of odd powers the mean over a mirrored set is zero.)
+        error = of_set.std(dim=0) / math.sqrt(200) + 1e-9
         assert bool(((of_set.mean(dim=0) - expected).abs() < 4 * error).all())
+
+
+def test_base_draws_are_cut_where_blocks_share_each_atom() -> None:
+    def blocks(atoms: Tensor) -> int:
+        return LaguerreCells.build(DiscreteMeasure.build(atoms), 0).blocks
+
+    even = normal(200, 160)
+    assert blocks(even) == 8
+    # Half of the coordinates are almost constant: four of eight blocks have nothing. Shuffled, all have some.
+    half = torch.cat([even[:, :80], 0.01 * even[:, 80:]], dim=1)
+    assert blocks(half) == 1
+    assert blocks(half.unflatten(1, (2, 80)).mT.flatten(1)) == 8
+    # Blocks share the variance of these, but each atom lies in one: all its scores would come from four numbers.
+    assert blocks(torch.eye(160)) == 1
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
@@ -56,7 +73,9 @@ def test_cells_are_those_of_the_draws(dim: int, bfloat16: bool, monkeypatch: pyt
     measure = DiscreteMeasure.build(y)
     laguerre = LaguerreCells.build(measure, 7, bfloat16)
     offsets = normal(1400, seed=2).double() * 1e-3
-    rows = all_rows(DrawSets.draw(7, "fit", [4, 9], dim, dim >= 128)).flatten(0, 1)
+    rows = all_rows(
+        DrawSets.draw(7, "fit", [4, 9], dim, dim >= 128, mirrored=True, blocks=laguerre.blocks)
+    ).flatten(0, 1)
     expected = (rows @ laguerre.atoms.double().T + offsets).argmax(dim=1)
     found = laguerre.find(offsets, "fit", [4, 9])
     assert torch.equal(found.flatten(), expected)
@@ -66,8 +85,8 @@ def test_cells_are_those_of_the_draws(dim: int, bfloat16: bool, monkeypatch: pyt
 
 
 def test_chi_squared_of_sets_is_unbiased_and_states_its_error() -> None:
-    """An unsolved potential, whose χ² many independent draws tell; 60 estimates from mixed draws spread about it as
-    they say. (60 fix a mean to 13 % of a standard error and a spread to 9 %.)"""
+    """An unsolved potential, whose χ² many independent draws tell; 120 estimates from mixed draws spread about it
+    as they say. (120 fix a mean to 9 % of a standard error and a spread to 6 %.)"""
     atoms, weights = mixture(60, 128), unequal_weights(60, 20)
     measure = DiscreteMeasure.build(atoms, weights)
     laguerre = LaguerreCells.build(measure, 0)
@@ -77,14 +96,14 @@ def test_chi_squared_of_sets_is_unbiased_and_states_its_error() -> None:
     truth = chi_squared(torch.bincount(cells, minlength=60), weights)
     estimates = [
         chi_squared_of_sets(laguerre.find(offsets, "test", range(12 * k, 12 * k + 12)), weights)
-        for k in range(60)
+        for k in range(120)
     ]
     values = torch.tensor([estimate.value for estimate in estimates])
     spread = float(values.std())
     assert abs(float(values.mean()) - truth.value) < 4 * math.hypot(
-        spread / math.sqrt(60), truth.standard_error
+        spread / math.sqrt(120), truth.standard_error
     )
-    stated = math.sqrt(sum(estimate.standard_error**2 for estimate in estimates) / 60)
+    stated = math.sqrt(sum(estimate.standard_error**2 for estimate in estimates) / 120)
     assert 0.7 < stated / spread < 1.4
     assert estimates[0].draws == 12 * DRAWS_PER_SET
 

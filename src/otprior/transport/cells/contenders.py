@@ -104,14 +104,14 @@ def draw_sets(cells: LaguerreCells, stream: str, numbers: Sequence[int]) -> Iter
     """Yields these sets, a product's at a time, on the atoms' device and of their dtype."""
     for first in range(0, len(numbers), SETS_PER_PRODUCT):
         few = numbers[first : first + SETS_PER_PRODUCT]
-        draws = DrawSets.draw(cells.seed, stream, few, cells.atoms.shape[1], cells.mixed, cells.source)
-        yield draws.to(cells.atoms.device, cells.atoms.dtype)
+        yield cells.draws(stream, few, mirrored=False).to(cells.atoms.device, cells.atoms.dtype)
 
 
 def scores_of(draws: DrawSets, atoms: Tensor) -> Tensor:
     """⟨z, y⟩ of all draws and these atoms (n, d); shape (256 K, n)."""
-    products = (draws.base.flatten(0, 1) @ atoms.T).unflatten(0, (len(draws), -1))
-    return (products if draws.mixers is None else draws.mixers @ products).flatten(0, 1)
+    if draws.mixers is None:
+        return draws.base.flatten(0, 1) @ atoms.T
+    return (draws.mixers @ draws.products(atoms.T)).flatten(0, 1)
 
 
 def atoms_by_blocks(atoms: Tensor, rows: Tensor | None) -> Iterator[tuple[slice, Tensor]]:

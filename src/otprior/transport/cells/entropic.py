@@ -22,7 +22,7 @@ import torch
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
-from otprior.transport.cells.search import DRAWS_PER_SET, DrawSets, LaguerreCells
+from otprior.transport.cells.search import DRAWS_PER_SET, LaguerreCells
 from otprior.transport.chi_squared import ChiSquared, chi_squared_of_frequencies
 from otprior.transport.distributed import SINGLE, Processes
 from otprior.transport.measure import DiscreteMeasure
@@ -92,12 +92,10 @@ class EntropicCells:
 
     def _hits_of_set(self, offsets: Tensor, stream: str, number: int) -> Tensor:
         hard = self.hard
-        draws = DrawSets.draw(hard.seed, stream, [number], self.atoms.shape[1], hard.mixed, hard.source).to(
-            self.atoms.device
-        )
         dtype = self.atoms.dtype
-        products = draws.base[0].to(dtype) @ self.atoms.T
-        mixer = None if draws.mixers is None else draws.mixers[0].to(dtype)
+        draws = hard.draws(stream, [number]).written_out().to(self.atoms.device, dtype)
+        products = draws.products(self.atoms.T)[0]
+        mixer = None if draws.mixers is None else draws.mixers[0]
         shares = torch.zeros(len(self.atoms), dtype=torch.float64, device=self.atoms.device)
         rows = max(1, SCORES_PER_BLOCK // len(self.atoms))
         rounded = offsets.to(dtype)

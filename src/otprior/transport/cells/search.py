@@ -9,16 +9,26 @@ yet they are nearly as informative as independent ones: each cell is a rare even
 correlation ρ are both the highest of N with a probability near N^(−2/(1 + ρ)), which at N = 10,000 and ρ = 1/√32 is
 some N^(−1.7), not N^(−1). (Measured with the solver: docs/solver.md.) Different sets are independent.
 
-In fewer than 128 dimensions the products cost little, and a set is 256 independent draws. The same holds
-for a source other than N(0, I), since its mixtures would have another law.
+Each block of coordinates may have an orthogonal matrix of its own: z is N(0, I) all the same. So four base draws, cut
+into eight blocks of coordinates, give the 32 products that are mixed for the price of four. Where the blocks have about
+equal shares of the atoms' variance, as those of images have, two scores are no more correlated than before; where they
+have not (principal axes), base draws are cut into fewer blocks, or not at all.
+
+In fewer than 128 dimensions the products cost little, and nothing is mixed. The same holds for a source other than
+N(0, I), since its mixtures would have another law.
+
+The scores of −z are those of z with the other sign, and −z is N(0, I) as z is. So cells are found for 128 draws of a
+set, mixed or not, and for their negatives. A draw and its negative hardly ever fall in one cell.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
+from scipy.linalg import hadamard
 from torch import Tensor
 
 from otprior.transport.cells.cuda import KernelSearch, kernel_runs_on
@@ -32,6 +42,8 @@ from otprior.utils.random import normal_block
 
 DRAWS_PER_SET = 256
 BASE_DRAWS = 32
+# Blocks that a base draw may be cut into, and how much that may add to the mean square of a correlation.
+BLOCKS, UNEVENNESS = (8, 4, 2), 1.5
 MIXED_FROM_DIM = 128
 
 # Atoms whose scores are computed, mixed and searched at a time, so that they are still in cache when used again.
@@ -49,27 +61,48 @@ class DrawSets:
     """K sets of 256 draws each from N(0, I_d), or from another source.
 
     Attributes:
-        base: Independent draws, shape (K, m, d), float32; m = 256 where nothing is mixed.
-        mixers: Unit rows, shape (K, 256, m), float32; None where nothing is mixed.
+        base: Independent draws, shape (K, m, d), float32; m = n where nothing is mixed. If they are cut into blocks, a
+            row is zero but for its block: the first m/blocks rows have the first one, and so on.
+        mixers: Shape (K, n, m), float32, of unit length in each block; None where nothing is mixed.
+        mirrored: Whether the n = 128 draws are followed by their negatives; n = 256 otherwise.
+        blocks: Blocks of coordinates.
     """
 
     base: Tensor
     mixers: Tensor | None
+    mirrored: bool = False
+    blocks: int = 1
 
     @classmethod
     def draw(
-        cls, seed: int, stream: str, numbers: Sequence[int], dim: int, mixed: bool, source: Source = NORMAL
+        cls,
+        seed: int,
+        stream: str,
+        numbers: Sequence[int],
+        dim: int,
+        mixed: bool,
+        source: Source = NORMAL,
+        mirrored: bool = False,
+        blocks: int = 1,
     ) -> DrawSets:
-        """The sets of these numbers; a set depends on (seed, stream, number, dim, mixed, source) alone."""
+        """The sets of these numbers; a set depends on these arguments and its own number alone."""
+        count = DRAWS_PER_SET // 2 if mirrored else DRAWS_PER_SET
         if not mixed:
             block = normal_block if source.mixes else source.block
-            return cls(torch.stack([block(seed, stream, k, DRAWS_PER_SET, dim) for k in numbers]), None)
-        base = torch.stack([normal_block(seed, stream, k, BASE_DRAWS, dim) for k in numbers])
-        square = [normal_block(seed, f"{stream}, mixers", k, DRAWS_PER_SET, BASE_DRAWS) for k in numbers]
-        q, r = torch.linalg.qr(torch.stack(square).unflatten(1, (-1, BASE_DRAWS)))
+            return cls(torch.stack([block(seed, stream, k, count, dim) for k in numbers]), None, mirrored)
+        own = BASE_DRAWS // blocks  # rows of a block
+        whole = torch.stack([normal_block(seed, stream, k, own, dim) for k in numbers])
+        base = torch.zeros(len(numbers), blocks, own, dim)
+        for k, columns in enumerate(_columns(dim, blocks)):
+            base[:, k, :, columns] = whole[..., columns]
+        groups = count // BASE_DRAWS
+        square = [normal_block(seed, f"{stream}, mixers", k, groups * blocks * own, own) for k in numbers]
+        q, r = torch.linalg.qr(torch.stack(square).unflatten(1, (groups, 1, blocks, own)))
         # With the signs of the diagonal of R, and only then, Q is uniform on the orthogonal group (Mezzadri, 2007).
         q = q * r.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
-        return cls(base, q.flatten(1, 2))
+        # (All rows of this matrix are orthogonal, and its rows' parts in each block have length 1.)
+        unit = torch.from_numpy(hadamard(BASE_DRAWS)).float().view(BASE_DRAWS, blocks, 1, own) / own**0.5
+        return cls(base.flatten(1, 2), (unit @ q).flatten(3).flatten(1, 2), mirrored, blocks)
 
     def __len__(self) -> int:
         return len(self.base)
@@ -77,10 +110,31 @@ class DrawSets:
     def to(self, device: torch.device, dtype: torch.dtype = torch.float32) -> DrawSets:
         """The same draws on another device, or of another type."""
         mixers = None if self.mixers is None else self.mixers.to(device, dtype)
-        return DrawSets(self.base.to(device, dtype), mixers)
+        return replace(self, base=self.base.to(device, dtype), mixers=mixers)
+
+    def products(self, factors: Tensor) -> Tensor:
+        """Of the base draws, each in its block, and the columns of `factors` (d, n); shape (K, m, n)."""
+        rows = self.base.unflatten(1, (self.blocks, -1))
+        parts = [
+            rows[:, block, :, columns].flatten(0, 1) @ factors[columns]
+            for block, columns in enumerate(_columns(len(factors), self.blocks))
+        ]
+        return torch.cat([part.unflatten(0, (len(self), -1)) for part in parts], dim=1)
+
+    def written_out(self) -> DrawSets:
+        """The same draws, with the negatives among them."""
+        if not self.mirrored:
+            return self
+        if self.mixers is None:
+            return replace(self, base=torch.cat([self.base, -self.base], dim=1), mirrored=False)
+        return replace(self, mixers=torch.cat([self.mixers, -self.mixers], dim=1), mirrored=False)
 
     def rows(self, number: int, index: Tensor) -> Tensor:
         """Draws `index` (n,) of set `number` (in order), shape (n, d), float64 up to its rounding."""
+        if self.mirrored:
+            half = DRAWS_PER_SET // 2
+            sign = 1 - 2 * (index >= half).double()[:, None]
+            return sign * replace(self, mirrored=False).rows(number, index % half)
         if self.mixers is None:
             return self.base[number, index].double()
         return self.mixers[number, index].double() @ self.base[number].double()
@@ -99,6 +153,7 @@ class LaguerreCells:
             no strict bound, but 2.7 standard deviations of the error. Or None.
         radius: max_i |y_i|, of `atoms`.
         mixed: Whether a set is mixed from few draws.
+        blocks: Blocks of coordinates that those draws are cut into.
         on_cuda: Whether candidates are found by one kernel (see `cuda`).
     """
 
@@ -111,6 +166,7 @@ class LaguerreCells:
     source: Source = NORMAL
     on_cuda: bool = False
     processes: Processes = SINGLE
+    blocks: int = 1
 
     units_per_draw = 1
     entropy = 0.0
@@ -146,7 +202,8 @@ class LaguerreCells:
         screen = atoms.to(torch.bfloat16) if bfloat16 else None
         on_cuda = single and kernel_runs_on(atoms.device)
         radius = largest_norm(atoms)
-        return cls(measure, atoms, screen, radius, seed, mixed, source, on_cuda, processes)
+        blocks = _even_blocks(atoms) if mixed else 1
+        return cls(measure, atoms, screen, radius, seed, mixed, source, on_cuda, processes, blocks)
 
     def hits(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
         """How many draws fall in each cell, in the sets of these numbers; int64 (N,)."""
@@ -178,10 +235,14 @@ class LaguerreCells:
         none = torch.zeros(0, DRAWS_PER_SET, dtype=torch.int64, device=self.atoms.device)
         return torch.cat([none, *parts])
 
+    def draws(self, stream: str, numbers: Sequence[int], mirrored: bool | None = None) -> DrawSets:
+        """The sets of these numbers, on the atoms' device; mirrored where their law allows it, unless told."""
+        mirrored = self.source.mixes if mirrored is None else mirrored
+        kind = (self.atoms.shape[1], self.mixed, self.source, mirrored, self.blocks)
+        return DrawSets.draw(self.seed, stream, numbers, *kind).to(self.atoms.device)
+
     def _cells_of_few(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
-        draws = DrawSets.draw(self.seed, stream, numbers, self.atoms.shape[1], self.mixed, self.source).to(
-            self.atoms.device
-        )
+        draws = self.draws(stream, numbers)
         potential = BrenierPotential(self.atoms, offsets, self.radius)
         width = _screen_width(potential, draws, self.screen is not None).to(self.atoms.dtype)
         search = self._search_on_cuda if self.on_cuda else self._search_by_blocks
@@ -200,24 +261,53 @@ class LaguerreCells:
         return [candidate.pairs() for candidate in candidates]
 
     def _scores(self, draws: DrawSets, offsets: Tensor, block: slice) -> Iterator[Tensor]:
-        """Yields the scores of a block of atoms, (256, n) for each set, screened: one set's fit into the cache."""
-        factors = (self.atoms if self.screen is None else self.screen)[block].T
-        if draws.mixers is None:
-            yield from (torch.addmm(offsets[block], base, factors) for base in draws.base.to(factors.dtype))
-            return
-        base = draws.base.flatten(0, 1).to(factors.dtype)
-        products = (base @ factors).to(self.atoms.dtype).unflatten(0, (len(draws), -1))
-        for mixer, product in zip(draws.mixers.to(self.atoms.dtype), products):
-            yield torch.addmm(offsets[block], mixer, product)
+        """Yields the screened scores of a block of atoms, (256, n) for each set, all in the same memory."""
+        factors, h = (self.atoms if self.screen is None else self.screen)[block].T, offsets[block]
+        lefts, rights = draws.base.to(factors.dtype), factors.expand(len(draws), -1, -1)
+        if draws.mixers is not None:
+            products = replace(draws, base=lefts).products(factors)
+            lefts, rights = draws.mixers.to(self.atoms.dtype), products.to(self.atoms.dtype)
+        scores, twice = h.new_empty(DRAWS_PER_SET, len(h)), 2 * h
+        given = scores[: lefts.shape[1]]
+        for left, right in zip(lefts, rights):
+            torch.addmm(h, left, right, out=given)
+            if draws.mirrored:
+                torch.sub(twice, given, out=scores[len(given) :])
+            yield scores
 
     def _search_on_cuda(self, draws: DrawSets, offsets: Tensor, width: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The same as `_search_by_blocks`, by one kernel."""
-        factors = self.atoms if self.screen is None else self.screen
+        factors, draws = self.atoms if self.screen is None else self.screen, draws.written_out()
         search = KernelSearch(factors, offsets)
         widths = width.repeat_interleave(DRAWS_PER_SET)
         row, atom = search.pairs(draws.base.to(factors.dtype), draws.mixers, widths)
         number, row = row // DRAWS_PER_SET, row % DRAWS_PER_SET
         return [(row[number == k], atom[number == k]) for k in range(len(draws))]
+
+
+def _columns(dim: int, blocks: int) -> list[slice]:
+    """Blocks of coordinates of nearly equal size."""
+    ends = [dim * block // blocks for block in range(blocks + 1)]
+    return [slice(first, last) for first, last in pairwise(ends)]
+
+
+def _even_blocks(atoms: Tensor) -> int:
+    """Into how many blocks of coordinates base draws may be cut, for atoms (N, d) without their mean.
+
+    Two draws' scores of an atom have a correlation of mean square Σ s_b² blocks/32, s_b the blocks' shares of |y_i|².
+    """
+    parts = [
+        torch.linalg.vector_norm(atoms[:, columns], dim=1) for columns in _columns(atoms.shape[1], BLOCKS[0])
+    ]
+    shares = torch.stack(parts, dim=1).double().square()
+    shares /= shares.sum(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+    for blocks in BLOCKS:
+        if (
+            float(blocks * shares.unflatten(1, (blocks, -1)).sum(dim=2).square().sum(dim=1).mean())
+            <= UNEVENNESS
+        ):
+            return blocks
+    return 1
 
 
 def fast_bfloat16(device: torch.device) -> bool:
@@ -234,11 +324,13 @@ def fast_bfloat16(device: torch.device) -> bool:
 
 def _screen_width(potential: BrenierPotential, draws: DrawSets, bfloat16: bool) -> Tensor:
     """Twice the largest error of a screened score, for each set; shape (K,), float64."""
-    longest = torch.linalg.vector_norm(draws.base, dim=2, dtype=torch.float64).amax(dim=1)
+    # (Of whole draws: that of each block, times the root of their number, is more.)
+    longest = torch.linalg.vector_norm(draws.base, dim=2, dtype=torch.float64).amax(dim=1) * draws.blocks**0.5
     if bfloat16:
         return torch.full_like(longest, BFLOAT16_WIDTH * potential.radius)
-    # A mixed score sums m products with weights |q| = 1, so their independent errors add up to that of one.
-    terms = draws.base.shape[2] + 2 + (0 if draws.mixers is None else draws.base.shape[1])
+    # A mixed score sums m products with weights |q| = 1, so their independent errors add up to that of one. (A mirrored
+    # one is h less what h was added to, which rounds once more.)
+    terms = draws.base.shape[2] + 3 + (0 if draws.mixers is None else draws.base.shape[1])
     size = longest * potential.radius + float(potential.offsets.abs().max())
     return 2 * product_roundoff(terms, potential.atoms.dtype) * size
 
