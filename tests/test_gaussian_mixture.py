@@ -226,3 +226,12 @@ def test_clusters_that_noise_makes_alike_are_joined() -> None:
     torch.testing.assert_close(joined.weights, torch.tensor([2 / 3, 1 / 3], dtype=torch.float64))
     torch.testing.assert_close(covariance(joined, 0).trace(), torch.cov(rows[:200].T, correction=0).trace())
     assert len(fit_mixture(whole(rows), shares, 2, 1e-6, rounds=1).weights) == 3
+
+
+def test_a_cluster_may_run_empty_in_the_last_round() -> None:
+    """A broad cluster that has a hundredth of each row of two tight ones loses all of it to them at once."""
+    rows = torch.cat([normal(100, 30), 40 + normal(100, 30, seed=1)])
+    shares = torch.full((200, 3), 0.01, dtype=torch.float64)
+    shares[:100, 0], shares[100:, 1] = 0.98, 0.98
+    found = fit_mixture(whole(rows), shares, 0, 0.01, rounds=1)
+    torch.testing.assert_close(found.weights, torch.tensor([0.5, 0.5], dtype=torch.float64))

@@ -233,6 +233,8 @@ def fit_mixture(
         if bound - before < tol:
             break
         before = bound
+    # (The last step may have left a cluster out.)
+    each = mixture.log_densities(points, noise, clean=True)
     groups = _alike(mixture.means, (ALIKE * noise) ** 0.5)
     joined = torch.stack([each[:, groups == k].logsumexp(dim=1) for k in groups.unique()], dim=1)
     images = _images(joined.softmax(dim=1))
