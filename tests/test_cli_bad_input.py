@@ -410,10 +410,8 @@ def test_sets_that_overlap_are_refused(here: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "part"),
     [
-        (
-            "sample model --prior prior --guidance-scale inf --class-labels 0",
-            "--guidance-scale must be a finite",
-        ),
+        ("encode model data.npz --method dop853 --tol 1e-320", "tol must be"),
+        ("tune model data.npz --device vulkan", "--device must be"),
         ("audit model data.npz --draws 100000000000 --timesteps 500", "draws must be an integer in"),
         ("audit model data.npz --steps 1000000000000 --timesteps 500 --draws 2", "must be"),
     ],
@@ -421,3 +419,17 @@ def test_sets_that_overlap_are_refused(here: Path) -> None:
 def test_numbers_without_a_bound_are_refused_before_the_work(here: Path, command: str, part: str) -> None:
     assert_refused(run(*command.split(), "--out", "a"), part)
     assert not (here / "a").exists()
+
+
+@pytest.mark.parametrize("scale", ["nan", "inf", "1e308"])
+def test_guidance_that_only_overflows_is_refused(here: Path, scale: str) -> None:
+    result = run(*SAMPLE.split(), "--guidance-scale", scale, "--class-labels", 0)
+    assert result.exit_code == 2
+    assert "--guidance-scale" in result.stderr
+
+
+def test_weights_that_are_a_pipe_are_refused_and_not_waited_for(here: Path) -> None:
+    weights = next((here / "model" / "unet").glob("*.safetensors"))
+    weights.unlink()
+    os.mkfifo(weights)
+    assert_refused(run(*SAMPLE.split()), "a regular file")

@@ -80,6 +80,13 @@ def test_images_do_not_depend_on_the_cut_into_blocks(
     assert (one.sources == two.sources).all()
 
 
+def test_samples_without_end_are_refused() -> None:
+    start = StartSpec("none", 999, 2)
+    for numbers in ({"samples": 10**9}, {"samples": 12, "seed_sets": 10**9}):
+        with pytest.raises(ValueError, match="must be an integer in"):
+            Comparison("endless", (start,), **numbers)
+
+
 def test_a_folder_of_another_study_is_refused(done: tuple[Path, ComparisonResult]) -> None:
     work, _ = done
     with pytest.raises(ValueError, match="this very study"):

@@ -1,9 +1,11 @@
-"""Networks that are compiled in the processes that sample."""
+"""Processes that sample: how they end, what they compile, where their networks run."""
 
 from __future__ import annotations
 
 import os
+import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,8 +14,10 @@ import pytest
 import torch
 
 from otprior.data import bundled
+from otprior.experiments.comparison import Comparison
+from otprior.experiments.inputs import Inputs
 from otprior.experiments.processes import compiles_networks, kept_processes, run_in_processes
-from otprior.experiments.sampling import Block, Models, sample_block
+from otprior.experiments.sampling import Block, Models, load_pipeline, sample_block
 from otprior.sampling.start_spec import StartSpec
 
 WHITE = StartSpec("none", 999, 2, spacing="trailing")
@@ -60,6 +64,24 @@ def test_an_error_is_raised_when_no_task_runs_any_more_and_drops_those_that_wait
 def test_a_process_that_is_ended_from_outside_is_told_in_plain_words() -> None:
     with pytest.raises(ChildProcessError, match="use fewer workers"):
         run_in_processes([(end_at_once, ())], 1, 1, lambda _: None)
+
+
+def hears_interrupts() -> bool:
+    return signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_a_terminals_interrupt_reaches_no_worker_not_even_while_it_imports() -> None:
+    heard: list[bool] = []
+    run_in_processes([(hears_interrupts, ())], 1, 1, heard.append)
+    assert heard == [False]
+    assert hears_interrupts()
+
+
+def test_networks_run_on_the_device_that_is_named(tmp_path: Path) -> None:
+    comparison = Comparison("device", (WHITE,), 12, device="meta")
+    models = Inputs.of(comparison).models(tmp_path, device=comparison.device)
+    assert load_pipeline(models).device.type == "meta"
+    assert load_pipeline(replace(models, device="cpu")).device.type == "cpu"
 
 
 def compiled_graphs() -> int:

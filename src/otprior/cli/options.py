@@ -160,6 +160,7 @@ Guidance = Annotated[
     typer.Option(
         "--guidance-scale",
         min=0,
+        max=1000,
         help="Scale of classifier-free guidance; other than 1 it doubles the network evaluations.",
         show_default="1, or that of the pipeline with prompts",
     ),

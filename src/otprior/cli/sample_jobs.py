@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +69,6 @@ class SampleRequest:
         if self.codes is not None:
             require_path("codes", self.codes, "`otprior encode` makes them")
         self.labels(self.numbers())
-        finite = self.guidance_scale is None or math.isfinite(self.guidance_scale)
-        require(finite, "--guidance-scale", "a finite number", self.guidance_scale)
 
     def numbers(self) -> list[int]:
         """The seeds that were named, or the usual ones."""

@@ -16,6 +16,7 @@ from otprior.cli.options import (
     Crop,
     DataArgument,
     Debug,
+    Device,
     Extractor,
     Guidance,
     ModelArgument,
@@ -111,6 +112,7 @@ def tune(
     crop: Crop = None,
     convert: Convert = None,
     value_range: ValueRangeText = "auto",
+    device: Device = "cpu",
     workers: Workers = None,
     compiled: Compile = False,
     overwrite: Overwrite = False,
@@ -129,11 +131,13 @@ def tune(
             pixels = parse_value_range(value_range)
             inputs = UserInputs(
                 model, data, extractor, null_label, pixels, limit, tol, precision,
-                parse_pictures(resize, crop, convert), tuple(prompt or ()), guidance_scale,
+                parse_pictures(resize, crop, convert), tuple(prompt or ()), guidance_scale, device,
             )  # fmt: skip
+            on_cpu = set_up_torch(None, device).type == "cpu"
             inputs.check(validation=validation)
-            set_up_torch(None, "cpu")
-            work, count = out.with_name(out.name + ".work"), workers or default_workers()
+            # (Processes would take turns on one GPU.)
+            count = workers or (default_workers() if on_cpu else 1)
+            work = out.with_name(out.name + ".work")
             split = split_name(validation, "validation")
             with progress_bar("loading") as bar:
                 priors = [name.strip() for name in prior.split(",")]

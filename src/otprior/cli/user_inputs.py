@@ -55,6 +55,7 @@ class UserInputs:
         pictures: What is done to pictures; see `parse_pictures`.
         prompts: What images shall show, for a pipeline with prompts: seed s gets number s modulo their number.
         guidance_scale: Of such a pipeline; by default its own.
+        device: Where the network runs.
     """
 
     model: str
@@ -68,6 +69,7 @@ class UserInputs:
     pictures: Mapping[str, Any] = field(default_factory=lambda: {"adapt": True})
     prompts: tuple[str, ...] = ()
     guidance_scale: float | None = None
+    device: str = "cpu"
 
     def check(self, **images: str | None) -> None:
         """Looks at the paths, and loads model and extractor, since work that takes minutes comes before it samples.
@@ -160,6 +162,7 @@ class UserInputs:
                 sorted((name, value) for name, value in self.pictures.items() if value is not None)
             ),
             prompts=self.prompts,
+            device=self.device,
         )
 
 

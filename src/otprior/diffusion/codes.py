@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 ENCODERS = ("ddim", *METHODS)
+LEAST_TOLERANCE = 1e-13
 # The ends of a flow-matching schedule have no noise and no signal; codes begin and end at these noise scales.
 _FLOW_ENDS = (1e-3, 1 - 1e-3)
 
@@ -89,7 +90,8 @@ class Encoder:
         check_choice("method", self.method, ENCODERS)
         check_integer("steps", self.steps, 1, MOST_STEPS)
         check_integer("iterations", self.iterations, 1, MOST_STEPS)
-        require(0 < self.tol < math.inf, "tol", "positive", self.tol)
+        rule = f"a number from {LEAST_TOLERANCE:g} on: double precision does not reach less"
+        require(LEAST_TOLERANCE <= self.tol < math.inf, "tol", rule, self.tol)
 
     def refined(self) -> Encoder:
         """The same with twice the steps; of an adaptive method, with a tenth of the tolerance."""

@@ -18,6 +18,8 @@ from otprior.utils.validation import check_choice, check_integer, require
 AGREEMENT_SEEDS = 200
 # A model or a feature extractor of this name is the one that comes with the package.
 BUNDLED = "bundled"
+# Of a start, in all sets of seeds: their blocks alone would fill memory.
+MOST_SAMPLES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Comparison:
         pictures: What is done to pictures at a path, by the arguments of `open_images`, as (name, value) pairs. By
             default larger ones are brought to the network's size.
         prompts: What images shall show, for a pipeline with prompts: seed s gets number s modulo their number.
+        device: Where the network runs.
     """
 
     name: str
@@ -74,10 +77,11 @@ class Comparison:
     mixture: float = 0.0
     pictures: tuple[tuple[str, Any], ...] = (("adapt", True),)
     prompts: tuple[str, ...] = ()
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check_integer("samples", self.samples, 12)
-        check_integer("seed_sets", self.seed_sets, 1)
+        check_integer("samples", self.samples, 12, MOST_SAMPLES)
+        check_integer("seed_sets", self.seed_sets, 1, MOST_SAMPLES // self.samples)
         require(0 < self.tol < math.inf, "tol", "a positive number", self.tol)
         check_choice("precision", self.precision, ("float32", "bfloat16"))
         require(len(self.starts) > 0, "starts", "at least one", 0)
@@ -113,6 +117,7 @@ class Comparison:
             "mixture",
             "pictures",
             "prompts",
+            "device",
         )
         facts = differing(self, later)
         # Names of files, not where they lie: work folders may be moved, reports are shared.

@@ -32,7 +32,9 @@ def with_fitted_grid(
     """
     path = work / "grids" / f"{start.key}.json"
     if not path.exists():
-        models = Inputs.of(comparison).models(priors, comparison.precision, start.conditional)
+        models = Inputs.of(comparison).models(
+            priors, comparison.precision, start.conditional, comparison.device
+        )
         pipe, _ = build_pipeline(models, start)
         labels = list(range(models.classes)) if start.conditional and models.classes else None
         about = starts * (2 * 64 + 40 * start.evaluations)

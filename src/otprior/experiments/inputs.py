@@ -175,11 +175,15 @@ class Inputs:
         null = read_json(self.model / "model_index.json").get("null_class_label") if null is None else null
         return real_classes(count, null)
 
-    def models(self, priors: Path, precision: str = "float32", conditional: bool = True) -> Models:
+    def models(
+        self, priors: Path, precision: str = "float32", conditional: bool = True, device: str = "cpu"
+    ) -> Models:
         """The network, and where its fitted priors are; its classes are looked up only if starts are conditional."""
         classes = self.classes if conditional else None
         shape = _latent_space(self.model).shape if self.prompts else None
-        return Models(self.model, priors, self.null_class_label, precision, classes, self.prompts, shape)
+        return Models(
+            self.model, priors, self.null_class_label, precision, classes, self.prompts, shape, device
+        )
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of all that is not bundled, by the field of `Comparison` that names it."""

@@ -124,7 +124,8 @@ def run_in_processes(
         return
     with contextlib.ExitStack() as stack:
         pool = _state.kept[-1] if _state.kept else stack.enter_context(_processes(workers, threads))
-        waiting: set[Future[Any]] = {pool.submit(function, *args) for function, args in tasks}
+        with _interrupts_held():
+            waiting: set[Future[Any]] = {pool.submit(function, *args) for function, args in tasks}
         try:
             while waiting:
                 ended, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -174,6 +175,19 @@ def _check_compiler() -> None:
         raise invalid(
             "--compile", "used where torch.compile works, which takes a C++ compiler", reason
         ) from error
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Holds Ctrl-C back, for good in processes that are started inside: while they import they would print where."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _processes(workers: int, threads: int, compiled: bool = False) -> ProcessPoolExecutor:

@@ -60,9 +60,8 @@ def run_comparison(
     starts, sets = comparison.starts, range(comparison.seed_sets)
     blocks = {start.key: [comparison.blocks(start, work / "images", k) for k in sets] for start in starts}
     flow = None if comparison.flow is None else comparison.blocks(comparison.flow, work / "images", 0)
-    models = inputs.models(
-        priors, comparison.precision, any(start.conditional for start in comparison.sampled_starts)
-    )
+    conditional = any(start.conditional for start in comparison.sampled_starts)
+    models = inputs.models(priors, comparison.precision, conditional, comparison.device)
     every = [block for sets in blocks.values() for one in sets for block in one] + (flow or [])
     _sample(partial(sample, models), every, workers, threads, listen)
     figures = measure(comparison, work / "figures", blocks, workers, threads, listen)

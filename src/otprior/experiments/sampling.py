@@ -66,6 +66,7 @@ class Models:
         classes: How many classes conditional starts go through.
         prompts: What a pipeline with prompts is told: seed s gets number s modulo their number. () of others.
         shape: (C, H, W) of the latents of such a pipeline.
+        device: Where the network runs.
     """
 
     pipeline: Path
@@ -75,6 +76,7 @@ class Models:
     classes: int | None = None
     prompts: tuple[str, ...] = ()
     shape: tuple[int, ...] | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -230,7 +232,7 @@ def _batches(
 
 def _batches_of_prompts(models: Models, start: StartSpec, seeds: range) -> Iterator[SampledBatch]:
     """Images of a pipeline with prompts, through `attach`."""
-    pipe, scheduler = _load_stock(models.pipeline)
+    pipe, scheduler = _load_stock(models.pipeline, models.device)
     pipe.scheduler, grid = sampler_of(scheduler, start)
     prior = prior_of(models.priors, start)
     if prior is None and models.shape is not None:
@@ -290,16 +292,17 @@ def compiled_if(whole: bool) -> AbstractContextManager[Any]:
 
 def load_pipeline(models: Models) -> OTPriorPipeline:
     """The network's pipeline, without a prior; read (and compiled) once a process, whatever else `models` says."""
-    return _load_pipeline(models.pipeline, models.null_class_label)
+    return _load_pipeline(models.pipeline, models.null_class_label, models.device)
 
 
 @cache
-def _load_pipeline(folder: Path, label: int | None) -> OTPriorPipeline:
+def _load_pipeline(folder: Path, label: int | None, device: str) -> OTPriorPipeline:
     # (None would overrule what the folder says.)
     given = {} if label is None else {"null_class_label": label}
     pipe: OTPriorPipeline = OTPriorPipeline.from_pretrained(folder, **given)
     rule = "of pixels, which is what a study measures"
     require(pipe.vae is None, f"model {folder.name}", rule, "one of latents, with an autoencoder")
+    pipe.unet.to(device)
     if compiles_networks():
         # (For exact shapes: code for any shape is slower. It warns of what diffusers' own code does.)
         warnings.filterwarnings("ignore", module="torch._dynamo")
@@ -307,13 +310,13 @@ def _load_pipeline(folder: Path, label: int | None) -> OTPriorPipeline:
     return pipe
 
 
-def _load_stock(folder: Path) -> tuple[Any, Any]:
+def _load_stock(folder: Path, device: str) -> tuple[Any, Any]:
     """A pipeline with prompts, read once a process, and its own scheduler."""
-    pipe, scheduler = _read_stock(folder)
+    pipe, scheduler = _read_stock(folder, device)
     return detach(pipe), scheduler
 
 
 @cache
-def _read_stock(folder: Path) -> tuple[Any, Any]:
-    pipe = load_stock(folder)
+def _read_stock(folder: Path, device: str) -> tuple[Any, Any]:
+    pipe = load_stock(folder).to(device)
     return pipe, pipe.scheduler

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from otprior.diffusion.known_schedules import read_scheduler
-from otprior.utils.files import folder_sha256, read_json, write_json
+from otprior.utils.files import folder_sha256, read_json, require_regular, write_json
 from otprior.utils.hub import PRIOR_FILES, is_hub_name
 from otprior.utils.validation import require
 
@@ -166,6 +166,14 @@ def network_sha256(pipeline: Path, *further: str) -> str:
     return folder_sha256(pipeline, *further, *own)
 
 
+def check_weights(pipeline: Path, index: Mapping[str, Any], given: Collection[str]) -> None:
+    """Requires sound files of the network, and of an autoencoder that is not given instead; see `check_readable`."""
+    check_readable(component_folder(pipeline, "unet"))
+    for name in AUTOENCODERS:
+        if name in index and name not in given and (pipeline / name).is_dir():
+            check_readable(pipeline / name)
+
+
 def check_readable(folder: Path) -> None:
     """Requires sound safetensors files.
 
@@ -208,6 +216,7 @@ def _weights(folder: Path, variant: str | None) -> list[Path]:
 def _tensor_names(folder: Path, variant: str | None = None) -> set[str]:
     names: set[str] = set()
     for path in _weights(folder, variant) or _weights(folder, None):
+        require_regular(path, "weights")
         try:
             with safe_open(path, framework="pt") as file:
                 names.update(file.keys())

@@ -31,8 +31,8 @@ from otprior.sampling.folders import (
     AUTOENCODERS,
     check_complete,
     check_components,
-    check_readable,
     check_saveable,
+    check_weights,
     component_folder,
     download_pipeline,
     is_local,
@@ -217,7 +217,7 @@ class OTPriorPipeline(DiffusionPipeline):
         if "prior" not in kwargs and "prior" not in index and (Path(path) / "prior" / CONFIG_FILE).is_file():
             kwargs["prior"] = Prior.from_pretrained(path, subfolder="prior")
         if check:
-            check_readable(component_folder(Path(path), "unet"))
+            check_weights(Path(path), index, given=kwargs)
         kwargs.setdefault("use_safetensors", True)
         if "vqvae" in index and "vae" not in kwargs:
             # (Under that name diffusers would not hand it over.)
