@@ -376,6 +376,9 @@ def test_a_damaged_sample_folder_is_named(tmp_path):
     next((tmp_path / "images").iterdir()).unlink()
     with pytest.raises(ValueError, match=r"seeds of .*starts.npz must be 1; got 2"):
         load_images(tmp_path)
+    np.savez(tmp_path / "starts.npz", sources=[0])
+    with pytest.raises(ValueError, match=r"seeds of .*starts.npz must be a row of integers"):
+        load_images(tmp_path)
     np.savez(tmp_path / "starts.npz", seeds=[0], sources=[np.inf])
     with pytest.raises(ValueError, match=r"sources of .*starts.npz must be a row of integers"):
         load_images(tmp_path)

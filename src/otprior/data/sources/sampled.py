@@ -76,12 +76,12 @@ def read_starts(folder: Path) -> dict[str, np.ndarray]:
     """The arrays of a sample folder's starts.npz: `seeds`, and where there are any `labels` and `sources`.
 
     Raises:
-        ValueError: If it is damaged, or one of these is no row of integers.
+        ValueError: If it is damaged, without seeds, or one of these is no row of integers.
     """
     starts = load_numpy(folder / STARTS_FILE)
     for name in ("seeds", "labels", "sources"):
         array = starts.get(name)
-        right = array is None or (array.dtype.kind in "iu" and array.ndim == 1)
+        right = name != "seeds" if array is None else array.dtype.kind in "iu" and array.ndim == 1
         require(
             right, f"{name} of {folder / STARTS_FILE}", "a row of integers", getattr(array, "dtype", None)
         )
