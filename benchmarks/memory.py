@@ -61,9 +61,9 @@ def command(*words: object) -> None:
     """Runs a command of the command line in this process."""
     from typer.testing import CliRunner
 
-    from otprior.cli import app
+    from otprior.cli import program
 
-    result = CliRunner().invoke(app, [str(word) for word in words])
+    result = CliRunner().invoke(program, [str(word) for word in words])
     if result.exit_code != 0:
         raise RuntimeError(result.output)
 

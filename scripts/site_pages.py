@@ -97,12 +97,12 @@ def commands_page() -> str:
     """The help of every command."""
     from typer.testing import CliRunner
 
-    from otprior.cli import app
+    from otprior.cli import program
     from otprior.cli.commands import Commands
 
     parts = ["# Commands", "This page shows what `otprior COMMAND --help` prints, for every command."]
     for name in Commands():
-        done = CliRunner().invoke(app, [name, "--help"], prog_name="otprior", env={"COLUMNS": "100"})
+        done = CliRunner().invoke(program, [name, "--help"], prog_name="otprior", env={"COLUMNS": "100"})
         if done.exit_code:
             raise RuntimeError(f"otprior {name} --help failed: {done.output}")
         parts += [f"## {name}", f"```text\n{done.stdout.strip()}\n```"]

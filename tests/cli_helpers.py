@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from typer.testing import CliRunner, Result
 
-from otprior.cli import app
+from otprior.cli import program
 from otprior.utils.files import WRITTEN
 
 __all__ = [
@@ -30,7 +30,7 @@ def run(*arguments: object, threads: int = 1) -> Result:
     words = [str(argument) for argument in arguments]
     if words[0] in ("fit", "sample", "evaluate"):
         words += ["--threads", str(threads)]
-    return CliRunner().invoke(app, words)
+    return CliRunner().invoke(program, words)
 
 
 def tree(folder: Path) -> dict[str, bytes | None]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from otprior.cli import app
+from otprior.cli import program
 from otprior.cli.options import format_seeds, parse_labels, parse_seeds, parse_value_range
 from otprior.cli.progress import Bar
 from otprior.sampling.schedulers.names import named_scheduler, with_spacing
@@ -103,7 +103,7 @@ def test_of_two_priors_the_last_one_counts() -> None:
         run("fit", "x", "y", "--prior=mixture", "--prior", "gaussian", "--noise", "fresh"), "gaussian"
     )
     line = "fit --out o --prior mixture --components 3 --prior gaussian --prior mixture -- x y"
-    assert_refused(CliRunner().invoke(app, line.split()), "model x")
+    assert_refused(CliRunner().invoke(program, line.split()), "model x")
 
 
 def test_progress_never_runs_backwards() -> None:

@@ -89,9 +89,9 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("line", commands())
 def test_commands_parse(line: str) -> None:
-    from otprior.cli import app
+    from otprior.cli import program
 
-    group: Any = typer.main.get_command(app)
+    group: Any = typer.main.get_command(program)
     _, name, *arguments = shlex.split(line)
     group.commands[name].make_context(name, arguments)
 

@@ -86,9 +86,9 @@ def test_numbers_beyond_any_use_are_refused(
     name, *rest = words.split()
     from typer.testing import CliRunner
 
-    from otprior.cli import app
+    from otprior.cli import program
 
-    result = CliRunner().invoke(app, [name, *rest, "--out", "out"])
+    result = CliRunner().invoke(program, [name, *rest, "--out", "out"])
     assert result.exit_code == 2
     assert option in result.stderr
     assert not (here / "out").exists()

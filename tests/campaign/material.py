@@ -132,7 +132,7 @@ def _write_models(folder: Path) -> None:
 def _run_commands(folder: Path) -> None:
     from typer.testing import CliRunner
 
-    from otprior.cli import app
+    from otprior.cli import program
 
     before = Path.cwd()
     os.chdir(folder)
@@ -146,7 +146,7 @@ def _run_commands(folder: Path) -> None:
             "sample model --prior prior --seeds 0-19 --steps 2 --out samples",
             "sample model --prior prior --seeds 0-19 --steps 2 --format npz --out samples-npz",
         ):
-            result = CliRunner().invoke(app, words.split())
+            result = CliRunner().invoke(program, words.split())
             assert result.exit_code == 0, (words, result.output)
         shutil.copy(next(Path("samples-npz").rglob("images.npz")), "samples.npz")
         shutil.rmtree("samples-npz")

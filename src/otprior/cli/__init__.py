@@ -13,9 +13,9 @@ import typer
 
 from otprior.cli.commands import Root
 
-__all__ = ["app", "main"]
+__all__ = ["main", "program"]
 
-app = typer.Typer(
+program = typer.Typer(
     name="otprior",
     cls=Root,
     no_args_is_help=True,
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 
 
-@app.callback()
+@program.callback()
 def _root() -> None:
     """Optimal-transport priors for diffusion models: sample in few network evaluations, with nothing retrained."""
 
@@ -38,4 +38,4 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal without χ or ± shows "?" for them.
             stream.reconfigure(errors="replace")
-    app(prog_name="otprior")
+    program(prog_name="otprior")

@@ -22,7 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from otprior import __version__
 
-LIBRARY = ("demo", "fit", "sample", "evaluate", "compare", "tune", "encode", "audit")
+LIBRARY = ("demo", "fit", "sample", "evaluate", "compare", "tune", "encode", "audit", "app")
 ENTRY_POINTS = "otprior.commands"
 HELP_OPTIONS = ("-h", "--help")
 

@@ -116,8 +116,6 @@ def fit_prior(
     scheduler, classes = space.scheduler, space.classes
     _, timestep = kind.read_start(scheduler, timestep)
     images = _open_images(request, space, where)
-    if request.limit is not None and request.limit < len(images):
-        images = images.sample(request.limit, request.seed)
     if request.conditional or not kind.streams or hasattr(images, "images"):
         images = _read_images(request, images, classes, where)
     if not request.resume:
@@ -189,9 +187,15 @@ def _latent_space(request: FitRequest) -> LatentSpace:
     return LatentSpace(pipe.scheduler, pipe.vae, latent_shape(pipe.unet), classes)
 
 
+def read_fitted_images(request: FitRequest, device: torch.device) -> tuple[Any, ImageSet]:
+    """The model's scheduler, and the images that a prior of this request is fitted to, in memory."""
+    space = _latent_space(request)
+    return space.scheduler, _read_images(request, _open_images(request, space, device), space.classes, device)
+
+
 def _open_images(request: FitRequest, space: LatentSpace, device: torch.device) -> ImageSet | ImageStream:
     """The images, checked against the model if there is one; by its autoencoder, if it is one of latents."""
-    return open_data(
+    images = open_data(
         request.data,
         space.shape,
         request.pixels,
@@ -199,6 +203,9 @@ def _open_images(request: FitRequest, space: LatentSpace, device: torch.device) 
         pictures=request.pictures,
         autoencoder=None if space.autoencoder is None else space.autoencoder.to(device),
     )
+    if request.limit is not None and request.limit < len(images):
+        return images.sample(request.limit, request.seed)
+    return images
 
 
 def _read_images(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from otprior.cli.session import stderr
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 
 # Seconds between lines in a log file.
 LINE_INTERVAL = 10.0
+
+# Told what is being done, the share that is done (None if that is not known), and a note.
+ProgressListener = Callable[[str, float | None, str], None]
+_LISTENER: ContextVar[ProgressListener | None] = ContextVar("listener", default=None)
 
 
 class Bar:
@@ -75,9 +80,38 @@ class Bar:
         return parts
 
 
+class _Told(Bar):
+    """Progress that is told to a listener, and shown nowhere."""
+
+    def __init__(self, description: str, listen: ProgressListener) -> None:
+        self._description, self._listen = description, listen
+
+    def update(
+        self, done: float, total: float | None, note: str = "", description: str | None = None
+    ) -> None:
+        self._description = description or self._description
+        self._listen(self._description, min(done / total, 1.0) if total else None, note)
+
+
+@contextlib.contextmanager
+def progress_told_to(listen: ProgressListener) -> Iterator[None]:
+    """Within the block, every `progress_bar` of this thread tells the listener; what it raises ends the work."""
+    token = _LISTENER.set(listen)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
 @contextlib.contextmanager
 def progress_bar(description: str) -> Iterator[Bar]:
     """A bar on standard error that disappears when the block ends."""
+    listen = _LISTENER.get()
+    if listen is not None:
+        told = _Told(description, listen)
+        told.update(0, None)
+        yield told
+        return
     from rich.progress import (
         BarColumn,
         Progress,
