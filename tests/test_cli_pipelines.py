@@ -82,6 +82,12 @@ def test_images_are_those_of_the_attached_pipeline(model: Path, prior: Path, tmp
     assert set(starts["sources"]) <= set(range(12))
 
 
+def test_files_of_a_variant_alone_are_read(photographs: Path, tmp_path: Path) -> None:
+    text_to_image().save_pretrained(tmp_path / "half", variant="fp16")
+    fit = ("fit", tmp_path / "half", photographs, "--prior", "gaussian", "--out", tmp_path / "prior")
+    assert run(*fit, "--variant", "fp16").exit_code == 0
+
+
 def test_latents_and_sizes_can_be_asked_for(model: Path, photographs: Path, tmp_path: Path) -> None:
     size = ("--height", "32", "--width", "16")
     pictures = ("--resize", "32", "--crop", "32x16")

@@ -166,22 +166,23 @@ def network_sha256(pipeline: Path, *further: str) -> str:
     return folder_sha256(pipeline, *further, *own)
 
 
-def check_weights(pipeline: Path, index: Mapping[str, Any], given: Collection[str]) -> None:
+def check_weights(pipeline: Path, index: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Requires sound files of the network, and of an autoencoder that is not given instead; see `check_readable`."""
-    check_readable(component_folder(pipeline, "unet"))
+    variant = given.get("variant")
+    check_readable(component_folder(pipeline, "unet"), variant)
     for name in AUTOENCODERS:
         if name in index and name not in given and (pipeline / name).is_dir():
-            check_readable(pipeline / name)
+            check_readable(pipeline / name, variant)
 
 
-def check_readable(folder: Path) -> None:
-    """Requires sound safetensors files.
+def check_readable(folder: Path, variant: str | None = None) -> None:
+    """Requires sound safetensors files, of a variant where there are such.
 
     Raises:
         FileNotFoundError: If there is none: pickled weights are not loaded.
         ValueError: If one is damaged.
     """
-    if not _tensor_names(folder):
+    if not _tensor_names(folder, variant):
         hint = "Have diffusers read them once, and save_pretrained(...) writes .safetensors."
         raise FileNotFoundError(
             f"{folder} holds no .safetensors file; pickled weights are not loaded. {hint}"

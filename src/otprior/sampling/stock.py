@@ -125,7 +125,7 @@ def _load_autoencoder(folder: Path, index: dict[str, Any], variant: str | None) 
     kind = getattr(diffusers, str(index[name][1]), None)
     rule = "of a class of diffusers"
     require(isinstance(kind, type) and issubclass(kind, nn.Module), name, rule, index[name])
-    check_readable(folder / name)
+    check_readable(folder / name, variant)
     has_variant = variant is not None and any((folder / name).glob(f"*.{variant}*.safetensors"))
     given = {"variant": variant} if has_variant else {}
     coder = kind.from_pretrained(folder / name, use_safetensors=True, local_files_only=True, **given)  # type: ignore[union-attr]

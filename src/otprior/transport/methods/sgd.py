@@ -156,18 +156,20 @@ def _nearest_distance(atoms: Tensor) -> Tensor:
     """The distance of each atom (N, d) to the nearest other one, or to one that is near; shape (N,), float64."""
     if len(atoms) > COMPARED_WITH_ALL:
         return _distance_along_lines(atoms)
-    half_squares = torch.cat([0.5 * (part**2).sum(dim=1) for part in atoms.split(rows_per_block(atoms))])
+    half_squares = torch.linalg.vector_norm(atoms, dim=1).square_().mul_(0.5)
+    # (Small results that live between large blocks would keep their memory from being used again.)
+    found = torch.empty(len(atoms), dtype=torch.int64, device=atoms.device)
     rows = max(1, DISTANCES_PER_BLOCK // len(atoms))
-    nearest = []
     for start in range(0, len(atoms), rows):
         # ⟨y_i, y_j⟩ − |y_j|²/2 is largest for the nearest y_j.
         closeness = torch.addmm(-half_squares, atoms[start : start + rows], atoms.T)
         closeness.diagonal(start).fill_(-math.inf)
-        nearest.append(closeness.argmax(dim=1))
+        found[start : start + rows] = closeness.argmax(dim=1)
     # Rounding may have picked another near atom; its distance is then exact all the same.
-    found = torch.cat(nearest)
-    parts = zip(atoms.split(rows_per_block(atoms)), found.split(rows_per_block(atoms)))
-    return torch.cat([torch.linalg.vector_norm((own - atoms[near]).double(), dim=1) for own, near in parts])
+    size, distances = rows_per_block(atoms), torch.empty_like(found, dtype=torch.float64)
+    for own, near, into in zip(atoms.split(size), found.split(size), distances.split(size)):
+        into.copy_(torch.linalg.vector_norm((own - atoms[near]).double(), dim=1))
+    return distances
 
 
 def _distance_along_lines(atoms: Tensor) -> Tensor:
