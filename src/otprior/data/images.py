@@ -43,6 +43,10 @@ class ImageSet:
         source: File, folder or package the images come from.
         license: Under what terms; None if not given.
         class_names: One name a label, where known.
+
+    Examples:
+        >>> ImageSet(torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]), license="MIT").labels
+        tensor([0, 1])
     """
 
     images: Tensor
@@ -184,6 +188,10 @@ def check_images(
 
     Raises:
         ValueError: If shape or values break a rule. Nothing is resized or converted to fit.
+
+    Examples:
+        >>> check_images(torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1)).flatten()
+        tensor([-1.,  1.])
     """
     images = channels_first(images, channels, value_range is None, strict=False, name=name)
     shape = tuple(images.shape)
@@ -229,6 +237,11 @@ def check_labels(labels: Any, n: int, num_classes: int | None = None, name: str 
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
-    """8-bit pixels round(127.5 (x + 1)), values outside [-1, 1] clipped; same shape as `images`."""
+    """8-bit pixels round(127.5 (x + 1)), values outside [-1, 1] clipped; same shape as `images`.
+
+    Examples:
+        >>> to_uint8(torch.tensor([-1.0, 0.0, 2.0]))
+        array([  0, 128, 255], dtype=uint8)
+    """
     scaled = images.detach().to(device="cpu", dtype=torch.float32).add(1.0).mul_(127.5)
     return scaled.round_().clamp_(0, 255).to(torch.uint8).numpy()

@@ -43,7 +43,7 @@ def encode_images(autoencoder: nn.Module, data: Any, *, batch_size: int = 8, **o
     Raises:
         ValueError: If the autoencoder is of an unknown kind.
 
-    Example:
+    Examples:
         >>> latents = encode_images(pipe.vae, "photos", resize=512, crop=512, convert="RGB")
         >>> prior = GaussianPrior.fit(latents, pipe.scheduler)
     """

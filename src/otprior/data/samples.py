@@ -152,6 +152,10 @@ class SampleSet:
         seeds: One an image, or None.
         sources: Index of the atom behind each start, (N,), or None.
         report: The report.json beside them; {} where there is none.
+
+    Examples:
+        >>> SampleSet(images, seeds=list(range(200))).images.images.shape
+        torch.Size([200, 1, 28, 28])
     """
 
     images: ImageSet
@@ -184,6 +188,11 @@ def read_samples(
     Raises:
         FileNotFoundError: If there is nothing.
         ValueError: If something is damaged, or its parts do not belong together.
+
+    Examples:
+        >>> Image.fromarray(to_uint8(images.images[0, 0])).save("samples/000007.png")
+        >>> read_samples(Path("samples")).images.images.shape
+        torch.Size([1, 1, 28, 28])
     """
     images = open_images(path, value_range=value_range, **(pictures or {})).read()
     if not (path / STARTS_FILE).is_file():

@@ -54,6 +54,11 @@ class ImageStream:
         rows: Numbers of the images that are read, ascending; None for all.
         shape: (C, H, W), known after the first block.
         labels: Always None: a stream makes no prior conditional; `read` has the labels.
+
+    Examples:
+        >>> stream = open_images(images.images)
+        >>> [tuple(block.shape) for block in stream]
+        [(200, 1, 28, 28)]
     """
 
     source: Source
@@ -300,7 +305,7 @@ def open_images(
         adapt: Whether larger pictures may be brought to `size`, and grey ones to 3 `channels`: resized by the shorter
             side and cut in the centre, with a warning that says so. `resize`, `crop` and `convert` go before it.
 
-    Example:
+    Examples:
         >>> stream = open_images("photos.zip", resize=64, crop=64, convert="RGB")
         >>> prior = GaussianPrior.fit(stream, schedule)  # one pass, in constant memory
     """
@@ -333,6 +338,10 @@ def load_images(data: Any, *, labels: Any = None, num_classes: int | None = None
     Raises:
         FileNotFoundError: If there is nothing at the path.
         ValueError: If a file is damaged, of an unknown kind, holds Python objects, or breaks a rule.
+
+    Examples:
+        >>> load_images(torch.zeros(4, 3, 8, 8, dtype=torch.uint8)).images.unique()
+        tensor([-1.])
     """
     stream = open_images(data, **options)
     if num_classes is not None:

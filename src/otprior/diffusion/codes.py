@@ -59,7 +59,13 @@ def settings_of(method: str, decoding: bool = False) -> tuple[str, ...]:
 
 
 def code_moments(schedule: NoiseSchedule) -> tuple[Scales, Scales]:
-    """The cleanest and the noisiest moment of a schedule that have both noise and signal."""
+    """The cleanest and the noisiest moment of a schedule that have both noise and signal.
+
+    Examples:
+        >>> cleanest, noisiest = code_moments(schedule)
+        >>> round(cleanest.alpha, 4), round(noisiest.alpha, 4)
+        (0.9999, 0.0064)
+    """
     if schedule.kind == "flow":
         low, high = (Scales(1 - sigma, sigma) for sigma in _FLOW_ENDS)
         return low, high
@@ -77,6 +83,10 @@ class Encoder:
         iterations: Most evaluations for a step of DDIM's inversion; with 1, the usual inversion, decoding does not
             return to the image.
         tol: Largest change of an entry at which the inversion's iteration stops; rtol and atol of adaptive methods.
+
+    Examples:
+        >>> Encoder("heun", steps=10)
+        Encoder(method='heun', steps=10, iterations=20, tol=1e-05)
     """
 
     method: str = "ddim"
@@ -151,6 +161,12 @@ class Encoding:
         x: Shape (B, C, H, W).
         evaluations: Network evaluations per image.
         residual: Largest change in the last iteration of any step of an inversion; None for explicit methods.
+
+    Examples:
+        >>> coder = ImageCoder(pipe.unet, scheduler, Encoder("heun", steps=2))
+        >>> encoding = coder.encode(images.images[:1], torch.tensor([10]))
+        >>> encoding.x.shape, encoding.evaluations
+        (torch.Size([1, 1, 28, 28]), 4)
     """
 
     x: Tensor
@@ -167,6 +183,11 @@ class Codes:
         labels: Class labels given to the network, (N,), int64, or None.
         encoder: The method.
         provenance: Model, data, schedule and so on, JSON values.
+
+    Examples:
+        >>> Codes(z, encoder=Encoder("heun", steps=5)).save("codes.safetensors")
+        >>> torch.equal(Codes.load("codes.safetensors").codes, z)
+        True
     """
 
     codes: Tensor
@@ -241,6 +262,11 @@ class ImageCoder:
     Attributes:
         schedule: The forward process.
         clean, noisy: The scales of images and of codes.
+
+    Examples:
+        >>> coder = ImageCoder(pipe.unet, scheduler, Encoder("heun", steps=2))
+        >>> coder.decode(z, torch.tensor([10, 10])).x.shape
+        torch.Size([2, 1, 28, 28])
     """
 
     def __init__(self, unet: nn.Module, scheduler: Any, encoder: Encoder | None = None) -> None:
@@ -288,6 +314,12 @@ def swap(
 
     Returns:
         Shape (B, C, H, W).
+
+    Examples:
+        >>> coder = ImageCoder(pipe.unet, scheduler, Encoder("heun", steps=2))
+        >>> as_bags = swap(coder, coder, images.images[:2], torch.tensor([10, 10]), torch.tensor([8, 8]))
+        >>> as_bags.shape
+        torch.Size([2, 1, 28, 28])
     """
     z = source.to_seed(source.encode(images, source_labels).x)
     return target.decode(target.from_seed(z), target_labels).x

@@ -30,7 +30,13 @@ from otprior.utils.validation import check_finite, require
 
 
 class Denoiser(Protocol):
-    """Anything that estimates clean data: D(x, α, σ) for x of any shape (B, ...), of the same shape."""
+    """Anything that estimates clean data: D(x, α, σ) for x of any shape (B, ...), of the same shape.
+
+    Examples:
+        >>> denoiser: Denoiser = GaussianDenoiser(torch.zeros(2), torch.eye(2))
+        >>> denoiser(torch.ones(1, 2), 0.6, 0.8)  # α x where Σ = I and α² + σ² = 1
+        tensor([[0.6000, 0.6000]])
+    """
 
     def __call__(self, x: Tensor, alpha: float, sigma: float) -> Tensor: ...
 
@@ -41,6 +47,11 @@ class ExactDenoiser(ABC):
     Attributes:
         mean: E x_0, shape (d,), float64.
         covariance: Cov x_0, shape (d, d), float64.
+
+    Examples:
+        >>> law: ExactDenoiser = FiniteDenoiser(torch.tensor([[-1.0], [1.0]]))
+        >>> law.score(torch.zeros(1, 1), 0.6, 0.8)
+        tensor([[0.]])
     """
 
     @property
@@ -98,6 +109,10 @@ class GaussianDenoiser(ExactDenoiser):
     Arguments:
         mean: μ, shape (d,).
         covariance: Σ, shape (d, d), symmetric, no eigenvalue below −1e-10 of the largest.
+
+    Examples:
+        >>> GaussianDenoiser(torch.zeros(2), torch.eye(2))(torch.ones(1, 2), 1.0, 1.0)
+        tensor([[0.5000, 0.5000]])
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
@@ -160,6 +175,11 @@ class MixtureDenoiser(ExactDenoiser):
         weights: w, shape (K,), positive, sum 1.
         means: μ, shape (K, d).
         covariances: Σ, shape (K, d, d).
+
+    Examples:
+        >>> mixture = MixtureDenoiser(torch.ones(2) / 2, torch.tensor([[-2.0], [2.0]]), torch.ones(2, 1, 1))
+        >>> mixture(torch.zeros(1, 1), 0.6, 0.8)
+        tensor([[0.]])
     """
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
@@ -219,6 +239,10 @@ class FiniteDenoiser(ExactDenoiser):
     Arguments:
         atoms: y, shape (N, d).
         weights: w, shape (N,), positive, sum 1; uniform by default.
+
+    Examples:
+        >>> FiniteDenoiser(torch.tensor([[-1.0], [1.0]]))(torch.tensor([[3.0]]), 1.0, 0.1)
+        tensor([[1.]])
     """
 
     def __init__(self, atoms: Tensor, weights: Tensor | None = None) -> None:

@@ -52,20 +52,21 @@ def timestep_grid(
         schedule: The forward process, in whose units timesteps are.
         start: t*, the first timestep.
         num_steps: K >= 1, the number of network evaluations of a first-order or multistep sampler.
-        spacing: "log_snr", "time" or "karras".
-        end: The timestep at which a (K+1)-th point would lie; it is not part of the grid. Use
-            `schedule.timestep(log_snr)` to place it by log-SNR. By default the cleanest timestep for
-            "time"; for the others the timestep where σ/α = 0.3/K, kept between two units of log-SNR
-            beyond t* and the cleanest timestep.
-        rho: ρ of the "karras" spacing.
+        spacing: "log_snr", "time" or "karras"; the last has the exponent `rho`.
+        end: The timestep at which a (K+1)-th point would lie; it is not part of the grid. `schedule.timestep(log_snr)`
+            places it by log-SNR. By default the cleanest timestep for "time"; for the others where σ/α = 0.3/K, kept
+            between two units of log-SNR beyond t* and the cleanest timestep.
 
     Returns:
-        K timesteps: integers if the schedule is discrete (rounded, then moved apart where rounding made
-        two equal), real numbers otherwise.
+        K timesteps: integers if the schedule is discrete (rounded, and moved apart where two were equal), else real.
 
     Raises:
-        ValueError: If t* or `end` is out of range or `end` not below t*, if fewer than K integers are left
-            below t*, or if t* has no signal at all (zero terminal SNR) and the spacing is not "time".
+        ValueError: If t* or `end` is out of range, `end` is not below t*, fewer than K integers are left below t*,
+            or t* has no signal at all (zero terminal SNR) and the spacing is not "time".
+
+    Examples:
+        >>> timestep_grid(schedule, 500, 5, spacing="log_snr")
+        [500, 342, 190, 89, 37]
     """
     check_choice("spacing", spacing, SPACINGS)
     check_integer("num_steps", num_steps, 1, MOST_STEPS)

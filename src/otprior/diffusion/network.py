@@ -34,6 +34,11 @@ class NetworkDenoiser:
 
     Raises:
         ValueError: If the process is neither VP nor flow matching, or the prediction is none of the above.
+
+    Examples:
+        >>> denoiser = NetworkDenoiser(pipe.unet, scheduler, torch.tensor([10, 10]))
+        >>> denoiser(z, schedule.alpha(500), schedule.sigma(500)).shape
+        torch.Size([2, 1, 28, 28])
     """
 
     def __init__(self, unet: nn.Module, scheduler: Any, class_labels: Tensor | None = None) -> None:

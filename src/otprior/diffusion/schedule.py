@@ -53,6 +53,11 @@ class NoiseSchedule:
         log_snrs: log(α²/σ²) at those, shape (n,), strictly decreasing; the last may be −inf.
         discrete: Whether the network was trained at the integers of the table only.
         scales: α and σ at those timesteps, shape (2, n), of kind "scales"; else None.
+
+    Examples:
+        >>> schedule = NoiseSchedule.from_scheduler(scheduler)
+        >>> round(schedule.alpha(500), 3), schedule.timestep(schedule.log_snr(500))
+        (0.279, 500.0)
     """
 
     kind: str
@@ -124,7 +129,7 @@ class NoiseSchedule:
         Raises:
             ValueError: If lengths differ, times do not increase, a scale is negative, or σ/α does not increase.
 
-        Example:
+        Examples:
             >>> t = torch.linspace(0, 1, 2)  # the rectified flow on [0, 1]
             >>> NoiseSchedule.from_scales(1 - t, t, times=t).log_snr(0.5)
             0.0

@@ -88,6 +88,12 @@ def data_error(
 
     Raises:
         ValueError: If data and prior have different dimensions.
+
+    Examples:
+        >>> small = torch.rand(40, 1, 4, 4) * 2 - 1
+        >>> found = data_error(GaussianPrior.fit(small, scheduler, timestep=500), Target.of(small))
+        >>> found.lower.value <= found.upper.value
+        True
     """
     rule = "a Target; Target.of makes one of images"
     require(isinstance(target, Target), "target", rule, type(target).__name__)
@@ -123,6 +129,11 @@ def gaussian_error(
         alpha, sigma: The moment.
         start: a and S.
         flow, level: See `data_error`.
+
+    Examples:
+        >>> target, white = Target.of(images.images), isotropic(torch.zeros(784), 1.0)
+        >>> gaussian_error(target, schedule.alpha(999), schedule.sigma(999), white).upper.value < 1
+        True
     """
     clean, moments = target.spectrum, noised(target.spectrum, alpha, sigma)
     nothing = no_covariance(target.dim)

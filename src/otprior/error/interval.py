@@ -17,6 +17,10 @@ class Bound:
         how: Name of the bound, see docs/prior-error.md.
         level: Probability with which it holds; None where it holds for certain, up to rounding.
         note: Numbers of draws or terms that it rests on, in words.
+
+    Examples:
+        >>> Bound(1.5, "gelbrich", level=0.95).value
+        1.5
     """
 
     value: float
@@ -36,6 +40,11 @@ class ErrorInterval:
         target: "data" (p_t of the given images) or "population" (p_t of the law that held-out images come from).
         lower, upper: The best of each kind.
         others: All bounds that were computed, the best ones included.
+
+    Examples:
+        >>> found = ErrorInterval("data", Bound(1.0, "gelbrich"), Bound(1.2, "cells"))
+        >>> found.upper.value / found.lower.value
+        1.2
     """
 
     target: str

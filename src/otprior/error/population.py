@@ -69,6 +69,10 @@ class HeldOut:
         rows: All of them, in random order, shape (n, d).
         blocks: Disjoint data sets that make up `rows`.
         flows: For each block, draws of its p_t with their codes; empty without moments.
+
+    Examples:
+        >>> HeldOut.of(torch.randn(100, 1, 4, 4), generator=generator).measured.shape
+        torch.Size([50, 16])
     """
 
     chosen: Spectrum
@@ -142,6 +146,11 @@ def population_error(
 
     Raises:
         ValueError: If the prior is of another kind, or of another dimension than the data.
+
+    Examples:
+        >>> held_out = HeldOut.of(images.images, generator=generator)
+        >>> population_error(prior, held_out).lower.level
+        0.95
     """
     dim = held_out.rows.shape[1]
     require(dim == prior.dim, "held-out data", f"of the prior's dimension {prior.dim}", dim)
@@ -167,6 +176,11 @@ def gaussian_population_error(
         alpha, sigma: The moment.
         start: a and S.
         level: Probability with which each end holds.
+
+    Examples:
+        >>> held_out = HeldOut.of(images.images, generator=generator)
+        >>> gaussian_population_error(held_out, 0.6, 0.8, isotropic(torch.zeros(784), 1.0)).lower.value > 0
+        True
     """
     chosen = held_out.chosen
     if len(start.mean) > FREE_PAIR_LIMIT and start.basis.shape[1]:

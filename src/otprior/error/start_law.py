@@ -120,6 +120,12 @@ def draw_starts(
 
     Raises:
         ValueError: If the prior has no map for the class, or sends nothing to an atom that should have mass.
+
+    Examples:
+        >>> small = torch.rand(40, 1, 4, 4) * 2 - 1
+        >>> coupled = SemiDiscretePrior.fit(small, scheduler, timestep=500, tol=0.5)
+        >>> draw_starts(coupled, count=64, generator=generator).signals.shape
+        torch.Size([64, 16])
     """
     check_integer("count", count, 4)
     signal_and_noise = prior.alpha > 0 and prior.sigma > 0

@@ -36,6 +36,11 @@ class Target:
         rows: The data, shape (N, d), or None if only moments are known.
         given: The part of the covariance that a coupling with N(0, I) explains, where the caller knows one (Γ Γᵀ of
             `transport.gaussian.coupled_squared`); the whole covariance for Gaussian data.
+
+    Examples:
+        >>> target = Target.of(torch.randn(100, 1, 4, 4))
+        >>> target.spectrum.mean.shape
+        torch.Size([16])
     """
 
     spectrum: Spectrum

@@ -54,6 +54,13 @@ class Comparison:
             default larger ones are brought to the network's size.
         prompts: What images shall show, for a pipeline with prompts: seed s gets number s modulo their number.
         device: Where the network runs.
+
+    Examples:
+        >>> starts = (StartSpec("none", 999, steps=20), StartSpec("mixture", 400, steps=5))
+        >>> files = {"model": "path/to/ddpm", "atoms_from": "train.npz", "split": "test.npz"}
+        >>> comparison = Comparison("mine", starts, samples=500, **files)
+        >>> len(comparison.starts)
+        2
     """
 
     name: str

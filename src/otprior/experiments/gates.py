@@ -40,6 +40,10 @@ class CopyLimit:
         rate: The copy rate of held-out images, or a limit that was set.
         images: On how many images `rate` was measured; None if it was set.
         margin: By how much the upper 95 % limit of the difference may exceed 0.
+
+    Examples:
+        >>> CopyLimit(rate=0.01, images=2000).margin
+        0.01
     """
 
     rate: float

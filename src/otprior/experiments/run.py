@@ -52,6 +52,9 @@ def run_comparison(
 
     Raises:
         ValueError: If `work` holds pieces of another comparison.
+
+    Examples:
+        >>> run_comparison(comparison, "mine.work").row(comparison.starts[1]).fid
     """
     work, inputs = Path(work), Inputs.of(comparison)
     claim_work(work, comparison, growing)

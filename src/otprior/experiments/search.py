@@ -334,7 +334,7 @@ def tune(
         options: As for `run_comparison`: `workers`, `threads`, `listen`, `priors`.
 
     Returns:
-        The search; its `best` is None if no candidate passed.
+        The search; its `best` is None if no candidate passed: `tune(comparison, "search.work", steps=5).best`.
     """
     require(minutes > 0, "minutes", "positive", minutes)
     deadline, folder = time.monotonic() + 60 * minutes, Path(work)

@@ -41,7 +41,14 @@ def ignore(_: StageProgress) -> None:
 
 @dataclass(frozen=True)
 class Part:
-    """A report, and the images that go with it."""
+    """A report, and the images that go with it.
+
+    Examples:
+        >>> features, reference = {"name": None, "dim": None}, {"n": None, "fid_floor": None, "copy_rate": None}
+        >>> report = SamplingReport.from_json({"features": features, "reference": reference, "ot": None, "rows": []})
+        >>> Part(report).images
+        ()
+    """
 
     report: SamplingReport
     images: Sequence[ReportImages] = ()
@@ -77,6 +84,10 @@ class Request:
         work: Folder of the pieces of work; a run takes up the pieces that it finds there.
         workers: Processes that sample, of one thread each.
         listen: Called as work proceeds.
+
+    Examples:
+        >>> Request(settings=find_study("headline").settings(), samples=48, work=Path("work")).workers
+        1
     """
 
     settings: Any
@@ -108,6 +119,10 @@ class Study:
         fast: A rehearsal of a few minutes, whose figures mean nothing.
         full: The size with all parts that take hours; None if there is no such size.
         minutes: How long the sizes take, in words.
+
+    Examples:
+        >>> find_study("headline").module
+        'otprior_studies.comparisons.headline'
     """
 
     title: str
@@ -195,6 +210,10 @@ def find_study(name: str, argument: str = "study") -> Study:
 
     Raises:
         ValueError: If there is none, more than one, or its package cannot be imported.
+
+    Examples:
+        >>> find_study("headline").usual.samples
+        4000
     """
     check_choice(argument, name, study_names())
     entry = find_plugin(GROUP, name)

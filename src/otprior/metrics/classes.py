@@ -89,6 +89,10 @@ def mixture_mask(logits: Tensor, limit: float) -> Tensor:
 
     Returns:
         True for mixed images, shape (n,), bool.
+
+    Examples:
+        >>> mixture_mask(torch.tensor([[2.0, 2.0, -3.0], [9.0, 0.0, 0.0]]), limit=0.4)
+        tensor([ True, False])
     """
     right = logits.ndim == 2 and logits.shape[1] >= 2
     require(right, "logits", "of shape (n, classes) with two classes at least", tuple(logits.shape))

@@ -52,6 +52,11 @@ class Atoms:
         images: Different images, shape (M, D), in the atoms' order.
         indices: Where each of them stands among the given atoms, the first place of several; shape (M,).
         representative: First place of an atom that equals this one, shape (N,), N >= M.
+
+    Examples:
+        >>> distances, which = Atoms.build(images.images).nearest(images.images[:3] + 0.01, 2)
+        >>> which[:, 0]
+        tensor([0, 1, 2])
     """
 
     images: Tensor
@@ -106,6 +111,10 @@ def copy_mask(distances: Tensor) -> Tensor:
 
     Source: Gu et al., "On memorization in diffusion models", 2023, https://arxiv.org/abs/2310.02664, after
     Yoon et al., 2023. They ask for a factor of 3; 1.5 also sees copies that were altered a little.
+
+    Examples:
+        >>> copy_mask(torch.tensor([[1.0, 1.4], [1.0, 1.6]]))
+        tensor([False,  True])
     """
     shape = tuple(distances.shape)
     require(len(shape) == 2 and shape[1] >= 2, "distances", "of shape (N, k) with k >= 2", shape)
@@ -181,6 +190,15 @@ def first_equal(images: Tensor, tolerance: float = HALF_GREY_LEVEL) -> Tensor:
 
 @plain_torch()
 def duplicate_rate(images: Tensor, tolerance: float = HALF_GREY_LEVEL) -> float:
-    """Computes the share of images that equal an earlier one (`first_equal`). It depends on their number."""
+    """Computes the share of images that equal an earlier one (`first_equal`). It depends on their number.
+
+    Arguments:
+        images: Shape (N, C, H, W) or (N, P).
+        tolerance: The largest difference of two equal images in any value; by default half a grey level.
+
+    Examples:
+        >>> duplicate_rate(torch.zeros(4, 1, 8, 8))
+        0.75
+    """
     first = first_equal(images, tolerance)
     return float((first != torch.arange(len(first), device=first.device)).double().mean())

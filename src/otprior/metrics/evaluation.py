@@ -44,6 +44,12 @@ class Reference:
         held_out_pixel_distances: From held-out real images to their nearest atom, in pixels, shape (H,).
         held_out_feature_distances: The same in features, shape (H,).
         copy_power: Share of planted copies that count as copies.
+
+    Examples:
+        >>> extractor, atoms = load_extractor(bundled.ROOT / "classifier"), images.images[:60]
+        >>> features = extract_features(extractor, atoms)
+        >>> Reference.build(features, atoms, features, atoms, features).moments.n
+        60
     """
 
     features: Tensor | None
@@ -149,6 +155,9 @@ def evaluate(
 
     Raises:
         ValueError: If the inputs are malformed or do not fit the reference.
+
+    Examples:
+        >>> evaluate(features, pixels, reference=reference, generator=generator)["copy_rate"]
     """
     features = as_rows("features", features, minimum=_NEIGHBOURS + 1)
     pixels = as_rows("pixels", pixels)

@@ -82,6 +82,10 @@ def load_extractor(name: str | Path) -> Extractor:
     Raises:
         FileNotFoundError: If there is nothing of that name.
         ValueError: If it is damaged, or no extractor.
+
+    Examples:
+        >>> load_extractor(bundled.ROOT / "classifier").name
+        'fashion-mnist-cnn-128'
     """
     name = str(name)
     path = Path(name)

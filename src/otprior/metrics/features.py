@@ -45,6 +45,11 @@ class FeatureExtractor(nn.Module):
         classes: Number of classes, in the order of `class_names` where given.
         class_names: One name a class.
         info: Facts about the weights (training, test accuracy), saved with them.
+
+    Examples:
+        >>> extractor = load_extractor(bundled.ROOT / "classifier")
+        >>> extract_features(extractor, images.images[:3]).shape
+        torch.Size([3, 128])
     """
 
     def __init__(
@@ -119,6 +124,10 @@ def extract_features(extractor: nn.Module, images: Tensor, batch_size: int = 500
             run in evaluation mode, so that a row depends on its image alone.
         images: (N, C, H, W), float, in [-1, 1].
         batch_size: Images at a time; results agree for all sizes up to rounding.
+
+    Examples:
+        >>> extract_features(load_extractor(bundled.ROOT / "classifier"), images.images[:5]).shape
+        torch.Size([5, 128])
     """
     return torch.cat(list(_batches(extractor, extractor, images, batch_size)))
 

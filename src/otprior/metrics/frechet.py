@@ -37,6 +37,10 @@ class FeatureMoments:
         mean: Shape (D,), float64.
         covariance: Shape (D, D), float64, symmetric, divided by n − 1.
         n: Number of rows that they were computed from; None if that is not known.
+
+    Examples:
+        >>> FeatureMoments.from_features(torch.randn(100, 4)).covariance.shape
+        torch.Size([4, 4])
     """
 
     mean: Tensor
@@ -85,6 +89,11 @@ def frechet_distance(a: Tensor | FeatureMoments, b: Tensor | FeatureMoments) -> 
 
     Source: Dowson & Landau, "The Fréchet distance between multivariate normal distributions", 1982;
     Heusel et al., "GANs trained by a two time-scale update rule", 2017, https://arxiv.org/abs/1706.08500
+
+    Examples:
+        >>> a = torch.randn(500, 2, dtype=torch.float64)
+        >>> round(frechet_distance(a, a + 1), 6)  # the squared distance of the means
+        2.0
     """
     a, b = (s if isinstance(s, FeatureMoments) else FeatureMoments.from_features(s) for s in (a, b))
     require(len(a.mean) == len(b.mean), "a", f"as wide as b ({len(b.mean)} features)", len(a.mean))

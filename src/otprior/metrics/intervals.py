@@ -41,6 +41,10 @@ class Interval:
         hi: Upper limit; inf where the data give none.
         estimate: The figure itself.
         level: Probability with which such intervals contain the true value.
+
+    Examples:
+        >>> Interval(0.1, 0.3, 0.2)
+        Interval(lo=0.1, hi=0.3, estimate=0.2, level=0.95)
     """
 
     lo: float
@@ -72,6 +76,11 @@ def bootstrap_mean(
         level: Probability of the interval.
 
     Source: Efron & Tibshirani, "An introduction to the bootstrap", 1993, chapter 13
+
+    Examples:
+        >>> share = bootstrap_mean(torch.rand(500) < 0.1, generator)
+        >>> share.lo < share.estimate < share.hi
+        True
     """
     flat = torch.from_numpy(_sample("values", values))
     check_integer("resamples", resamples, 100)
@@ -103,9 +112,13 @@ def seed_set_interval(values: Sequence[float] | Tensor, level: float = 0.95, sid
     """Computes the Student-t interval of the mean of one figure over independent sets of seeds.
 
     Arguments:
-        values: One figure a set, two or more.
+        values: One figure a set, two or more, shape (n,).
         level: Probability of the interval.
         side: "both", or "upper" for an upper limit alone (`lo` is −inf).
+
+    Examples:
+        >>> seed_set_interval([6.0, 6.5, 6.25]).estimate
+        6.25
     """
     flat = _sample("values", values)
     mean, error = float(flat.mean()), float(flat.std(ddof=1)) / math.sqrt(len(flat))
@@ -117,7 +130,17 @@ def seed_set_interval(values: Sequence[float] | Tensor, level: float = 0.95, sid
 def paired_difference(
     a: Sequence[float] | Tensor, b: Sequence[float] | Tensor, level: float = 0.95, side: str = "both"
 ) -> Interval:
-    """Computes the Student-t interval of the mean of a − b, whose entries share a seed or a set of seeds."""
+    """Computes the Student-t interval of the mean of a − b, whose entries share a seed or a set of seeds.
+
+    Arguments:
+        a, b: One figure a seed, or a set of seeds, two or more, shape (n,), in the same order.
+        level: Probability of the interval.
+        side: "both", or "upper" for an upper limit alone (`lo` is −inf).
+
+    Examples:
+        >>> paired_difference([6.0, 6.5, 6.25], [8.0, 8.5, 8.25]).estimate
+        -2.0
+    """
     first, second = _pairs("a", a, "b", b)
     return seed_set_interval(first - second, level, side)
 
@@ -137,6 +160,10 @@ def paired_share_difference(a: Tensor, b: Tensor, level: float = 0.95, side: str
         side: "both", or "upper" for an upper limit alone (`lo` is −inf).
 
     Source: McNemar, "Note on the sampling error of the difference between correlated proportions", 1947
+
+    Examples:
+        >>> paired_share_difference(torch.tensor([True, True, True]), torch.tensor([False, True, True])).estimate
+        0.3333333333333333
     """
     check_choice("side", side, ("both", "upper"))
     require(
@@ -166,7 +193,7 @@ def ratio_interval(
     own mean and spread over few sets are not. It is an interval only if d̄ is separated from 0.
 
     Arguments:
-        numerators: One figure a set, two or more.
+        numerators: One figure a set, two or more, shape (n,).
         denominators: The same sets in the same order. Meant to be positive on average.
         level: Probability of the interval.
         side: "both", or "upper" for an upper limit alone (`lo` is −inf).
@@ -176,6 +203,10 @@ def ratio_interval(
         d̄ <= 0, unless the lower limit of d̄ (same level and side) is above 0.
 
     Source: Fieller, "Some problems in interval estimation", J. R. Stat. Soc. B 16, 1954
+
+    Examples:
+        >>> ratio_interval([6.0, 6.5, 6.25], [12.0, 13.0, 12.5]).estimate
+        0.5
     """
     n, d = _pairs("numerators", numerators, "denominators", denominators)
     t = _student(level, side, len(n) - 1)
@@ -229,6 +260,11 @@ def block_interval(
         generator: Shuffles rows into blocks, on the CPU.
         blocks: Number of blocks, 2 <= B <= N/2.
         level: Probability of the interval.
+
+    Examples:
+        >>> variance = block_interval(lambda rows: float(rows.var()), torch.randn(200, 1), generator)
+        >>> variance.lo < variance.estimate < variance.hi
+        True
     """
     figures = [statistic(features[rows]) for rows in disjoint_blocks(len(features), blocks, generator)]
     half = _student(level, "both", blocks - 1) * float(np.std(figures, ddof=1)) / math.sqrt(blocks)

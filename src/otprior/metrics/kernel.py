@@ -29,6 +29,10 @@ class KernelSample:
     Arguments:
         features: Shape (N, D), float64, N >= 2.
         within: Mean of the kernel over pairs of different rows.
+
+    Examples:
+        >>> kernel_distance(torch.randn(50, 4) + 1, KernelSample.from_features(torch.randn(50, 4))) > 0
+        True
     """
 
     features: Tensor
@@ -58,6 +62,10 @@ def kernel_distance(x: Tensor | KernelSample, y: Tensor | KernelSample) -> float
         ValueError: If either set has fewer than two rows, or the numbers of features differ.
 
     Source: Bińkowski et al., "Demystifying MMD GANs", 2018, https://arxiv.org/abs/1801.01401
+
+    Examples:
+        >>> kernel_distance(torch.zeros(9, 4), torch.ones(9, 4)) > 0
+        True
     """
     x, y = (s if isinstance(s, KernelSample) else KernelSample.from_features(s) for s in (x, y))
     check_same_width("x", x.features, "y", y.features)

@@ -42,6 +42,11 @@ def nearest(x: Tensor, y: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
 
     Raises:
         ValueError: If `k` is out of range, or the inputs are malformed or of different widths.
+
+    Examples:
+        >>> distances, which = nearest(torch.tensor([[0.9]]), torch.tensor([[0.0], [1.0]]))
+        >>> which
+        tensor([[1]])
     """
     x, y = as_rows("x", x), as_rows("y", y)
     check_same_width("x", x, "y", y)
@@ -122,6 +127,11 @@ def precision_recall_density_coverage(real: Tensor, fake: Tensor, k: int = 5) ->
 
     Source: Kynkäänniemi et al., 2019, https://arxiv.org/abs/1904.06991 (precision, recall); Naeem et al.,
     "Reliable fidelity and diversity metrics", 2020, https://arxiv.org/abs/2002.09797 (density, coverage)
+
+    Examples:
+        >>> figures = precision_recall_density_coverage(torch.randn(50, 2), torch.randn(50, 2) + 9)
+        >>> figures["precision"], figures["coverage"]
+        (0.0, 0.0)
     """
     return {name: float(terms.mean()) for name, terms in neighbourhood_terms(real, fake, k).items()}
 

@@ -52,6 +52,11 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         num_classes: Number of class labels of a conditional prior, or None.
         needs_fresh: Whether calling it takes noise beyond the seed's own.
         facts: What is known of the images and the fit; {} if nothing is.
+
+    Examples:
+        >>> x = prior(z)  # any prior: seed noise in, start latents at t* out
+        >>> x.shape, prior.at(400).timestep
+        (torch.Size([2, 1, 28, 28]), 400)
     """
 
     config_name = CONFIG_FILE  # type: ignore[assignment]

@@ -17,7 +17,12 @@ from otprior.utils.validation import require
 
 
 def as_schedule(schedule: Any) -> NoiseSchedule:
-    """A `NoiseSchedule`, from one or from a diffusers scheduler."""
+    """A `NoiseSchedule`, from one or from a diffusers scheduler.
+
+    Examples:
+        >>> as_schedule(scheduler).kind
+        'vp'
+    """
     return schedule if isinstance(schedule, NoiseSchedule) else NoiseSchedule.from_scheduler(schedule)
 
 
@@ -41,6 +46,11 @@ def read_data(
 
     Raises:
         ValueError: On NaN, a wrong shape or range, or labels that do not fit.
+
+    Examples:
+        >>> read, classes = read_data(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
+        >>> read.images.min(), classes
+        (tensor(-1.), None)
     """
     images = stream_data(data, value_range)
     if isinstance(images, ImageStream):

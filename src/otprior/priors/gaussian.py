@@ -63,6 +63,11 @@ class GaussianPrior(Prior):
         timestep: t*.
         rank: Columns of U.
         num_classes: Number of class labels, or None.
+
+    Examples:
+        >>> gaussian = GaussianPrior.fit(images, scheduler, timestep=500)
+        >>> gaussian(z).shape, gaussian.alpha ** 2 + gaussian.sigma ** 2
+        (torch.Size([2, 1, 28, 28]), 1.0)
     """
 
     kind = "gaussian"

@@ -27,6 +27,11 @@ class IdentityPrior(Prior):
         shape: Shape of a latent, such as (C, H, W).
         schedule: `NoiseSchedule.to_dict()`.
         timestep: t*.
+
+    Examples:
+        >>> start = IdentityPrior.build((1, 28, 28), scheduler, timestep=500)(z)
+        >>> torch.allclose(start, z)  # s_t is 1 where α² + σ² = 1
+        True
     """
 
     kind = "identity"

@@ -94,6 +94,11 @@ class MixturePrior(SolvedPrior):
         num_classes: Number of class labels, or None.
         facts: What is known of data and solve: source, license, sha256; chi2, draws, seconds.
         whitening: Number of axes of the whitening within cells, or None if it was not sampled.
+
+    Examples:
+        >>> mixture = MixturePrior.fit(images, scheduler, timestep=400, components=10)
+        >>> mixture(z).shape
+        torch.Size([2, 1, 28, 28])
     """
 
     kind = "mixture"

@@ -74,14 +74,27 @@ class Option:
 
 
 def option(default: Any, help: str, *, type: type | None = None, **details: Any) -> Any:
-    """A field of a prior's options; see `Option` for the details. Without `type` it is the default's."""
+    """A field of a prior's options; see `Option` for the details. Without `type` it is the default's.
+
+    Examples:
+        >>> @dataclass(frozen=True)
+        ... class TiltedOptions(PriorOptions):
+        ...     tilt: float = option(0.0, "Angle of the start's noise, in radians.")
+        >>> TiltedOptions().tilt
+        0.0
+    """
     known = {"help": help, "type": type or default.__class__, **details}
     return field(default=default, metadata={_KEY: known})
 
 
 @dataclass(frozen=True)
 class PriorOptions:
-    """The options of a prior that has none; base of those of all others."""
+    """The options of a prior that has none; base of those of all others.
+
+    Examples:
+        >>> find_prior("identity").Options()
+        PriorOptions()
+    """
 
     def __post_init__(self) -> None:
         for each in self.declared().values():

@@ -32,6 +32,11 @@ class RandomAtomPrior(Prior):
         timestep: t*.
         num_atoms: N.
         num_classes: Number of class labels, or None.
+
+    Examples:
+        >>> rival = RandomAtomPrior.fit(images, scheduler, timestep=400)
+        >>> rival(z, fresh=torch.randn_like(z)).shape
+        torch.Size([2, 1, 28, 28])
     """
 
     kind = "random_atom"

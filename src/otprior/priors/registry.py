@@ -33,6 +33,10 @@ def find_prior(kind: str) -> type[Prior]:
 
     Raises:
         ValueError: If there is none, or more than one, or if its package cannot be imported.
+
+    Examples:
+        >>> find_prior("mixture").__name__
+        'MixturePrior'
     """
     registered = find_plugin(PRIORS, kind) or find_plugin(RIVALS, kind)
     if registered is not None:
@@ -67,7 +71,12 @@ def find_class(name: str) -> type[Prior] | None:
 
 
 def prior_kinds() -> list[str]:
-    """The kinds of priors that are known, rivals of studies among them, in alphabetical order."""
+    """The kinds of priors that are known, rivals of studies among them, in alphabetical order.
+
+    Examples:
+        >>> "gaussian" in prior_kinds()
+        True
+    """
     registered = {entry.name for entry in (*plugins(PRIORS), *plugins(RIVALS))}
     return sorted(registered | {each.kind for each in _imported.values()})
 

@@ -145,6 +145,12 @@ class SemiDiscretePrior(SolvedPrior):
         frozen_seed: Seeds the noise of "frozen".
         whitening: Number of axes of the whitening within cells, or None if it was not sampled.
         facts: What is known of data and solve: source, license, sha256; chi2, draws, seconds.
+
+    Examples:
+        >>> coupled = SemiDiscretePrior.fit(images, scheduler, timestep=500, tol=0.3)
+        >>> y = images.images[coupled.source(z)]  # the image behind each start
+        >>> torch.allclose(coupled(z), coupled.alpha * y + coupled.sigma * z, atol=1e-5)
+        True
     """
 
     kind = "semidiscrete"

@@ -58,7 +58,7 @@ class SolvedPrior(Prior, abstract=True):
             draws: Draws for the adjacency of each class's cells; by default two an atom, and 4,096 at least.
             generator: Seeds them; None stands for a fixed seed.
 
-        Example:
+        Examples:
             >>> prior = SemiDiscretePrior.fit(images, scheduler).whiten()  # or fit(..., noise="whitened")
             >>> prior.with_options(noise="coupled")
         """

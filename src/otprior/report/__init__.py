@@ -33,7 +33,7 @@ def report_schema(kind: type[Report] = SamplingReport) -> dict[str, Any]:
     Arguments:
         kind: The record of the report: `SamplingReport`, or that of another command.
 
-    Example:
+    Examples:
         >>> report_schema()["title"]
         'SamplingReport'
     """

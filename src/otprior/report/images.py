@@ -35,6 +35,10 @@ class ReportImages:
         copied: Which samples count as copies, shape (n,), bool; they are marked. None marks none.
         seeds: The seeds, for the heading of each column.
         note: A few words below the label, such as "t* = 500 · DPM++2M · 5 NFE".
+
+    Examples:
+        >>> ReportImages("mixture", images.images[:4], seeds=range(4)).label
+        'mixture'
     """
 
     label: str
@@ -74,6 +78,10 @@ def contact_sheet(images: Tensor, columns: int = 10, gap: int = 2, scale: int = 
 
     Raises:
         ValueError: If there are no images, they are not grey or RGB, or a value is not finite.
+
+    Examples:
+        >>> contact_sheet(images.images[:8], columns=4).size
+        (118, 58)
     """
     _check_images("images", images)
     for name, value, least in (("columns", columns, 1), ("gap", gap, 0), ("scale", scale, 1)):
@@ -95,6 +103,10 @@ def image_grid(rows: Sequence[ReportImages], tile: int = 64) -> bytes:
     Arguments:
         rows: What to draw, in this order.
         tile: Side of an image on the sheet, in pixels; the larger side of images that are not square.
+
+    Examples:
+        >>> image_grid([ReportImages("mixture", images.images[:4])])[1:4]
+        b'PNG'
     """
     require(len(rows) > 0, "rows", "at least one", "none")
     check_integer("tile", tile, 16)

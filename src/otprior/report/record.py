@@ -99,6 +99,12 @@ class Curves(Record):
         series: Points (x, y) by legend.
         log: The logarithmic axes.
         points: Whether points are drawn, not lines.
+
+    Examples:
+        >>> series = {"mixture": ((300, 8.1), (400, 7.5))}
+        >>> curves = Curves(name="fid", title="FID", x="t*", y="FID", series=series, log="", points=True)
+        >>> curves.series["mixture"]
+        ((300.0, 8.1), (400.0, 7.5))
     """
 
     name: str

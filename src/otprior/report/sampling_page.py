@@ -85,6 +85,12 @@ def write_report(
     Returns:
         What was written, by file name: report.html, quality.png and copying.png (where some row has an FID),
         images.png (where images were given), a plot for each of the report's curves, report.json.
+
+    Examples:
+        >>> features, reference = {"name": None, "dim": None}, {"n": None, "fid_floor": None, "copy_rate": None}
+        >>> report = SamplingReport.from_json({"features": features, "reference": reference, "ot": None, "rows": []})
+        >>> sorted(write_report("report", report))
+        ['report.html', 'report.json']
     """
     contents = {"report.html": sampling_page(report, images)}
     if has_quality(report):

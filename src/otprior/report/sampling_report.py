@@ -141,6 +141,10 @@ class ReportRow(Figures):
         break_even: Images after which that time is saved; None if it never is.
         atoms, atoms_from, held_out_copy_rate: The row's own atoms, and the copy rate of real images against them,
             where these are not the report's.
+
+    Examples:
+        >>> ReportRow.from_json({"label": "mixture", "prior": "mixture", "nfe": 5, "fid": 7.5, "copy_rate": 0.007}).fid
+        7.5
     """
 
     label: str | None = None
@@ -205,6 +209,10 @@ class Gate(Record):
         interval, upper: Its interval, and its upper 95 % limit.
         threshold: See `statement`.
         reached: Whether the upper limit is at most the threshold.
+
+    Examples:
+        >>> Gate(statement="at most half", statistic=0.34, upper=0.36, threshold=0.5, reached=True).reached
+        True
     """
 
     statement: str
@@ -216,7 +224,12 @@ class Gate(Record):
 
 
 class ReportTable(Record):
-    """A table of further figures: title, note, headings, and cells line by line."""
+    """A table of further figures: title, note, headings, and cells line by line.
+
+    Examples:
+        >>> ReportTable(title="Timings", note="", columns=("step", "s"), lines=(("fit", 8.0),)).columns
+        ('step', 's')
+    """
 
     title: str
     note: str
@@ -244,6 +257,12 @@ class SamplingReport(Report):
         gates: Statements that were to be shown.
         tables, curves: Further figures.
         encoding: Figures of `otprior encode`.
+
+    Examples:
+        >>> features, reference = {"name": "mine", "dim": 128}, {"n": 2000, "fid_floor": 2.7, "copy_rate": 0.01}
+        >>> report = SamplingReport.from_json({"features": features, "reference": reference, "ot": None, "rows": []})
+        >>> report.reference.fid_floor
+        2.7
     """
 
     features: Features

@@ -66,7 +66,7 @@ def attach(
     Raises:
         ValueError: If the pipeline noises an image, its scheduler cannot start at t*, or a prior by class lacks labels.
 
-    Example:
+    Examples:
         >>> attach(pipe, prior)
         >>> pipe("a cat", num_inference_steps=4, generator=torch.Generator().manual_seed(0))
         >>> detach(pipe)
@@ -94,7 +94,11 @@ def attach(
 
 
 def detach(pipe: Any) -> Any:
-    """Undoes `attach`; does nothing to another pipeline. Returns `pipe`."""
+    """Undoes `attach`; does nothing to another pipeline. Returns `pipe`.
+
+    Examples:
+        >>> pipe = detach(attach(pipe, prior))
+    """
     state = pipe.__dict__.pop("_otprior", None)
     if state is not None:
         pipe.__class__ = state.stock

@@ -96,7 +96,7 @@ def fit_grid(
         ValueError: If K exceeds the timesteps below t*, the solver cannot take a grid, or the network's images are not
             finite.
 
-    Example:
+    Examples:
         >>> pipe = OTPriorPipeline.from_pretrained(bundled.pipeline_path(), prior=prior, null_class_label=10)
         >>> grid = fit_grid(pipe.unet, prior, 5, pipe.scheduler, null_class_label=10)
         >>> pipe(batch_size=4, timesteps=grid.timesteps, num_inference_steps=5)

@@ -20,7 +20,12 @@ Generators = torch.Generator | list[torch.Generator] | None
 
 
 def seeds_to_generators(seeds: Iterable[int]) -> list[torch.Generator]:
-    """One CPU generator for each seed: `generator=` for images that depend on their own seed alone."""
+    """One CPU generator for each seed: `generator=` for images that depend on their own seed alone.
+
+    Examples:
+        >>> [generator.initial_seed() for generator in seeds_to_generators([0, 7])]
+        [0, 7]
+    """
     try:
         seeds = list(map(plain_number, seeds))
     except TypeError as error:

@@ -3,7 +3,6 @@ r"""A diffusers pipeline that starts at t* from a prior.
 Each image has a seed noise z ~ N(0, I). A prior takes it to latents T(z), meant for α x_0 + σ ε at its timestep; the
 sampler's timestep of the same log-SNR is where the scheduler is started, and the latents are brought to its scale.
 Without a prior, sampling starts at T from s_T z, s_t = √(α_t² + σ_t²) (1 for VP): the usual start.
-
 An image depends on its own generator (or seed noise, or label) alone, not on what else is in the batch.
 """
 
@@ -87,14 +86,16 @@ class OTPriorPipeline(DiffusionPipeline):
         unet: A denoiser with the call of diffusers' `UNet2DModel`.
         scheduler: A scheduler that can start at t* (`otprior.sampling.schedulers.supported_schedulers`).
         prior: Where to start; None starts from white noise at T.
-        null_class_label: The label that stands for "no class" in a class-conditional network. Unconditional
-            calls use it, and so does guidance.
+        null_class_label: The label for "no class" of a network with classes; unconditional calls and guidance use it.
         vae: The autoencoder (diffusers' AutoencoderKL, VQModel or the like) of a network of latents: images are decoded
             by it, unless latents are asked for. Latents are those times `scaling_factor` of its config.
 
     Raises:
         ValueError: If the network needs more than latents, timestep and labels, the prior's latents are
             not the network's, or the null label is none of its classes.
+
+    Examples:
+        >>> images = pipe(batch_size=2, num_inference_steps=2).images
     """
 
     unet: nn.Module

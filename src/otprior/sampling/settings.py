@@ -20,7 +20,11 @@ FORMAT_VERSION = 1
 def write_settings(
     path: str | Path, starts: dict[str, StartSpec], chosen_on: str, command: str, **facts: Any
 ) -> None:
-    """Writes a settings file; `facts` are kept in the file and never read back."""
+    """Writes a settings file; `facts` are kept in the file and never read back.
+
+    Examples:
+        >>> write_settings("settings.json", {"mine": StartSpec("gaussian", 500, steps=5)}, "validation", "by hand")
+    """
     content = {
         "format_version": FORMAT_VERSION,
         "chosen_on": chosen_on,
@@ -37,6 +41,11 @@ def read_settings(path: str | Path) -> dict[str, StartSpec]:
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If it is damaged, of another format version, or holds no start.
+
+    Examples:
+        >>> write_settings("settings.json", {"mine": StartSpec("gaussian", 500, steps=5)}, "validation", "by hand")
+        >>> read_settings("settings.json")["mine"].start_timestep
+        500
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"settings {path}: there is no such file; `otprior tune` writes one")

@@ -41,6 +41,10 @@ class StartSpec:
     Raises:
         ValueError: If the prior does not have an option, or it must not have this value; or if the grid is not one of
             so many decreasing timesteps.
+
+    Examples:
+        >>> StartSpec("gaussian", 500, steps=5, scheduler="UniPCMultistepScheduler").spacing
+        'grid:log_snr'
     """
 
     prior: str

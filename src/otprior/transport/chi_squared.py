@@ -35,6 +35,10 @@ class ChiSquared:
         value: The estimate; it can be slightly negative when p is close to ν.
         standard_error: Its standard deviation, estimated.
         draws: The number of draws that it rests on, all independent of the potential.
+
+    Examples:
+        >>> round(ChiSquared(0.04, standard_error=0.005, draws=10_000).upper, 4)
+        0.0482
     """
 
     value: float

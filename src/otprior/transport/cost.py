@@ -52,6 +52,11 @@ class TransportCost:
         primal: At least W2², on average over draws.
         primal_error: Its standard error.
         draws: How many.
+
+    Examples:
+        >>> cost = transport_cost(torch.eye(2), torch.zeros(2), draws=4096)
+        >>> cost.dual <= cost.primal
+        True
     """
 
     dual: float
@@ -96,6 +101,11 @@ def transport_cost(
     Raises:
         ValueError: On bad atoms, weights, source or draws, or a potential of another shape or not finite on an atom
             of positive weight.
+
+    Examples:
+        >>> cost = transport_cost(torch.eye(2), torch.zeros(2), draws=4096)
+        >>> cost.draws, cost.interval[0] < cost.interval[1]
+        (4096, True)
     """
     measure = DiscreteMeasure.of(atoms, weights)
     h = _offsets(measure, potential)

@@ -26,6 +26,10 @@ class Processes:
     Attributes:
         rank: Number of this process, from 0.
         size: Number of processes.
+
+    Examples:
+        >>> Processes().size
+        1
     """
 
     rank: int = 0

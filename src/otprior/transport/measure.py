@@ -31,6 +31,10 @@ class DiscreteMeasure:
         weights: Their masses, shape (N,), float64, positive, sum 1.
         index: For each atom the lowest index, among those given, of the atoms merged into it; shape (N,).
         merged_into: For each given atom its row in `atoms`, or −1 if its weight is zero; shape (M,).
+
+    Examples:
+        >>> DiscreteMeasure.of(torch.tensor([[1.0], [1.0], [2.0]])).weights  # a repeated atom is one
+        tensor([0.6667, 0.3333], dtype=torch.float64)
     """
 
     atoms: Tensor

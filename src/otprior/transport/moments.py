@@ -36,6 +36,11 @@ class Spectrum:
         basis: U, orthonormal columns, shape (d, r).
         variances: Λ, descending, shape (r,).
         residual: s².
+
+    Examples:
+        >>> spectrum = streaming_spectrum(torch.randn(100, 5), rank=2)
+        >>> spectrum.basis.shape, spectrum.variances.shape
+        (torch.Size([5, 2]), torch.Size([2]))
     """
 
     mean: Tensor
@@ -115,7 +120,12 @@ class StreamingMoments:
 
 @plain_torch()
 def streaming_spectrum(rows: Tensor | Iterable[Tensor], rank: int) -> Spectrum:
-    """Computes the spectrum of rows (N, d), read block by block, or of blocks (B, d) that an iterable yields."""
+    """Computes the spectrum of rows (N, d), read block by block, or of blocks (B, d) that an iterable yields.
+
+    Examples:
+        >>> streaming_spectrum(torch.eye(3), rank=1).mean
+        tensor([0.3333, 0.3333, 0.3333], dtype=torch.float64)
+    """
     moments: StreamingMoments | None = None
     for block in rows.split(BLOCK_ROWS) if isinstance(rows, Tensor) else rows:
         moments = moments or StreamingMoments(block.shape[1], rank)

@@ -56,6 +56,11 @@ class BrenierPotential:
         atoms: y, shape (N, d), float32 or float64.
         offsets: h, shape (N,), float64; −∞ for an atom that no point may be sent to.
         radius: max_i |y_i|, which bounds the rounding error of a score.
+
+    Examples:
+        >>> cells = BrenierPotential.build(torch.tensor([[-1.0, 0.0], [1.0, 0.0]]), torch.zeros(2))
+        >>> cells.assign(torch.tensor([[0.5, 2.0], [-0.5, 2.0]]))
+        tensor([1, 0])
     """
 
     atoms: Tensor

@@ -17,7 +17,12 @@ from otprior.utils.validation import require
 
 
 class Outcome(enum.Enum):
-    """How a solve ended; `remedy` says what to do about it."""
+    """How a solve ended; `remedy` says what to do about it.
+
+    Examples:
+        >>> Outcome.CONVERGED.remedy
+        'Nothing to do.'
+    """
 
     CONVERGED = "converged"
     BUDGET_SPENT = "budget spent"
@@ -76,6 +81,11 @@ class Solution:
         removed: Indices of the atoms of zero weight, shape (R,).
         stats: How it went.
         measure: The atoms, and how distinct ones correspond to those given.
+
+    Examples:
+        >>> solution = solve_semidiscrete(torch.eye(3), tol=0.01)
+        >>> solution.potential.shape, solution.chi2.upper <= 0.01
+        (torch.Size([3]), True)
     """
 
     potential: Tensor
@@ -98,7 +108,7 @@ class Solution:
         Raises:
             ValueError: If there are fewer draws, or the solve was for another source or with entropy.
 
-        Example:
+        Examples:
             >>> solution = solve_semidiscrete(torch.tensor([[-1.0], [1.0]]))
             >>> means, errors = solution.adjacency(20_000).conditional_means()  # near ∓√(2/π)
         """
@@ -116,6 +126,12 @@ class Progress:
         draws: Draws so far.
         expected_draws: Draws expected in all, by the present estimate.
         chi2: The last χ² measured; None before the first.
+
+    Examples:
+        >>> seen = []
+        >>> solution = solve_semidiscrete(torch.randn(20, 3), progress=seen.append)
+        >>> isinstance(seen[-1], Progress)
+        True
     """
 
     draws: int
@@ -124,7 +140,13 @@ class Progress:
 
 
 class ConvergenceError(RuntimeError):
-    """Raised by `solve_semidiscrete(throw=True)` when the tolerance was not reached; carries `.solution`."""
+    """Raised by `solve_semidiscrete(throw=True)` when the tolerance was not reached; carries `.solution`.
+
+    Examples:
+        >>> solution = solve_semidiscrete(torch.randn(20, 3), throw=False)
+        >>> ConvergenceError(solution, tol=1e-6).solution is solution
+        True
+    """
 
     def __init__(self, solution: Solution, tol: float) -> None:
         self.solution = solution

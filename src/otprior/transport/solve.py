@@ -79,6 +79,11 @@ def solve_semidiscrete(
     Raises:
         ValueError: On bad atoms, weights, options or source, or a checkpoint of another problem.
         ConvergenceError: If tol is not reached and `throw` is true.
+
+    Examples:
+        >>> solution = solve_semidiscrete(torch.randn(20, 3), tol=0.05)
+        >>> solution.outcome.name, solution.potential.shape
+        ('CONVERGED', torch.Size([20]))
     """
     processes = processes or SINGLE
     _check_options(tol, max_draws, precision, entropy, processes)

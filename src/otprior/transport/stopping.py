@@ -30,6 +30,10 @@ class StoppingRule:
 
     Attributes:
         next_set: The first set of the stream "test" that is unused.
+
+    Examples:
+        >>> StoppingRule(LaguerreCells.build(DiscreteMeasure.of(torch.eye(3)), seed=0), tol=0.05).tol
+        0.05
     """
 
     def __init__(self, cells: Cells, tol: float) -> None:

@@ -20,24 +20,41 @@ T = TypeVar("T")
 
 
 def invalid(name: str, rule: str, got: Any, hint: str = "") -> ValueError:
-    """A `ValueError` reading "`name` must be `rule`; got `got`. `hint`"."""
+    """A `ValueError` reading "`name` must be `rule`; got `got`. `hint`".
+
+    Examples:
+        >>> invalid("mode", "'up' or 'down'", "sideways")
+        ValueError("mode must be 'up' or 'down'; got sideways")
+    """
     message = f"{name} must be {rule}; got {got}"
     return ValueError(f"{message}. {hint}" if hint else message)
 
 
 def require(condition: bool, name: str, rule: str, got: Any, hint: str = "") -> None:
-    """Raises `invalid(...)` unless `condition` holds."""
+    """Raises `invalid(...)` unless `condition` holds.
+
+    Examples:
+        >>> require(True, "factor", "positive", 2)
+    """
     if not condition:
         raise invalid(name, rule, got, hint)
 
 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    """Requires that `value` is one of `choices`."""
+    """Requires that `value` is one of `choices`.
+
+    Examples:
+        >>> check_choice("mode", "up", ("up", "down"))
+    """
     require(value in choices, name, "one of " + ", ".join(map(repr, choices)), repr(value))
 
 
 def check_integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> None:
-    """Requires an integer (NumPy's too, but no bool) in [`minimum`, `maximum`]."""
+    """Requires an integer (NumPy's too, but no bool) in [`minimum`, `maximum`].
+
+    Examples:
+        >>> check_integer("steps", 5, minimum=1)
+    """
     rule = f"an integer >= {minimum}" if maximum is None else f"an integer in [{minimum}, {maximum}]"
     right_type = isinstance(value, Integral) and not isinstance(value, bool)
     in_range = right_type and value >= minimum and (maximum is None or value <= maximum)

@@ -25,7 +25,12 @@ _LOG_SNRS = (2.0, 1.0, 0.0, -1.0, -2.0, -3.0, -4.5, -6.0, -8.0)
 
 
 def default_timesteps(schedule: NoiseSchedule) -> list[float]:
-    """About ten timesteps from clean to noisy, the last of them T."""
+    """About ten timesteps from clean to noisy, the last of them T.
+
+    Examples:
+        >>> default_timesteps(schedule)[-1]
+        999.0
+    """
     end = schedule.timestep_range[1]
     if schedule.discrete:
         count = len(schedule.times)
@@ -62,6 +67,11 @@ class AuditRequest:
 
     Raises:
         ValueError: If parts of the request are out of range or do not fit together.
+
+    Examples:
+        >>> request = AuditRequest(scheduler=scheduler, name="mine", shape=(1, 28, 28))
+        >>> run_audit(request).verdict.grade
+        'small'
     """
 
     scheduler: Any

@@ -46,9 +46,14 @@ class FlowCoupling:
 
     Attributes:
         scales: The moments, from clean to noisy.
-        x: The draws at each moment, at its scale, each (n, d), float32.
+        x: The draws at each moment, at its scale, each of shape (n, d), float32.
         codes: z of each draw, (n, d), float32.
         fine_x, fine_codes: Draws and codes of the first rows, solved in steps half as long.
+
+    Examples:
+        >>> draws = couple_by_flow(torch.randn(50, 2), [(0.6, 0.8)], 4, largest_variance=2.0, generator=generator)
+        >>> draws.x[0].shape, draws.codes.shape
+        (torch.Size([4, 2]), torch.Size([4, 2]))
     """
 
     scales: tuple[Scales, ...]
@@ -93,6 +98,11 @@ def couple_by_flow(
 
     Raises:
         ValueError: If there is no moment, or one without signal or noise.
+
+    Examples:
+        >>> flow = couple_by_flow(torch.randn(50, 2), [(0.6, 0.8)], 4, largest_variance=2.0, generator=generator)
+        >>> len(flow.scales), flow.codes.shape
+        (1, torch.Size([4, 2]))
     """
     check_integer("count", count, 2)
     moments = sorted({Scales(*pair) for pair in scales}, key=lambda each: -each.time)

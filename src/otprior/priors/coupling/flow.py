@@ -39,7 +39,7 @@ class CouplingFlowMatcher:
         generator: Draws times and noise about the path, and images where there is entropy; None stands for one of a
             fixed seed.
 
-    Example:
+    Examples:
         >>> matcher = CouplingFlowMatcher(coupling)
         >>> t, x_t, u_t, _, y1 = matcher.guided_sample_location_and_conditional_flow(noise, images, y1=labels)
     """
@@ -179,6 +179,12 @@ def flow_targets(
 
     Raises:
         ValueError: If the scheduler is none of flow matching.
+
+    Examples:
+        >>> coupling = SemiDiscreteCoupling.fit(images, tol=0.3)
+        >>> targets = flow_targets(coupling.sample(8, generator), FlowMatchEulerDiscreteScheduler(), generator)
+        >>> targets.noisy.shape
+        torch.Size([8, 1, 28, 28])
     """
     prediction = hasattr(scheduler, "sigmas") and hasattr(scheduler, "scale_noise")
     require(prediction, "scheduler", "one of flow matching", type(scheduler).__name__)

@@ -72,7 +72,7 @@ class SemiDiscreteCoupling:
         maps: What noise is assigned by; `maps.entropy` is ε.
         chi2_upper: Upper 95 % limit of χ² of the cells' masses, the largest over the maps.
 
-    Example:
+    Examples:
         >>> coupling = SemiDiscreteCoupling.fit(images, labels)  # or .from_prior(prior)
         >>> noise, images, labels, source = coupling.sample(256, torch.Generator().manual_seed(0))
     """

@@ -36,7 +36,7 @@ class PairStream(IterableDataset[Pairs]):
     Attributes:
         step: The next step to be handed out; iterating begins here.
 
-    Example:
+    Examples:
         >>> stream = coupling.stream(256, seed=0)
         >>> for noise, images, labels, source in DataLoader(stream, batch_size=None, num_workers=1):
         ...     ...

@@ -69,7 +69,13 @@ _READING = (
 
 
 def write_audit(directory: str | Path, report: AuditReport) -> dict[str, Path]:
-    """Writes report.html, plots and, last, report.json into a folder; returns them by name."""
+    """Writes report.html, plots and, last, report.json into a folder; returns them by name.
+
+    Examples:
+        >>> audit = run_audit(AuditRequest(scheduler=scheduler, name="mine", shape=(1, 28, 28)))
+        >>> sorted(write_audit("audit", AuditReport(audit=audit)))
+        ['report.html', 'report.json']
+    """
     contents = {"report.html": audit_page(report)}
     if report.audit.errors_by_start("data"):
         contents["error.png"] = error_against_time(report.audit)

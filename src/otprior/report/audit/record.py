@@ -235,6 +235,12 @@ class Audit(Record):
 
 
 class AuditReport(Report):
-    """The report of `otprior audit`."""
+    """The report of `otprior audit`.
+
+    Examples:
+        >>> audit = run_audit(AuditRequest(scheduler=scheduler, name="mine", shape=(1, 28, 28)))
+        >>> AuditReport(audit=audit).audit.name
+        'mine'
+    """
 
     audit: Audit

@@ -26,7 +26,7 @@ def from_azula(
         shape: (C, H, W) of x.
         t_min, t_max: The times that are used: at the ends some schedules have no noise or no signal.
 
-    Example:
+    Examples:
         >>> pipe = from_azula(denoiser, (3, 32, 32))
         >>> pipe.prior = GaussianPrior.fit("photographs", pipe.scheduler)
         >>> pipe(batch_size=4, num_inference_steps=4).images

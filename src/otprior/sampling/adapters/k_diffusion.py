@@ -31,7 +31,7 @@ def from_k_diffusion(
     Raises:
         ValueError: Unless 0 < sigma_min < sigma_max.
 
-    Example:
+    Examples:
         >>> pipe = from_k_diffusion(denoiser, (3, 32, 32))
         >>> pipe.prior = GaussianPrior.fit("photographs", pipe.scheduler)
         >>> pipe(batch_size=4, num_inference_steps=4).images

@@ -18,7 +18,7 @@ def from_lucidrains(diffusion: Any) -> OTPriorPipeline:
         diffusion: Has `model` (called as model(x, t); self-conditioning starts from none), `objective`,
             `alphas_cumprod`, `channels` and `image_size`.
 
-    Example:
+    Examples:
         >>> pipe = from_lucidrains(diffusion)
         >>> pipe.prior = GaussianPrior.fit("photographs", pipe.scheduler)
         >>> pipe(batch_size=4, num_inference_steps=4).images

@@ -46,7 +46,7 @@ def from_module(
     Raises:
         ValueError: If the parameterisation is none of these, or has no such process.
 
-    Example:
+    Examples:
         >>> pipe = from_module(network, "v", (3, 32, 32), alphas_cumprod)
         >>> pipe.prior = GaussianPrior.fit("photographs", pipe.scheduler)
         >>> pipe(batch_size=4, num_inference_steps=4).images

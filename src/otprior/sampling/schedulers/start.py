@@ -83,6 +83,10 @@ def matching_timestep(schedule: NoiseSchedule, alpha: float, sigma: float) -> fl
 
     Raises:
         ValueError: If `schedule` never has that log-SNR.
+
+    Examples:
+        >>> matching_timestep(schedule, schedule.alpha(500), schedule.sigma(500))
+        500
     """
     level = 2 * math.log(alpha / sigma) if alpha > 0 else -math.inf
     exact = schedule.timestep(level)
@@ -125,6 +129,10 @@ def start_scheduler(
     Raises:
         ValueError: If the scheduler cannot begin at t* (another that can is named), if t* or a timestep is
             out of range or out of order, or if K steps do not fit below t*.
+
+    Examples:
+        >>> start_scheduler(scheduler, 500, num_inference_steps=3).timesteps
+        tensor([500, 333, 166])
     """
     support = find_support(scheduler)
     schedule = NoiseSchedule.from_scheduler(scheduler) if schedule is None else schedule

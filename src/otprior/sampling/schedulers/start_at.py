@@ -47,7 +47,7 @@ def start_at(
     Raises:
         ValueError: If the scheduler cannot start at t*, or never has the prior's noise level.
 
-    Example:
+    Examples:
         >>> pipe.scheduler = start_at(pipe.scheduler, prior)
         >>> pipe("a cat", num_inference_steps=4, latents=pipe.scheduler.start(z))
     """

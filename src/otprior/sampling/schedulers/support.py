@@ -108,7 +108,12 @@ _SUPPORT = {
 
 
 def supported_schedulers() -> dict[str, Support]:
-    """The diffusers scheduler classes that can start at t*, by name."""
+    """The diffusers scheduler classes that can start at t*, by name.
+
+    Examples:
+        >>> "UniPCMultistepScheduler" in supported_schedulers()
+        True
+    """
     return dict(_SUPPORT)
 
 

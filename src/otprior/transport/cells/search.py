@@ -149,12 +149,16 @@ class LaguerreCells:
 
     Attributes:
         measure, atoms, source, seed, processes: See `Cells`.
-        screen: The atoms in bfloat16, for faster products; the width within which candidates are looked for is then
-            no strict bound, but 2.7 standard deviations of the error. Or None.
+        screen: The atoms, shape (N, d), in bfloat16, for faster products; the width within which candidates are looked
+            for is then no strict bound, but 2.7 standard deviations of the error. Or None.
         radius: max_i |y_i|, of `atoms`.
         mixed: Whether a set is mixed from few draws.
         blocks: Blocks of coordinates that those draws are cut into.
         on_cuda: Whether candidates are found by one kernel (see `cuda`).
+
+    Examples:
+        >>> LaguerreCells.build(DiscreteMeasure.of(torch.eye(3)), seed=0).measure.atoms.shape
+        torch.Size([3, 3])
     """
 
     measure: DiscreteMeasure

@@ -117,6 +117,10 @@ class AveragedSgd:
     Attributes:
         cells, stream: The same.
         sets_per_step, draws_per_step: What a step takes.
+
+    Examples:
+        >>> method = AveragedSgd(LaguerreCells.build(DiscreteMeasure.of(torch.eye(3)), seed=0))
+        >>> state = method.step(method.init(torch.zeros(3, dtype=torch.float64)))
     """
 
     def __init__(self, cells: Cells, stream: str = "fit") -> None:
