@@ -133,8 +133,8 @@ def tune(
                 model, data, extractor, null_label, pixels, limit, tol, precision,
                 parse_pictures(resize, crop, convert), tuple(prompt or ()), guidance_scale, device,
             )  # fmt: skip
-            on_cpu = set_up_torch(None, device).type == "cpu"
             inputs.check(validation=validation)
+            on_cpu = set_up_torch(None, device).type == "cpu"
             # (Processes would take turns on one GPU.)
             count = workers or (default_workers() if on_cpu else 1)
             work = out.with_name(out.name + ".work")
