@@ -21,6 +21,7 @@ from diffusers import DDPMScheduler
 from PIL import Image
 
 from otprior.priors import IdentityPrior
+from otprior.sampling import OTPriorPipeline
 from otprior.utils.files import output_dir
 
 
@@ -74,6 +75,32 @@ def test_folder_that_is_no_model(here: Path, command: str) -> None:
 def test_corrupt_model_config(here: Path, name: str, content: str) -> None:
     (here / "model" / name).write_text(content)
     _refused_untouched(here, SAMPLE, "model model cannot be loaded: ")
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("unet/config.json", "mid_block_scale_factor", [None]),
+        ("unet/config.json", "time_embedding_dim", [[]]),
+        ("unet/config.json", "freq_shift", "0"),
+        ("scheduler/scheduler_config.json", "clip_sample_range", [1.0]),
+        ("scheduler/scheduler_config.json", "trained_betas", True),
+        ("scheduler/scheduler_config.json", "steps_offset", None),
+    ],
+)
+def test_config_value_of_another_kind(here: Path, file: str, key: str, value: object) -> None:
+    path = here / "model" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    for command in (FIT, SAMPLE):
+        _refused_untouched(here, command, f"{key} of {Path('model') / file}")
+
+
+@pytest.mark.parametrize(("key", "value"), [("block_out_channels", [None]), ("norm_num_groups", 0)])
+def test_diffusers_own_errors_are_of_one_kind(here: Path, key: str, value: object) -> None:
+    path = here / "model" / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    with pytest.raises(ValueError, match="model"):
+        OTPriorPipeline.from_pretrained(here / "model")
 
 
 def test_index_without_components(here: Path) -> None:

@@ -106,6 +106,8 @@ def test_smoothing_is_the_softmax_mean_and_tends_to_the_map(prior: SemiDiscreteP
     expected = prior.alpha * mean.reshape(z.shape) + prior.sigma * z
     torch.testing.assert_close(smoothed(z).double(), expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(prior.with_options(smoothing=1e-6)(z), prior(z), rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="smoothing"):
+        prior.with_options(smoothing=1e18)
     # A barycentric projection shrinks the spread of the signal, the more the larger it is.
     spread = [float(prior.with_options(smoothing=s).at(0)(z).var(dim=0).sum()) for s in (0.01, 0.3, 1.0, 3.0)]
     assert spread == sorted(spread, reverse=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from otprior.utils.configs import check_config
 from otprior.utils.files import read_json
 from otprior.utils.validation import invalid, require
 
@@ -85,7 +86,9 @@ def _make(config: dict[str, Any], path: Path) -> Any:
     name = config.get("_class_name")
     known = isinstance(name, str) and name.endswith("Scheduler") and hasattr(diffusers, name)
     require(known, f"_class_name of {path}", "a scheduler of diffusers", name)
+    kind = getattr(diffusers, str(name))
+    check_config(kind, config, str(path))
     try:
-        return getattr(diffusers, str(name)).from_config(config)
+        return kind.from_config(config)
     except Exception as error:  # (diffusers and torch raise a dozen kinds)
         raise ValueError(f"{path} does not describe a {name}: {error}") from error

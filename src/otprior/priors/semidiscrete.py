@@ -47,6 +47,7 @@ from otprior.utils.validation import invalid, require
 NOISES = ("coupled", "whitened", "fresh", "frozen")
 FROZEN_BLOCK = 1024
 LEAST_SMOOTHING = 1e-6  # below it scores overflow; 0 is the limit
+MOST_SMOOTHING = 1e6  # the mean of all atoms to a float's rounding, long before
 
 
 def _read_rank(text: str) -> int | float:
@@ -116,8 +117,8 @@ class SemiDiscreteOptions(SolveOptions):
     def check(self) -> None:
         smoothing, correlation, noise = self.smoothing, self.correlation, self.noise
         number = isinstance(smoothing, int | float)
-        good = number and (smoothing == 0 or LEAST_SMOOTHING <= smoothing < float("inf"))
-        require(good, "smoothing", f"0, or a finite number >= {LEAST_SMOOTHING}", smoothing)
+        good = number and (smoothing == 0 or LEAST_SMOOTHING <= smoothing <= MOST_SMOOTHING)
+        require(good, "smoothing", f"0, or a number in [{LEAST_SMOOTHING}, {MOST_SMOOTHING}]", smoothing)
         rule = f"0 with noise={noise!r}"
         require(smoothing == 0 or noise not in ("frozen", "whitened"), "smoothing", rule, smoothing)
         in_range = isinstance(correlation, int | float) and 0 < correlation <= 1

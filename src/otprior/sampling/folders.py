@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import diffusers
 from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from otprior.diffusion.known_schedules import read_scheduler
+from otprior.diffusion.known_schedules import CONFIG_FILE, read_scheduler
+from otprior.utils.configs import check_config
 from otprior.utils.files import folder_sha256, read_json, require_regular, write_json
 from otprior.utils.hub import PRIOR_FILES, is_hub_name
 from otprior.utils.validation import require
@@ -26,9 +29,11 @@ def check_components(path: str, index: Mapping[str, Any], given: Collection[str]
     """Requires a network and a scheduler, in a pipeline's index or given beside it.
 
     Raises:
-        ValueError: If one is missing, of which it names those that there are; or if diffusers would run code.
+        ValueError: If one is missing, of which it names those that there are; if diffusers would run code; or if a
+            config has values of another kind than its class takes.
     """
     check_no_code(Path(path), index)
+    check_configs(Path(path), index, given)
     there = [
         name for name, value in index.items() if isinstance(value, list | tuple) and value[0] is not None
     ]
@@ -91,6 +96,35 @@ def check_no_code(folder: Path, index: Mapping[str, Any]) -> None:
         if isinstance(value, list | tuple) and value and isinstance(value[0], str):
             file = folder / name / f"{value[0].removesuffix('.py')}.py"
             require(not file.exists(), f"model {folder}", "without code of its own, which is not run", file)
+
+
+def check_configs(pipeline: Path, index: Mapping[str, Any], given: Collection[str] = ()) -> None:
+    """Requires configs of network, scheduler and autoencoder with values of the kinds that their classes take.
+
+    Raises:
+        ValueError: Naming the key and the file.
+    """
+    for name in ("unet", "scheduler", *AUTOENCODERS):
+        value = index.get(name)
+        named = value[-1] if isinstance(value, list | tuple) and value else None
+        kind = getattr(diffusers, named, None) if isinstance(named, str) else None
+        file = component_folder(pipeline, name) / (CONFIG_FILE if name == "scheduler" else "config.json")
+        if name not in given and isinstance(kind, type) and file.is_file():
+            config = read_json(file)
+            require(isinstance(config, dict), str(file), "a JSON object", type(config).__name__)
+            check_config(kind, config, str(file))
+
+
+@contextlib.contextmanager
+def explained_by_folder(pipeline: str) -> Iterator[None]:
+    """Turns what diffusers raises of configs that are wrong otherwise, of a dozen kinds, into a `ValueError`."""
+    try:
+        yield
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the configs in {pipeline} describe no pipeline: {reason}") from error
 
 
 def download_pipeline(name: str, variant: str | None = None, parts: Collection[str] = (), **hub: Any) -> Path:

@@ -34,6 +34,7 @@ from otprior.sampling.folders import (
     check_weights,
     component_folder,
     download_pipeline,
+    explained_by_folder,
     is_local,
     leave_out_of_index,
     own_scheduler,
@@ -205,8 +206,8 @@ class OTPriorPipeline(DiffusionPipeline):
 
         Raises:
             FileNotFoundError: If the path does not exist or is no pipeline folder.
-            ValueError: If there is no `unet` among the components, its tensors are damaged or not all that its
-                config calls for, or `scheduler=` is for networks of another process than the folder's.
+            ValueError: If there is no `unet`, a config or tensors are damaged or do not belong together, or
+                `scheduler=` is for networks of another process than the folder's.
         """
         path = str(pretrained_model_name_or_path)
         hub = {name: kwargs.pop(name) for name in HUB_OPTIONS if name in kwargs}
@@ -221,13 +222,14 @@ class OTPriorPipeline(DiffusionPipeline):
             check_weights(Path(path), index, given=kwargs)
         kwargs.setdefault("use_safetensors", True)
         if "vqvae" in index and "vae" not in kwargs:
-            # (Under that name diffusers would not hand it over.)
-            kind = getattr(diffusers, index["vqvae"][1])
-            kwargs["vae"] = kind.from_pretrained(path, subfolder="vqvae", use_safetensors=True)
+            with explained_by_folder(path):  # (Under that name diffusers would not hand it over.)
+                kind = getattr(diffusers, index["vqvae"][1])
+                kwargs["vae"] = kind.from_pretrained(path, subfolder="vqvae", use_safetensors=True)
         own = (index.get("scheduler") or [None])[-1]
         if check and "scheduler" in kwargs and hasattr(diffusers, str(own)):
             check_network(kwargs["scheduler"], own_scheduler(Path(path)))
-        pipe = super().from_pretrained(path, **kwargs)
+        with explained_by_folder(path):
+            pipe = super().from_pretrained(path, **kwargs)
         if check:
             check_complete(component_folder(Path(path), "unet"), pipe.unet, kwargs.get("variant"))
             for name in AUTOENCODERS:
@@ -326,8 +328,7 @@ class OTPriorPipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: What of it the callback is given: "latents", or nothing.
 
         Raises:
-            ValueError: On any of these out of range or not fitting network, prior and scheduler; or if what comes out
-                is not finite.
+            ValueError: On any of these out of range or not fitting the others; or if what comes out is not finite.
         """
         check_integer("batch_size", batch_size, 1)
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
@@ -359,8 +360,7 @@ class OTPriorPipeline(DiffusionPipeline):
         """Images, about in [-1, 1], of latents (B, C, H, W), by the autoencoder; without one these are images."""
         if self.vae is None:
             return latents
-        images = decode(self.vae, latents)
-        check_finite("decoded images", images)
+        check_finite("decoded images", images := decode(self.vae, latents))
         return images
 
     def _run(

@@ -25,6 +25,7 @@ from otprior.sampling.contact import counted_rows, find_network
 from otprior.sampling.folders import (
     AUTOENCODERS,
     check_complete,
+    check_configs,
     check_no_code,
     check_readable,
     own_scheduler,
@@ -96,6 +97,7 @@ def stock_latents(
     """
     index = read_index(folder)
     check_no_code(folder, index)
+    check_configs(folder, index)
     name = next((each for each in _NETWORKS if (folder / each / "config.json").is_file()), None)
     config = {} if name is None else read_json(folder / name / "config.json")
     coder = _load_autoencoder(folder, index, variant)
@@ -153,6 +155,7 @@ def load_stock(
     """
     index = read_index(folder)
     check_no_code(folder, index)
+    check_configs(folder, index)
     check_pipeline(getattr(diffusers, index["_class_name"]))
     given = {} if variant is None else {"variant": variant}
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(

@@ -1,0 +1,77 @@
+"""What JSON configs give the classes of diffusers: values of the kinds that their constructors are annotated with.
+
+diffusers checks none of them, and fails wherever it first computes with one.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import numpy as np
+
+from otprior.utils.validation import require
+
+# Kinds of JSON values by what annotates or holds them. (Flags are written as numbers, too.)
+_KINDS: dict[Any, str] = {
+    bool: "a number",
+    int: "a number",
+    float: "a number",
+    str: "text",
+    Literal: "text",
+    list: "a list",
+    tuple: "a list",
+    np.ndarray: "a list",
+    dict: "an object",
+    NoneType: "null",
+}
+# (Autoencoders and networks take a height and a width, too, whatever is annotated.)
+_SIZE = "sample_size"
+
+
+def check_config(kind: Any, config: Mapping[str, Any], where: str) -> None:
+    """Requires values of the kinds that the constructor of a class is annotated with.
+
+    A null passes unless a number is needed: elsewhere diffusers takes it for "not given".
+
+    Arguments:
+        kind: A class of diffusers.
+        config: Its arguments by name; names that it does not take are passed over.
+        where: The file, for the error.
+
+    Raises:
+        ValueError: Naming the key, the file and what the value must be.
+
+    Examples:
+        >>> class Scheduler:
+        ...     def __init__(self, shift: float = 1.0) -> None: ...
+        >>> check_config(Scheduler, {"shift": 3}, "scheduler_config.json")
+    """
+    try:
+        arguments = inspect.signature(kind.__init__, eval_str=True).parameters
+    except NameError:
+        return  # annotated with what is imported for type checkers alone
+    for name, argument in arguments.items():
+        allowed = _allowed(argument.annotation)
+        if name not in config or name == _SIZE or not all(allowed):
+            continue
+        if argument.annotation not in (int, float):
+            allowed.add("null")
+        if argument.default is not inspect.Parameter.empty:
+            allowed.add(_kind(argument.default))
+        value = config[name]
+        require(_kind(value) in allowed, f"{name} of {where}", " or ".join(sorted(allowed)), f"{value!r:.40}")
+
+
+def _kind(value: Any) -> str:
+    return _KINDS.get(type(value), "")
+
+
+def _allowed(annotation: Any) -> set[str]:
+    """Kinds of JSON values; "" among them where the annotation tells nothing."""
+    origin = get_origin(annotation) or annotation
+    if origin in (Union, UnionType):
+        return {kind for each in get_args(annotation) for kind in _allowed(each)}
+    return {_KINDS.get(origin, "")}
