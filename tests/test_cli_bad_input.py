@@ -460,3 +460,10 @@ def test_weights_that_are_a_pipe_are_refused_and_not_waited_for(here: Path) -> N
     weights.unlink()
     os.mkfifo(weights)
     assert_refused(run(*SAMPLE.split()), "a regular file")
+
+
+def test_steps_without_a_bound_leave_no_work_folder(here: Path) -> None:
+    sets = ("--reference", "bundled", "--held-out", "bundled")
+    result = run(*["compare", "bundled", "bundled", "--starts", "none@1000000000", "--out", "a"], *sets)
+    assert_refused(result, "steps of --starts")
+    assert not list(here.glob("a*"))

@@ -171,28 +171,26 @@ def test_codes_are_seed_noise(model: Path, prior: Path, tmp_path: Path) -> None:
     assert_refused(refused, "--codes", "(4, 8, 8)")
 
 
-def test_starts_are_compared_and_tuned_with_prompts(model: Path, tmp_path: Path) -> None:
+def inputs_of(folder: Path, side: int) -> tuple[object, ...]:
+    """Images to fit to, others to compare with, and what is common to commands that compare: options in order."""
     for seed, name in enumerate(("train", "test", "validation")):
         coarse = torch.rand(24, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-        smooth = torch.nn.functional.interpolate(coarse, size=(18, 20), mode="bilinear")
-        np.savez(tmp_path / name, images=(255 * smooth).byte().permute(0, 2, 3, 1).numpy())
+        smooth = torch.nn.functional.interpolate(coarse, size=(side + 2, side + 4), mode="bilinear")
+        np.savez(folder / name, images=(255 * smooth).byte().permute(0, 2, 3, 1).numpy())
     torch.manual_seed(0)
-    save_extractor(
-        FeatureExtractor("tiny", (3, 16, 16), (4, 4, 4), 6, 3), tmp_path / "extractor", torch.float32
-    )
+    network = FeatureExtractor("tiny", (3, side, side), (4, 4, 4), 6, 3)
+    save_extractor(network, folder / "extractor", torch.float32)
+    own = ("--extractor", folder / "extractor", "--crop", side, "--workers", "1")
+    return folder / "train.npz", *own
+
+
+def test_starts_are_compared_and_tuned_with_prompts(model: Path, tmp_path: Path) -> None:
+    common = (model, *inputs_of(tmp_path, 16))
     sets = ("--reference", tmp_path / "test.npz", "--held-out", tmp_path / "validation.npz")
-    common = (
-        model,
-        tmp_path / "train.npz",
-        "--extractor",
-        tmp_path / "extractor",
-        "--crop",
-        "16",
-        "--workers",
-        "1",
-    )
     compare = ("compare", *common, *sets, "--starts", "none@2,gaussian:t=600@2", "--samples", "12")
     assert_refused(run(*compare, "--out", tmp_path / "out"), "--prompt", "given")
+    nowhere = ("--prompt", "a cat", "--device", "abacus")
+    assert_refused(run(*compare, *nowhere, "--out", tmp_path / "out"), "--device", "abacus")
     told = ("--prompt", "a cat", "--prompt", "a dog", "--guidance-scale", "3")
     result = run(*compare, *told, "--out", tmp_path / "compared")
     assert result.exit_code == 0, result.output
@@ -231,6 +229,32 @@ def test_starts_are_compared_and_tuned_with_prompts(model: Path, tmp_path: Path)
     assert result.exit_code == 0, result.output
     (row,) = json.loads((tmp_path / "again" / "report.json").read_text())["rows"]
     assert (row["nfe"], row["guidance"]) == (4, 3.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["told a class", "of latents"])
+def test_starts_of_other_models_are_compared(kind: str, tmp_path: Path) -> None:
+    told = kind == "told a class"
+    pipe = build("DiT" if told else "LDM", diffusers.DDIMScheduler())
+    pipe.save_pretrained(tmp_path / "model")
+    sets = ("--reference", tmp_path / "test.npz", "--held-out", tmp_path / "validation.npz")
+    compare = ("compare", tmp_path / "model", *inputs_of(tmp_path, 8), *sets, "--samples", "12")
+    starts = ("--starts", "none@2,gaussian:t=600@2", "--out", tmp_path / "compared")
+    result = run(*compare, *starts, "--device", "cpu", "--dtype", "float32")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "compared" / "report.json").read_text())
+    # (A transformer told a class is guided by default.)
+    assert [row["guidance"] for row in report["rows"]] == [4.0 if told else 1.0] * 2
+    prior = tmp_path / "compared.work" / "priors" / "gaussian"
+    assert Prior.from_pretrained(prior).shape == (4, 8, 8)
+    own = ("--scheduler", "unipc", "--spacing", "grid:log_snr", "--steps", "2", "--seeds", "0-2")
+    classes = ("--label", "0-2", "--guidance-scale", "4") if told else ()
+    sample = ("sample", tmp_path / "model", "--prior", prior, "--timestep", "600", *own, *classes)
+    result = run(*sample, "--out", tmp_path / "images")
+    assert result.exit_code == 0, result.output
+    blocks = [np.load(path)["pixels"] for path in (tmp_path / "compared.work").glob("images/*/*.npz")]
+    wanted = pixels(tmp_path / "images").transpose(0, 3, 1, 2).astype(int)
+    assert min(np.abs(block[:3].astype(int) - wanted).max() for block in blocks) <= 1
 
 
 def test_a_prior_without_classes_names_the_option(model: Path, prior: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from cli_helpers import write_model
 from local_hub import Hub, local_hub
 from newcomer_material import write_photographs
+from test_cli_pipelines import inputs_of
 from tiny_pipelines import text_to_image
 
 from otprior import GaussianPrior, OTPriorPipeline, Prior
@@ -23,6 +25,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     root = tmp_path_factory.mktemp("hub")
     pipe = text_to_image()
     pipe.save_pretrained(root / "me" / "sd")
+    pipe.save_pretrained(root / "me" / "half")
+    pipe.save_pretrained(root / "me" / "half", variant="fp16")
     latents = torch.randn(20, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     prior = GaussianPrior.fit(latents, pipe.scheduler, value_range=None)
     prior.save_pretrained(root / "me" / "sd" / "prior")
@@ -93,3 +97,23 @@ def test_commands_take_models_by_name(hub: Hub, tmp_path: Path) -> None:
     for name in ("000000.png", "000001.png"):
         pictures = [(tmp_path / folder / "images" / name).read_bytes() for folder in ("images", "again")]
         assert pictures[0] == pictures[1]
+
+
+@pytest.mark.slow
+def test_starts_of_a_model_by_name_are_compared_and_tuned(hub: Hub, tmp_path: Path) -> None:
+    own = ("-m", "otprior")
+    common = inputs_of(tmp_path, 16)
+    told = ("--prompt", "a cat", "--variant", "fp16", "--device", "cpu", "--samples", "12")
+    sets = ("--reference", tmp_path / "test.npz", "--held-out", tmp_path / "validation.npz")
+    starts = ("--starts", "none@2,gaussian:t=600@2", "--out", "compared")
+    fresh(hub, tmp_path, *own, "compare", "me/half", *common, *sets, *told, *starts)
+    # (Of two sets of weights one was downloaded.)
+    weights = [name for name in hub.served if name.startswith("unet/") and name.endswith(".safetensors")]
+    assert weights == ["unet/diffusion_pytorch_model.fp16.safetensors"]
+    settings = json.loads((tmp_path / "compared" / "report.json").read_text())["settings"]
+    assert (settings["model"], settings["variant"]) == ("me/half", "fp16")
+    rest = ("--validation", tmp_path / "test.npz", "--prior", "gaussian", "--steps", "2", "--minutes", "0.01")
+    fresh(
+        hub, tmp_path, *own, "tune", "me/half", *common, *told, *rest, "--copy-limit", "1", "--out", "tuned"
+    )
+    assert (tmp_path / "tuned" / "settings.json").is_file()

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from otprior.cli.inputs import set_up_torch
 from otprior.cli.options import (
     Convert,
     Crop,
     Debug,
+    Device,
     Extractor,
     Guidance,
     NullLabel,
@@ -21,6 +23,7 @@ from otprior.cli.options import (
     Prompt,
     Resize,
     ValueRangeText,
+    Variant,
     Verbose,
     parse_pictures,
     parse_value_range,
@@ -45,7 +48,9 @@ EXAMPLES = (
 
 OptionalModel = Annotated[
     str | None,
-    typer.Argument(metavar="MODEL", help="A diffusers folder with unet and scheduler, or 'bundled'."),
+    typer.Argument(
+        metavar="MODEL", help="A diffusers folder, 'owner/name' of the Hugging Face hub, or 'bundled'."
+    ),
 ]
 Starts = Annotated[
     str | None,
@@ -107,6 +112,7 @@ Precision = Annotated[
     str | None,
     typer.Option(
         "--precision",
+        "--dtype",
         metavar="float32|bfloat16",
         help="Precision of the network.",
         show_default="float32; in presets but the headline what is faster here",
@@ -155,6 +161,8 @@ def compare(
     crop: Crop = None,
     convert: Convert = None,
     value_range: ValueRangeText = "auto",
+    variant: Variant = None,
+    device: Device = "cpu",
     workers: Workers = None,
     compiled: Compile = False,
     overwrite: Overwrite = False,
@@ -165,32 +173,30 @@ def compare(
 
     Give MODEL, DATA and --starts, or a --preset. An interrupted run continues from DIR.work; delete it when done.
     """
-    # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
     read = (model, data, reference, held_out, extractor, training)
+    # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
     with session(verbose, debug), output_dir(out, overwrite, read) as folder:
-        run = {"folder": folder, "out": out, "workers": workers, "compiled": compiled}
+        run: dict[str, Any] = {"folder": folder, "out": out, "workers": workers, "compiled": compiled}
         own = {"MODEL": model, "DATA": data, "--starts": starts}
-        of_preset = {"--preset": preset, "--full": full or None, "--training": training}
         of_starts = {
             "--reference": reference, "--held-out": held_out, "--limit": limit, "--tol": tol, "--crop": crop,
             "--null-label": null_label, "--prompt": prompt, "--guidance-scale": guidance_scale, "--resize": resize,
-            "--convert": convert}  # fmt: skip
+            "--convert": convert, "--variant": variant, "--device": None if device == "cpu" else device}  # fmt: skip
         if not any(own.values()):
             _refuse(of_starts, "left out without --starts")
-            settings = {"seed_sets": seed_sets, "precision": precision, "training": training}
-            settings["extractor"] = extractor
-            reports = _run_preset(preset or "headline", settings, samples, full, run)
+            more = {"precision": precision, "training": training, "extractor": extractor}
+            reports = _run_preset(preset or "headline", samples, full, run, seed_sets=seed_sets, **more)
         else:
+            of_preset = {"--preset": preset, "--full": full or None, "--training": training}
             _refuse(of_preset, "left out with MODEL, DATA and --starts")
             _require_all(own)
             inputs = UserInputs(
                 str(model), str(data), extractor, null_label, parse_value_range(value_range), limit,
                 0.05 if tol is None else tol, precision or "float32", parse_pictures(resize, crop, convert),
-                tuple(prompt or ()), guidance_scale,
+                tuple(prompt or ()), guidance_scale, device, variant,
             )  # fmt: skip
-            inputs.check(reference=reference, held_out=held_out)
-            splits = (split_name(reference, "reference"), split_name(held_out, "held_out"))
-            reports = _run_starts(inputs, str(starts), splits, samples or 2000, seed_sets or 1, run)
+            run |= {"samples": samples or 2000, "seed_sets": seed_sets or 1}
+            reports = _run_starts(inputs, str(starts), reference, held_out, **run)
     print_reports(reports, out)
 
 
@@ -204,9 +210,7 @@ def _refuse(given: dict[str, Any], rule: str) -> None:
         require(value is None, name, rule, value)
 
 
-def _run_preset(
-    name: str, settings: dict[str, Any], samples: int | None, full: bool, run: dict[str, Any]
-) -> Reports:
+def _run_preset(name: str, samples: int | None, full: bool, run: dict[str, Any], **settings: Any) -> Reports:
     from otprior.experiments.study import find_study
 
     study = find_study(name, "--preset")
@@ -219,15 +223,24 @@ def _run_preset(
 
 
 def _run_starts(
-    inputs: UserInputs, text: str, splits: tuple[str, str], samples: int, seed_sets: int, run: dict[str, Any]
+    inputs: UserInputs,
+    text: str,
+    reference: str | None,
+    held_out: str | None,
+    samples: int,
+    seed_sets: int,
+    **run: Any,
 ) -> Reports:
-    from otprior.cli.inputs import set_up_torch
     from otprior.experiments.inputs import Inputs
     from otprior.experiments.run import run_comparison
     from otprior.experiments.starts import read_starts
     from otprior.sampling.start_spec import StartSpec
 
-    set_up_torch(None, "cpu")
+    inputs.check(reference=reference, held_out=held_out)
+    # (Processes would take turns on one GPU.)
+    if set_up_torch(None, inputs.device).type != "cpu":
+        run["workers"] = run["workers"] or 1
+    splits = split_name(reference, "reference"), split_name(held_out, "held_out")
     # (The starts depend on the model's schedule.)
     comparison = inputs.comparison("compare", (StartSpec("none", 0, 1),), samples, *splits, seed_sets)
     starts = read_starts(text, Inputs.of(comparison).schedule)

@@ -87,11 +87,9 @@ def find_model(name: str, variant: str | None = None, parts: tuple[str, ...] = (
         FileNotFoundError: If it cannot be reached.
     """
     from otprior.data import bundled
-    from otprior.sampling.folders import download_pipeline
+    from otprior.sampling.folders import find_pipeline
 
-    if name == BUNDLED:
-        return bundled.pipeline_path()
-    return download_pipeline(name, variant, parts) if on_hub(name) else Path(name)
+    return bundled.pipeline_path() if name == BUNDLED else find_pipeline(name, variant, parts)
 
 
 def is_stock_model(name: str) -> bool:

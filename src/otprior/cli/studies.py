@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 Workers = Annotated[
     int | None,
     typer.Option(
-        min=1, max=256, help="Processes that sample; by default one a CPU core, up to 8.", show_default=False
+        min=1,
+        max=256,
+        help="Processes that sample; by default one a CPU core, up to 8, or one on a GPU.",
+        show_default=False,
     ),
 ]
 

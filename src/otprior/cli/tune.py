@@ -26,6 +26,7 @@ from otprior.cli.options import (
     Prompt,
     Resize,
     ValueRangeText,
+    Variant,
     Verbose,
     parse_pictures,
     parse_value_range,
@@ -112,6 +113,7 @@ def tune(
     crop: Crop = None,
     convert: Convert = None,
     value_range: ValueRangeText = "auto",
+    variant: Variant = None,
     device: Device = "cpu",
     workers: Workers = None,
     compiled: Compile = False,
@@ -131,7 +133,7 @@ def tune(
             pixels = parse_value_range(value_range)
             inputs = UserInputs(
                 model, data, extractor, null_label, pixels, limit, tol, precision,
-                parse_pictures(resize, crop, convert), tuple(prompt or ()), guidance_scale, device,
+                parse_pictures(resize, crop, convert), tuple(prompt or ()), guidance_scale, device, variant,
             )  # fmt: skip
             inputs.check(validation=validation)
             on_cpu = set_up_torch(None, device).type == "cpu"

@@ -33,6 +33,7 @@ NetworkPrecision = Annotated[
     str,
     typer.Option(
         "--precision",
+        "--dtype",
         metavar="float32|bfloat16",
         help="Precision of the network. bfloat16 is faster on a CPU that multiplies it in tiles (AMX).",
     ),
@@ -44,7 +45,7 @@ class UserInputs:
     """What is compared or tuned, by the names of the options.
 
     Attributes:
-        model: A diffusers folder, or "bundled".
+        model: A diffusers folder, "owner/name" of the hub, or "bundled".
         data: Images to fit to, or "bundled".
         extractor: Name of the feature extractor; None for the bundled one.
         null_label: The network's label for no class.
@@ -56,6 +57,7 @@ class UserInputs:
         prompts: What images shall show, for a pipeline with prompts: seed s gets number s modulo their number.
         guidance_scale: Of such a pipeline; by default its own.
         device: Where the network runs.
+        variant: Which of several files of the model's weights.
     """
 
     model: str
@@ -70,6 +72,7 @@ class UserInputs:
     prompts: tuple[str, ...] = ()
     guidance_scale: float | None = None
     device: str = "cpu"
+    variant: str | None = None
 
     def check(self, **images: str | None) -> None:
         """Looks at the paths, and loads model and extractor, since work that takes minutes comes before it samples.
@@ -93,20 +96,18 @@ class UserInputs:
             check_extractor(self.extractor)
         rule = f"left out for the model '{BUNDLED}', whose label is known"
         require(self.model != BUNDLED or self.null_label is None, "--null-label", rule, self.null_label)
+        rule = f"left out for the model '{BUNDLED}', of which there is one"
+        require(self.model != BUNDLED or self.variant is None, "--variant", rule, self.variant)
+        prompted = self._asks("prompt")
+        require(not prompted or bool(self.prompts), "--prompt", "given for a model with prompts", None)
+        needless: dict[str, Any] = {"--prompt": None if prompted else self.prompts or None}
         if is_stock_model(self.model):
-            from otprior.sampling.stock import call_default
-
-            told = call_default(find_model(self.model), "prompt") is not Ellipsis
-            require(told, "model", "one that is told prompts, or a network that is told classes", self.model)
-            rule = "given for a model with prompts"
-            require(bool(self.prompts), "--prompt", rule, None)
-            rule = "left out: a model with prompts knows no such label"
-            require(self.null_label is None, "--null-label", rule, self.null_label)
+            needless["--null-label"] = self.null_label
         else:
-            given = {"--prompt": self.prompts or None, "--guidance-scale": self.guidance_scale}
-            for option, value in given.items():
-                require(value is None, option, "left out: the model's network takes none", value)
-            load_model(self.model, null_label=self.null_label)
+            needless["--guidance-scale"] = self.guidance_scale
+            load_model(self.model, null_label=self.null_label, variant=self.variant)
+        for option, value in needless.items():
+            require(value is None, option, "left out: the model's network takes none", value)
         if self.extractor not in (None, BUNDLED):
             from otprior.metrics import load_extractor
 
@@ -115,12 +116,21 @@ class UserInputs:
     @property
     def guidance(self) -> float:
         """The scale of guidance that starts are sampled with."""
-        if not self.prompts or self.guidance_scale is not None:
-            return 1.0 if self.guidance_scale is None else self.guidance_scale
+        if self.guidance_scale is not None:
+            return self.guidance_scale
+        if not self._asks("guidance_scale"):
+            return 1.0
         from otprior.sampling.stock import call_default
 
-        own = call_default(find_model(self.model), "guidance_scale")
-        return 1.0 if own is Ellipsis else float(own)
+        return float(call_default(find_model(self.model, self.variant), "guidance_scale"))
+
+    def _asks(self, argument: str) -> bool:
+        """Whether the model is a stock pipeline whose calls take this argument."""
+        from otprior.sampling.stock import call_default
+
+        if not is_stock_model(self.model):
+            return False
+        return call_default(find_model(self.model, self.variant), argument) is not Ellipsis
 
     def comparison(
         self,
@@ -163,6 +173,7 @@ class UserInputs:
             ),
             prompts=self.prompts,
             device=self.device,
+            variant=self.variant,
         )
 
 

@@ -12,6 +12,7 @@ from otprior.experiments.sampling import Block, Samples, seed_blocks
 from otprior.experiments.study import Part
 from otprior.report import ReportRow
 from otprior.sampling.start_spec import StartSpec, differing
+from otprior.utils.hub import is_hub_name
 from otprior.utils.validation import check_choice, check_integer, require
 
 # Seeds on which a start's image is compared with the stored full flow's from the same seed.
@@ -45,7 +46,7 @@ class Comparison:
             with the stored images of the bundled network, if the first seed is 0.
         atoms_from: Images that priors are fitted to.
         copies_of: Images that could have been copied; by default the atoms. If named, no source rate is known.
-        model: A diffusers folder, or "bundled".
+        model: A diffusers folder, "owner/name" of the Hugging Face hub, or "bundled".
         null_class_label: That network's label for no class; by default the one that its folder names.
         extractor: Folder of the feature extractor, or "bundled".
         value_range: Range of the pixels of images at a path; see `data.to_pixels`.
@@ -54,6 +55,7 @@ class Comparison:
             default larger ones are brought to the network's size.
         prompts: What images shall show, for a pipeline with prompts: seed s gets number s modulo their number.
         device: Where the network runs.
+        variant: Which of several files of the model's weights, such as "fp16".
 
     Examples:
         >>> starts = (StartSpec("none", 999, steps=20), StartSpec("mixture", 400, steps=5))
@@ -85,6 +87,7 @@ class Comparison:
     pictures: tuple[tuple[str, Any], ...] = (("adapt", True),)
     prompts: tuple[str, ...] = ()
     device: str = "cpu"
+    variant: str | None = None
 
     def __post_init__(self) -> None:
         check_integer("samples", self.samples, 12, MOST_SAMPLES)
@@ -125,11 +128,12 @@ class Comparison:
             "pictures",
             "prompts",
             "device",
+            "variant",
         )
         facts = differing(self, later)
         # Names of files, not where they lie: work folders may be moved, reports are shared.
         for name in {"split", "real_split", "atoms_from", "copies_of", "model", "extractor"} & set(facts):
-            facts[name] = Path(facts[name]).name
+            facts[name] = facts[name] if is_hub_name(facts[name]) else Path(facts[name]).name
         facts = {name: value for name, value in facts.items() if name not in ("starts", "flow")}
         return json.loads(json.dumps(facts))  # (a pair would come back from a file as a list)
 

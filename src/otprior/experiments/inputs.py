@@ -24,9 +24,15 @@ from otprior.metrics.classes import class_moments
 from otprior.metrics.extractors import Extractor, extractor_sha256, load_extractor
 from otprior.metrics.features import extract_features
 from otprior.metrics.neighbours import nearest
-from otprior.sampling.folders import AUTOENCODERS, component_folder, network_sha256, own_scheduler
+from otprior.sampling.folders import (
+    AUTOENCODERS,
+    component_folder,
+    find_pipeline,
+    network_sha256,
+    own_scheduler,
+)
 from otprior.sampling.inputs import real_classes
-from otprior.sampling.stock import is_stock, stock_latents
+from otprior.sampling.stock import LatentSpace, is_stock, stock_latents
 from otprior.utils.files import read_json
 from otprior.utils.validation import require
 
@@ -58,6 +64,7 @@ class Inputs:
         model: The network's diffusers folder.
         null_class_label: Its label for no class, if known.
         prompts: What a pipeline with prompts is told.
+        stock: Whether it is called as its own class, such as one with prompts.
     """
 
     def __init__(
@@ -73,13 +80,19 @@ class Inputs:
         copies_of: str | None,
         pictures: tuple[tuple[str, Any], ...],
         prompts: tuple[str, ...],
+        variant: str | None,
     ) -> None:
         own = model != BUNDLED
-        self.model = Path(model) if own else bundled.pipeline_path()
+        self.model = find_pipeline(model, variant) if own else bundled.pipeline_path()
         self.null_class_label = null_class_label if own else bundled.null_class_label()
         self._own_model, self._extractor = own, extractor
-        self.prompts = prompts
-        self._reading = Reading(value_range, _picture_shape(self.model) if own else None, pictures)
+        self.prompts, self._variant = prompts, variant
+        self.stock = own and is_stock(self.model)
+        # (Those of pixels may lie beside the index, as in the first repositories; see `_picture_shape`.)
+        latent = self.stock or (own and any((self.model / name).is_dir() for name in AUTOENCODERS))
+        self._space = _latent_space(self.model, variant=variant) if latent else None
+        shape = _picture_shape(self.model, self._space) if own else None
+        self._reading = Reading(value_range, shape, pictures)
         self._split, self._real_split = split, real_split
         self._atoms = (atoms_from, atoms or 0)
         self._copied = self._atoms if copies_of is None else (copies_of, 0)
@@ -99,6 +112,7 @@ class Inputs:
             comparison.copies_of,
             comparison.pictures,
             comparison.prompts,
+            comparison.variant,
         )
 
     def images(self, name: str) -> ImageSet:
@@ -126,11 +140,10 @@ class Inputs:
         return _images(self._copied[0], self._reading, self._copied[1])
 
     def latents(self, images: ImageSet) -> ImageSet:
-        """What priors are fitted to: the images, or their latents by the autoencoder of a pipeline with prompts."""
-        if not self.prompts:
+        """What priors are fitted to: the images, or their latents by the model's autoencoder."""
+        if self._space is None or self._space.autoencoder is None:
             return images
-        coder = _latent_space(self.model).autoencoder
-        stream = encode_images(coder, images.images, value_range=(-1.0, 1.0))
+        stream = encode_images(self._space.autoencoder, images.images, value_range=(-1.0, 1.0))
         return replace(images, images=stream.read().images)
 
     @cached_property
@@ -168,6 +181,8 @@ class Inputs:
         """How many classes the network knows, besides the label for no class; None if it takes no labels."""
         if not self._own_model:
             return len(bundled.class_names())
+        if self.stock and self._space is not None:
+            return self._space.classes
         config, null = component_folder(self.model, "unet") / "config.json", self.null_class_label
         count = read_json(config).get("num_class_embeds") if config.is_file() else None
         if count is None:
@@ -178,12 +193,11 @@ class Inputs:
     def models(
         self, priors: Path, precision: str = "float32", conditional: bool = True, device: str = "cpu"
     ) -> Models:
-        """The network, and where its fitted priors are; its classes are looked up only if starts are conditional."""
-        classes = self.classes if conditional else None
-        shape = _latent_space(self.model).shape if self.prompts else None
-        return Models(
-            self.model, priors, self.null_class_label, precision, classes, self.prompts, shape, device
-        )
+        """The network, and where its fitted priors are; classes are looked up only if they are needed."""
+        classes = self.classes if conditional or self.stock else None
+        shape = self._space.shape if self.stock and self._space is not None else None
+        own = (self.null_class_label, precision, classes, self.prompts, shape, device, self._variant)
+        return Models(self.model, priors, *own)
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of all that is not bundled, by the field of `Comparison` that names it."""
@@ -195,7 +209,7 @@ class Inputs:
         }
         found = {field: self.images(name).sha256 for field, name in names.items() if not _is_bundled(name)}
         if self._own_model:
-            further = ["*/*"] if self.prompts else []
+            further = [] if self._space is None else ["*/*"]
             found["model"] = _network_digest(self.model, "model_index.json", *further)
         if self._extractor != BUNDLED:
             found["extractor"] = _digest(self._extractor)
@@ -282,14 +296,13 @@ def _read(name: str, reading: Reading) -> ImageSet:
     return open_images(name, value_range=reading.value_range, **wanted).read()
 
 
-def _picture_shape(pipeline: Path) -> tuple[int, ...] | None:
-    """(C, H, W) of the images of a pipeline's folder, if its configs say so; None of a plain network of latents."""
-    if is_stock(pipeline):
-        space = _latent_space(pipeline)
+def _picture_shape(pipeline: Path, space: LatentSpace | None) -> tuple[int, ...] | None:
+    """(C, H, W) of the images of a pipeline's folder, if its configs say so."""
+    if space is not None:
         coded = space.autoencoder is not None and space.shape is not None
         return image_shape(space.autoencoder, *space.shape[1:]) if coded else space.shape  # type: ignore[index]
     config = component_folder(pipeline, "unet") / "config.json"
-    if not config.is_file() or any((pipeline / name).is_dir() for name in AUTOENCODERS):
+    if not config.is_file():
         return None
     known = read_json(config)
     channels, size = known.get("in_channels"), known.get("sample_size")

@@ -33,13 +33,13 @@ from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.sampling.stock import StockPlan, load_stock, sample_stock
 from otprior.transport.cells.search import fast_bfloat16
 from otprior.utils.arrays import read_arrays, write_arrays
-from otprior.utils.validation import check_finite, require
+from otprior.utils.validation import check_finite
 
 logger = logging.getLogger(__name__)
 
 # Seeds that go through the network at once.
 BATCH = 125
-# The same of pipelines with prompts, whose images are large.
+# The same of stock pipelines, whose images are large.
 STOCK_BATCH = 8
 
 
@@ -63,10 +63,11 @@ class Models:
         priors: The folder of the fitted priors; see `experiments.priors`.
         null_class_label: The network's label for "no class", or None.
         precision: "float32", or "bfloat16" for autocast of the network alone.
-        classes: How many classes conditional starts go through.
+        classes: How many classes conditional starts, and stock pipelines that are told classes, go through.
         prompts: What a pipeline with prompts is told: seed s gets number s modulo their number. () of others.
-        shape: (C, H, W) of the latents of such a pipeline.
+        shape: (C, H, W) of the latents of a stock pipeline, called as its own class; None of another.
         device: Where the network runs.
+        variant: Which of several files of weights.
     """
 
     pipeline: Path
@@ -77,6 +78,7 @@ class Models:
     prompts: tuple[str, ...] = ()
     shape: tuple[int, ...] | None = None
     device: str = "cpu"
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -193,9 +195,9 @@ def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block
         assert models.classes is not None
         labels = [seed % models.classes for seed in seeds]
     batches = (
-        _batches_of_prompts(models, start, seeds)
-        if models.prompts
-        else _batches(models, start, seeds, labels, batch_size)
+        _batches(models, start, seeds, labels, batch_size)
+        if models.shape is None
+        else _stock_batches(models, start, seeds)
     )
     started, done = time.perf_counter(), 0
     pixels, sources, wrong, nfe = [], [], [], 0
@@ -230,17 +232,23 @@ def _batches(
             yield from sample_batches(pipe, part)
 
 
-def _batches_of_prompts(models: Models, start: StartSpec, seeds: range) -> Iterator[SampledBatch]:
-    """Images of a pipeline with prompts, through `attach`."""
-    pipe, scheduler = _load_stock(models.pipeline, models.device)
+def _stock_batches(models: Models, start: StartSpec, seeds: range) -> Iterator[SampledBatch]:
+    """Images of a stock pipeline, through `attach`: seed s has prompt and class number s, in turn."""
+    pipe, scheduler = _load_stock(models)
+    assert models.shape is not None
     pipe.scheduler, grid = sampler_of(scheduler, start)
     prior = prior_of(models.priors, start)
-    if prior is None and models.shape is not None:
+    if prior is None:
         # White noise at T, on the same grids as others.
         prior = IdentityPrior.build(models.shape, scheduler, start.start_timestep)
-    prompts = [models.prompts[seed % len(models.prompts)] for seed in seeds]
     plan = StockPlan(
-        list(seeds), start.steps, STOCK_BATCH, prompts, guidance_scale=start.guidance, timesteps=grid
+        list(seeds),
+        start.steps,
+        STOCK_BATCH,
+        prompts=[models.prompts[seed % len(models.prompts)] for seed in seeds] if models.prompts else None,
+        labels=[seed % models.classes for seed in seeds] if models.classes else None,
+        guidance_scale=start.guidance,
+        timesteps=grid,
     )
     plan.check(pipe, prior)
     with _autocast(pipe, models):
@@ -292,17 +300,16 @@ def compiled_if(whole: bool) -> AbstractContextManager[Any]:
 
 def load_pipeline(models: Models) -> OTPriorPipeline:
     """The network's pipeline, without a prior; read (and compiled) once a process, whatever else `models` says."""
-    return _load_pipeline(models.pipeline, models.null_class_label, models.device)
+    return _load_pipeline(models.pipeline, models.null_class_label, models.device, models.variant)
 
 
 @cache
-def _load_pipeline(folder: Path, label: int | None, device: str) -> OTPriorPipeline:
+def _load_pipeline(folder: Path, label: int | None, device: str, variant: str | None) -> OTPriorPipeline:
     # (None would overrule what the folder says.)
-    given = {} if label is None else {"null_class_label": label}
-    pipe: OTPriorPipeline = OTPriorPipeline.from_pretrained(folder, **given)
-    rule = "of pixels, which is what a study measures"
-    require(pipe.vae is None, f"model {folder.name}", rule, "one of latents, with an autoencoder")
-    pipe.unet.to(device)
+    given = {"null_class_label": label, "variant": variant}
+    known = {name: value for name, value in given.items() if value is not None}
+    pipe: Any = OTPriorPipeline.from_pretrained(folder, **known)
+    pipe.to(device)
     if compiles_networks():
         # (For exact shapes: code for any shape is slower. It warns of what diffusers' own code does.)
         warnings.filterwarnings("ignore", module="torch._dynamo")
@@ -310,13 +317,13 @@ def _load_pipeline(folder: Path, label: int | None, device: str) -> OTPriorPipel
     return pipe
 
 
-def _load_stock(folder: Path, device: str) -> tuple[Any, Any]:
-    """A pipeline with prompts, read once a process, and its own scheduler."""
-    pipe, scheduler = _read_stock(folder, device)
+def _load_stock(models: Models) -> tuple[Any, Any]:
+    """A stock pipeline, read once a process, and its own scheduler."""
+    pipe, scheduler = _read_stock(models.pipeline, models.device, models.variant)
     return detach(pipe), scheduler
 
 
 @cache
-def _read_stock(folder: Path, device: str) -> tuple[Any, Any]:
-    pipe = load_stock(folder).to(device)
+def _read_stock(folder: Path, device: str, variant: str | None) -> tuple[Any, Any]:
+    pipe = load_stock(folder, variant=variant).to(device)
     return pipe, pipe.scheduler

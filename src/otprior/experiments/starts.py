@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from otprior.diffusion.grids import MOST_STEPS
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.own_sampler import white_noise
 from otprior.experiments.search import start_words
 from otprior.priors import find_prior
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
-from otprior.utils.validation import invalid, require
+from otprior.utils.validation import check_integer, invalid, require
 
 FORM = "NAME[:OPTION=VALUE...]@STEPS, such as none@20 or semidiscrete:noise=fresh:t=450@5"
 
@@ -39,6 +40,7 @@ def _read(text: str, schedule: NoiseSchedule) -> StartSpec:
     name, *pairs = what.split(":")
     digits = steps.isascii() and steps.isdigit()
     require(bool(sign) and digits and int(steps) > 0, "--starts", FORM, repr(text))
+    check_integer("steps of --starts", int(steps), 1, MOST_STEPS)
     options = {}
     for pair in pairs:
         key, sign, value = pair.partition("=")

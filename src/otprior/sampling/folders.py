@@ -161,6 +161,11 @@ def download_pipeline(name: str, variant: str | None = None, parts: Collection[s
         ) from error
 
 
+def find_pipeline(name: str | Path, variant: str | None = None, parts: Collection[str] = ()) -> Path:
+    """The folder of a pipeline: the path, or where "owner/name" was downloaded to; see `download_pipeline`."""
+    return download_pipeline(str(name), variant, parts) if is_hub_name(name) else Path(name)
+
+
 def is_local(path: str | Path) -> bool:
     """True for a pipeline folder, False for a name of the form "owner/name" that is no path.
 
