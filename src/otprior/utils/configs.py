@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-import numpy as np
-
 from otprior.utils.validation import require
 
 # Kinds of JSON values by what annotates or holds them. (Flags are written as numbers, too.)
@@ -23,7 +21,7 @@ _KINDS: dict[Any, str] = {
     Literal: "text",
     list: "a list",
     tuple: "a list",
-    np.ndarray: "a list",
+    "ndarray": "a list",
     dict: "an object",
     NoneType: "null",
 }
@@ -74,4 +72,6 @@ def _allowed(annotation: Any) -> set[str]:
     origin = get_origin(annotation) or annotation
     if origin in (Union, UnionType):
         return {kind for each in get_args(annotation) for kind in _allowed(each)}
-    return {_KINDS.get(origin, "")}
+    # (Arrays by their name: NumPy is not loaded before paths have been looked at.)
+    known = "ndarray" if getattr(origin, "__name__", "") == "ndarray" else origin
+    return {_KINDS.get(known, "")}
