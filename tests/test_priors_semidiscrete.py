@@ -299,8 +299,8 @@ def test_a_spent_budget_raises_or_is_kept_with_its_chi_squared() -> None:
     ("options", "message"),
     [
         ({"noise": "none"}, "noise must be one of 'coupled', 'whitened', 'fresh', 'frozen'; got 'none'"),
-        ({"smoothing": -0.1}, "smoothing must be 0, or a finite number >= 1e-06; got -0.1"),
-        ({"smoothing": float("nan")}, "smoothing must be 0, or a finite number >= 1e-06; got nan"),
+        ({"smoothing": -0.1}, "smoothing must be 0, or a number in .*; got -0.1"),
+        ({"smoothing": float("nan")}, "smoothing must be 0, or a number in .*; got nan"),
         ({"smoothing": 0.1, "noise": "frozen"}, "smoothing must be 0 with noise='frozen'; got 0.1"),
         ({"correlation": 0.0}, r"correlation must be in \(0, 1\]; got 0.0. For 0 use noise='fresh'"),
         ({"correlation": 0.5, "noise": "fresh"}, "correlation must be 1 with noise='fresh'; got 0.5"),
