@@ -30,7 +30,7 @@ from otprior.cli.options import (
 )
 from otprior.cli.prior_options import prior_names
 from otprior.cli.session import session
-from otprior.cli.studies import Compile, Workers, print_reports, run_parts, run_study
+from otprior.cli.studies import Compile, Workers, default_workers, print_reports, run_parts, run_study
 from otprior.cli.user_inputs import Limit, UserInputs, split_name
 from otprior.utils.files import output_dir
 from otprior.utils.validation import require
@@ -237,9 +237,8 @@ def _run_starts(
     from otprior.sampling.start_spec import StartSpec
 
     inputs.check(reference=reference, held_out=held_out)
-    # (Processes would take turns on one GPU.)
-    if set_up_torch(None, inputs.device).type != "cpu":
-        run["workers"] = run["workers"] or 1
+    on = set_up_torch(None, inputs.device)
+    run["workers"] = run["workers"] or default_workers(on)
     splits = split_name(reference, "reference"), split_name(held_out, "held_out")
     # (The starts depend on the model's schedule.)
     comparison = inputs.comparison("compare", (StartSpec("none", 0, 1),), samples, *splits, seed_sets)

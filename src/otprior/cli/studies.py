@@ -15,6 +15,8 @@ from otprior.cli.progress import Bar, progress_bar
 from otprior.cli.session import say, stdout
 
 if TYPE_CHECKING:
+    import torch
+
     from otprior.experiments.study import Listener, Part, SizeName, StageProgress, Study
     from otprior.report import SamplingReport
 
@@ -42,8 +44,13 @@ Compile = Annotated[
 MOST_WORKERS = 8
 
 
-def default_workers() -> int:
-    """One process for each core that this one may use, up to 8: each holds a copy of network and atoms."""
+def default_workers(device: torch.device | None = None) -> int:
+    """One process for each core that this one may use, up to 8: each holds a copy of network and atoms.
+
+    On a device other than the CPU it is one, as they would take turns there.
+    """
+    if device is not None and device.type != "cpu":
+        return 1
     return min(
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         MOST_WORKERS,

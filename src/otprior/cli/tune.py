@@ -136,9 +136,8 @@ def tune(
                 parse_pictures(resize, crop, convert), tuple(prompt or ()), guidance_scale, device, variant,
             )  # fmt: skip
             inputs.check(validation=validation)
-            on_cpu = set_up_torch(None, device).type == "cpu"
-            # (Processes would take turns on one GPU.)
-            count = workers or (default_workers() if on_cpu else 1)
+            on = set_up_torch(None, device)
+            count = workers or default_workers(on)
             work = out.with_name(out.name + ".work")
             split = split_name(validation, "validation")
             with progress_bar("loading") as bar:

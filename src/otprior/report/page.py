@@ -191,14 +191,19 @@ def _place(name: str) -> str:
 
 @cache
 def _template() -> Template:
+    return read_template("otprior.report", "page.html", prose=_prose, data_uri=data_uri, place=_place)
+
+
+def read_template(package: str, name: str, **filters: Callable[..., Any]) -> Template:
+    """A template of HTML among a package's files, with these filters: values are escaped, and unknown names refused."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("otprior.report", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=PackageLoader(package, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"prose": _prose, "data_uri": data_uri, "place": _place}
-    return environment.get_template("page.html")
+    environment.filters |= filters
+    return environment.get_template(name)
 
 
 def _prose(text: str) -> str:

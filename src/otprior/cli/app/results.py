@@ -14,20 +14,14 @@ from otprior.report.audit.page import error_tables
 from otprior.report.audit.plots import error_against_time
 from otprior.report.audit.record import Audit
 from otprior.report.images import data_uri
-from otprior.report.page import plot
+from otprior.report.page import plot, read_template
 from otprior.report.tables import number
 
 
 @cache
 def _macros() -> Any:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("otprior.cli.app", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )  # fmt: skip
-    environment.filters |= {"data_uri": partial(data_uri, largest=192), "number": number}
-    return environment.get_template("results.html").module
+    small = partial(data_uri, largest=192)
+    return read_template("otprior.cli.app", "results.html", data_uri=small, number=number).module
 
 
 def images_html(results: Sequence[Result]) -> str:

@@ -214,18 +214,19 @@ class Workbench:
         """
         choice.check()
         schedule = self.schedule(choice.model)
-        for name in choice.starts:
-            # (What is wrong with it is said before any work.)
-            choice.spec(
-                name if is_kind(name) else load_prior(name).kind, schedule
-            ) if name != "none" else None
+        # (What is wrong with one is said before any work.)
+        specs = {name: _spec(choice, name, schedule) for name in choice.starts if name != "none"}
         self._runs += 1
         folder = self.folder / "runs" / str(self._runs)
         folder.mkdir(parents=True)
         shutil.rmtree(folder.with_name(str(self._runs - 2)), ignore_errors=True)
         for place, name in enumerate(choice.starts):
             with progress_told_to(listen):
-                result = self._start(choice, schedule, name, folder, place)
+                if name == "none":
+                    label = f"N(0, I) at T, {choice.steps} steps"
+                    result = self._white(choice, schedule, choice.steps, label, folder / "none")
+                else:
+                    result = self._start(choice, specs[name], name, folder, place)
             yield result
         # (It takes longest.)
         with progress_told_to(listen):
@@ -252,13 +253,8 @@ class Workbench:
         options = ["--scheduler", start.scheduler, "--spacing", start.spacing, "--steps", str(steps)]
         return self._sample(choice, asked, label, out, ["none", *options])
 
-    def _start(self, choice: Choice, schedule: NoiseSchedule, name: str, folder: Path, place: int) -> Result:
-        if name == "none":
-            return self._white(
-                choice, schedule, choice.steps, f"N(0, I) at T, {choice.steps} steps", folder / "none"
-            )
+    def _start(self, choice: Choice, start: StartSpec, name: str, folder: Path, place: int) -> Result:
         fitted, words = self._fit(choice, name) if is_kind(name) else (Path(name), [])
-        start = choice.spec(name if is_kind(name) else load_prior(fitted).kind, schedule)
         out = folder / f"{place + 1}-{start.prior}"
         settings = folder / f"settings-{out.name}.json"
         write_settings(settings, {start.prior: start}, "nothing: by hand", "otprior app")
@@ -375,3 +371,8 @@ class Workbench:
                 draws=DRAWS,
             )
             return run_audit(request, lambda stage, done, total: bar.update(done, total or None, "", stage))
+
+
+def _spec(choice: Choice, name: str, schedule: NoiseSchedule) -> StartSpec:
+    """The start from a kind of prior, or from a prior's folder."""
+    return choice.spec(name if is_kind(name) else load_prior(name).kind, schedule)
