@@ -74,10 +74,10 @@ def home(material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     inputs = UserInputs(MODEL, IMAGES, Path("data/extractor"), tol=1.0)
     study = inputs.comparison("short", starts, 12, "data/ref.npz", "data/held.npz")
     for module in ("demo", "tune"):
-        monkeypatch.setattr(f"otprior.cli.{module}.default_workers", lambda: 0)
-    monkeypatch.setattr("otprior_studies.cli.codes.default_workers", lambda: 0)
+        monkeypatch.setattr(f"otprior.cli.{module}.default_workers", lambda *_: 0)
+    monkeypatch.setattr("otprior_studies.cli.codes.default_workers", lambda *_: 0)
     # (Last: a module that is imported now would keep the patched one.)
-    monkeypatch.setattr("otprior.cli.studies.default_workers", lambda: 0)
+    monkeypatch.setattr("otprior.cli.studies.default_workers", lambda *_: 0)
     monkeypatch.setattr(
         "otprior.experiments.processes.kept_processes", lambda *_, **__: contextlib.nullcontext()
     )
