@@ -22,7 +22,7 @@ def test_tensors_come_back(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     write_tensors(path, TENSORS, {"what": "a test"})
     tensors, header = read_tensors(path)
-    assert header == {"what": "a test"}
+    assert header["what"] == "a test"
     assert {name: tensor.tolist() for name, tensor in tensors.items()} == {
         name: tensor.tolist() for name, tensor in TENSORS.items()
     }
@@ -47,7 +47,7 @@ def test_tensors_that_were_changed_are_refused(tmp_path: Path, what: str) -> Non
         header["what"] = "another"
     else:
         del header["sha256"]
-        assert read_tensors(path)[1] == {"what": "a test"}
+        assert set(read_tensors(path)[1]) == {"what", "sha256"}
     save_file(tensors, path, metadata=header)
     with pytest.raises(ValueError, match=r"^state .*x\.safetensors must be (as it|a file that otprior) w"):
         read_tensors(path, "state", own=True)

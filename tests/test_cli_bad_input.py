@@ -19,6 +19,7 @@ import torch
 from cli_helpers import assert_refused, run, tree, write_images, write_model
 from diffusers import DDPMScheduler
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from otprior.priors import IdentityPrior
 from otprior.sampling import OTPriorPipeline
@@ -118,6 +119,30 @@ def test_truncated_weights_of_the_model(here: Path) -> None:
 def test_model_without_weights(here: Path) -> None:
     (here / "model" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     _refused_untouched(here, SAMPLE, "no .safetensors file")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sample model --prior prior --seeds 0",
+        "encode model data.npz --limit 2",
+        "codes model data.npz --fast --images 8 --subset 4 --swaps 0 --probed 0",
+        "compare model data.npz --starts gaussian@1 --samples 12 --reference data.npz --held-out data.npz",
+        "tune model data.npz --validation data.npz --prior gaussian --samples 12",
+        "audit model data.npz --prior prior --timesteps 500",
+        "reproduce dpm-ot --fast --set model=model --set images=data.npz --set reference=data.npz "
+        "--set held_out=data.npz --set extractor=data.npz --set atoms=20 --set code_atoms=10",
+    ],
+    ids=lambda command: command.split()[0],
+)
+def test_network_that_holds_nan_is_refused_before_any_work(here: Path, command: str) -> None:
+    weights = here / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["conv_out.weight"][0, 0] = float("nan")
+    save_file(tensors, weights)
+    before = tree(here)
+    assert_refused(run(*command.split(), "--out", "a"), "conv_out.weight of", "finite")
+    assert tree(here) == before
 
 
 def test_config_of_another_network(here: Path) -> None:

@@ -18,6 +18,7 @@ from cli_helpers import SIZE, assert_refused, run, tree, write_images, write_tam
 from safetensors.torch import load_file, save_file
 
 from otprior.cli import main
+from otprior.cli.studies import work_folder
 from otprior.cli.user_inputs import UserInputs
 from otprior.data.samples import diverged
 from otprior.experiments.run import run_comparison
@@ -257,3 +258,13 @@ def test_a_sampler_that_diverged_is_said_to_have(home: Path) -> None:
         result = run(*words(command, "out"), *own)
         assert result.exit_code == 0, result.output
         assert "seems to have diverged" in " ".join(result.stderr.split())
+
+
+def test_a_refused_run_takes_its_work_folder_with_it(tmp_path: Path) -> None:
+    out, work = tmp_path / "out", tmp_path / "out.work"
+    for error, kept in ((ValueError, False), (KeyboardInterrupt, True), (ValueError, True)):
+        # (The third finds what the second left: an interrupted run's pieces outlive a refused one.)
+        with contextlib.suppress(error), work_folder(out) as folder:
+            folder.mkdir(exist_ok=True)
+            raise error
+        assert work.exists() == kept

@@ -324,6 +324,21 @@ def test_tensors_that_no_prior_has_are_refused(
     assert str(path) in str(caught.value)
 
 
+def test_a_prior_without_digest_is_loaded_with_a_warning(
+    saved: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = saved / "model.safetensors"
+    with caplog.at_level(logging.WARNING, logger="otprior"):
+        whole = Prior.from_pretrained(saved)
+    assert "digest" not in caplog.text
+    save_file(load_file(path), path)
+    with caplog.at_level(logging.WARNING, logger="otprior"):
+        same = Prior.from_pretrained(saved)
+    assert f"{path} has no digest" in caplog.text
+    z = torch.randn(2, *whole.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(same(z), whole(z))
+
+
 def test_variances_that_no_gaussian_has_are_refused(tmp_path: Path) -> None:
     MAKERS["gaussian"]().save_pretrained(tmp_path / "prior")
     path = tmp_path / "prior" / "model.safetensors"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -55,6 +57,23 @@ def default_workers(device: torch.device | None = None) -> int:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         MOST_WORKERS,
     )
+
+
+@contextlib.contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """DIR.work, from which an interrupted run goes on.
+
+    If a run is refused, what it began there is removed: a run of other settings could not use it, and would be
+    refused for it.
+    """
+    work = out.with_name(out.name + ".work")
+    begun_here = not work.exists()
+    try:
+        yield work
+    except ValueError:
+        if begun_here:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 def follow(bar: Bar) -> Callable[[StageProgress], None]:
@@ -130,8 +149,8 @@ def run_parts(
         from otprior.report import write_report
 
         started = time.perf_counter()
-        with kept_processes(count, compiled=compiled):
-            parts = work(out.with_name(out.name + ".work"), count, follow(bar))
+        with work_folder(out) as pieces, kept_processes(count, compiled=compiled):
+            parts = work(pieces, count, follow(bar))
         timings = {"seconds_of_the_last_run": time.perf_counter() - started}
         made = {"command": ["otprior", *sys.argv[1:]], "timings": timings}
         reports = {name: part.report.replace(**made) for name, part in parts.items()}

@@ -34,7 +34,7 @@ from otprior.cli.options import (
 from otprior.cli.prior_options import prior_names
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import fail, session, stdout
-from otprior.cli.studies import Compile, Workers, default_workers, follow
+from otprior.cli.studies import Compile, Workers, default_workers, follow, work_folder
 from otprior.cli.user_inputs import Limit, NetworkPrecision, Tolerance, UserInputs, split_name
 from otprior.utils.files import output_dir, output_file, write_json
 
@@ -138,9 +138,8 @@ def tune(
             inputs.check(validation=validation)
             on = set_up_torch(None, device)
             count = workers or default_workers(on)
-            work = out.with_name(out.name + ".work")
             split = split_name(validation, "validation")
-            with progress_bar("loading") as bar:
+            with work_folder(out) as work, progress_bar("loading") as bar:
                 priors = [name.strip() for name in prior.split(",")]
                 options = {"steps": steps, "priors": priors, "margin": copy_margin, "minutes": minutes}
                 options |= {"workers": count, "listen": follow(bar)}

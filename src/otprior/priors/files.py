@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor
 
 from otprior.priors.registry import find_class, prior_kinds
-from otprior.utils.arrays import read_tensors, write_tensors
+from otprior.utils.arrays import DIGEST, read_tensors, write_tensors
 from otprior.utils.files import output_dir, read_json
 from otprior.utils.torch_state import plain_torch
 from otprior.utils.validation import require
@@ -115,4 +115,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; fit the prior again or copy the whole folder")
-    return read_tensors(path)[0]
+    tensors, header = read_tensors(path)
+    if DIGEST not in header:
+        text = "%s has no digest, so damage may go unseen; save_pretrained writes one. Is it what you fitted?"
+        logger.warning(text, path)
+    return tensors

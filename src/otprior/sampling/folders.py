@@ -19,7 +19,7 @@ from otprior.diffusion.known_schedules import CONFIG_FILE, read_scheduler
 from otprior.utils.configs import check_config
 from otprior.utils.files import folder_sha256, read_json, require_regular, write_json
 from otprior.utils.hub import PRIOR_FILES, is_hub_name
-from otprior.utils.validation import require
+from otprior.utils.validation import check_finite, require
 
 # What pipelines call the component that decodes latents.
 AUTOENCODERS = ("vae", "vqvae")
@@ -229,9 +229,10 @@ def check_readable(folder: Path, variant: str | None = None) -> None:
 
 
 def check_complete(folder: Path, network: nn.Module, variant: str | None = None) -> None:
-    """Requires that the files which diffusers read hold every tensor of the network.
+    """Requires that the files which diffusers read hold every tensor of the network, of finite numbers.
 
-    diffusers leaves what the constructor put there in the place of a missing one, and only warns.
+    diffusers leaves what the constructor put there in the place of a missing one, and only warns. NaN among weights is
+    what a diverged training leaves; it would be found out where images are made, after other work.
 
     Arguments:
         folder: The component's.
@@ -245,6 +246,8 @@ def check_complete(folder: Path, network: nn.Module, variant: str | None = None)
     missing = sorted(set(network.state_dict()) - set(names))
     got = f"{len(missing)} missing, such as {missing[:2]}"
     require(not missing, f"tensors of {folder}", "all that its config calls for", got)
+    for name, tensor in network.state_dict().items():
+        check_finite(f"{name} of {folder}", tensor)
 
 
 def _weights(folder: Path, variant: str | None) -> list[Path]:

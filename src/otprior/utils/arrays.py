@@ -72,7 +72,7 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], header: Mappi
 def read_tensors(
     path: str | Path, what: str = "file", *, own: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a .safetensors file, and its header.
+    """The tensors of a .safetensors file, and its header, in which `DIGEST` is the digest if there is one.
 
     Arguments:
         path: The file.
@@ -89,7 +89,7 @@ def read_tensors(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"{what} {path} is damaged or no .safetensors file: {error}") from error
-    known = header.pop(DIGEST, None)
+    known = header.get(DIGEST)
     require(known is not None or not own, f"{what} {path}", "a file that otprior wrote", "one without digest")
     same = known is None or known == _digest(tensors, header)
     require(same, f"{what} {path}", "as it was written", "other content, by its digest")

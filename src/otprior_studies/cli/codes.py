@@ -26,7 +26,7 @@ from otprior.cli.options import (
 )
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import say, session, stdout
-from otprior.cli.studies import Workers, default_workers, follow
+from otprior.cli.studies import Workers, default_workers, follow, work_folder
 from otprior.utils.files import output_dir
 from otprior.utils.validation import invalid, require
 
@@ -174,8 +174,9 @@ def codes(
                 conditional=conditional, timestep=timestep, seed=seed,
             )  # fmt: skip
             check_subject(study, subject)
-            work, count = out.with_name(out.name + ".work"), workers or default_workers()
-            result = run_code_study(study, subject, work, workers=count, listen=follow(bar))
+            count = workers or default_workers()
+            with work_folder(out) as work:
+                result = run_code_study(study, subject, work, workers=count, listen=follow(bar))
             report = _report(result, study, model, given.images, time.perf_counter() - started)
             _write(folder, report, result)
     _print(report, out)

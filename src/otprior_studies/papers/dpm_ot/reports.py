@@ -141,7 +141,9 @@ def _check(settings: Settings, starts: Starts, main: Comparison) -> None:
 
 
 def _check_own(main: Comparison) -> None:
-    """Refuses a network that fits neither images nor samplers, and evaluation on what the starts are made of."""
+    """Refuses a network that fits neither images nor samplers, an extractor that does not fit the images, and
+    evaluation on what the starts are made of.
+    """
     inputs = Inputs.of(main)
     pipe = load_pipeline(inputs.models(Path()))
     schedule = NoiseSchedule.from_scheduler(pipe.scheduler)
@@ -153,6 +155,9 @@ def _check_own(main: Comparison) -> None:
     for name in (main.atoms_from, main.split, main.real_split):
         found = tuple(inputs.images(name).images.shape[1:])
         require(shape in (None, found), f"images {name}", f"of the network's shape {shape}", found)
+    class_logits(
+        inputs.extractor, inputs.real.images[:2]
+    )  # refuses one that takes other images, or has no classes
     everything = inputs.images(main.atoms_from)
     for name in (main.split, main.real_split):
         check_unseen(f"images {name}", inputs.images(name), everything)
