@@ -27,6 +27,15 @@ from otprior.sampling.schedulers import supported_schedulers
 PIPELINES = Path(diffusers.__file__).parent / "pipelines"
 # A base class of schedulers, or no annotation, stands for whatever is given: a flow or a VP one.
 ANY = {"KarrasDiffusionSchedulers", "SchedulerMixin", "Any"}
+# What no rule tells; each was looked at.
+LOOKED_AT = {
+    "DanceDiffusionPipeline": "it is made for IPNDMScheduler",
+    "SanaSprintPipeline": "it is made for SCMScheduler",
+    "SpectrogramDiffusionPipeline": "it draws noise segment by segment, in its loop",
+    "LTXI2VLongMultiPromptPipeline": "it draws noise segment by segment, in its loop",
+    "Kandinsky6SRPipeline": "it noises an image: its start is that image",
+    "JoyImageEditPlusPipeline": "its latents hold the tokens of other images, too",
+}
 
 
 def pipeline_classes() -> Iterator[tuple[str, Any]]:
@@ -42,31 +51,35 @@ def pipeline_classes() -> Iterator[tuple[str, Any]]:
 def why_not(module: str, node: Any) -> str | None:
     """Why a pipeline cannot start from a prior; None if it can."""
     methods = {each.name: each for each in node.body if isinstance(each, ast.FunctionDef)}
-    made = methods.get("__init__")
+    made, text = methods.get("__init__"), ast.unparse(node)
+    prepare = ast.unparse(methods["prepare_latents"]) if "prepare_latents" in methods else ""
     taken = {each.arg: each.annotation for each in made.args.args} if made else {"scheduler": None}
+    if node.name in LOOKED_AT:
+        return LOOKED_AT[node.name]
     if "scheduler" not in taken:
         return "it has no component called scheduler"
+    if made and "OnnxRuntimeModel" in ast.unparse(made.args):
+        return "its network is no module of torch"
     annotation = taken["scheduler"]
     named = set(re.findall(r"\w+", ast.unparse(annotation))) if annotation else {"Any"}
-    able = named & (set(supported_schedulers()) | ANY)
-    if not able:
+    # (Stepping its own scheduler apart, a pipeline takes others, too.)
+    apart = any(f"isinstance(self.scheduler, {each})" in text for each in named)
+    if not named & (set(supported_schedulers()) | ANY) and not apart:
         return f"it is made for {' or '.join(sorted(each for each in named if each.endswith('Scheduler')))}"
     cls = getattr(importlib.import_module(module), node.name)
     try:
         check_pipeline(cls)
     except ValueError:
         return "it noises an image: its start is that image"
-    if "prepare_latents" in methods and holds_image(methods["prepare_latents"]):
-        return "its latents hold an image or a film"
-    if "prepare_latents" in methods and "config.sigma_max" in ast.unparse(methods["prepare_latents"]):
-        return "it scales its noise itself, by sigma_max"
+    if prepare and "self.prepare_latents(" not in ast.unparse(methods.get("__call__", node)):
+        return "it noises an image: its start is that image"
+    if re.search(r"def prepare_(audio|text)_latents|sound_latents", text):
+        return "it denoises a film and its sound together, or an image and its text, each from its own noise"
+    if "deepcopy(self.scheduler" in text:
+        return "it steps several copies of its scheduler"
+    if "config.sigma_max" in prepare and not any(each.startswith("EDM") for each in named):
+        return "its flow scheduler runs an exploding process, up to sigma_max"
     return None
-
-
-def holds_image(prepare: ast.FunctionDef) -> bool:
-    """Whether `prepare_latents` puts an image into the noise: x * mask + noise * (1 - mask), or latents[...] = x."""
-    text = ast.unparse(prepare)
-    return bool(re.search(r"\(1(\.0)? - \w*mask\w*\)|latents\[[^\]]*\] = ", text))
 
 
 def main() -> None:

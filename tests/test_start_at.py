@@ -44,7 +44,8 @@ def run(scheduler: Any, network: Any, x: Tensor) -> Tensor:
     """A pipeline's loop."""
     takes = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": torch.Generator().manual_seed(0)} if takes else {}
-    for t in scheduler.timesteps:
+    timesteps = scheduler.timesteps
+    for t in timesteps[:-1] if isinstance(scheduler, diffusers.DDPMWuerstchenScheduler) else timesteps:
         x_in = scheduler.scale_model_input(x, t)
         x = scheduler.step(network(x_in, t, return_dict=False)[0], t, x, **extra).prev_sample
     return x

@@ -24,6 +24,8 @@ STOCHASTIC = (
     "EulerAncestralDiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "SASolverScheduler",
+    "UnCLIPScheduler",
+    "DDPMWuerstchenScheduler",
 )
 # They jump to the clean image and draw noise anew, which is right for networks distilled to that only.
 DISTILLED = ("LCMScheduler", "TCDScheduler", "FlowMatchLCMScheduler")
@@ -37,7 +39,7 @@ def make(name: str, **config: Any) -> Any:
 
 def middle(scheduler: Any) -> float:
     """A t* of about log-SNR −2.5 in each family's units."""
-    return {"vp": 500, "flow": 777.0, "ve": 0.31}[NoiseSchedule.from_scheduler(scheduler).kind]
+    return {"vp": 500, "flow": 777.0, "ve": 0.31, "scales": 0.8}[NoiseSchedule.from_scheduler(scheduler).kind]
 
 
 def sample(start: Start, network: ExactDenoiser, x: Tensor, seed: int = 0) -> Tensor:
@@ -112,19 +114,23 @@ def test_own_grid_is_run_or_refused(name: str) -> None:
     assert float((sample(start, network, noise(8, 1, 2, 2)) - 0.3).abs().max()) < tolerance
 
 
+@pytest.mark.parametrize("kind", ["fixed_small", "fixed_large", "fixed_small_log"])
+def test_a_fixed_variance_stays(kind: str) -> None:
+    start = start_scheduler(make("DDPMScheduler", variance_type=kind), 500, 5)
+    assert start.scheduler.config.variance_type == kind
+
+
 GENERIC = "Of those that can, DPMSolverMultistepScheduler is for VP"
 REFUSED = {
     "CMStochasticIterativeScheduler": GENERIC,
     "CosineDPMSolverMultistepScheduler": GENERIC,
     "DDIMInverseScheduler": "Use DPMSolverMultistepScheduler.from_config",
-    "DDPMWuerstchenScheduler": GENERIC,
     "DPMSolverMultistepInverseScheduler": "Use DPMSolverMultistepScheduler.from_config",
     "FlowMatchHeunDiscreteScheduler": "Use FlowMatchEulerDiscreteScheduler.from_config",
     "IPNDMScheduler": GENERIC,
     "RePaintScheduler": "Use DPMSolverMultistepScheduler.from_config",
     "SCMScheduler": GENERIC,
     "ScoreSdeVeScheduler": GENERIC,
-    "UnCLIPScheduler": "Use DPMSolverMultistepScheduler.from_config",
     "VQDiffusionScheduler": GENERIC,
 }
 

@@ -171,6 +171,12 @@ class NoiseSchedule:
             return cls.flow(config["num_train_timesteps"])
         if name in _EDM:
             return cls.edm(config["sigma_min"], config["sigma_max"])
+        if name == "DDPMWuerstchenScheduler":
+            times = torch.linspace(0, 1, 1001, dtype=torch.float64)
+            kept = scheduler._alpha_cumprod(times, times.device)
+            # (It is cut off at both ends.)
+            inner = (kept < 0.9999) & (kept > 0.0001)
+            return cls.from_scales(kept[inner].sqrt(), (1 - kept[inner]).sqrt(), times[inner])
         table = getattr(scheduler, "alphas_cumprod", None)
         if not isinstance(table, Tensor):
             raise invalid(

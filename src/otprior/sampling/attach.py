@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from otprior.priors import Prior
-from otprior.sampling.contact import check_noise, find_network, first_contact
+from otprior.sampling.contact import find_held, find_network, first_contact, unit_noise
 from otprior.sampling.inputs import warn_of_layout
 from otprior.sampling.layouts import Layout, find_layout
 from otprior.sampling.pipeline import OTPriorPipeline
 from otprior.sampling.schedulers.start_at import start_at, starts_at, stock_scheduler
 from otprior.sampling.schedulers.switch import check_network
+from otprior.utils.random import keyed_normal
 from otprior.utils.validation import require
 
 # The arguments of a call by name -> a class label, one for each prompt, or None.
@@ -112,13 +113,15 @@ def check_pipeline(cls: type) -> None:
     Raises:
         ValueError: If it noises an image, or says why else its starts are none of a prior's.
     """
+    hint = "It noises an image up to its own timestep: sample from the prior with the text-to-image pipeline."
     if not _prepares(cls):
+        noises = "strength" in inspect.signature(cls.__call__).parameters
+        require(not noises, "pipe", "one that starts from white noise", cls.__name__, hint)
         return
     told = inspect.signature(cls.prepare_latents).parameters  # type: ignore[attr-defined]
     # Inpainting takes a `strength`, of which 1 is white noise.
     paints = "is_strength_max" in told or _paints_over(cls)
     noised = [name for name in _NOISES_AN_IMAGE if name in told and not paints]
-    hint = "It noises an image up to its own timestep: sample from the prior with the text-to-image pipeline."
     require(not noised, "pipe", "one that starts from white noise", cls.__name__, hint)
 
 
@@ -184,12 +187,19 @@ class _State:
         check_network(scheduler, self.scheduler)
         return start_at(scheduler, self.prior, timesteps=self.timesteps)
 
-    def start(self, pipe: Any, z: Tensor, doubled: bool = False) -> Tensor:
-        """T(z), in the pipeline's form."""
-        rms = float(z.detach().float().square().mean().sqrt())
-        require(rms < 3, "latents", "seed noise from N(0, I)", f"of root mean square {rms:.3g}")
+    def start(self, pipe: Any, z: Tensor, held: Tensor | None = None, doubled: bool = False) -> Tensor:
+        """T(z), in the pipeline's form; entries that are `held`, (B, ...), stay: seed noise there follows from z."""
+        noise = unit_noise(z, pipe.scheduler, held)
+        if held is not None:
+            noise = torch.where(held, keyed_normal(noise).to(noise), noise)
         unpack, pack = self.layout or find_layout(pipe, tuple(self.prior.shape), tuple(z.shape[1:]))
-        return pack(pipe.scheduler.start(unpack(z), self.rows(len(z), doubled)))
+        x = pack(pipe.scheduler.start(unpack(noise), self.rows(len(z), doubled)))
+        if held is None:
+            return x
+        x = torch.where(held, z, x)
+        # (Some pipelines step all of them, others those that are noise.)
+        pipe.scheduler.expect(x, x[~held])
+        return x
 
 
 def _attached_class(stock: type) -> type:
@@ -234,9 +244,10 @@ def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
 def _prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Any:
     state = self._otprior
     prepare = functools.partial(state.stock.prepare_latents, self)
-    if not starts_at(self.scheduler):
-        return prepare(*args, **kwargs)
     call = inspect.signature(prepare).bind(*args, **kwargs).arguments
+    # (A stage before, such as unCLIP's for image embeddings, has a scheduler of its own.)
+    if not starts_at(self.scheduler) or call.get("scheduler", self.scheduler) is not self.scheduler:
+        return prepare(*args, **kwargs)
     paints = _paints_over(state.stock)
     hint = "Below 1 an image is noised in its place."
     whole = state.strength == 1 if paints else call.get("is_strength_max", True)
@@ -246,14 +257,14 @@ def _prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.scheduler.scale_noise = lambda sample, timestep, noise: noise
     try:
         out = prepare(*args, **kwargs)
-        check_noise(prepare, call, _place(state.stock))
+        held = find_held(prepare, call, _place(state.stock))
     finally:
         if paints:
             del self.scheduler.scale_noise
     if isinstance(out, Tensor):
-        return state.start(self, out)
+        return state.start(self, out, held)
     parts, place = list(out), _place(state.stock)
-    parts[place] = state.start(self, parts[place])
+    parts[place] = state.start(self, parts[place], held)
     return type(out)(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,27 +27,57 @@ def find_network(pipe: Any) -> nn.Module:
     raise invalid("pipe", f"one with a network called {' or '.join(_NETWORKS)}", type(pipe).__name__)
 
 
-def check_noise(prepare: Callable[..., Any], call: dict[str, Any], place: int) -> None:
-    """Requires that latents which are prepared from an image, too, are white noise all the same.
+def find_held(prepare: Callable[..., Any], call: dict[str, Any], place: int) -> Tensor | None:
+    """Which entries of latents that are prepared from an image, too, hold that image and no noise; None if none do.
 
-    Two draws from N(0, I) differ everywhere, by N(0, 2). Where the image is part of the latents (its first frame, say),
-    they do not.
+    Latents are prepared twice from the same random numbers, the second time with 1 added to the noise. What that adds
+    to an entry is its share of noise: all of it or none.
+
+    Raises:
+        ValueError: If noise and image are mixed, or `latents` are given where an image is held.
     """
     images = [name for name, value in call.items() if name != "latents" and _is_image(value)]
     if not images:
-        return
-    draws = []
-    with torch.random.fork_rng():
-        for seed in (1, 2):
-            torch.manual_seed(seed)
-            given = {key: value for key, value in call.items() if key not in ("latents", "generator")}
-            out = prepare(**given, generator=None)
+        return None
+    made = f"made of {' and '.join(images)}, too"
+    given = {key: value for key, value in call.items() if key not in ("latents", "generator")}
+    module: Any = sys.modules[prepare.func.__module__]  # type: ignore[attr-defined]
+    stock, draws = getattr(module, "randn_tensor", None), []
+    try:
+        for added in (0, 1):
+            if stock is not None:
+                module.randn_tensor = lambda *a, _added=added, **k: stock(*a, **k) + _added
+            with torch.random.fork_rng():
+                torch.manual_seed(1)
+                out = prepare(**given, generator=None)
             draws.append((out if isinstance(out, Tensor) else out[place]).float())
-    apart = draws[0] - draws[1]
-    slack = 5 * (2 / apart.numel()) ** 0.5
-    noise = abs(float(apart.square().mean()) / 2 - 1) < slack and float((apart == 0).float().mean()) < 0.05
-    rule = "white noise, for a prior to take its place"
-    require(noise, "latents", rule, f"made of {' and '.join(images)}, too")
+    finally:
+        if stock is not None:
+            module.randn_tensor = stock
+    share = (draws[1] - draws[0]) / max(float((draws[1] - draws[0]).abs().max()), 1.0)
+    # (Half precision has two digits.)
+    noise, held = (share - 1).abs() < 0.05, share.abs() < 0.05
+    whole = bool((noise | held).all()) and bool(noise.any())
+    require(whole, "latents", "white noise, for a prior to take its place", made)
+    if not bool(held.any()):
+        return None
+    rule = "None in this pipeline, whose latents hold the image"
+    require(call.get("latents") is None, "latents", rule, "given", "Pass generator= for the seed.")
+    return held
+
+
+def unit_noise(z: Tensor, scheduler: Any, held: Tensor | None = None) -> Tensor:
+    """White noise as N(0, I), also where a pipeline multiplied it by its largest σ (Cosmos).
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    drawn = (z if held is None else z[~held]).detach().float()
+    rms, largest = float(drawn.square().mean().sqrt()), scheduler.config.get("sigma_max") or 0.0
+    if largest > 3 and abs(rms / largest - 1) < 0.2 and scheduler.begins_exploding:
+        return z / largest
+    require(rms < 3, "latents", "seed noise from N(0, I)", f"of root mean square {rms:.3g}")
+    return z
 
 
 def _is_image(value: Any) -> bool:
@@ -59,9 +90,13 @@ def _is_image(value: Any) -> bool:
 def first_contact(pipe: Any, start: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """For one call of a pipeline that prepares no latents: scheduler and network are given start(z) for z."""
     begun = pipe.scheduler._begun
+    own = tuple(begun.prior.shape)
     known: list[tuple[Tensor, Tensor]] = []
 
     def swap(sample: Tensor) -> Tensor:
+        if len(own) == 3 and sample.shape[2:] == own[1:] and sample.shape[1] > own[0]:
+            # (An image to enlarge comes as further channels.)
+            return torch.cat([swap(sample[:, : own[0]]), sample[:, own[0] :]], dim=1)
         for z, x in known:
             rows = slice(len(sample))
             if len(sample) <= len(z) and z.shape[1:] == sample.shape[1:]:

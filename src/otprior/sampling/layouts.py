@@ -6,6 +6,7 @@ size, too, and scramble the image without an error. So the pipeline itself is as
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
@@ -31,6 +32,11 @@ def find_layout(pipe: Any, own: tuple[int, ...], got: tuple[int, ...]) -> Layout
     Raises:
         ValueError: If they differ in size, or the order of their entries is not known.
     """
+    if type(pipe).__name__.startswith("Kandinsky5"):
+        fits = got[:-1] == own[1:] and got[-1] in (own[0], 2 * own[0] + 1)
+        require(fits, "latents of this call", f"(F, H, W, C) of the prior's shape (C, F, H, W) = {own}", got)
+        first = functools.partial(_channels_first, count=own[0])
+        return first, functools.partial(_channels_last, channels=got[-1])
     if got == own:
         return _same, _same
     hint = "Fit it to latents of this height, width and length."
@@ -59,6 +65,15 @@ def _same(x: Tensor) -> Tensor:
 
 def _frames_first(x: Tensor) -> Tensor:
     return x.transpose(1, 2)
+
+
+def _channels_first(x: Tensor, count: int) -> Tensor:
+    return x[..., :count].movedim(-1, 1)
+
+
+def _channels_last(x: Tensor, channels: int) -> Tensor:
+    # (Kandinsky 5 has a frame to begin with beside the latents, and a mask: zero where there is none.)
+    return torch.nn.functional.pad(x.movedim(1, -1), (0, channels - x.shape[1]))
 
 
 def _permutation(order: Tensor) -> bool:

@@ -56,7 +56,7 @@ def start_flow(request: StartRequest) -> tuple[Any, Tensor]:
 
 def _shifted_grid(request: StartRequest) -> Tensor:
     """K values of σ from that of t*, shape (K,)."""
-    e = _shift(request)
+    e = _shift(request.scheduler, request.mu)
     first = request.schedule.sigma(request.timestep)
     top = first / (e - (e - 1) * first)
     if request.sigmas is not None:
@@ -70,15 +70,21 @@ def _shifted_grid(request: StartRequest) -> Tensor:
     return e * u / (1 + (e - 1) * u)
 
 
-def _shift(request: StartRequest) -> float:
-    config = request.scheduler.config
+def before_shift(scheduler: Any, timesteps: Tensor, mu: float | None) -> Tensor:
+    """Timesteps T σ in the coordinate before a scheduler's shift, T u."""
+    e, total = _shift(scheduler, mu), float(scheduler.config["num_train_timesteps"])
+    return timesteps / (e - (e - 1) * timesteps / total)
+
+
+def _shift(scheduler: Any, mu: float | None) -> float:
+    config = scheduler.config
     if not config.get("use_dynamic_shifting"):
         # `set_shift` changes the attribute and not the config.
-        return float(getattr(request.scheduler, "shift", config.get("flow_shift", 1.0)))
-    if request.mu is None:
+        return float(getattr(scheduler, "shift", config.get("flow_shift", 1.0)))
+    if mu is None:
         hint = "The pipeline's resolution decides it."
         require(False, "mu", "given for a scheduler with use_dynamic_shifting", None, hint)
-    mu = float(request.mu or 0.0)
+    mu = float(mu or 0.0)
     return math.exp(mu) if config.get("time_shift_type", "exponential") == "exponential" else mu
 
 

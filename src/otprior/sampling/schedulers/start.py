@@ -21,11 +21,12 @@ from otprior.diffusion.grids import MOST_STEPS
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.sampling.schedulers.edm import start_edm
 from otprior.sampling.schedulers.flow import start_flow
+from otprior.sampling.schedulers.ratio import start_ratio
 from otprior.sampling.schedulers.support import StartRequest, find_support, step_output
 from otprior.sampling.schedulers.vp import start_vp
 from otprior.utils.validation import check_choice, check_integer, invalid, require
 
-_FAMILIES = {"vp": start_vp, "flow": start_flow, "ve": start_edm}
+_FAMILIES = {"vp": start_vp, "flow": start_flow, "ve": start_edm, "scales": start_ratio}
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,18 @@ class Start:
             return latents
         return self.scheduler.scale_model_input(latents, self.scheduler.timesteps[index])
 
+    def stock_step(self, output: Tensor, index: int, latents: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """The scheduler's own step at call `index`, from the network's output."""
+        timestep = self.scheduler.timesteps[index]
+        if len(self.scheduler.timesteps) > self.nfe:
+            # (Würstchen's take one for each row.)
+            timestep = timestep.expand(len(latents))
+        if "prev_timestep" in inspect.signature(self.scheduler.step).parameters:
+            # (unCLIP's step ends at t − 1 unless it is told.)
+            kwargs["prev_timestep"] = int(self.timesteps[index + 1]) if index + 1 < self.nfe else -1
+        output = step_output(self.scheduler, output, latents)
+        return self.scheduler.step(output, timestep, latents, *args, **kwargs)
+
     def step(
         self,
         output: Tensor,
@@ -72,8 +85,8 @@ class Start:
         """The latents after call `index`, from the network's output; `generator` is for stochastic classes."""
         takes = "generator" in inspect.signature(self.scheduler.step).parameters
         extra = {"generator": generator} if takes else {}
-        output = step_output(self.scheduler, output, latents)
-        return self.scheduler.step(output, self.scheduler.timesteps[index], latents, **extra).prev_sample
+        stepped: Tensor = self.stock_step(output, index, latents, **extra).prev_sample
+        return stepped
 
 
 def matching_timestep(schedule: NoiseSchedule, alpha: float, sigma: float) -> float:

@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otprior.sampling.schedulers.flow import before_shift
 from otprior.sampling.schedulers.start import Origin, Start, find_origin
-from otprior.sampling.schedulers.support import find_support, step_output
+from otprior.sampling.schedulers.support import find_support
 from otprior.utils.random import keyed_normal
 from otprior.utils.validation import check_finite, invalid, require
 
@@ -100,7 +101,7 @@ class _Begun:
         begin: Place of the first step, if a pipeline has set one.
         place: Place of the next step; None before the first.
         scaled: Place for which a pipeline last asked `scale_model_input`.
-        made: What `start` last returned, as `_fingerprint` sees it.
+        made: Latents that the first step may be given, as `_fingerprint` sees them: what `start` last returned.
         source: The atoms behind them, (B,), or None.
         swap: Makes starts of a pipeline's white noise at the first contact; or None.
     """
@@ -115,7 +116,7 @@ class _Begun:
     begin: int | None = None
     place: int | None = None
     scaled: int | None = None
-    made: tuple[Tensor, torch.dtype] | None = None
+    made: tuple[list[Tensor], torch.dtype] | None = None
     source: Tensor | None = None
     swap: Callable[[Tensor], Tensor] | None = None
 
@@ -140,7 +141,9 @@ class _Begun:
 
     def _is(self, place: int, timestep: Any) -> bool:
         t = float(timestep.reshape(-1)[0] if isinstance(timestep, Tensor) else timestep)
-        return abs(self.told[place] - t) <= 1e-4 * max(1.0, abs(t))
+        # (Some pipelines round it to the precision of their network.)
+        half = isinstance(timestep, Tensor) and timestep.dtype in (torch.float16, torch.bfloat16)
+        return abs(self.told[place] - t) <= (1e-2 if half else 1e-4) * max(1.0, abs(t))
 
 
 class _StartsAt:
@@ -167,9 +170,25 @@ class _StartsAt:
         return self._begun.origin.timestep
 
     @property
+    def begins_exploding(self) -> bool:
+        """Whether the process is variance exploding, where some pipelines scale their noise themselves."""
+        return self._begun.origin.schedule.kind == "ve"
+
+    @property
     def step_index(self) -> int | None:
         """Place of the next step."""
         return self._begun.place
+
+    @property
+    def _step_index(self) -> int | None:
+        return self._begun.place
+
+    @_step_index.setter
+    def _step_index(self, place: int) -> None:
+        # (Cosmos takes a step back, after one that only guides.)
+        self._begun.place = place
+        if self._begun.run is not None:
+            self._begun.run.scheduler._step_index = place
 
     @property
     def begin_index(self) -> int | None:
@@ -207,8 +226,13 @@ class _StartsAt:
             labels, fresh = (None if each is None else each.to(home) for each in (labels, fresh))
             x, source = prior.start_and_source(z.float().to(home), labels=labels, fresh=fresh)
         x = x * begun.scale()
-        begun.made, begun.source = (_fingerprint(x.to(z.dtype)), z.dtype), source
+        begun.source = source
+        self.expect(x.to(z.dtype))
         return x, source
+
+    def expect(self, *latents: Tensor) -> None:
+        """Says what latents the first step will be given, if others than `start` returns: some, or with an image."""
+        self._begun.made = [_fingerprint(x) for x in latents], latents[0].dtype
 
     def set_timesteps(
         self,
@@ -223,6 +247,9 @@ class _StartsAt:
         for name, value in others.items():
             require(value is None, name, "None for a scheduler that starts at t*", value)
         begun = self._begun
+        # (CogView4 and GLM-Image tell their network the coordinate before the shift, by a grid of each.)
+        unshifted = timesteps is not None and sigmas is not None
+        timesteps = None if unshifted else timesteps
         asked: dict[str, Any] = {"num_inference_steps": num_inference_steps}
         for name, grid in (("sigmas", sigmas), ("timesteps", timesteps)):
             if grid is not None:
@@ -232,10 +259,17 @@ class _StartsAt:
             rule = f"{len(begun.grid)}, the timesteps of the grid that was given"
             require(steps == len(begun.grid), "num_inference_steps", rule, steps)
             asked = {"timesteps": begun.grid}
+        last = begun.origin.schedule.timestep_range[1]
+        if begun.origin.schedule.kind == "flow" and asked.get("timesteps", [0.0])[0] == last:
+            # (A pipeline's own grid, from the top: LTX's for conditions.)
+            asked = {"sigmas": [t / last for t in asked["timesteps"]]}
         begun.run = begun.origin.start(begun.base, device=device, mu=mu, **asked)
         begun.begin = begun.place = begun.scaled = None
-        self.timesteps = begun.run.timesteps
-        begun.told = self.timesteps.tolist()
+        told = before_shift(begun.base, begun.run.timesteps, mu) if unshifted else begun.run.timesteps
+        begun.told = told.tolist()
+        # (Würstchen's have their end, too; those of a respaced scheduler are numbered otherwise.)
+        longer = len(begun.run.scheduler.timesteps) > begun.run.nfe
+        self.timesteps = begun.run.scheduler.timesteps if longer else told
         self.num_inference_steps = len(begun.told) if num_inference_steps is None else num_inference_steps
         if hasattr(begun.run.scheduler, "sigmas"):
             # (Not a respaced `alphas_cumprod`, which `add_noise` would index by the timestep.)
@@ -261,8 +295,7 @@ class _StartsAt:
         sample = self._first(sample, place)
         if self._begun.place is None:
             self._check_start(sample, place)
-        model_output = step_output(run.scheduler, model_output, sample)
-        out = run.scheduler.step(model_output, run.scheduler.timesteps[place], sample, *args, **kwargs)
+        out = run.stock_step(model_output, place, sample, *args, **kwargs)
         self._begun.place = place + 1
         if self._begun.place == len(self._begun.told):
             _check_end(out[0] if isinstance(out, tuple) else out.prev_sample)
@@ -351,10 +384,10 @@ def _fingerprint(x: Tensor) -> Tensor:
     return torch.stack([flat.mean(), flat.square().mean(), flat.pow(3).mean()])
 
 
-def _same(made: tuple[Tensor, torch.dtype], sample: Tensor) -> bool:
-    """Whether latents are those whose fingerprint is known, up to the rounding of a change of type."""
-    moments, dtype = made
-    size = float(moments[1].clamp_min(1e-12).sqrt())
-    scales = torch.tensor([size, size**2, size**3], dtype=torch.float64)
+def _same(made: tuple[list[Tensor], torch.dtype], sample: Tensor) -> bool:
+    """Whether latents are those of one of the fingerprints, up to the rounding of a change of type."""
+    moments, dtype = torch.stack(made[0]), made[1]
+    size = moments[:, 1:2].clamp_min(1e-12).sqrt()
     slack = 1e-6 if sample.dtype == dtype else 1e-3
-    return bool(((_fingerprint(sample) - moments).abs() <= slack * scales).all())
+    near = (_fingerprint(sample) - moments).abs() <= slack * torch.cat([size, size**2, size**3], dim=1)
+    return bool(near.all(dim=1).any())

@@ -34,7 +34,8 @@ class Support:
 
     Arguments:
         grid: How it is put on a grid of timesteps: "timesteps" (an argument of `set_timesteps`), "sigmas" (its
-            public tensors), "respaced" (betas), or "" if it cannot be; "flow" and "edm" for those families.
+            public tensors), "public" (its public timesteps alone), "respaced" (betas), or "" if it cannot be; "flow",
+            "edm" and "ratio" for those families.
         own: Whether any grid will do (PNDM's coefficients are for equal strides).
         truncated: Whether its stock spacings run from t* by truncated betas; otherwise they are made as grids.
         ve_scale: Whether it runs on x/α.
@@ -102,6 +103,8 @@ _SUPPORT = {
     "PNDMScheduler": Support("respaced", own=False, truncated=False, needs=(("skip_prk_steps", True),)),
     "FlowMatchEulerDiscreteScheduler": Support("flow"),
     "FlowMatchLCMScheduler": Support("flow", needs=(("scale_factors", None),)),
+    "UnCLIPScheduler": Support("public", truncated=False),
+    "DDPMWuerstchenScheduler": Support("ratio"),
     "EDMEulerScheduler": Support("edm"),
     "EDMDPMSolverMultistepScheduler": Support("edm"),
 }
@@ -171,7 +174,7 @@ def spacing_changes(spacing: str) -> dict[str, Any]:
 
 def remade(scheduler: Any, **changes: Any) -> Any:
     """A fresh scheduler of the same class and config, but for `changes` where the class knows them."""
-    if not takes_variances(scheduler):
+    if _learned_variances(scheduler) and not takes_variances(scheduler):
         # (Some would cut what they are given to three channels, as those of RGB images.)
         changes["variance_type"] = None
     known = {key: value for key, value in changes.items() if key in _parameters(scheduler)}
@@ -179,9 +182,13 @@ def remade(scheduler: Any, **changes: Any) -> Any:
 
 
 def takes_variances(scheduler: Any) -> bool:
-    """Whether a scheduler's steps take variances that a network predicts, too: ancestral DDPM alone does."""
-    learned = str(scheduler.config.get("variance_type")).startswith("learned")
-    return learned and any(base.__name__.startswith("DDPM") for base in type(scheduler).__mro__)
+    """Whether a scheduler's steps take variances that a network predicts, too: those of ancestral DDPM alone do."""
+    ancestral = any(base.__name__.startswith(("DDPM", "UnCLIP")) for base in type(scheduler).__mro__)
+    return ancestral and _learned_variances(scheduler)
+
+
+def _learned_variances(scheduler: Any) -> bool:
+    return str(scheduler.config.get("variance_type")).startswith("learned")
 
 
 def step_output(scheduler: Any, output: Tensor, sample: Tensor) -> Tensor:

@@ -93,8 +93,8 @@ def _same_process(a: NoiseSchedule, b: NoiseSchedule) -> bool:
 def _described(schedule: NoiseSchedule) -> str:
     if schedule.kind == "flow":
         return f"flow matching with {schedule.num_train_timesteps} timesteps"
+    kind = {"vp": "variance preserving", "ve": "variance exploding"}.get(schedule.kind, "Würstchen's process")
     if not schedule.discrete:
-        return "variance exploding in continuous time"
-    kind = {"vp": "variance preserving", "ve": "variance exploding"}[schedule.kind]
+        return f"{kind} in continuous time"
     first, last = float(schedule.log_snrs[0]), float(schedule.log_snrs[-1])
     return f"{kind} with {len(schedule.times)} timesteps from log-SNR {first:.3g} to {last:.3g}"

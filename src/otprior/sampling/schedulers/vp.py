@@ -118,6 +118,10 @@ def _on_grid(scheduler: Any, support: Support, grid: list[int], device: Device) 
     if support.grid == "respaced":
         return _respaced(scheduler, grid, device)
     fresh = remade(scheduler, **spacing_changes("trailing"), interpolation_type="linear")
+    if support.grid == "public":
+        # (The pipeline passes the timestep that a step leads to.)
+        fresh.num_inference_steps, fresh.timesteps = len(grid), torch.tensor(grid, device=device)
+        return fresh, fresh.timesteps
     if support.grid == "timesteps":
         fresh.set_timesteps(timesteps=grid, device=device)
     else:
