@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from otprior.data.images import ImageSet, check_images, check_labels, to_pixels, to_uint8
-from otprior.data.samples import SampleWriter
+from otprior.data.samples import SampleWriter, read_samples
 from otprior.data.streams import load_images
 from otprior.utils.files import write_json
 
@@ -367,6 +367,16 @@ def test_a_sample_folder_is_read_with_its_labels(tmp_path, png, as_float):
     assert (found.images - clipped).abs().max() <= (0 if as_float else 1 / 127.5)
     if as_float:
         assert torch.equal(load_images(tmp_path, value_range=None).images, images)
+
+
+@pytest.mark.parametrize("report", [3, [1], {"rows": 3}, {"rows": [3]}, {"settings": 3}])
+def test_a_report_of_another_form_beside_samples_is_named(tmp_path, report):
+    writer = SampleWriter(tmp_path, [0, 1], png=True, as_float=False)
+    writer.add(torch.zeros(2, 1, 4, 4), None)
+    writer.finish(None)
+    write_json(tmp_path / "report.json", report)
+    with pytest.raises(ValueError, match=r"report.json must be"):
+        read_samples(tmp_path)
 
 
 def test_a_damaged_sample_folder_is_named(tmp_path):

@@ -44,12 +44,12 @@ def test_a_copy_of_a_duplicated_atom_is_a_copy() -> None:
     atoms = Atoms.build(torch.cat([unique, unique[:20], unique[:20]]))
     assert len(atoms.images) == 50
     assert torch.equal(atoms.representative[50:], torch.arange(20).repeat(2))
-    distances, indices = atoms.nearest(unique[:20] + noise(unique[:20], 0.05), 2)
+    distances, _, near = atoms.nearest_and_twins(unique[:20] + noise(unique[:20], 0.05), 2)
     assert copy_mask(distances).all()
     # Whichever of the equal atoms a start was built on, it is the sample's source.
     for sources in (torch.arange(20), torch.arange(50, 70), torch.arange(70, 90)):
-        assert source_mask(indices[:, 0], sources, atoms).all()
-    assert not source_mask(indices[:, 0], torch.arange(20).roll(1), atoms).any()
+        assert source_mask(near, sources, atoms).all()
+    assert not source_mask(near, torch.arange(20).roll(1), atoms).any()
 
 
 @pytest.mark.parametrize("levels", [0.5, 1, 2, 4, 8])
@@ -61,6 +61,12 @@ def test_near_twins_hide_no_copies(levels: float, twins: int) -> None:
     copies, strangers = unique[:60] + noise(unique[:60], 0.05), images(60, seed=1)
     assert copy_mask(atoms.nearest(copies, 2)[0]).all()
     assert not copy_mask(atoms.nearest(strangers, 2)[0]).any()
+    # Whichever of the twins a start was built on, it is the sample's source.
+    near = atoms.nearest_and_twins(copies, 2)[2]
+    for twin in range(twins + 1):
+        assert source_mask(near, torch.arange(60) + 100 * twin, atoms).all()
+    assert not source_mask(near, torch.arange(60).roll(1), atoms).any()
+    assert (atoms.nearest_and_twins(strangers, 2)[2][:, 1:] == -1).all()
 
 
 def test_an_image_between_two_atoms_is_no_copy_of_either() -> None:
@@ -141,9 +147,9 @@ def test_below_quantile_of_held_out_distances() -> None:
 def test_refuses_bad_input() -> None:
     atoms = Atoms.build(images(5))
     with pytest.raises(ValueError, match=r"sources must be in \[0, 5\); got \[-1, 1\]"):
-        source_mask(torch.tensor([0, 1]), torch.tensor([-1, 1]), atoms)
+        source_mask(torch.tensor([[0], [1]]), torch.tensor([-1, 1]), atoms)
     with pytest.raises(ValueError, match="sources must be of shape"):
-        source_mask(torch.tensor([0, 1]), torch.tensor([1]), atoms)
+        source_mask(torch.tensor([[0], [1]]), torch.tensor([1]), atoms)
     with pytest.raises(ValueError, match="k >= 2"):
         copy_mask(torch.zeros(3, 1))
     with pytest.raises(ValueError, match="q must be in"):

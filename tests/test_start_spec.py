@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from otprior.data import bundled
@@ -118,3 +119,37 @@ def test_damaged_settings_are_refused(tmp_path: Path, content: str, message: str
         read_settings(path)
     with pytest.raises(FileNotFoundError, match="`otprior tune` writes one"):
         read_settings(tmp_path / "missing.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("start_timestep", [8]),
+        ("start_timestep", None),
+        ("steps", "2"),
+        ("steps", 0),
+        ("steps", True),
+        ("guidance", {}),
+        ("scheduler", [[]]),
+        ("spacing", 3),
+        ("label", None),
+        ("prior", 1),
+    ],
+)
+def test_values_of_another_kind_are_refused_as_settings_are_read(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    path = tmp_path / "settings.json"
+    write_settings(path, {"a": ROW}, "validation", "by hand")
+    content = json.loads(path.read_text())
+    content["rows"]["a"][name] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"settings .*settings.json do not describe starts: {name} must be"):
+        read_settings(path)
+
+
+def test_numbers_of_numpy_make_the_same_start(tmp_path: Path) -> None:
+    start = StartSpec("gaussian", np.int64(500), np.int32(5), guidance=np.float32(2.0))  # type: ignore[arg-type]
+    assert start == StartSpec("gaussian", 500, 5, guidance=2.0)
+    write_settings(tmp_path / "settings.json", {"a": start}, "validation", "by hand")
+    assert read_settings(tmp_path / "settings.json")["a"] == start

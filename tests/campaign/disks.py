@@ -14,24 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from campaign.inputs import garbage, write_earlier
-from campaign.material import JOBS, copy
+from campaign.material import JOBS, ONE_OF_EACH, copy
 from campaign.running import forked, listing
 
 NEW_NAMESPACE, PRIVATE, READ_ONLY, DETACH = 0x20000, (1 << 18) | (1 << 14), 1 | 32, 2
 SIZES = (12, 24, 48, 96, 200, 800)  # KiB; 0 is read-only
-ONE_OF_EACH = (
-    "demo",
-    "fit",
-    "sample",
-    "evaluate",
-    "compare",
-    "tune",
-    "encode",
-    "audit",
-    "codes",
-    "reproduce",
-    "verify",
-)
 
 
 @dataclass(frozen=True)

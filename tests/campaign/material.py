@@ -65,6 +65,20 @@ JOBS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "demo": ("demo --quick --samples 12", ()),
 }
+# The job that stands for each command.
+ONE_OF_EACH = (
+    "demo",
+    "fit",
+    "sample",
+    "evaluate",
+    "compare",
+    "tune",
+    "encode",
+    "audit",
+    "codes",
+    "reproduce",
+    "verify",
+)
 STUDIES = ("compare", "tune", "codes", "reproduce", "demo")  # they sample in processes of their own
 
 

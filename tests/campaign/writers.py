@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from campaign.inputs import garbage, write_earlier
-from campaign.material import JOBS, copy
+from campaign.material import JOBS, ONE_OF_EACH, copy
 from campaign.running import Outcome, forked
 
 PAIRS = 5
-TOGETHER = ("fit", "sample", "evaluate", "encode", "compare", "tune", "codes", "audit")
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def main(material: Path, work: Path, seed: int, first: int) -> Iterator[Pair]:
     """Runs the pairs from the `first` on."""
     chance = random.Random(seed)
     cases = [
-        (name, chance.choice((0.0, 0.0, 0.02, 0.2)), k % 2 == 0) for name in TOGETHER for k in range(PAIRS)
+        (name, chance.choice((0.0, 0.0, 0.02, 0.2)), k % 2 == 0) for name in ONE_OF_EACH for k in range(PAIRS)
     ]
     for number, (name, delay, earlier) in enumerate(cases):
         if number < first:

@@ -71,19 +71,27 @@ class Atoms:
         indices = torch.unique(representative)
         return cls(images[indices], indices, representative)
 
-    @plain_torch()
     def nearest(self, images: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Distances to the `k` nearest different atoms, and their indices among the given atoms; (N, k).
 
         Near twins of the nearest one, up to `MOST_TWINS`, are not different from it.
         """
+        return self.nearest_and_twins(images, k)[:2]
+
+    @plain_torch()
+    def nearest_and_twins(self, images: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The same; and the indices of the nearest one and its near twins, −1 in the places of fewer; (N, K)."""
         spare = min(MOST_TWINS, len(self.images) - k) if k > 1 else 0
         distances, columns = nearest(images, self.images, k + max(spare, 0))
-        if spare > 0:
-            chosen = self._twins(distances, columns, spare)[:, None] + torch.arange(k, device=columns.device)
-            chosen[:, 0] = 0
-            distances, columns = distances.gather(1, chosen), columns.gather(1, chosen)
-        return distances, self.indices[columns]
+        if spare <= 0:
+            indices = self.indices[columns]
+            return distances, indices, indices[:, :1]
+        twins = self._twins(distances, columns, spare)[:, None]
+        places = torch.arange(spare + 1, device=columns.device)
+        near = torch.where(places <= twins, self.indices[columns[:, : spare + 1]], -1)
+        chosen = twins + places[:k]
+        chosen[:, 0] = 0
+        return distances.gather(1, chosen), self.indices[columns.gather(1, chosen)], near
 
     def _twins(self, distances: Tensor, columns: Tensor, most: int) -> Tensor:
         """How many twins, up to `most`, the nearest of the atoms `columns` has as seen from each sample; (N,)."""
@@ -135,21 +143,21 @@ def copy_power(atoms: Atoms) -> float:
     return float(copy_mask(atoms.nearest(planted + ALTERATION * noise, 2)[0]).double().mean())
 
 
-def source_mask(indices: Tensor, sources: Tensor, atoms: Atoms) -> Tensor:
-    """Finds samples whose nearest atom is the one that their start was built on, shape (N,), bool.
+def source_mask(near: Tensor, sources: Tensor, atoms: Atoms) -> Tensor:
+    """Finds samples whose nearest atom is the one that their start was built on, or a near twin of it; (N,), bool.
 
     Arguments:
-        indices: The nearest atom, from `Atoms.nearest`, shape (N,).
+        near: The nearest atom and its near twins, from `Atoms.nearest_and_twins`, shape (N, K).
         sources: Index of the atom behind each start, shape (N,); of equal atoms any counts.
         atoms: The atoms that both index.
     """
     require(
-        sources.shape == indices.shape, "sources", f"of shape {tuple(indices.shape)}", tuple(sources.shape)
+        sources.shape == near.shape[:1], "sources", f"of shape {tuple(near.shape[:1])}", tuple(sources.shape)
     )
     count = len(atoms.representative)
     in_range = bool(((sources >= 0) & (sources < count)).all())
     require(in_range, "sources", f"in [0, {count})", f"[{int(sources.min())}, {int(sources.max())}]")
-    return indices == atoms.representative[sources]
+    return (near == atoms.representative[sources][:, None]).any(dim=1)
 
 
 def below_quantile(distances: Tensor, reference: Tensor, q: float = 0.01) -> Tensor:

@@ -210,11 +210,11 @@ def _copying_terms(
     features: Tensor, pixels: Tensor, reference: Reference, sources: Tensor | None
 ) -> dict[str, Tensor | None]:
     """The terms, one a sample, whose means are the figures of copying."""
-    pixel_distances, indices = reference.atoms.nearest(pixels, 2)
+    pixel_distances, _, near = reference.atoms.nearest_and_twins(pixels, 2)
     feature_distances = nearest(features, reference.atom_features)[0][:, 0]
     return {
         "copy_rate": copy_mask(pixel_distances),
-        "source_rate": None if sources is None else source_mask(indices[:, 0], sources, reference.atoms),
+        "source_rate": None if sources is None else source_mask(near, sources, reference.atoms),
         "nearest_pixel_distance": pixel_distances[:, 0],
         "nearest_feature_distance": feature_distances,
         "nearest_pixel_below_1pct": below_quantile(pixel_distances[:, 0], reference.held_out_pixel_distances),

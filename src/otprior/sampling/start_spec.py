@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from otprior.diffusion.grids import SPACINGS
 from otprior.priors import PriorOptions, find_prior, prior_kinds
-from otprior.utils.validation import require
+from otprior.utils.validation import check_integer, check_number, plain_number, require
 
 # Our own grids are named "grid:log_snr" and so on, to tell them from a scheduler's spacing of that name.
 OWN_GRID = "grid:"
@@ -39,8 +39,8 @@ class StartSpec:
         grid: Timesteps from t* that `fit_grid` found, one a step; () of another spacing.
 
     Raises:
-        ValueError: If the prior does not have an option, or it must not have this value; or if the grid is not one of
-            so many decreasing timesteps.
+        ValueError: If a value is of another kind; if the prior does not have an option, or it must not have this value;
+            or if the grid is not one of so many decreasing timesteps.
 
     Examples:
         >>> StartSpec("gaussian", 500, steps=5, scheduler="UniPCMultistepScheduler").spacing
@@ -60,6 +60,13 @@ class StartSpec:
     grid: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("prior", "scheduler", "spacing", "label"):
+            value = getattr(self, name)
+            require(isinstance(value, str), name, "text", repr(value))
+        for name in ("start_timestep", "steps", "guidance"):
+            object.__setattr__(self, name, plain_number(getattr(self, name)))  # files hold no other
+            check_number(name, getattr(self, name))
+        check_integer("steps", self.steps, 1)
         given = dict(self.options)
         declared = self._declared()
         if declared is not None:

@@ -89,7 +89,16 @@ def read_starts(folder: Path) -> dict[str, np.ndarray]:
 
 
 def read_sample_report(folder: Path) -> dict[str, Any]:
-    """The report.json of a sample folder; {} where there is none."""
+    """The report.json of a sample folder; {} where there is none.
+
+    Raises:
+        ValueError: If it is damaged, or its rows and settings are no objects.
+    """
     path = folder / REPORT_FILE
     report = read_json(path) if path.is_file() else {}
-    return report if isinstance(report, dict) else {}
+    require(isinstance(report, dict), str(path), "a JSON object", type(report).__name__)
+    rows, settings = report.get("rows") or [], report.get("settings") or {}
+    whole = isinstance(rows, list) and all(isinstance(row, dict) for row in rows)
+    require(whole, f"rows of {path}", "a list of objects", f"{rows!r:.40}")
+    require(isinstance(settings, dict), f"settings of {path}", "an object", f"{settings!r:.40}")
+    return report
