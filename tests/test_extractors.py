@@ -187,6 +187,11 @@ def test_a_name_that_stands_for_nothing(name: str) -> None:
         load_extractor(name)
 
 
+def test_the_bundled_one_is_named_by_its_function() -> None:
+    with pytest.raises(FileNotFoundError, match=r"bundled\.extractor"):
+        load_extractor("bundled")
+
+
 @pytest.mark.parametrize("name", ["a.pt", "a.txt", "folder"])
 def test_what_is_no_extractor(tmp_path: Path, name: str) -> None:
     (tmp_path / "a.pt").write_bytes(b"no script")

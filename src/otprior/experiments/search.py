@@ -379,7 +379,12 @@ def _on_a_fitted_grid(
     **options: Any,
 ) -> list[Trial]:
     """The best start once more, on a grid that is fitted to it."""
-    if best is None or best.start.steps == 1 or study.prompts or time.monotonic() > deadline:
+    if best is None or best.start.steps == 1 or time.monotonic() > deadline:
+        return []
+    if study.prompts:
+        logger.warning(
+            "no grid is fitted for a pipeline with prompts: the best start keeps its scheduler's spacing"
+        )
         return []
     priors = options.get("priors") or work / "priors"
     fitted = with_fitted_grid(study, best.start, work, priors, options.get("listen", ignore))

@@ -95,7 +95,10 @@ def load_extractor(name: str | Path) -> Extractor:
         if _is_import_path(name):
             return _imported(name)
         if not is_hub_name(name):
-            raise FileNotFoundError(f"--extractor {name}: there is no such file or folder; name {KINDS}")
+            hint = " (In Python the bundled one is otprior.bundled.extractor().)" if name == "bundled" else ""
+            raise FileNotFoundError(
+                f"--extractor {name}: there is no such file or folder; name {KINDS}{hint}"
+            )
         path = local_folder(name, files=("*.json", "*.safetensors"))
     if path.is_dir():
         config = path / "config.json"

@@ -71,6 +71,7 @@ def coarse_start(cells: LaguerreCells, iteration: Callable[[Cells], AveragedSgd]
 
 def _nearest(atoms: Tensor, few: Tensor) -> Tensor:
     """For each of the atoms (N, d) the index of the nearest of the few (n, d); int64 (N,)."""
-    half_squares = 0.5 * (few**2).sum(dim=1)
+    # (Without a copy of the few, which squares would be.)
+    half_squares = 0.5 * torch.linalg.vector_norm(few, dim=1).square()
     parts = atoms.split(max(1, SCORES_PER_BLOCK // len(few)))
     return torch.cat([torch.addmm(-half_squares, part, few.T).argmax(dim=1) for part in parts])
