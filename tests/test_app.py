@@ -187,11 +187,13 @@ def test_another_model_moves_the_range_of_t(press: Press, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_the_prior_error_is_plotted_and_tabulated(press: Press) -> None:
-    values = (FIELDS | {"starts": ["none", "gaussian"]}).values()
+    values = (FIELDS | {"starts": ["none", "gaussian", "semidiscrete"]}).values()
     status, shown = press.handlers.error(*values, request=None, progress=press.listen)
     assert "Done" in status
     assert "<table" in shown
     assert 'alt="The prior error' in shown
+    headings = re.findall(r'<th scope="col">(.*?)</th>', shown)
+    assert headings == ["t*", "α", "N(0, I)", "gaussian prior", "semidiscrete, coupled ρ=0.85"]
 
 
 def test_the_server_takes_no_files_and_no_other_host(page: Any, press: Press) -> None:

@@ -104,9 +104,17 @@ def test_the_lowest_fid_does_not_lead_when_it_copies() -> None:
 
 
 def test_when_every_start_copies_the_headline_says_so() -> None:
-    report = _report(_plain(20, 9.0), _coupled(5, 2.5, 0.55))
+    report = _report(_plain(20, 9.0), _coupled(5, 2.5, 0.55), _coupled(3, 4.0, 0.55))
     assert "more copies than real images" in headline(report)
     assert "No start with a prior is known to come within a percentage point" in _text(report)
+
+
+def test_one_set_of_samples_is_compared_with_no_others() -> None:
+    copying, honest = _report(_coupled(5, 2.5, 0.55)), _report(_coupled(5, 5.0))
+    assert headline(copying) == "“coupled” with 5 evaluations makes more copies than real images have"
+    assert "starts with a prior" not in _text(copying)
+    assert headline(honest) == "“coupled” with 5 evaluations has an FID 3.00 above that of held-out real images"
+    assert headline(_report(_coupled(5, 5.0), floor=None)).endswith("has an FID of 5.00")
 
 
 @pytest.mark.parametrize("unknown", ["row", "reference"])

@@ -81,9 +81,8 @@ def headline(report: SamplingReport) -> str:
     cost = f"{_name(best)} with {_cost(best)}"
     match copies_more(report, best):
         case True:
-            return (
-                f"{cost} has the lowest FID of the starts with a prior, and more copies than real images have"
-            )
+            lowest = "has the lowest FID of the starts with a prior, and" if _several(report) else "makes"
+            return f"{cost} {lowest} more copies than real images have"
         case None:
             return f"{cost}: quality was measured, copying was not"
     if matches is not None and evaluations(matches) <= evaluations(best):
@@ -93,7 +92,7 @@ def headline(report: SamplingReport) -> str:
     if dearest is None and matches is not None:
         return f"{cost}; N(0, I) with {matches.nfe} is at least as good"
     if dearest is None:
-        return f"{cost}, measured against held-out real images"
+        return f"{cost} has an FID {_above_real(report, best)}"
     relation = "on a par with" if _overlap(report, best, dearest) else "ahead of"
     return f"{cost} is {relation} N(0, I) with {dearest.nfe}"
 
@@ -143,7 +142,7 @@ def _headline(report: SamplingReport, found: KeyRows) -> list[str]:
             return ["No row has an FID, so nothing is said about quality."] if report.rows else []
         lowest = f"From N(0, I) the lowest FID comes with {_rival(report, found.closest)}."
         return [f"No start with a prior is among these rows. {lowest}"]
-    standing = _standing(report, best).replace("the floor", "that of held-out real images", 1)
+    standing = _above_real(report, best, inside=True)
     first = f"With {_cost(best).replace('eval', 'network eval')}, {_name(best)} has an FID {standing}"
     if best.copy_rate is None:
         first += ". Its copies were not counted, so that the FID alone proves little."
@@ -151,7 +150,7 @@ def _headline(report: SamplingReport, found: KeyRows) -> list[str]:
         first += f", and {_share(best)} of its samples count as copies"
         real = _real_share(report, best)
         first += f", against {real} of held-out images." if real else "."
-    if copies_more(report, best):
+    if copies_more(report, best) and _several(report):
         first += (
             " No start with a prior is known to come within a percentage point of held-out images in that."
         )
@@ -260,6 +259,11 @@ def _standing(report: SamplingReport, row: ReportRow, inside: bool = True) -> st
     return f"{text} ({'; '.join(notes)})" if notes and inside else text
 
 
+def _above_real(report: SamplingReport, row: ReportRow, inside: bool = False) -> str:
+    """The same in full, "above that of held-out real images", for where "floor" has not been said yet."""
+    return _standing(report, row, inside).replace("the floor", "that of held-out real images", 1)
+
+
 def _rival(report: SamplingReport, row: ReportRow, best: ReportRow | None = None) -> str:
     """ "20 evaluations (DPM++2M, 3.40 above the floor; 95% intervals overlap)"."""
     scheduler = f"{row.scheduler}, " if row.scheduler else ""
@@ -271,6 +275,10 @@ def _overlap(report: SamplingReport, one: ReportRow, other: ReportRow) -> bool:
     """Whether two rows' intervals overlap, so that chance may have set their order."""
     first, second = quality(report, one)[1], quality(report, other)[1]
     return bool(first and second and first[0] <= second[1] and second[0] <= first[1])
+
+
+def _several(report: SamplingReport) -> bool:
+    return sum(row.has_prior for row in report.rows) > 1
 
 
 def _name(row: ReportRow) -> str:

@@ -50,6 +50,8 @@ from otprior.utils.validation import require
 FEW_IMAGES = 2000
 FULL_STEPS, FULL_SAMPLER = 100, "full-sampler"
 MOST_SEEDS = 24
+# Kinds whose errors every audit has.
+AUDITED = ("none", "identity", "gaussian")
 # Draws of p_t that the data's own flow carries, for the upper bounds of the prior error.
 DRAWS = 16
 
@@ -357,11 +359,11 @@ class Workbench:
             asked = self._fit_request(choice, "gaussian", {}, self.folder)
             scheduler, images = read_fitted_images(asked, self.device)
             priors = {}
-            for place, name in enumerate(name for name in choice.starts if name != "none"):
+            for name in (name for name in choice.starts if name not in AUDITED):
                 prior = load_prior(self._fit(choice, name)[0] if is_kind(name) else name)
                 start = choice.spec(prior.kind, schedule)
                 prior = prior.derive(prior, prior.timestep, dict(start.options))
-                priors[f"{place + 1}"] = prior
+                priors[name] = prior
             request = AuditRequest(
                 scheduler=scheduler,
                 name=choice.model,

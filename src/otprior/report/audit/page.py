@@ -47,7 +47,7 @@ _READING = (
     ),
     (
         "interval",
-        "The error is not computed but enclosed: lower end – upper end, and below it their ratio. An end without a "
+        "The error is not computed but enclosed: lower end – upper end, and below it their ratio where the lower end is not 0. An end without a "
         "level holds for certain; the others hold with 95 % confidence.",
     ),
     (
@@ -118,9 +118,9 @@ def _error_table(groups: Sequence[Sequence[ErrorRow]], title: str = "") -> Table
 
 
 def _error_cell(row: ErrorRow) -> Cell:
-    ratio = "×∞" if row.ratio is None else f"×{row.ratio:.3g}"
+    ratio = () if row.ratio is None else (f"×{row.ratio:.3g}",)
     reason = "; ".join(_BOUNDS.get(by, by) for by in (row.lower_by, row.upper_by))
-    return Cell(error_text(row), (ratio,), reason=reason)
+    return Cell(error_text(row), ratio, reason=reason)
 
 
 def _tiles(audit: Audit) -> list[Tile]:

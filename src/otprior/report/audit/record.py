@@ -97,7 +97,7 @@ class AuditRow(Record):
             title = f"{words}, {self.noise}"
             title += "" if self.correlation in (None, 1) else f" ρ={self.correlation:g}"
             title += f" ε={self.smoothing:g}" if self.smoothing else ""
-        return title if self.name is None else f"{self.name} ({title})"
+        return title if self.name in (None, self.prior) else f"{self.name} ({title})"
 
 
 class OtherBound(Record):
