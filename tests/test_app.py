@@ -19,6 +19,8 @@ from typing import Any
 import pytest
 import torch
 from cli_helpers import run, write_model
+from newcomer_material import write_photographs
+from tiny_pipelines import text_to_image
 
 import otprior.cli.app as command
 from otprior import GaussianPrior, NoiseSchedule, bundled
@@ -72,7 +74,7 @@ def page(monkeypatch: pytest.MonkeyPatch) -> Any:
 FIELDS = {
     "model": "bundled", "starts": ["gaussian", "semidiscrete"], "data": "bundled", "limit": 100, "timestep": 525,
     "steps": 2, "noise": "coupled", "rho": 0.85, "seeds": "0-1", "full_steps": 3, "labels": "", "prompt": None,
-    "guidance": None,
+    "guidance": "",
 }  # fmt: skip
 
 
@@ -149,6 +151,7 @@ def test_a_run_shows_each_start_and_its_commands_make_the_same_images(
         ({"seeds": "<b>"}, "&lt;b&gt;"),
         ({"steps": None}, "K must be given"),
         ({"labels": "77"}, "class_labels"),
+        ({"guidance": "much"}, "guidance scale must be a number"),
     ],
 )
 def test_bad_input_is_said_in_one_line_on_the_page(press: Press, changed: dict[str, Any], named: str) -> None:
@@ -174,6 +177,26 @@ def test_the_stop_button_ends_the_work(press: Press) -> None:
     values = (FIELDS | {"starts": ["none"]}).values()
     ((status, *_),) = press.handlers.generate(*values, request=None, progress=stop_at_once)
     assert "Stopped" in status
+
+
+def test_a_pipeline_with_prompts_keeps_its_own_sampler(page: Any, tmp_path: Path) -> None:
+    text_to_image().save_pretrained(tmp_path / "model")
+    write_photographs(tmp_path / "photographs")
+    press = Press(page, tmp_path / "work")
+    given: dict[str, Any] = {
+        "model": str(tmp_path / "model"),
+        "starts": ["none", "gaussian"],
+        "data": str(tmp_path / "photographs"),
+    }
+    ((status, *_),) = press.generate(**given)
+    assert "prompt" in status
+    *_, (status, images, taken) = press.generate(**given, prompt="a cat")
+    assert "Done" in status
+    assert images.count("<img") == 3 * 2 * 2
+    commands = re.findall(r"^otprior sample .*$", re.sub(r"</?pre[^>]*>", "\n", taken), re.MULTILINE)
+    assert len(commands) == 3
+    assert all("--prompt &#39;a cat&#39;" in line for line in commands)
+    assert not any("--scheduler" in line for line in commands)
 
 
 def test_another_model_moves_the_range_of_t(press: Press, tmp_path: Path) -> None:
@@ -262,7 +285,7 @@ def test_the_page_in_a_browser(address: str, width: int, tmp_path: Path) -> None
         generate.wait_for()
         for name in ("Model", "Training images", "Seeds"):
             tab.get_by_role("textbox", name=name).wait_for()
-        tab.get_by_role("radio", name="fresh").wait_for()
+        tab.get_by_role("group", name="Noise of a start").get_by_role("radio", name="fresh").wait_for()
         # t* is moved by the keyboard, and from there the tab key reaches the button.
         slider = tab.get_by_role("slider", name="Start timestep")
         slider.focus()
@@ -284,6 +307,9 @@ def test_the_page_in_a_browser(address: str, width: int, tmp_path: Path) -> None
         assert '"start_timestep": 524' in Path(download.value.path()).read_text()
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
         tab.screenshot(path=tmp_path / f"{width}.png", full_page=True)
+        # What stands empty below "More" stays so, and the work can be stopped.
+        tab.get_by_role("button", name="More").click()
+        api.expect(tab.get_by_role("textbox", name="Guidance scale")).to_have_value("")
         tab.get_by_role("textbox", name="Seeds").fill("0-19")
         generate.click()
         tab.wait_for_timeout(1500)

@@ -18,6 +18,7 @@ from test_cli_pipelines import inputs_of
 from tiny_pipelines import text_to_image
 
 from otprior import GaussianPrior, OTPriorPipeline, Prior
+from otprior.utils.hub import not_found
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,12 @@ def test_priors_and_pipelines_are_loaded_by_name(hub: Hub, tmp_path: Path) -> No
 def test_our_own_pipelines_index_does_not_know_the_prior(hub: Hub) -> None:
     assert "prior" not in (hub.root / "me" / "fast" / "model_index.json").read_text()
     assert Prior.from_pretrained(hub.root / "me" / "fast", subfolder="prior").timestep == 500
+
+
+def test_the_hubs_own_words_are_passed_on() -> None:
+    error = OSError("nothing is cached")
+    error.__cause__ = ConnectionError("The hub is closed.\n\nNo such repository.\nSee elsewhere.")
+    assert str(not_found("model", "me/sd", error)).endswith("The hub is closed. No such repository.")
 
 
 @pytest.mark.slow

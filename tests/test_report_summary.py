@@ -113,7 +113,7 @@ def test_one_set_of_samples_is_compared_with_no_others() -> None:
     copying, honest = _report(_coupled(5, 2.5, 0.55)), _report(_coupled(5, 5.0))
     assert headline(copying) == "“coupled” with 5 evaluations makes more copies than real images have"
     assert "starts with a prior" not in _text(copying)
-    assert headline(honest) == "“coupled” with 5 evaluations has an FID 3.00 above that of held-out real images"
+    assert headline(honest).endswith("has an FID 3.00 above that of held-out real images")
     assert headline(_report(_coupled(5, 5.0), floor=None)).endswith("has an FID of 5.00")
 
 

@@ -69,9 +69,8 @@ def search_curve(
     copying.set_xlabel("start t*", color=theme.ink)
     progress.set_xlabel("network evaluations", color=theme.ink)
     progress.set_ylabel(f"best on {sizes[-1]:,} seeds", color=theme.ink)
-    words.legend(
-        *quality.get_legend_handles_labels(), loc="lower left", frameon=False, labelcolor=theme.ink, fontsize=9
-    )
+    entries = quality.get_legend_handles_labels()
+    words.legend(*entries, loc="lower left", frameon=False, labelcolor=theme.ink, fontsize=9)
     note = "hollow: copies too much to be allowed on so many seeds\ndashed: the copying limit\ncircle: chosen"
     words.text(0.0, 0.9, note, color=theme.muted, fontsize=9, va="top")
     for axis in (quality, progress, copying):

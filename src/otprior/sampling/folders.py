@@ -18,7 +18,7 @@ from torch import nn
 from otprior.diffusion.known_schedules import CONFIG_FILE, read_scheduler
 from otprior.utils.configs import check_config
 from otprior.utils.files import folder_sha256, read_json, require_regular, write_json
-from otprior.utils.hub import PRIOR_FILES, is_hub_name
+from otprior.utils.hub import PRIOR_FILES, is_hub_name, not_found
 from otprior.utils.validation import check_finite, require
 
 # What pipelines call the component that decodes latents.
@@ -155,10 +155,7 @@ def download_pipeline(name: str, variant: str | None = None, parts: Collection[s
             )
         )
     except (OSError, ValueError, HfHubHTTPError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f"no model at {name}: there is no such folder, and on the hub: {reason}"
-        ) from error
+        raise not_found("model", name, error) from error
 
 
 def find_pipeline(name: str | Path, variant: str | None = None, parts: Collection[str] = ()) -> Path:

@@ -47,10 +47,15 @@ def local_folder(
     try:
         return Path(snapshot_download(str(path), allow_patterns=patterns, **own), below)
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(
-            f"no prior at {path}: there is no such folder, and on the hub: {reason}"
-        ) from error
+        raise not_found("prior", path, error) from error
+
+
+def not_found(what: str, name: str | Path, error: Exception) -> FileNotFoundError:
+    """The error for a name that is neither a path nor on the hub, in the hub's words if `error` was caused by it."""
+    said = error if isinstance(error, HfHubHTTPError) else error.__cause__ or error
+    lines = (line.strip() for line in str(said).splitlines())
+    reason = " ".join([line for line in lines if line][:2])
+    return FileNotFoundError(f"no {what} at {name}: there is no such folder, and on the hub: {reason}")
 
 
 def upload(

@@ -27,13 +27,17 @@ from otprior.cli.inputs import BUNDLED
 from otprior.cli.prior_options import prior_names
 from otprior.diffusion.grids import MOST_STEPS
 from otprior.priors.semidiscrete import NOISES
-from otprior.utils.validation import require
+from otprior.utils.validation import invalid, require
 
 logger = logging.getLogger(__name__)
 
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
-# Says changes of the status aloud.
-LIVE = "() => document.getElementById('status').setAttribute('aria-live', 'polite')"
+# Says changes of the status aloud, and what a group of radio buttons chooses.
+ALOUD = """() => {
+  document.getElementById('status').setAttribute('aria-live', 'polite');
+  for (const group of document.querySelectorAll('fieldset'))
+    group.setAttribute('aria-label', group.querySelector('[data-testid="block-info"]').innerText);
+}"""
 INTRODUCTION = (
     "Sampling usually starts from white noise at the last timestep T. A **prior** starts it at a timestep t* in the "
     "middle, from the same seeds, so that few network evaluations will do. Choose, and press Generate."
@@ -113,7 +117,7 @@ def read_choice(*values: Any) -> Choice:
     """The values of the page's fields, in the order of `_fields`; None and "" stand for an empty one.
 
     Raises:
-        ValueError: If a field that has to be filled is not.
+        ValueError: If a field that has to be filled is not, or one is no number.
     """
     texts: list[Any] = [value.strip() if isinstance(value, str) else value for value in values]
     model, starts, data, limit, timestep, steps, noise, rho, seeds, full_steps, labels, prompt, guidance = (
@@ -132,8 +136,17 @@ def read_choice(*values: Any) -> Choice:
     return Choice(
         model, tuple(name.strip() for name in starts or ()), data or "", int(limit) if limit else None,
         int(timestep) if float(timestep).is_integer() else float(timestep), int(steps), noise, float(rho), seeds,
-        int(full_steps), labels or "", prompt or "", guidance,
+        int(full_steps), labels or "", prompt or "", _number(guidance, "the guidance scale"),
     )  # fmt: skip
+
+
+def _number(text: str | None, name: str) -> float | None:
+    if not text:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise invalid(name, "a number", repr(text)) from None
 
 
 def timesteps(bench: Workbench, model: str) -> tuple[float, float, float]:
@@ -211,7 +224,7 @@ def build_page(bench: Workbench, first: Choice) -> gr.Blocks:
             fields["correlation"],
             **own,
         )
-        page.load(None, None, None, js=LIVE)
+        page.load(None, None, None, js=ALOUD)
     return page
 
 
@@ -255,7 +268,8 @@ def _further(first: Choice) -> dict[str, Any]:
             ),
             "labels": gr.Textbox(label="Class labels", info="such as 3 or 0-9; empty for none"),
             "prompt": gr.Textbox(label="Prompt", info="for a model that takes one"),
-            "guidance": gr.Number(None, label="Guidance scale", info="empty for the model's"),
+            # (gradio shows an empty number as 0 once the accordion is open.)
+            "guidance": gr.Textbox(label="Guidance scale", info="such as 5; empty for the model's"),
         }
 
 

@@ -25,6 +25,7 @@ from otprior.cli.inputs import (
     check_model,
     check_prior,
     find_model,
+    is_stock_model,
     load_data,
     load_prior,
 )
@@ -250,10 +251,13 @@ class Workbench:
         return own
 
     def _white(self, choice: Choice, schedule: NoiseSchedule, steps: int, label: str, out: Path) -> Result:
-        start = white_noise(schedule, steps)
-        asked = choice.request("none", steps=steps, scheduler=start.scheduler, spacing=start.spacing)
-        options = ["--scheduler", start.scheduler, "--spacing", start.spacing, "--steps", str(steps)]
-        return self._sample(choice, asked, label, out, ["none", *options])
+        given: dict[str, Any] = {"steps": steps}
+        # (A pipeline that is called as its own class keeps its scheduler and spacing.)
+        if not is_stock_model(choice.model):
+            start = white_noise(schedule, steps)
+            given |= {"scheduler": start.scheduler, "spacing": start.spacing}
+        options = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+        return self._sample(choice, choice.request("none", **given), label, out, ["none", *options])
 
     def _start(self, choice: Choice, start: StartSpec, name: str, folder: Path, place: int) -> Result:
         fitted, words = self._fit(choice, name) if is_kind(name) else (Path(name), [])

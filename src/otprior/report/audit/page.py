@@ -47,8 +47,8 @@ _READING = (
     ),
     (
         "interval",
-        "The error is not computed but enclosed: lower end – upper end, and below it their ratio where the lower end is not 0. An end without a "
-        "level holds for certain; the others hold with 95 % confidence.",
+        "The error is not computed but enclosed: lower end – upper end, and below it their ratio, unless the lower end "
+        "is 0. An end without a level holds for certain; the others hold with 95 % confidence.",
     ),
     (
         "p_t of the data, of the population",
