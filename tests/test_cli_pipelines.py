@@ -321,6 +321,10 @@ def test_a_transformer_told_a_class_is_sampled(tmp_path: Path) -> None:
     assert pixels(tmp_path / "out").shape == (3, 8, 8, 3)
 
 
+def evaluate(samples: Path) -> Any:
+    return run("evaluate", samples, "--out", samples.parent / "evaluation")
+
+
 def test_films_are_fitted_and_sampled(tmp_path: Path) -> None:
     text_to_film().save_pretrained(tmp_path / "ltx")
     films = torch.rand(6, 3, 5, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -333,6 +337,7 @@ def test_films_are_fitted_and_sampled(tmp_path: Path) -> None:
     for name, options in (("pngs", ("--grid",)), ("array", ("--format", "npz"))):
         result = run(*command, *options, "--out", tmp_path / name)
         assert result.exit_code == 0, result.output
+        assert_refused(evaluate(tmp_path / name), "pictures; got films")
     array = np.load(tmp_path / "array" / "images.npz")["images"]
     assert array.shape == (2, 5, 32, 32, 3)
     frames = sorted((tmp_path / "pngs" / "images").glob("*/*.png"))
@@ -376,6 +381,8 @@ def test_sounds_are_fitted_and_sampled(tmp_path: Path) -> None:
     )
     assert run(*command, tmp_path / "wavs").exit_code == 0
     assert run(*command, tmp_path / "array", "--format", "npz").exit_code == 0
+    for name in ("wavs", "array"):
+        assert_refused(evaluate(tmp_path / name), "pictures; got sounds")
     found = np.load(tmp_path / "array" / "sounds.npz")
     assert found["rate"] == 24
     for seed, sound in enumerate(found["sounds"]):

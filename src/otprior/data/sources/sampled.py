@@ -22,6 +22,8 @@ STARTS_FILE = "starts.npz"
 REPORT_FILE = "report.json"
 ARRAYS_FILE = "images.npz"
 
+ELSEWHERE = "Measure films and sounds by .npz files of features that you make of them."
+
 
 class SampledSource(Source):
     """Images that were sampled, with the labels asked for.
@@ -41,11 +43,17 @@ class SampledSource(Source):
             require(
                 images is not None, str(folder / ARRAYS_FILE), "a file with an array named 'images'", "none"
             )
+            require(np.ndim(images) < 5, f"samples of {folder}", "pictures", "films", ELSEWHERE)
             if not self.floating and images.ndim == 4:
                 images = images.transpose(0, 3, 1, 2)
             self._inner = ArraySource(images, None, folder / ARRAYS_FILE, strict=False)
         else:
-            self._inner = TreeSource(FolderTree(folder / "images"))
+            pictures = folder / "images"
+            sounds = (folder / "sounds").is_dir() or (folder / "sounds.npz").is_file()
+            films = pictures.is_dir() and any(each.is_dir() for each in pictures.iterdir())
+            kind = "sounds" if sounds else "films"
+            require(not (films or sounds), f"samples of {folder}", "pictures", kind, ELSEWHERE)
+            self._inner = TreeSource(FolderTree(pictures))
         self.count = self._inner.count
         starts = read_starts(folder)
         for name, values in starts.items():
