@@ -464,6 +464,10 @@ def test_sets_that_overlap_are_refused(here: Path) -> None:
     [
         ("encode model data.npz --method dop853 --tol 1e-320", "tol must be"),
         ("tune bundled bundled --device vulkan", "--device must be"),
+        ("demo --quick --device vulkan", "--device must be"),
+        ("compare --device vulkan", "--device must be"),
+        ("codes model data.npz --fast --device vulkan", "--device must be"),
+        ("reproduce dpm-ot --device vulkan", "--device must be"),
         ("audit model data.npz --draws 100000000000 --timesteps 500", "draws must be an integer in"),
         ("audit model data.npz --steps 1000000000000 --timesteps 500 --draws 2", "must be"),
     ],

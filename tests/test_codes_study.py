@@ -203,7 +203,7 @@ WORDS = (
 def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder has model and images; the work is done in this process."""
     monkeypatch.chdir(place)
-    monkeypatch.setattr("otprior_studies.cli.codes.default_workers", lambda: 0)
+    monkeypatch.setattr("otprior_studies.cli.codes.default_workers", lambda *_: 0)
     return place
 
 

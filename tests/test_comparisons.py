@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,9 +21,10 @@ from otprior.experiments.search import Trial
 from otprior.experiments.study import find_study, study_names
 from otprior.sampling.schedulers import start_scheduler
 from otprior.sampling.start_spec import StartSpec
-from otprior_studies.comparisons import baselines, better_priors, conditional, frontier, stages
+from otprior_studies.comparisons import baselines, better_priors, conditional, frontier, headline, stages
 from otprior_studies.comparisons.candidates import SOLVERS, Solver, white
 from otprior_studies.comparisons.stages import Stages
+from otprior_studies.papers.dpm_ot import reports
 
 SCHEDULER = bundled.load_scheduler()
 
@@ -139,3 +141,17 @@ def test_a_start_that_cannot_be_shown_not_to_copy_says_so(
     assert small.best("any", rows).label == "t* = 400, copying limit not shown"
     rates["t* = 300"] = 0.0
     assert small.best("any", rows).label == "t* = 300"
+
+
+def test_networks_sample_where_they_are_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(name: str) -> Any:
+        return find_study(name).request(tmp_path, samples=12, device="cuda:1").resolved()
+
+    assert Stages.of(asked("conditional")).comparison("one", [stages.ANY]).device == "cuda:1"
+    assert reports._comparison("one", [stages.ANY], asked("dpm-ot"), 100).device == "cuda:1"
+    seen: list[Comparison] = []
+    result = SimpleNamespace(with_report=lambda **_: None)
+    monkeypatch.setattr(headline, "run_comparison", lambda each, *_, **__: seen.append(each) or result)
+    monkeypatch.setattr(headline, "headline_gates", lambda *_: ())
+    headline.run(asked("headline"))
+    assert [each.device for each in seen] == ["cuda:1"]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprior.cli.inputs import set_up_torch
 from otprior.cli.options import (
     Convert,
     Crop,
@@ -30,7 +29,7 @@ from otprior.cli.options import (
 )
 from otprior.cli.prior_options import prior_names
 from otprior.cli.session import session
-from otprior.cli.studies import Compile, Workers, default_workers, print_reports, run_parts, run_study
+from otprior.cli.studies import Compile, Workers, print_reports, run_parts, run_study
 from otprior.cli.user_inputs import Limit, UserInputs, split_name
 from otprior.utils.files import output_dir
 from otprior.utils.validation import require
@@ -176,12 +175,12 @@ def compare(
     read = (model, data, reference, held_out, extractor, training)
     # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
     with session(verbose, debug), output_dir(out, overwrite, read) as folder:
-        run: dict[str, Any] = {"folder": folder, "out": out, "workers": workers, "compiled": compiled}
+        run: Any = {"folder": folder, "out": out, "workers": workers, "compiled": compiled, "device": device}
         own = {"MODEL": model, "DATA": data, "--starts": starts}
         of_starts = {
             "--reference": reference, "--held-out": held_out, "--limit": limit, "--tol": tol, "--crop": crop,
             "--null-label": null_label, "--prompt": prompt, "--guidance-scale": guidance_scale, "--resize": resize,
-            "--convert": convert, "--variant": variant, "--device": None if device == "cpu" else device}  # fmt: skip
+            "--convert": convert, "--variant": variant}  # fmt: skip
         if not any(own.values()):
             _refuse(of_starts, "left out without --starts")
             more = {"precision": precision, "training": training, "extractor": extractor}
@@ -237,8 +236,6 @@ def _run_starts(
     from otprior.sampling.start_spec import StartSpec
 
     inputs.check(reference=reference, held_out=held_out)
-    on = set_up_torch(None, inputs.device)
-    run["workers"] = run["workers"] or default_workers(on)
     splits = split_name(reference, "reference"), split_name(held_out, "held_out")
     # (The starts depend on the model's schedule.)
     comparison = inputs.comparison("compare", (StartSpec("none", 0, 1),), samples, *splits, seed_sets)

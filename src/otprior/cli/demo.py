@@ -5,15 +5,17 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from otprior.cli.inputs import set_up_torch
 from otprior.cli.options import Debug, Overwrite, Verbose
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import session
-from otprior.cli.studies import Workers, default_workers, follow, print_report
+from otprior.cli.studies import StudyDevice, Workers, default_workers, follow, print_report
 from otprior.utils.files import output_dir
 
 EXAMPLES = ("otprior demo --out demo-report", "otprior demo --quick --out rehearsal")
@@ -27,6 +29,7 @@ def demo(
     samples: Annotated[
         int | None, typer.Option(min=12, help="Images of a start.", show_default="500, 50 with --quick")
     ] = None,
+    device: StudyDevice = "cpu",
     workers: Workers = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
@@ -44,9 +47,10 @@ def demo(
         from otprior.report import ReportRow, write_report
 
         started = time.perf_counter()
-        study = demo_study(quick, samples)
+        on = set_up_torch(None, device)
+        study = replace(demo_study(quick, samples), device=device)
         work = folder / "work"
-        result = run_comparison(study, work, workers=workers or default_workers(), listen=follow(bar))
+        result = run_comparison(study, work, workers=workers or default_workers(on), listen=follow(bar))
         report = result.report
         full = bundled.full_sampler()
         if full is not None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from otprior.cli.inputs import set_up_torch
 from otprior.cli.progress import Bar, progress_bar
 from otprior.cli.session import say, stdout
 
@@ -31,6 +32,15 @@ Workers = Annotated[
         max=256,
         help="Processes that sample; by default one a CPU core, up to 8, or one on a GPU.",
         show_default=False,
+    ),
+]
+
+StudyDevice = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME",
+        help="Where networks sample: cpu, cuda, cuda:1. The rest is done on the CPU.",
     ),
 ]
 
@@ -112,6 +122,7 @@ def run_study(
     settings: Mapping[str, Any] | None = None,
     workers: int | None = None,
     compiled: bool = False,
+    device: str = "cpu",
 ) -> Reports:
     """Runs a study in a work folder next to `out`, and writes its reports.
 
@@ -122,12 +133,13 @@ def run_study(
         size, samples, settings: As for `Study.request`.
         workers: Processes; by default `default_workers()`.
         compiled: Whether networks are compiled.
+        device: Where networks sample.
     """
 
     def work(pieces: Path, count: int, listen: Listener) -> dict[str, Part]:
-        return study.run(study.request(pieces, size, samples, settings, count, listen))
+        return study.run(study.request(pieces, size, samples, settings, count, listen, device))
 
-    return run_parts(work, folder, out, workers, compiled)
+    return run_parts(work, folder, out, workers, compiled, device)
 
 
 def run_parts(
@@ -136,14 +148,16 @@ def run_parts(
     out: Path,
     workers: int | None = None,
     compiled: bool = False,
+    device: str = "cpu",
 ) -> Reports:
     """Does work in a folder next to `out`, and writes its reports, each into a folder of its name.
 
     Arguments:
         work: Given the folder, the number of processes and a listener, returns the parts by name.
-        folder, out, workers, compiled: As for `run_study`.
+        folder, out, workers, compiled, device: As for `run_study`.
     """
-    count = workers or default_workers()
+    on = set_up_torch(None, device)
+    count = workers or default_workers(on)
     with progress_bar("loading") as bar:
         from otprior.experiments.processes import kept_processes
         from otprior.report import write_report

@@ -358,10 +358,7 @@ def tune(
     for choose in (runner_up, challenger):
         trials += other_turns(study, trials, folder, rule, sizes[-1], deadline, choose, **options)
     trials += _on_a_fitted_grid(study, best_of(trials, rule), folder, rule, sizes[-1], deadline, **options)
-    seeds: dict[StartSpec, int] = {}
-    for trial in trials:
-        seeds[trial.start] = max(trial.samples, seeds.get(trial.start, 0))
-    evaluations = sum(start.evaluations * count for start, count in seeds.items())
+    evaluations = sum(trial.start.evaluations * trial.samples for trial in _latest(trials).values())
     different = {(trial.start, trial.samples): trial for trial in trials}
     best, own = best_of(trials, rule), None
     if best is not None and time.monotonic() < deadline:

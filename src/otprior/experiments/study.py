@@ -84,6 +84,7 @@ class Request:
         work: Folder of the pieces of work; a run takes up the pieces that it finds there.
         workers: Processes that sample, of one thread each.
         listen: Called as work proceeds.
+        device: Where networks sample.
 
     Examples:
         >>> Request(settings=find_study("headline").settings(), samples=48, work=Path("work")).workers
@@ -95,6 +96,7 @@ class Request:
     work: Path
     workers: int = 1
     listen: Listener = ignore
+    device: str = "cpu"
 
     def resolved(self) -> Request:
         """The request with every setting "auto" as the precision that it means on this machine."""
@@ -147,6 +149,7 @@ class Study:
         settings: Mapping[str, Any] | None = None,
         workers: int = 1,
         listen: Listener = ignore,
+        device: str = "cpu",
     ) -> Request:
         """What `run` takes.
 
@@ -157,6 +160,7 @@ class Study:
             settings: Settings that differ from those of the size: values, or text as a command line has it.
             workers: Processes that sample.
             listen: Called as work proceeds.
+            device: Where networks sample.
 
         Raises:
             ValueError: On an unknown name, a value of another kind, or settings that do not fit one another.
@@ -165,7 +169,8 @@ class Study:
         require(chosen is not None, f"size {size}", "one that the study has", "none")
         count = chosen.samples if samples is None else samples
         check_integer("samples", count, 12)
-        return Request(self._read({**chosen.settings, **(settings or {})}), count, work, workers, listen)
+        given = self._read({**chosen.settings, **(settings or {})})
+        return Request(given, count, work, workers, listen, device)
 
     def _read(self, given: Mapping[str, Any]) -> Any:
         from pydantic import TypeAdapter, ValidationError

@@ -26,7 +26,7 @@ from otprior.cli.options import (
 )
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import say, session, stdout
-from otprior.cli.studies import Workers, default_workers, follow, work_folder
+from otprior.cli.studies import StudyDevice, Workers, default_workers, follow, work_folder
 from otprior.utils.files import output_dir
 from otprior.utils.validation import invalid, require
 
@@ -141,6 +141,7 @@ def codes(
     other_classes: OtherClasses = None,
     null_label: NullLabel = None,
     value_range: ValueRangeText = "auto",
+    device: StudyDevice = "cpu",
     workers: Workers = None,
     threads: Threads = None,
     seed: Seed = 0,
@@ -157,25 +158,24 @@ def codes(
     inputs = (model, data, atoms, other, other_data)
     with session(verbose, debug), output_dir(out, overwrite, inputs) as folder:
         given = _Given(
-            model, data, classes, atoms, null_label, other, other_data, other_classes, other_null_label
-        )
+            model, data, classes, atoms, null_label, other, other_data, other_classes, other_null_label, device,
+        )  # fmt: skip
         given.check()
-        pixels = parse_value_range(value_range)
         started = time.perf_counter()
         with progress_bar("loading") as bar:
             from otprior_studies.codes.run import run_code_study
             from otprior_studies.codes.study import check_subject
 
             # The work's threads are those of each process; this one takes what it is left.
-            set_up_torch(threads, "cpu")
-            subject = given.read(pixels, seed, FAST_ATOMS if fast else None)
+            on = set_up_torch(threads, device)
+            subject = given.read(parse_value_range(value_range), seed, FAST_ATOMS if fast else None)
             study = _study(
                 subject, fast, images=images, subset=subset, probed=probed, swaps=swaps, method=method, steps=steps,
                 conditional=conditional, timestep=timestep, seed=seed,
             )  # fmt: skip
             check_subject(study, subject)
-            count = workers or default_workers()
             with work_folder(out) as work:
+                count = workers or default_workers(on)
                 result = run_code_study(study, subject, work, workers=count, listen=follow(bar))
             report = _report(result, study, model, given.images, time.perf_counter() - started)
             _write(folder, report, result)
@@ -195,6 +195,7 @@ class _Given:
     other_data: str | None
     other_classes: str | None
     other_null_label: int | None
+    device: str
 
     @property
     def images(self) -> str:
@@ -229,11 +230,12 @@ class _Given:
         elif self.images == BUNDLED:
             fitted = source.read(BUNDLED, self.classes, split="atoms")
         subject = CodeSubject(Path(self.model).name, network, images, fitted.select(slice(0, atoms)))
+        subject = replace(subject, network=replace(network, device=self.device))
         if self.other is None:
             return subject
         others = source.read(self.other_data or self.images, self.other_classes, "--other-classes")
         other, _ = _network(self.other, self.other_null_label, shape, "--other-null-label")
-        return replace(subject, other=other, other_images=others)
+        return replace(subject, other=replace(other, device=self.device), other_images=others)
 
 
 def _network(

@@ -10,7 +10,7 @@ import typer
 
 from otprior.cli.options import Debug, Overwrite, Verbose
 from otprior.cli.session import say, session
-from otprior.cli.studies import Compile, Workers, print_reports, run_study
+from otprior.cli.studies import Compile, StudyDevice, Workers, print_reports, run_study
 from otprior.utils.files import output_dir
 
 EXAMPLES = (
@@ -48,6 +48,7 @@ def reproduce(
     list_only: Annotated[
         bool, typer.Option("--list", help="List studies and their settings, and run none.")
     ] = False,
+    device: StudyDevice = "cpu",
     workers: Workers = None,
     compiled: Compile = False,
     overwrite: Overwrite = False,
@@ -72,15 +73,9 @@ def reproduce(
         out = Path(name) if out is None else out
         with output_dir(out, overwrite, filter(None, pairs.values())) as folder:
             reports = run_study(
-                study,
-                folder,
-                out,
-                size="fast" if fast else "usual",
-                samples=samples,
-                settings=pairs,
-                workers=workers,
-                compiled=compiled,
-            )
+                study, folder, out, size="fast" if fast else "usual", samples=samples, settings=pairs,
+                workers=workers, compiled=compiled, device=device,
+            )  # fmt: skip
     print_reports(reports, out)
 
 

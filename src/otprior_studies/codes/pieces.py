@@ -35,7 +35,7 @@ def array_piece(path: Path, cost: float, work: Callable[..., dict[str, Any]], *a
         path: The file.
         cost: In network evaluations.
         work: Gives the arrays by name.
-        args: Its arguments.
+        args: Its arguments, of which the first is the network.
     """
     # (A tensor would take the whole storage that it is a view of to another process; an array takes its part.)
     carried = tuple(arg.numpy() if isinstance(arg, Tensor) else arg for arg in args)
@@ -43,8 +43,9 @@ def array_piece(path: Path, cost: float, work: Callable[..., dict[str, Any]], *a
 
 
 def _write_arrays(path: Path, work: Callable[..., dict[str, Any]], args: Sequence[Any]) -> None:
-    found = work(*(torch.from_numpy(arg) if isinstance(arg, np.ndarray) else arg for arg in args))
-    arrays: dict[str, Any] = {name: np.asarray(value) for name, value in found.items()}
+    network: Network = args[0]
+    own = (torch.from_numpy(arg).to(network.device) if isinstance(arg, np.ndarray) else arg for arg in args)
+    arrays: dict[str, Any] = {name: np.asarray(value.cpu()) for name, value in work(*own).items()}
     write_arrays(path, arrays)
 
 
@@ -144,7 +145,7 @@ def _pipeline(network: Network) -> OTPriorPipeline:
     pipe: Any = OTPriorPipeline.from_pretrained(network.folder, **given)
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.eval().requires_grad_(False)
-    return pipe
+    return pipe.to(network.device)
 
 
 @cache

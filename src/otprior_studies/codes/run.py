@@ -131,7 +131,8 @@ def _claim(study: CodeStudy, subject: CodeSubject, work: Path) -> None:
 
 def _digest(network: Network) -> dict[str, Any]:
     """What tells one network from another, wherever it lies."""
-    return {"sha256": network_sha256(network.folder), "null label": network.null_label}
+    where = {} if network.device == "cpu" else {"device": network.device}
+    return {"sha256": network_sha256(network.folder), "null label": network.null_label} | where
 
 
 def _fit_priors(stages: NetworkStages, subject: CodeSubject) -> None:

@@ -25,11 +25,13 @@ class Network:
         folder: In diffusers layout, with `unet` and `scheduler`.
         null_label: Its label for no class; None for a network that takes no labels.
         classes: How many other labels it takes; 0 for none.
+        device: Where it runs.
     """
 
     folder: Path
     null_label: int | None = None
     classes: int = 0
+    device: str = "cpu"
 
     def no_class(self, count: int) -> Tensor | None:
         """Labels for so many images of no class; None if the network takes no labels."""

@@ -23,6 +23,7 @@ def run(request: Request) -> dict[str, Part]:
         settings.seed_sets,
         precision=settings.precision,
         block=500,
+        device=request.device,
     )
     # (Its pieces are in the work folder itself: it is the only stage.)
     result = run_comparison(comparison, request.work, workers=request.workers, listen=request.listen)

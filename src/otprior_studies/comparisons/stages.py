@@ -63,6 +63,7 @@ class Stages:
         workers: Processes.
         listen: Called as work proceeds.
         subject: Network and images.
+        device: Where networks sample.
     """
 
     work: Path
@@ -72,13 +73,14 @@ class Stages:
     workers: int = 1
     listen: Listener = ignore
     subject: Subject = field(default_factory=Subject)
+    device: str = "cpu"
 
     @classmethod
     def of(cls, request: Request) -> Self:
         """The stages that a request asks for, on what is bundled."""
         settings: Settings = request.settings
         size = (request.samples, settings.seed_sets, settings.precision)
-        return cls(request.work, *size, request.workers, request.listen)
+        return cls(request.work, *size, request.workers, request.listen, device=request.device)
 
     @property
     def rehearsal(self) -> bool:
@@ -168,6 +170,7 @@ class Stages:
             atoms_from=subject.atoms,
             split=subject.reference,
             real_split=subject.held_out,
+            device=self.device,
         )
         count = len(Inputs.of(stage).atoms)
         if self.rehearsal:

@@ -112,6 +112,7 @@ def _comparison(name: str, starts: Sequence[StartSpec], request: Request, atoms:
         precision=settings.sampling,
         block=BATCH,  # the authors' filter takes a block at a time
         mixture=settings.mixture,
+        device=request.device,
     )
     if not settings.model:
         return comparison

@@ -7,7 +7,6 @@ image is a function of its seed, except under the authors' filter, where it also
 from __future__ import annotations
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,9 @@ def sample_start(maps: Path, models: Models, block: Block) -> Block:
         found = LatentMap.load(maps / given["map"])
         sources = starting_latents(found, given, generators, block.first_seed)
         x = 2 * found.latents[sources] - 1
-    null = pipe.config.get("null_class_label")
-    labels = None if null is None else torch.full((len(x),), null)
+    null, device = pipe.config.get("null_class_label"), pipe.device
+    x = x.to(device)
+    labels = None if null is None else torch.full((len(x),), null, device=device)
     network = NetworkDenoiser(pipe.unet, pipe.scheduler, labels)
     calls = 0
 
@@ -71,10 +71,13 @@ def sample_start(maps: Path, models: Models, block: Block) -> Block:
     with (
         compiled_if(block.count == BATCH),
         torch.inference_mode(),
-        torch.autocast("cpu", dtype=torch.bfloat16, enabled=on),
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=on),
     ):
-        noise = partial(draw, x.shape, generators)
-        images = annealed_langevin(counted, x, sigmas, given["steps"], given["step"], noise)
+
+        def noise() -> Tensor:
+            return draw(x.shape, generators).to(device)
+
+        images = annealed_langevin(counted, x, sigmas, given["steps"], given["step"], noise).cpu()
     check_finite(f"images of seeds from {block.first_seed} on", images)
     own = [] if sources is None else [sources.numpy()]
     return write_block(block, to_uint8(images), calls, time.perf_counter() - began, own)

@@ -88,6 +88,7 @@ def _measured(request: Request, subject: Subject, networks: Path, percent: int) 
             request.workers,
             listen,
             replace(subject, model=str(checkpoint_path(networks, percent))),
+            request.device,
         )
     )
 

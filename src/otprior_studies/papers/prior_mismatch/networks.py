@@ -157,6 +157,7 @@ def _sample(
         block=250,
         model=str(checkpoint_path(folder / "network", 100)),
         extractor=str(request.work / "classifier"),
+        device=request.device,
     )
     return run_comparison(comparison, folder, workers=request.workers, listen=listen)
 
