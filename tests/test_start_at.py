@@ -12,9 +12,10 @@ import diffusers
 import pytest
 import torch
 from exact_denoiser import ExactDenoiser
+from tiny_pipelines import pixel_unet
 from torch import Tensor
 
-from otprior import start_at
+from otprior import OTPriorPipeline, start_at
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import GaussianPrior, IdentityPrior, SemiDiscretePrior
 from otprior.sampling.schedulers import start_scheduler, supported_schedulers
@@ -278,3 +279,19 @@ def test_fresh_noise_follows_from_the_seed_noise_row_by_row() -> None:
     assert abs(float(left.mean())) < 0.04
     assert abs(float(left.std()) - 1) < 0.025
     assert abs(float((left * z).mean())) < 0.04
+
+
+def test_a_pipeline_of_our_own_steps_in_continuous_time() -> None:
+    """Würstchen's timesteps have an end that is no step."""
+    scheduler = diffusers.DDPMWuerstchenScheduler()
+    prior = IdentityPrior.build((1, 8, 8), NoiseSchedule.from_scheduler(scheduler), 0.5)
+    pipe: Any = OTPriorPipeline(pixel_unet(), scheduler, prior)
+    assert pipe(batch_size=1, num_inference_steps=3, output_type="pt").nfe == 3
+
+
+@pytest.mark.parametrize("what", [None, torch.nn.Linear(2, 2)])
+def test_what_is_no_scheduler(what: Any) -> None:
+    with pytest.raises(ValueError, match="scheduler must be a stock one"):
+        OTPriorPipeline(pixel_unet(), what)
+    with pytest.raises(ValueError, match="skip_prk_steps"):
+        start_at(diffusers.PNDMScheduler(), None)

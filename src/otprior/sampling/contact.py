@@ -90,11 +90,12 @@ def _is_image(value: Any) -> bool:
 def first_contact(pipe: Any, start: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """For one call of a pipeline that prepares no latents: scheduler and network are given start(z) for z."""
     begun = pipe.scheduler._begun
-    own = tuple(begun.prior.shape)
+    own, network = tuple(begun.prior.shape), find_network(pipe)
+    enlarges = getattr(getattr(network, "config", None), "out_channels", None) in (own[0], 2 * own[0])
     known: list[tuple[Tensor, Tensor]] = []
 
     def swap(sample: Tensor) -> Tensor:
-        if len(own) == 3 and sample.shape[2:] == own[1:] and sample.shape[1] > own[0]:
+        if enlarges and sample.shape[2:] == own[1:] and sample.shape[1] > own[0]:
             # (An image to enlarge comes as further channels.)
             return torch.cat([swap(sample[:, : own[0]]), sample[:, own[0] :]], dim=1)
         for z, x in known:
@@ -116,7 +117,7 @@ def first_contact(pipe: Any, start: Callable[[Tensor], Tensor]) -> Iterator[None
         x = pipe.scheduler.network_input(given)
         return ((x, *args[1:]), kwargs) if args else (args, {**kwargs, name: x})
 
-    hook = find_network(pipe).register_forward_pre_hook(see, with_kwargs=True)
+    hook = network.register_forward_pre_hook(see, with_kwargs=True)
     begun.swap = swap
     try:
         yield

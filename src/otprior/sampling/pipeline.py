@@ -142,8 +142,8 @@ class OTPriorPipeline(DiffusionPipeline):
             fits = shape is None or tuple(value.shape) == shape
             require(fits, "prior", f"for the network's latents, of shape {shape}", tuple(value.shape))
         if name == "scheduler":
-            hint = "Assign pipe.prior = prior."
-            require(not starts_at(value), "scheduler", "a stock one", "one made by start_at", hint)
+            stock = hasattr(value, "set_timesteps") and not starts_at(value)
+            require(stock, "scheduler", "a stock one", type(value).__name__, "Assign pipe.prior = prior.")
             if self.__dict__.get(name) is not None:
                 check_network(value, self.scheduler)
         super().__setattr__(name, value)
@@ -376,8 +376,8 @@ class OTPriorPipeline(DiffusionPipeline):
         """The latents that the sampler ends with, from those that it starts with."""
         takes = "generator" in inspect.signature(scheduler.step).parameters
         noise = {"generator": generators} if takes else {}
-        with self.progress_bar(total=len(scheduler.timesteps)) as bar:
-            for i, t in enumerate(scheduler.timesteps):
+        with self.progress_bar(total=scheduler.nfe) as bar:
+            for i, t in enumerate(scheduler.timesteps[: scheduler.nfe]):
                 out = self._denoise(scheduler.scale_model_input(x, t), t, labels, guidance_scale)
                 # Under autocast the network answers in half precision, and schedulers return what it answers in.
                 x = scheduler.step(out.to(x.dtype), t, x, **noise).prev_sample

@@ -53,6 +53,7 @@ def start_at(
         >>> pipe("a cat", num_inference_steps=4, latents=pipe.scheduler.start(z))
     """
     base = stock_scheduler(scheduler)
+    find_support(base)  # refuses a class that cannot start, before its process is asked for
     grid = None if timesteps is None else [float(each) for each in timesteps]
     begun = _Begun(base, prior, find_origin(base, prior), check, grid)
     stock = type(base)
@@ -168,6 +169,11 @@ class _StartsAt:
     def start_timestep(self) -> float:
         """t*, in the scheduler's own units."""
         return self._begun.origin.timestep
+
+    @property
+    def nfe(self) -> int:
+        """Steps of the network in a run."""
+        return len(self._begun.told)
 
     @property
     def begins_exploding(self) -> bool:
