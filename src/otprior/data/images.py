@@ -73,7 +73,7 @@ class ImageSet:
         return self.select(torch.randperm(len(self), generator=generator)[:count].sort().values)
 
     def select(self, index: slice | Tensor) -> ImageSet:
-        """The images (and labels) at `index`, with the same provenance."""
+        """The images (and labels) at `index`, a slice or shape (n,), with the same provenance."""
         labels = self.labels[index] if self.labels is not None else None
         return replace(self, images=self.images[index], labels=labels)
 

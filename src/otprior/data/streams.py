@@ -94,7 +94,11 @@ class ImageStream:
         return (block for block, _ in self.labelled())
 
     def labelled(self) -> Iterator[tuple[Tensor, list[int | str | None]]]:
-        """The blocks, each with the labels of its images (None where there are none)."""
+        """The blocks, each with the labels of its images (None where there are none).
+
+        Raises:
+            ValueError: If there is no image, or one is not of the size, range or kind that was asked for.
+        """
         rule, read = PixelRule(self._range, self.name), 0
         whole = self._whole()
         for values, labels in self._blocks() if whole is None else self._split(*whole):
@@ -114,7 +118,11 @@ class ImageStream:
             yield values[rows], [None if label is None else int(label) for label in some]
 
     def read(self) -> ImageSet:
-        """All images, with their labels."""
+        """All images, with their labels.
+
+        Raises:
+            ValueError: If there is no image, or one is not of the size, range or kind that was asked for.
+        """
         whole = self._whole()
         if whole is not None:
             values, given = whole

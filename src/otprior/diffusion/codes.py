@@ -84,6 +84,11 @@ class Encoder:
             return to the image.
         tol: Largest change of an entry at which the inversion's iteration stops; rtol and atol of adaptive methods.
 
+    Source: DDIM and its inversion: Song et al., 2020, https://arxiv.org/abs/2010.02502, section 4.3
+
+    Raises:
+        ValueError: If the method is unknown, or a number is out of range.
+
     Examples:
         >>> Encoder("heun", steps=10)
         Encoder(method='heun', steps=10, iterations=20, tol=1e-05)

@@ -110,6 +110,9 @@ class GaussianDenoiser(ExactDenoiser):
         mean: μ, shape (d,).
         covariance: Σ, shape (d, d), symmetric, no eigenvalue below −1e-10 of the largest.
 
+    Raises:
+        ValueError: If shapes do not match, a value is not finite, or Σ is not symmetric positive semidefinite.
+
     Examples:
         >>> GaussianDenoiser(torch.zeros(2), torch.eye(2))(torch.ones(1, 2), 1.0, 1.0)
         tensor([[0.5000, 0.5000]])
@@ -176,6 +179,9 @@ class MixtureDenoiser(ExactDenoiser):
         means: μ, shape (K, d).
         covariances: Σ, shape (K, d, d).
 
+    Raises:
+        ValueError: If weights, means and covariances do not match, or one is not of its kind.
+
     Examples:
         >>> mixture = MixtureDenoiser(torch.ones(2) / 2, torch.tensor([[-2.0], [2.0]]), torch.ones(2, 1, 1))
         >>> mixture(torch.zeros(1, 1), 0.6, 0.8)
@@ -239,6 +245,9 @@ class FiniteDenoiser(ExactDenoiser):
     Arguments:
         atoms: y, shape (N, d).
         weights: w, shape (N,), positive, sum 1; uniform by default.
+
+    Raises:
+        ValueError: If there is no atom, a value is not finite, or weights and atoms do not match.
 
     Examples:
         >>> FiniteDenoiser(torch.tensor([[-1.0], [1.0]]))(torch.tensor([[3.0]]), 1.0, 0.1)

@@ -96,6 +96,9 @@ def flow_grid(start: Scales, end: Scales, steps: int, spacing: str = "s") -> lis
             Use the first with an exact denoiser and the second with a network: near noise the error of its image
             estimate is that of its noise estimate over α, and long steps of s would carry that far.
 
+    Raises:
+        ValueError: If `steps` is below 1, the spacing is unknown, or is "log_snr" and an end is pure noise.
+
     Examples:
         >>> [round(moment.alpha, 2) for moment in flow_grid(NOISE, Scales.vp(0.9), 3)]
         [0.0, 0.45, 0.75, 0.9]

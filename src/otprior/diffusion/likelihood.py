@@ -131,6 +131,9 @@ def dequantised(images: Tensor, generator: torch.Generator) -> Tensor:
 def bits_per_dimension(log_density: Tensor, dim: int, alpha: float) -> Tensor:
     """Bits for a coordinate of an 8-bit image, from the log-density of α times it; (B,) to (B,).
 
+    Raises:
+        ValueError: If `dim` is no integer of at least 1, or alpha is not positive.
+
     Examples:
         >>> bits_per_dimension(torch.zeros(1), dim=784, alpha=1.0)
         tensor([6.9944])

@@ -54,6 +54,9 @@ class NoiseSchedule:
         discrete: Whether the network was trained at the integers of the table only.
         scales: α and σ at those timesteps, shape (2, n), of kind "scales"; else None.
 
+    Raises:
+        ValueError: If the table has fewer than two timesteps, or does not decrease.
+
     Examples:
         >>> schedule = NoiseSchedule.from_scheduler(scheduler)
         >>> round(schedule.alpha(500), 3), schedule.timestep(schedule.log_snr(500))
@@ -76,7 +79,11 @@ class NoiseSchedule:
 
     @classmethod
     def vp(cls, alphas_cumprod: Tensor | Sequence[float]) -> NoiseSchedule:
-        """A variance-preserving process with α_t² = `alphas_cumprod`[t] at t = 0..T−1, shape (T,)."""
+        """A variance-preserving process with α_t² = `alphas_cumprod`[t] at t = 0..T−1, shape (T,).
+
+        Raises:
+            ValueError: If an entry is not in [0, 1), or they do not decrease.
+        """
         table = torch.as_tensor(alphas_cumprod, device="cpu").detach().to("cpu", torch.float64)
         inside = bool(((table >= 0) & (table < 1)).all())
         require(inside, "alphas_cumprod", "in [0, 1)", f"[{float(table.min())}, {float(table.max())}]")
@@ -85,7 +92,11 @@ class NoiseSchedule:
 
     @classmethod
     def ve(cls, sigmas: Tensor | Sequence[float]) -> NoiseSchedule:
-        """A variance-exploding process with σ_t = `sigmas`[t] at t = 0..T−1, increasing, shape (T,)."""
+        """A variance-exploding process with σ_t = `sigmas`[t] at t = 0..T−1, increasing, shape (T,).
+
+        Raises:
+            ValueError: If an entry is not positive, or they do not increase.
+        """
         table = torch.as_tensor(sigmas, device="cpu").detach().to("cpu", torch.float64)
         require(bool((table > 0).all()), "sigmas", "positive", float(table.min()))
         return cls(
@@ -94,14 +105,26 @@ class NoiseSchedule:
 
     @classmethod
     def edm(cls, sigma_min: float, sigma_max: float) -> NoiseSchedule:
-        """A variance-exploding process whose timestep is Karras' c_noise, t = log(σ)/4: any real one."""
+        """A variance-exploding process whose timestep is Karras' c_noise, t = log(σ)/4: any real one.
+
+        Source: Karras et al., 2022, https://arxiv.org/abs/2206.00364, table 1
+
+        Raises:
+            ValueError: Unless 0 < sigma_min < sigma_max.
+        """
         require(0 < sigma_min < sigma_max, "sigma_min, sigma_max", "0 < min < max", (sigma_min, sigma_max))
         times = torch.tensor([sigma_min, sigma_max], dtype=torch.float64, device="cpu").log() / 4
         return cls("ve", times, -8 * times, discrete=False)
 
     @classmethod
     def flow(cls, num_train_timesteps: int) -> NoiseSchedule:
-        """Flow matching: σ = t/T and α = 1 − t/T for real t in [0, T], T = `num_train_timesteps`."""
+        """Flow matching: σ = t/T and α = 1 − t/T for real t in [0, T], T = `num_train_timesteps`.
+
+        Source: Lipman et al., 2022, https://arxiv.org/abs/2210.02747
+
+        Raises:
+            ValueError: If the number is no integer of at least 1.
+        """
         check_integer("num_train_timesteps", num_train_timesteps, 1)
         times = torch.tensor([0.0, num_train_timesteps], dtype=torch.float64, device="cpu")
         return cls(
@@ -198,7 +221,11 @@ class NoiseSchedule:
 
     @classmethod
     def from_dict(cls, facts: dict[str, Any]) -> NoiseSchedule:
-        """Reads what `to_dict` wrote."""
+        """Reads what `to_dict` wrote.
+
+        Raises:
+            ValueError: If it names no kind of schedule.
+        """
         makers: dict[str, Callable[..., NoiseSchedule]] = {
             "vp": cls.vp,
             "ve": cls.ve,
@@ -263,7 +290,11 @@ class NoiseSchedule:
         return _apply(self._timestep, log_snr)
 
     def check_timestep(self, t: float, name: str = "timestep") -> None:
-        """Requires one timestep that the network knows: in range, and an integer if it is discrete."""
+        """Requires one timestep that the network knows: in range, and an integer if it is discrete.
+
+        Raises:
+            ValueError: If it is not.
+        """
         t = check_number(name, t)
         self._check(torch.tensor([t], dtype=torch.float64, device="cpu"), name)
         require(not self.discrete or t.is_integer(), name, "an integer (this schedule is discrete)", t)

@@ -18,6 +18,9 @@ class Bound:
         level: Probability with which it holds; None where it holds for certain, up to rounding.
         note: Numbers of draws or terms that it rests on, in words.
 
+    Raises:
+        ValueError: If the value is negative.
+
     Examples:
         >>> Bound(1.5, "gelbrich", level=0.95).value
         1.5

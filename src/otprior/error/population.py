@@ -147,6 +147,8 @@ def population_error(
     Raises:
         ValueError: If the prior is of another kind, or of another dimension than the data.
 
+    Source: docs/prior-error.md, "For the population"
+
     Examples:
         >>> held_out = HeldOut.of(images.images, generator=generator)
         >>> population_error(prior, held_out).lower.level
@@ -176,6 +178,8 @@ def gaussian_population_error(
         alpha, sigma: The moment.
         start: a and S.
         level: Probability with which each end holds.
+
+    Source: docs/prior-error.md, "For the population"; below after Gelbrich, 1990
 
     Examples:
         >>> held_out = HeldOut.of(images.images, generator=generator)

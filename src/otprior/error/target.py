@@ -61,7 +61,11 @@ class Target:
 
     @classmethod
     def streamed(cls, batches: Iterable[Tensor], rank: int | None = None) -> Target:
-        """Makes a target of the moments of a stream of batches (B, C, H, W) or (B, d), which is read once."""
+        """Makes a target of the moments of a stream of batches (B, C, H, W) or (B, d), which is read once.
+
+        Raises:
+            ValueError: If there are fewer than two rows, or a value is not finite.
+        """
         moments: StreamingMoments | None = None
         count = 0
         for batch in batches:

@@ -57,6 +57,9 @@ class Comparison:
         device: Where the network runs.
         variant: Which of several files of the model's weights, such as "fp16".
 
+    Raises:
+        ValueError: If a number is out of range, there is no start, or `value_range` is None.
+
     Examples:
         >>> starts = (StartSpec("none", 999, steps=20), StartSpec("mixture", 400, steps=5))
         >>> files = {"model": "path/to/ddpm", "atoms_from": "train.npz", "split": "test.npz"}

@@ -90,6 +90,9 @@ def mixture_mask(logits: Tensor, limit: float) -> Tensor:
     Returns:
         True for mixed images, shape (n,), bool.
 
+    Raises:
+        ValueError: If there are not at least two classes, or the limit is not in (0, 0.5].
+
     Examples:
         >>> mixture_mask(torch.tensor([[2.0, 2.0, -3.0], [9.0, 0.0, 0.0]]), limit=0.4)
         tensor([ True, False])

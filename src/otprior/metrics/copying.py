@@ -120,6 +120,9 @@ def copy_mask(distances: Tensor) -> Tensor:
     Source: Gu et al., "On memorization in diffusion models", 2023, https://arxiv.org/abs/2310.02664, after
     Yoon et al., 2023. They ask for a factor of 3; 1.5 also sees copies that were altered a little.
 
+    Raises:
+        ValueError: If there are not at least two distances a sample.
+
     Examples:
         >>> copy_mask(torch.tensor([[1.0, 1.4], [1.0, 1.6]]))
         tensor([False,  True])

@@ -46,6 +46,9 @@ class FeatureExtractor(nn.Module):
         class_names: One name a class.
         info: Facts about the weights (training, test accuracy), saved with them.
 
+    Raises:
+        ValueError: If H or W is not a multiple of 4.
+
     Examples:
         >>> extractor = load_extractor(bundled.ROOT / "classifier")
         >>> extract_features(extractor, images.images[:3]).shape

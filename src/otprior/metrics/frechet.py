@@ -38,6 +38,9 @@ class FeatureMoments:
         covariance: Shape (D, D), float64, symmetric, divided by n − 1.
         n: Number of rows that they were computed from; None if that is not known.
 
+    Raises:
+        ValueError: If shapes do not match, or an array is not float64.
+
     Examples:
         >>> FeatureMoments.from_features(torch.randn(100, 4)).covariance.shape
         torch.Size([4, 4])

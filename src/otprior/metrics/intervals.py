@@ -42,6 +42,9 @@ class Interval:
         estimate: The figure itself.
         level: Probability with which such intervals contain the true value.
 
+    Raises:
+        ValueError: If `lo` is above `hi`, or the level is not in (0, 1).
+
     Examples:
         >>> Interval(0.1, 0.3, 0.2)
         Interval(lo=0.1, hi=0.3, estimate=0.2, level=0.95)
@@ -76,6 +79,9 @@ def bootstrap_mean(
         level: Probability of the interval.
 
     Source: Efron & Tibshirani, "An introduction to the bootstrap", 1993, chapter 13
+
+    Raises:
+        ValueError: If there are fewer than two values, or fewer than 100 resamples.
 
     Examples:
         >>> share = bootstrap_mean(torch.rand(500) < 0.1, generator)
@@ -160,6 +166,9 @@ def paired_share_difference(a: Tensor, b: Tensor, level: float = 0.95, side: str
         side: "both", or "upper" for an upper limit alone (`lo` is −inf).
 
     Source: McNemar, "Note on the sampling error of the difference between correlated proportions", 1947
+
+    Raises:
+        ValueError: If a and b are not of one shape (N,), or the side is unknown.
 
     Examples:
         >>> paired_share_difference(torch.tensor([True, True, True]), torch.tensor([False, True, True])).estimate

@@ -157,7 +157,17 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
     def start_and_source(
         self, z: Tensor, labels: Tensor | None = None, fresh: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """What `forward` and `source` return, for little more than the cost of one of them."""
+        """What `forward` and `source` return, for little more than the cost of one of them.
+
+        Arguments:
+            z, labels, fresh: As for `forward`.
+
+        Returns:
+            Start latents, (B, *shape), and the index of the atom behind each, int64 (B,), or None.
+
+        Raises:
+            ValueError: As for `forward`.
+        """
         labels, fresh = self._check_call(z, labels), self._check_fresh(z, fresh)
         with plain_torch():
             start, source = self._start_and_source(z.float().flatten(1), labels, fresh)
@@ -169,6 +179,9 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         Arguments:
             z: Seed noise, shape (B, *shape).
             labels: Class labels, (B,), if the prior is conditional.
+
+        Raises:
+            ValueError: If the shape is another, values are not finite, or labels are missing, needless or unknown.
         """
         labels = self._check_call(z, labels)
         with plain_torch():

@@ -64,6 +64,8 @@ class GaussianPrior(Prior):
         rank: Columns of U.
         num_classes: Number of class labels, or None.
 
+    Source: Khrulkov et al., 2023, https://arxiv.org/abs/2202.07477; Wang & Vastola, 2024, https://arxiv.org/abs/2412.09726
+
     Examples:
         >>> gaussian = GaussianPrior.fit(images, scheduler, timestep=500)
         >>> gaussian(z).shape, gaussian.alpha ** 2 + gaussian.sigma ** 2

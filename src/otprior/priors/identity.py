@@ -45,7 +45,11 @@ class IdentityPrior(Prior):
 
     @classmethod
     def build(cls, shape: tuple[int, ...], schedule: Any, timestep: float) -> Self:
-        """For latents of `shape` under a `NoiseSchedule` or a diffusers scheduler; there is nothing to fit."""
+        """For latents of `shape` under a `NoiseSchedule` or a diffusers scheduler; there is nothing to fit.
+
+        Raises:
+            ValueError: If a size is no positive integer, or the schedule does not reach the timestep.
+        """
         try:
             sizes = list(map(plain_number, shape))
         except TypeError as error:

@@ -95,6 +95,8 @@ class MixturePrior(SolvedPrior):
         facts: What is known of data and solve: source, license, sha256; chi2, draws, seconds.
         whitening: Number of axes of the whitening within cells, or None if it was not sampled.
 
+    Source: no paper; the map of each cluster is that of `GaussianPrior`, docs/concepts.md has the rest
+
     Examples:
         >>> mixture = MixturePrior.fit(images, scheduler, timestep=400, components=10)
         >>> mixture(z).shape

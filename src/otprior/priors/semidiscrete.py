@@ -139,13 +139,16 @@ class SemiDiscretePrior(SolvedPrior):
         num_atoms: N.
         noise: "coupled", "whitened", "fresh" or "frozen".
         correlation: ρ in (0, 1], of the start's noise with the seed's; below 1 only with "coupled".
-        smoothing: Temperature of the softmax over atoms in units of τ (see `semidual.natural_scale`); 0 takes
-            the best atom alone.
+        smoothing: Temperature of the softmax over atoms, in units of τ (see
+            `otprior.transport.potential.natural_scale`); 0 takes the best atom alone.
         num_classes: Number of class labels, or None.
         rank: Number of principal axes along which cells are found, or None for all directions.
         frozen_seed: Seeds the noise of "frozen".
         whitening: Number of axes of the whitening within cells, or None if it was not sampled.
         facts: What is known of data and solve: source, license, sha256; chi2, draws, seconds.
+
+    Source: Li et al., DPM-OT, 2023, https://arxiv.org/abs/2307.11308, for "frozen"; McCann, "A convexity principle for
+    interacting gases", 1997, for "coupled"; "whitened" is ours, see docs/concepts.md
 
     Examples:
         >>> coupled = SemiDiscretePrior.fit(images, scheduler, timestep=500, tol=0.3)

@@ -36,6 +36,9 @@ class ReportImages:
         seeds: The seeds, for the heading of each column.
         note: A few words below the label, such as "t* = 500 · DPM++2M · 5 NFE".
 
+    Raises:
+        ValueError: If images are not (n, C, H, W), or others are not as many.
+
     Examples:
         >>> ReportImages("mixture", images.images[:4], seeds=range(4)).label
         'mixture'
@@ -103,6 +106,9 @@ def image_grid(rows: Sequence[ReportImages], tile: int = 64) -> bytes:
     Arguments:
         rows: What to draw, in this order.
         tile: Side of an image on the sheet, in pixels; the larger side of images that are not square.
+
+    Raises:
+        ValueError: If there is no row, or the tile is below 16.
 
     Examples:
         >>> image_grid([ReportImages("mixture", images.images[:4])])[1:4]

@@ -22,6 +22,9 @@ Generators = torch.Generator | list[torch.Generator] | None
 def seeds_to_generators(seeds: Iterable[int]) -> list[torch.Generator]:
     """One CPU generator for each seed: `generator=` for images that depend on their own seed alone.
 
+    Raises:
+        ValueError: If a seed is no integer that torch takes, from −2⁶³ to 2⁶⁴ − 1.
+
     Examples:
         >>> [generator.initial_seed() for generator in seeds_to_generators([0, 7])]
         [0, 7]

@@ -173,7 +173,7 @@ class OTPriorPipeline(DiffusionPipeline):
         """Takes over the network of another pipeline (the same object, in the user's dtype) and its scheduler.
 
         Arguments:
-            pipeline: A pipeline with components `unet` and `scheduler`, and perhaps `vae` or `vqvae`.
+            pipeline: With components `unet` and `scheduler` (a ValueError otherwise), and perhaps `vae` or `vqvae`.
             prior: Where to start.
             scheduler: By default the pipeline's own; but ancestral DDPM, which needs hundreds of steps, is
                 replaced by `DPMSolverMultistepScheduler` on the same betas.

@@ -102,6 +102,8 @@ def transport_cost(
         ValueError: On bad atoms, weights, source or draws, or a potential of another shape or not finite on an atom
             of positive weight.
 
+    Source: Kantorovich's semi-dual, as in Mérigot & Thibert, 2020, https://arxiv.org/abs/2003.00855, section 4
+
     Examples:
         >>> cost = transport_cost(torch.eye(2), torch.zeros(2), draws=4096)
         >>> cost.draws, cost.interval[0] < cost.interval[1]

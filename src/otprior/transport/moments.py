@@ -122,6 +122,13 @@ class StreamingMoments:
 def streaming_spectrum(rows: Tensor | Iterable[Tensor], rank: int) -> Spectrum:
     """Computes the spectrum of rows (N, d), read block by block, or of blocks (B, d) that an iterable yields.
 
+    Arguments:
+        rows: Of one device, floating.
+        rank: How many leading axes are kept.
+
+    Raises:
+        ValueError: If there is no row.
+
     Examples:
         >>> streaming_spectrum(torch.eye(3), rank=1).mean
         tensor([0.3333, 0.3333, 0.3333], dtype=torch.float64)

@@ -70,7 +70,11 @@ class BrenierPotential:
     @classmethod
     @plain_torch()
     def build(cls, atoms: Tensor, offsets: Tensor, radius: float | None = None) -> BrenierPotential:
-        """From atoms (N, d) and offsets (N,); `radius`, if known, saves a pass over the atoms."""
+        """From atoms (N, d) and offsets (N,); `radius`, if known, saves a pass over the atoms.
+
+        Raises:
+            ValueError: If the atoms are no floating matrix, or there is not one offset an atom.
+        """
         check_tensor("atoms", atoms)
         check_tensor("offsets", offsets)
         matrix = atoms.ndim == 2 and atoms.numel() > 0 and atoms.is_floating_point()

@@ -80,6 +80,8 @@ def solve_semidiscrete(
         ValueError: On bad atoms, weights, options or source, or a checkpoint of another problem.
         ConvergenceError: If tol is not reached and `throw` is true.
 
+    Source: Mérigot & Thibert, 2020, https://arxiv.org/abs/2003.00855, section 4; docs/solver.md has the methods
+
     Examples:
         >>> solution = solve_semidiscrete(torch.randn(20, 3), tol=0.05)
         >>> solution.outcome.name, solution.potential.shape

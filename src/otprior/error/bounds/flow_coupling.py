@@ -99,6 +99,8 @@ def couple_by_flow(
     Raises:
         ValueError: If there is no moment, or one without signal or noise.
 
+    Source: docs/prior-error.md, "From above"; the flow: Song et al., https://arxiv.org/abs/2011.13456, section 4.3
+
     Examples:
         >>> flow = couple_by_flow(torch.randn(50, 2), [(0.6, 0.8)], 4, largest_variance=2.0, generator=generator)
         >>> len(flow.scales), flow.codes.shape

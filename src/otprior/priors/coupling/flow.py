@@ -39,6 +39,9 @@ class CouplingFlowMatcher:
         generator: Draws times and noise about the path, and images where there is entropy; None stands for one of a
             fixed seed.
 
+    Raises:
+        ValueError: If sigma is negative, or a condition does not have one row an image.
+
     Examples:
         >>> matcher = CouplingFlowMatcher(coupling)
         >>> t, x_t, u_t, _, y1 = matcher.guided_sample_location_and_conditional_flow(noise, images, y1=labels)
@@ -119,7 +122,7 @@ class CouplingFlowMatcher:
         t: Tensor | None = None,
         return_noise: bool = False,
     ) -> tuple[Any, ...]:
-        """t, x_t, u_t, y0 and y1 of `sample_plan_with_labels`; and ε if `return_noise`."""
+        """t, (B,), x_t and u_t, (B, *shape), y0 and y1 of `sample_plan_with_labels`; and ε if `return_noise`."""
         x0, x1, y0, found = self.sample_plan_with_labels(x0, x1, y0, y1)
         t, location, flow, *rest = self._locate(x0, x1, t, return_noise)
         return t, location, flow, y0, found, *rest

@@ -291,7 +291,11 @@ class SemiDiscreteCoupling:
         return PairStream(self, batch_size, seed, steps=steps, rank=rank, ranks=ranks)
 
     def check_batch(self, noise: Tensor) -> Tensor:
-        """Noise as rows (B, d), float32, after checks of shape, device and values."""
+        """Noise as rows (B, d), float32, after checks of shape, device and values.
+
+        Raises:
+            ValueError: If shape or device are others than the images', or a value is not finite.
+        """
         right = tuple(noise.shape[1:]) == self.shape
         require(right, "noise", f"of shape (B, {', '.join(map(str, self.shape))})", tuple(noise.shape))
         hint = "Move the batch, or the coupling: coupling.to(device)"

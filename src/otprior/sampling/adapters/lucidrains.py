@@ -18,6 +18,9 @@ def from_lucidrains(diffusion: Any) -> OTPriorPipeline:
         diffusion: Has `model` (called as model(x, t); self-conditioning starts from none), `objective`,
             `alphas_cumprod`, `channels` and `image_size`.
 
+    Raises:
+        ValueError: If the objective is none that is known.
+
     Examples:
         >>> pipe = from_lucidrains(diffusion)
         >>> pipe.prior = GaussianPrior.fit("photographs", pipe.scheduler)
