@@ -463,6 +463,8 @@ def test_sets_that_overlap_are_refused(here: Path) -> None:
     ("command", "part"),
     [
         ("encode model data.npz --method dop853 --tol 1e-320", "tol must be"),
+        ("encode model data.npz --limit 1 --tol 1e300", "tol must be"),
+        ("fit model data.npz --tol 1e300", "tol must be"),
         ("tune bundled bundled --device vulkan", "--device must be"),
         ("demo --quick --device vulkan", "--device must be"),
         ("compare --device vulkan", "--device must be"),

@@ -440,12 +440,12 @@ def test_atoms_in_float64_are_left_as_they_are(dim: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"tol": 0}, "tol must be a positive number; got 0"),
+        ({"tol": 0}, "tol must be a positive number up to .*; got 0"),
         ({"tol": 1e-9}, "takes billions of draws"),
         ({"tol": 1e-320}, "takes billions of draws"),
-        ({"tol": -0.1}, "tol must be a positive number; got -0.1"),
-        ({"tol": float("nan")}, "tol must be a positive number; got nan"),
-        ({"tol": "0.05"}, "tol must be a positive number; got '0.05'"),
+        ({"tol": -0.1}, "tol must be a positive number up to .*; got -0.1"),
+        ({"tol": float("nan")}, "tol must be a positive number up to .*; got nan"),
+        ({"tol": "0.05"}, "tol must be a positive number up to .*; got '0.05'"),
         ({"max_draws": 0}, "max_draws must be an integer >= 1; got 0"),
         ({"max_draws": 1e5}, "max_draws must be an integer >= 1; got 100000.0"),
         ({"weights": torch.tensor([0.7, 0.7])}, "weights must be of sum 1; got a sum of 1.4"),

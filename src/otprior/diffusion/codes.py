@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 ENCODERS = ("ddim", *METHODS)
-LEAST_TOLERANCE = 1e-13
+LEAST_TOLERANCE, MOST_TOLERANCE = 1e-13, 1.0
 # The ends of a flow-matching schedule have no noise and no signal; codes begin and end at these noise scales.
 _FLOW_ENDS = (1e-3, 1 - 1e-3)
 
@@ -105,8 +105,8 @@ class Encoder:
         check_choice("method", self.method, ENCODERS)
         check_integer("steps", self.steps, 1, MOST_STEPS)
         check_integer("iterations", self.iterations, 1, MOST_STEPS)
-        rule = f"a number from {LEAST_TOLERANCE:g} on: double precision does not reach less"
-        require(LEAST_TOLERANCE <= self.tol < math.inf, "tol", rule, self.tol)
+        rule = f"in [{LEAST_TOLERANCE:g}, {MOST_TOLERANCE:g}]: from what double precision reaches to the size of a code"
+        require(LEAST_TOLERANCE <= self.tol <= MOST_TOLERANCE, "tol", rule, self.tol)
 
     def refined(self) -> Encoder:
         """The same with twice the steps; of an adaptive method, with a tenth of the tolerance."""

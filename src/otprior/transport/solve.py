@@ -38,6 +38,8 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 LARGEST_ATOM = 1e30
 # A budget without end.
 MOST_DRAWS = 1 << 60
+# More than the χ² of all mass in one cell, N − 1, unless there are more atoms.
+MOST_TOL = 1e6
 
 
 @plain_numbers
@@ -145,7 +147,8 @@ def _run(
 def _check_options(
     tol: float, max_draws: int | None, precision: str, entropy: float, processes: Processes
 ) -> None:
-    require(isinstance(tol, int | float) and 0 < tol < float("inf"), "tol", "a positive number", repr(tol))
+    known = isinstance(tol, int | float) and 0 < tol <= MOST_TOL
+    require(known, "tol", f"a positive number up to {MOST_TOL:g}", repr(tol))
     if max_draws is not None:
         check_integer("max_draws", max_draws, 1)
     check_choice("precision", precision, PRECISIONS)
