@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,4 +112,4 @@ def test_every_claim_runs_and_keeps_its_verdict() -> None:
     verdicts = {claim["id"]: claim["verdict"] for claim in json.loads(result.stdout)["claims"]}
     text = (Path(__file__).parents[1] / "docs" / "claims.md").read_text(encoding="utf-8")
     for name, verdict in verdicts.items():
-        assert f"| `{name}` | {verdict} |" in text
+        assert re.search(rf"^\| `{name}` \|[^|]*\| {verdict} \|", text, re.MULTILINE)
