@@ -156,9 +156,8 @@ def _check_own(main: Comparison) -> None:
     for name in (main.atoms_from, main.split, main.real_split):
         found = tuple(inputs.images(name).images.shape[1:])
         require(shape in (None, found), f"images {name}", f"of the network's shape {shape}", found)
-    class_logits(
-        inputs.extractor, inputs.real.images[:2]
-    )  # refuses one that takes other images, or has no classes
+    # (Refuses an extractor that takes other images, or has no classes.)
+    class_logits(inputs.extractor, inputs.real.images[:2])
     everything = inputs.images(main.atoms_from)
     for name in (main.split, main.real_split):
         check_unseen(f"images {name}", inputs.images(name), everything)
