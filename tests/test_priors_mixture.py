@@ -193,9 +193,12 @@ def marginal(x: Any, weights: Tensor, means: Tensor, widths: Tensor) -> Any:
 @pytest.mark.parametrize("noise", ["fresh", "whitened"])
 @pytest.mark.parametrize("conditional", [False, True])
 def test_the_starts_law_is_the_mixtures_p_t(noise: str, conditional: bool) -> None:
-    """Two clusters: cells are half-spaces, which whitening undoes. Kolmogorov's test on 20,000 seeds, at 0.001."""
+    """Two clusters: cells are half-spaces, which whitening undoes. Kolmogorov's test on 20,000 seeds, at 0.001.
+
+    (It sees shares that are off by 0.014; a tolerance of 1e-4 leaves 0.005.)
+    """
     images, which = islands(2 + 2 * conditional)
-    options: dict[str, Any] = {"noise": noise, "components": 2, "rank": 3, "tol": 1e-3}
+    options: dict[str, Any] = {"noise": noise, "components": 2, "rank": 3, "tol": 1e-4}
     mixture = MixturePrior.fit(images, SCHEDULE, 300, which // 2 if conditional else None, **options)
     z, fresh = normal(20_000, *SHAPE, seed=3), normal(20_000, *SHAPE, seed=4) if noise == "fresh" else None
     for label in range(1 + conditional):

@@ -126,7 +126,7 @@ def test_against_exact_discrete_transport() -> None:
     masses is what the solver left plus the N/n by which n draws differ from the law. The bound allows twice that.
     """
     atoms, weights = mixture(80, 16), unequal_weights(80, 10)
-    solution = solve_semidiscrete(atoms, weights)
+    solution = solve_semidiscrete(atoms, weights, tol=0.02)
     z = normal(2000, 16, seed=1)
     cost = ot.dist(z.double().numpy(), atoms.double().numpy())
     plan, log = ot.emd(np.full(2000, 1 / 2000), weights.numpy(), cost, log=True, numItermax=10**6)
@@ -314,9 +314,10 @@ def circle_in_space() -> Tensor:
 
 
 def test_divergence_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neighbours on a circle have scores that move together: steps for independent ones make it worse."""
+    """Neighbours on a circle have scores that move together: long steps for independent ones make it worse."""
     monkeypatch.setattr(block_newton, "CONTENDERS_IN_MEMORY", 0)
     monkeypatch.setattr(sgd, "NEIGHBOUR_CAP", 100.0)
+    monkeypatch.setattr(sgd, "SHARED_STEP_NOISE", 20.0)
     solution = solve_semidiscrete(circle_in_space(), max_draws=4000, throw=False)
     assert solution.outcome is Outcome.DIVERGED
     with pytest.raises(ConvergenceError, match=r"diverged: .* Check the atoms for extreme outliers"):
@@ -334,6 +335,20 @@ def test_newton_steps_in_where_gradients_fail(monkeypatch: pytest.MonkeyPatch) -
 
 def test_every_outcome_has_a_remedy() -> None:
     assert all(outcome.remedy.endswith(".") for outcome in Outcome)
+
+
+def test_shared_draws_leave_less() -> None:
+    """After 15 draws an atom 0.47 N/n where cells share them, 0.95 where not; each is known to a tenth."""
+    measure = DiscreteMeasure.of(normal(1000, 64))
+    cells, left = search.LaguerreCells.build(measure, 3), {}
+    for shared in (False, True):
+        method = sgd.AveragedSgd(cells, shared=shared)
+        state = method.init()
+        while state.step * method.draws_per_step < 15 * len(measure):
+            state = method.step(state)
+        left[shared] = cells.chi_squared(state.average, "judge", range(100)).value
+        assert (method.width(state) > 0) == shared
+    assert left[True] < 0.7 * left[False]
 
 
 # What the reported χ² rests on -----------------------------------------------------------------------------
@@ -354,18 +369,18 @@ def test_chi_squared_is_reported_on_draws_that_nothing_else_used(
     solution = solve_semidiscrete(normal(100, dim))
     last = used[-(solution.chi2.draws // search.DRAWS_PER_SET) :]
     assert {stream for stream, _ in last} <= {"test", "test, mixers"}
-    assert len(set(used)) == len(used)  # no set twice, so none of the last before
+    assert not set(last) & set(used[: -len(last)])
     assert draw(0, "test", 0, 8, 4).ne(draw(0, "fit", 0, 8, 4)).all()
 
 
 def test_a_stop_on_a_lucky_estimate_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the first estimate of every potential is perfect, the second must refuse."""
+    """Where the first estimate of every potential but the one that was planned is perfect, the second must refuse."""
     sums: list[float] = []
     honest = StoppingRule.chi_squared
 
     def lucky(self: StoppingRule, potential: Tensor) -> ChiSquared:
         sums.append(float(potential.sum() + potential[0]))
-        first = sums.count(sums[-1]) == 1
+        first = len(sums) > 1 and sums.count(sums[-1]) == 1
         return ChiSquared(0.0, 0.0, 8192) if first else honest(self, potential)
 
     monkeypatch.setattr(StoppingRule, "chi_squared", lucky)

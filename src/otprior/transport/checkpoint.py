@@ -17,7 +17,7 @@ from torch import Tensor
 from otprior.utils.arrays import read_tensors, write_tensors
 from otprior.utils.validation import require
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def save_checkpoint(path: Path, problem: str, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:

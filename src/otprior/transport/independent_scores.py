@@ -13,14 +13,14 @@ from torch import Tensor
 from otprior.transport.potential import natural_quantile, natural_scale
 
 ITERATIONS, GRID_POINTS = 12, 96
-KINDS_PER_E = 128.0
+KINDS_PER_E = 16.0
 
 
 def independent_score_start(atoms: Tensor, weights: Tensor) -> Tensor:
     """The offsets at which independent scores s_i ~ N(h_i, |y_i|²) win with probabilities ν.
 
     P(i wins) = ∫ φ_i(x) Π_{j≠i} Φ_j(x) dx on a grid, and h_i ← h_i − τ_i ln(P(i wins)/ν_i), τ of `natural_scale`.
-    Atoms whose τ and ν agree to half a percent are treated as one kind.
+    Atoms whose τ and ν agree to three percent are treated as one kind.
 
     Arguments:
         atoms: y, shape (N, d).

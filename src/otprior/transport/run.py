@@ -1,8 +1,9 @@
 """Running a method until the stopping rule accepts: the plan of measurements, progress, checkpoints.
 
 A method says after how many draws it expects to reach the tolerance. The first measurement comes then, and its result
-says when the next one is due. A potential drawn from samples has to be accepted twice, since a lucky estimate does not
-come twice; one that the method computes without draws, once.
+says when the next one is due. One that was planned beforehand, from draws of its own, decides alone, and so does one of
+a potential that the method computes without draws. Of a series of measurements some are lucky: after a first that did
+not accept, a potential has to be accepted twice, since a lucky estimate does not come twice.
 """
 
 from __future__ import annotations
@@ -135,13 +136,13 @@ class Runner:
         else:
             if iterate.complete and (self._best is None or chi2.value < self._best[0]):
                 self._best = (chi2.value, iterate)
-            if rule.accepts(chi2):
+            if rule.accepts(chi2) and (self._planned or iterate.complete):
                 # What made it stop is not what it reports: a lucky estimate does not come twice.
                 chi2 = rule.chi_squared(iterate.potential)
-                self._converged = rule.accepts(chi2)
+            self._converged = rule.accepts(chi2)
         self._chi2 = self._shown = chi2
         self._next_set = rule.next_set
-        ahead = min(max(1.05 * chi2.upper / rule.tol, 1.1), 2.0)
+        ahead = min(max(1.15 * chi2.upper / rule.tol, 1.1), 2.0)
         self._planned = self._next_check = min(int(iterate.draws * ahead) + 1, self._problem.max_draws)
 
     def _result(self) -> Run | None:

@@ -14,7 +14,7 @@ for no more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,14 +22,18 @@ import torch
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
-from otprior.transport.cells.search import DRAWS_PER_SET, LaguerreCells
+from otprior.transport.cells.search import BASE_DRAWS, DRAWS_PER_SET, SETS_AT_A_TIME, LaguerreCells
 from otprior.transport.chi_squared import ChiSquared, chi_squared_of_frequencies
 from otprior.transport.distributed import SINGLE, Processes
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.source import Source
 
-# Scores at a time.
-SCORES_PER_BLOCK = 1 << 24
+# Numbers that are kept at a time: scores of a set's draws, or products of several sets' base draws.
+KEPT = 1 << 24
+# Atoms whose scores are computed, and raised to powers, while they are in cache.
+ATOMS_PER_BLOCK = 1024
+# Logarithm below which a share is none. (Powers that float32 has no normal number for take ten times as long.)
+LEAST_LOG = -60.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class EntropicCells:
     """Cells by shares: a draw belongs to every atom in part. See `otprior.transport.cells.Cells`.
 
     Attributes:
-        hard: The cells without entropy, whose atoms and draws are used. A single process computes the shares.
+        hard: The cells without entropy, whose atoms and draws are used.
         entropy: ε, in units of a score. (Where ε is below 1e-6 of |z| |y|, shares follow the rounding of float32
             scores.)
     """
@@ -71,37 +75,71 @@ class EntropicCells:
     @property
     def processes(self) -> Processes:
         """See `Cells`."""
-        return SINGLE
+        return self.hard.processes
 
     def hits(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
         """Sums of shares over the sets of these numbers, in units of 1/`units_per_draw`; int64 (N,)."""
         total = torch.zeros(len(self.atoms), dtype=torch.int64, device=self.atoms.device)
-        for number in numbers:
-            total += self._hits_of_set(offsets, stream, number)
-        return total
+        for mass in self._masses(offsets, stream, numbers, self.processes):
+            total += mass
+        return self.processes.sum(total)
 
     def chi_squared(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> ChiSquared:
-        """χ² of the mean shares, estimated on the sets of these numbers."""
-        rows = []
-        for number in numbers:
-            mass = self._hits_of_set(offsets, stream, number).cpu().numpy()
-            # (Where ε is small, most atoms' shares are below the unit, so that rows are sparse.)
-            rows.append(csr_array(mass[None] / (self.units_per_draw * DRAWS_PER_SET)))
+        """χ² of the mean shares, estimated on the sets of these numbers; every process finds all of them."""
+        # (Where ε is small, most atoms' shares are below the unit, so that rows are sparse.)
+        rows = [
+            csr_array(mass.cpu().numpy()[None] / (self.units_per_draw * DRAWS_PER_SET))
+            for mass in self._masses(offsets, stream, numbers, SINGLE)
+        ]
         weights = self.measure.weights.cpu().numpy().astype(np.float64)
         return chi_squared_of_frequencies(csr_array(vstack(rows)), weights, DRAWS_PER_SET)
 
-    def _hits_of_set(self, offsets: Tensor, stream: str, number: int) -> Tensor:
-        hard = self.hard
-        dtype = self.atoms.dtype
-        draws = hard.draws(stream, [number]).written_out().to(self.atoms.device, dtype)
-        products = draws.products(self.atoms.T)[0]
-        mixer = None if draws.mixers is None else draws.mixers[0]
-        shares = torch.zeros(len(self.atoms), dtype=torch.float64, device=self.atoms.device)
-        rows = max(1, SCORES_PER_BLOCK // len(self.atoms))
-        rounded = offsets.to(dtype)
-        for some in torch.arange(DRAWS_PER_SET).split(rows):
-            scores = (
-                products[some] + rounded if mixer is None else torch.addmm(rounded, mixer[some], products)
-            )
-            shares += torch.softmax(scores / self.entropy, dim=1).sum(dim=0, dtype=torch.float64)
-        return (shares * self.units_per_draw).round().long()
+    def _masses(
+        self, offsets: Tensor, stream: str, numbers: Sequence[int], processes: Processes
+    ) -> Iterator[Tensor]:
+        """Yields the sum of shares in each set that is this process's, in units; int64 (N,)."""
+        hard, dtype, count = self.hard, self.atoms.dtype, len(self.atoms)
+        h = (offsets / self.entropy).to(dtype)
+        size = count if h.is_cuda else ATOMS_PER_BLOCK
+        blocks = [slice(first, first + size) for first in range(0, count, size)]
+        room = h.new_empty(min(DRAWS_PER_SET, max(2, KEPT // count)), count)
+        mine = set(processes.share(range(len(numbers))))
+        # (Base draws of several sets are multiplied together, by every process, so that all round alike.)
+        together = min(SETS_AT_A_TIME, max(1, KEPT // (BASE_DRAWS * count)))
+        for first in range(0, len(numbers), together):
+            own = [k for k in range(first, min(first + together, len(numbers))) if k in mine]
+            if not own:
+                continue
+            draws = hard.draws(stream, numbers[first : first + together])
+            lefts, rights = zip(*(draws.sides(hard.factors[block].T, dtype) for block in blocks))
+            for k in own:
+                left = lefts[0][k - first] / self.entropy
+                right = [part[k - first] for part in rights]
+                yield _sum_of_shares(left, right, h, blocks, draws.mirrored, room)
+
+
+def _sum_of_shares(
+    left: Tensor, rights: Sequence[Tensor], h: Tensor, blocks: Sequence[slice], mirrored: bool, room: Tensor
+) -> Tensor:
+    """Σ π_i over the draws of a set, in units; int64 (N,).
+
+    Scores over ε are left (k, m) times right (m, n), plus h (N,), for each block of atoms. `room` (r, N) is written to.
+    """
+    total = torch.zeros(len(h), dtype=torch.float64, device=h.device)
+    for rows in left.split(len(room) // 2 if mirrored else len(room)):
+        powers, tops, sums = room[: len(rows) * (2 if mirrored else 1)], [], []
+        for block, right in zip(blocks, rights):
+            part, own = powers[:, block], h[block]
+            given = torch.addmm(own, rows, right, out=part[: len(rows)])
+            if mirrored:
+                torch.sub(2 * own, given, out=part[len(rows) :])
+            top = part.amax(dim=1, keepdim=True)
+            part.sub_(top).clamp_(min=LEAST_LOG).exp_()
+            tops.append(top[:, 0])
+            sums.append(part.sum(dim=1))
+        top = torch.stack(tops)
+        weight = (top - top.amax(dim=0)).exp_()
+        weight /= (weight * torch.stack(sums)).sum(dim=0)
+        for block, each in zip(blocks, weight):
+            total[block] += each @ powers[:, block]
+    return (total * EntropicCells.units_per_draw).round().long()

@@ -121,6 +121,16 @@ class DrawSets:
         ]
         return torch.cat([part.unflatten(0, (len(self), -1)) for part in parts], dim=1)
 
+    def sides(self, factors: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Of each set the two matrices whose product is the scores of `factors` (d, n), without negatives.
+
+        Shapes (K, k, m) and (K, m, n); products with the factors are in the factors' type, all others in `dtype`.
+        """
+        base = self.base.to(factors.dtype)
+        if self.mixers is None:
+            return base, factors.expand(len(self), -1, -1)
+        return self.mixers.to(dtype), replace(self, base=base).products(factors).to(dtype)
+
     def written_out(self) -> DrawSets:
         """The same draws, with the negatives among them."""
         if not self.mirrored:
@@ -209,6 +219,11 @@ class LaguerreCells:
         blocks = _even_blocks(atoms) if mixed else 1
         return cls(measure, atoms, screen, radius, seed, mixed, source, on_cuda, processes, blocks)
 
+    @property
+    def factors(self) -> Tensor:
+        """The atoms as base draws are multiplied with them, shape (N, d)."""
+        return self.atoms if self.screen is None else self.screen
+
     def hits(self, offsets: Tensor, stream: str, numbers: Sequence[int]) -> Tensor:
         """How many draws fall in each cell, in the sets of these numbers; int64 (N,)."""
         found = self.find(offsets, stream, self.processes.share(numbers))
@@ -266,11 +281,8 @@ class LaguerreCells:
 
     def _scores(self, draws: DrawSets, offsets: Tensor, block: slice) -> Iterator[Tensor]:
         """Yields the screened scores of a block of atoms, (256, n) for each set, all in the same memory."""
-        factors, h = (self.atoms if self.screen is None else self.screen)[block].T, offsets[block]
-        lefts, rights = draws.base.to(factors.dtype), factors.expand(len(draws), -1, -1)
-        if draws.mixers is not None:
-            products = replace(draws, base=lefts).products(factors)
-            lefts, rights = draws.mixers.to(self.atoms.dtype), products.to(self.atoms.dtype)
+        lefts, rights = draws.sides(self.factors[block].T, self.atoms.dtype)
+        h = offsets[block]
         scores, twice = h.new_empty(DRAWS_PER_SET, len(h)), 2 * h
         given = scores[: lefts.shape[1]]
         for left, right in zip(lefts, rights):
@@ -281,10 +293,10 @@ class LaguerreCells:
 
     def _search_on_cuda(self, draws: DrawSets, offsets: Tensor, width: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The same as `_search_by_blocks`, by one kernel."""
-        factors, draws = self.atoms if self.screen is None else self.screen, draws.written_out()
-        search = KernelSearch(factors, offsets)
+        draws = draws.written_out()
+        search = KernelSearch(self.factors, offsets)
         widths = width.repeat_interleave(DRAWS_PER_SET)
-        row, atom = search.pairs(draws.base.to(factors.dtype), draws.mixers, widths)
+        row, atom = search.pairs(draws.base.to(self.factors.dtype), draws.mixers, widths)
         number, row = row // DRAWS_PER_SET, row % DRAWS_PER_SET
         return [(row[number == k], atom[number == k]) for k in range(len(draws))]
 
