@@ -97,6 +97,17 @@ def positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
+def best_settings(results: Path) -> dict[tuple[str, str], Settings]:
+    """Of each set and peer in the record of an earlier search: the first to the target, or else the nearest to it."""
+    return {
+        (name, peer): min(
+            trials, key=lambda trial: (trial["seconds"] or math.inf, trial["chi2"] or math.inf)
+        )["settings"]
+        for name, peers in read_json(results)["tuning"].items()
+        for peer, trials in peers.items()
+    }
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
@@ -115,11 +126,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     add("--threads", type=count, default=os.cpu_count(), help="of a run; one run at a time")
     add("--dtype", choices=("float32", "float64"), default="float32")
-    add("--repeats", type=count, default=3, help=f"runs of tuned solvers on {HEADLINE}; elsewhere one")
+    add("--repeats", type=count, default=3,
+        help=f"runs of tuned solvers on {HEADLINE}, and with --settings; elsewhere one")  # fmt: skip
     add("--limit-tuned", type=number, default=10.0, metavar="X", help="times ours that a tuned peer may take")
     add("--limit-default", type=number, default=20.0, metavar="X", help="the same for a peer's defaults")
     add("--shortest", type=number, default=10.0, metavar="S", help="seconds that any run of a peer may take")
     add("--source", type=Path, metavar="DIR", help="the four files of Fashion-MNIST, for fashion-60k")
+    add("--settings", type=Path, metavar="FILE",
+        help="results.json of an earlier search; peers keep the settings that were best in it")  # fmt: skip
     add("--out", type=Path, default=Path("solver-benchmark"), metavar="DIR", help="folder for the results")
     return parser.parse_args(arguments)
 
@@ -129,9 +143,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(args.threads)
     facts = conditions(args)
     work = args.out.with_name(args.out.name + ".work")
-    known: dict[tuple[str, str], Settings] = {}
     results: list[SetResult] = []
     try:
+        known = best_settings(args.settings) if args.settings else {}
         claim(work, args.out, facts)
         for name in args.sets:
             results.append(Race(name, work, args, known).run())
