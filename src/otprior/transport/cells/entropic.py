@@ -8,6 +8,8 @@ and h is optimal for the cost |z − y|²/2 − ε · entropy if the masses p_i 
 E ε log Σ_i exp((⟨z, y_i⟩ + h_i)/ε) − Σ ν_i h_i. The plan sends z to y_i with probability π_i(z). (The dual variable
 of a regularisation by the divergence from N(0, I) × ν is h_i + |y_i|²/2 − ε log ν_i; the plan is the same.)
 
+(`methods.sgd` shares draws too, where there is no entropy: its steps are less noisy then.)
+
 A set's mean shares are an unbiased estimate of p, and different sets are independent: `chi_squared_of_frequencies` asks
 for no more.
 """

@@ -146,7 +146,7 @@ class AveragedSgd:
     Arguments:
         cells: Counts the draws of a step.
         stream: What the draws are for.
-        shared: Whether cells share draws, each step's less than the one's before. Otherwise, and where `cells` share
+        shared: Whether cells share draws by a softmax that narrows from step to step. Otherwise, and where `cells` share
             them anyway, draws are counted as `cells` does.
 
     Attributes:
