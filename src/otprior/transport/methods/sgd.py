@@ -146,8 +146,8 @@ class AveragedSgd:
     Arguments:
         cells: Counts the draws of a step.
         stream: What the draws are for.
-        shared: Whether cells share draws by a softmax that narrows from step to step. Otherwise, and where `cells` share
-            them anyway, draws are counted as `cells` does.
+        shared: Whether cells share draws by a softmax that narrows from step to step. Otherwise, and where `cells`
+            share them anyway, draws are counted as `cells` does.
 
     Attributes:
         cells, stream: The same.
