@@ -50,7 +50,7 @@ def find_held(prepare: Callable[..., Any], call: dict[str, Any], place: int) -> 
             with torch.random.fork_rng():
                 torch.manual_seed(1)
                 out = prepare(**given, generator=None)
-            draws.append((out if isinstance(out, Tensor) else out[place]).float())
+            draws.append((out if isinstance(out, Tensor) else out[place]).detach().float())
     finally:
         if stock is not None:
             module.randn_tensor = stock
