@@ -51,6 +51,11 @@ class ChiSquared:
         return self.value + ONE_SIDED_95 * self.standard_error
 
 
+def draws_for(atoms: int, error: float) -> float:
+    """Draws after which χ² of the masses of N cells, near ν, is known with this standard deviation: √(2N)/error."""
+    return (2 * atoms) ** 0.5 / error
+
+
 def chi_squared(counts: Tensor, weights: Tensor) -> ChiSquared:
     """Estimates χ² = Σ (p_i − ν_i)²/ν_i without bias from how often each cell was hit.
 

@@ -1,7 +1,6 @@
 """The stopping rule: χ² of the cell masses on draws that nothing else has used.
 
-At masses equal to ν the estimate's standard deviation is about √(2N)/n for n draws. A measurement takes as many draws
-as make that a fifteenth of the tolerance, and each takes new ones.
+A measurement takes as many draws as make its standard deviation a fifteenth of the tolerance, and each takes new ones.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from otprior.transport.cells import Cells
 from otprior.transport.cells.search import DRAWS_PER_SET
-from otprior.transport.chi_squared import ChiSquared
+from otprior.transport.chi_squared import ChiSquared, draws_for
 from otprior.utils.validation import require
 
 FEWEST_SETS = 32
@@ -40,7 +39,7 @@ class StoppingRule:
         self.tol = tol
         self.next_set = 0
         self._cells = cells
-        at_one = 15 * (2 * len(cells.measure)) ** 0.5 / DRAWS_PER_SET
+        at_one = 15 * draws_for(len(cells.measure), 1.0) / DRAWS_PER_SET
         least = at_one / MOST_SETS
         rule = f"at least {least:.2g} for {len(cells.measure):,} atoms, as less takes billions of draws to be seen"
         require(tol >= least, "tol", rule, tol)

@@ -35,6 +35,7 @@ from torch import Tensor
 from otprior.transport.cells import Cells
 from otprior.transport.cells.entropic import EntropicCells
 from otprior.transport.cells.search import DRAWS_PER_SET, LaguerreCells
+from otprior.transport.chi_squared import draws_for
 from otprior.transport.independent_scores import independent_score_start
 from otprior.transport.measure import DiscreteMeasure, rows_per_block
 from otprior.transport.methods import Iterate, Problem
@@ -101,7 +102,7 @@ def iterates(problem: Problem, step: int = 0, state: Mapping[str, Tensor] | None
         yield Iterate(now.average, draws, expected_draws=expected, step=now.step, state=tensors)
         now = sgd.step(now)
         if now.step == look:
-            sets = max(8, round(LOOK_DRAWS * (2 * count) ** 0.5 / problem.tol / DRAWS_PER_SET))
+            sets = max(8, round(draws_for(count, problem.tol / LOOK_DRAWS) / DRAWS_PER_SET))
             chi2 = cells.chi_squared(now.average, "plan", range(sets))
             ahead = chi2.value / (AIM * problem.tol)
             expected = int(look * sgd.draws_per_step * min(max(ahead, 1.0), DRAWS_PER_ATOM_AND_TOL / LOOK))
@@ -168,8 +169,6 @@ class AveragedSgd:
         tau = natural_scale(measure.atoms, self._weights)
         cap = NEIGHBOUR_CAP * _nearest_distance(cells.atoms) / natural_quantile(self._weights)
         self._step_scale = torch.minimum(tau, cap).clamp(min=1e-3 * tau)
-        # Masses of entropic cells change on the scale of ε, where that is larger.
-        self._step_scale.clamp_(min=cells.entropy)
         self._widest = float(tau.median())
         noise = (1 / (self.draws_per_step * self._weights)).sqrt()
         most = SHARED_STEP_NOISE if self._hard else STEP_NOISE
@@ -198,6 +197,7 @@ class AveragedSgd:
             gaps[state.step % 2] += wins / self.draws_per_step / self._weights - masses
         rate = self._first_step * (1 + state.step / self._decay_steps) ** -STEP_EXPONENT
         update = (rate * (masses - 1)).clamp(-CLIP, CLIP)
+        # (Shared masses change on the scale of ε, where that is larger.)
         iterate = state.iterate - self._step_scale.clamp(min=width) * update
         iterate -= iterate.mean()
         weight = (AVERAGING_POWER + 1) / (state.step + 1 + AVERAGING_POWER)
@@ -206,7 +206,7 @@ class AveragedSgd:
     def width(self, state: SgdState) -> float:
         """ε of the softmax by which the next step's draws are shared; 0 where each has one cell."""
         if not self._hard:
-            return 0.0
+            return self.cells.entropy
         if state.step <= self._compared[-1]:
             return self._widest
         # Even and odd steps have errors of their own, so that their product is right in the mean.
