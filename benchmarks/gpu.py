@@ -3,7 +3,8 @@
     python benchmarks/gpu.py --out gpu.json
     python benchmarks/gpu.py --device cpu --scale 0.05     # a rehearsal without a GPU
 
-1. *Cells*: of the same draws and offsets, found on the CPU and on the device; how many differ.
+1. *Cells*: of the same draws and offsets, found on the CPU and on the device; how many differ. And by how much
+   the masses of cells that share a draw (softmax) do.
 2. *Throughput*: draws a second of the search, over what large matrix products reach, as `kernel.py` measures it.
 3. *Solves*: 10,000 and 60,000 atoms of d = 784 by gradients, 10,000 overlapping windows by Newton's method on blocks;
    seconds, χ² and draws.
@@ -24,12 +25,14 @@ import torch
 from kernel import SETS, block, product, seconds_of
 
 from otprior import OTPriorPipeline, SemiDiscretePrior, bundled, solve_semidiscrete
+from otprior.transport.cells.entropic import EntropicCells
 from otprior.transport.cells.search import DRAWS_PER_SET, LaguerreCells, fast_bfloat16
 from otprior.transport.independent_scores import independent_score_start
 from otprior.transport.measure import DiscreteMeasure
 from otprior.utils.files import write_json
 
 REPEATS = 9
+SHARED_AT = 3.0  # ε of the shares that are compared, about τ of these images
 
 
 def images(count: int) -> torch.Tensor:
@@ -55,16 +58,22 @@ def windows(count: int, side: int = 28) -> torch.Tensor:
 
 
 def cells(device: torch.device, count: int) -> dict[str, Any]:
-    """Draws whose cell differs between the devices, in float32 and as `precision="auto"` finds them."""
+    """Draws whose cell differs between the devices, in float32 and as `precision="auto"` finds them; and shares."""
     atoms = images(count)
     h = independent_score_start(atoms, torch.full((count,), 1 / count, dtype=torch.float64))
-    on_cpu = LaguerreCells.build(DiscreteMeasure.build(atoms), seed=0).find(h, "fit", range(SETS))
+    hard = LaguerreCells.build(DiscreteMeasure.build(atoms), seed=0)
+    on_cpu = hard.find(h, "fit", range(SETS))
     measure = DiscreteMeasure.build(atoms.to(device))
+    shared = [
+        EntropicCells(each, SHARED_AT).hits(h.to(each.atoms.device), "fit", range(SETS)).cpu()
+        for each in (hard, LaguerreCells.build(measure, 0))
+    ]
     differing = {}
     for name, bfloat16 in (("float32", False), ("auto", fast_bfloat16(device))):
         found = LaguerreCells.build(measure, 0, bfloat16).find(h.to(device), "fit", range(SETS))
         differing[name] = int((found.cpu() != on_cpu).sum())
-    return {"draws": on_cpu.numel(), "differing": differing}
+    apart = float((shared[0] - shared[1]).abs().sum() / shared[0].sum())
+    return {"draws": on_cpu.numel(), "differing": differing, "mass_shared_otherwise": apart}
 
 
 def throughput(device: torch.device, count: int) -> dict[str, Any]:
