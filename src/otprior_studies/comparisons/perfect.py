@@ -5,8 +5,9 @@ Atoms, held-out, validation and reference images are drawn from it, and the netw
 (`MixtureNetwork`): only the start and the steps can be wrong. (Images are kept as 8-bit pixels, as samples are, so that
 values beyond black and white are clipped alike in all of them.)
 
-- "": each start at 1 to 20 evaluations, from t* and on a grid chosen on the validation images, which may be one that is
-  fitted to the start (`fit_grid`). N(0, I) has its choice of every stock spacing, our grids and its fitted grid, too.
+- "": each start at 1 to 20 evaluations, with the solver, t* and grid that are best on the validation images, and
+  once more on the grid that is fitted to it (`fit_grid`). N(0, I) has every stock spacing, our grids and its fitted
+  grid, too.
 - "errors": the starts at 5 evaluations, on networks with a fixed smooth error of growing size: where coupled and fresh
   noise cross.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import diffusers
@@ -40,9 +42,9 @@ from otprior_studies.comparisons.stages import Stages, Subject
 
 EVALUATIONS = (1, 2, 3, 4, 5, 7, 8, 10, 20)
 HEADLINE = 5
-WHITE = (
-    Solver("DPM++2M", "DPMSolverMultistepScheduler", (*USUAL, "lu", *GRIDS)),
+SOLVERS = (
     Solver("UniPC", UNIPC, (*USUAL, *GRIDS)),
+    Solver("DPM++2M", "DPMSolverMultistepScheduler", (*USUAL, "lu", *GRIDS)),
 )
 SPACINGS = ("karras", OWN_GRID + "log_snr")
 # Each start, its options and where it is looked for.
@@ -79,7 +81,7 @@ def run(request: Request) -> dict[str, Part]:
 
 def _evaluations(stages: Stages, flow: StartSpec) -> ComparisonResult:
     evaluations = (HEADLINE,) if stages.rehearsal else EVALUATIONS
-    solvers = WHITE[1:] if stages.rehearsal else WHITE
+    solvers = SOLVERS[:1] if stages.rehearsal else SOLVERS
     white = best_spacings(stages, solvers, evaluations, stages.share(0.25))
     starts: list[StartSpec] = []
     for nfe in evaluations:
@@ -97,10 +99,14 @@ def candidates(name: str, nfe: int, rehearsal: bool = False) -> list[StartSpec]:
     """The settings at which a start is tried."""
     prior, options, timesteps = STARTS[name]
     found = []
-    for t in timesteps[1:2] if rehearsal else timesteps:
-        for spacing in SPACINGS[:1] if nfe == 1 or rehearsal else SPACINGS:
-            label = f"{name}, t* = {t}, UniPC, {spacing}, {nfe}"
-            found.append(StartSpec(prior, t, nfe, UNIPC, spacing, label, options=tuple(options.items())))
+    # (With one call all solvers and spacings are the same.)
+    few = 1 if nfe == 1 or rehearsal else None
+    for t, solver, spacing in product(
+        timesteps[1:2] if rehearsal else timesteps, SOLVERS[:few], SPACINGS[:few]
+    ):
+        label = f"{name}, t* = {t}, {solver.name}, {spacing}, {nfe}"
+        settings = (prior, t, nfe, solver.scheduler, spacing, label)
+        found.append(StartSpec(*settings, options=tuple(options.items())))
     return found
 
 
