@@ -10,15 +10,15 @@ These are the trials of a search on the bundled network, in five evaluations, ke
 131,250 network evaluations; `otprior tune bundled bundled --steps 5 --out tuned` makes them anew in about ten
 minutes.
 
-Picture: FID and copying of every trial against t*, hollow marks for those that copy too much and a dashed
-line at the limit; beside them the best FID so far against the network evaluations spent.
+Picture: FID and copying of every trial against t*, hollow marks for those that copy too much, a dashed
+line at the limit, and a ring around the one that was chosen.
 """
 
 import json
 import sys
 from pathlib import Path
 
-from otprior.experiments.search_plot import search_curve
+from otprior.experiments.search_report import search_curve
 
 results = Path(__file__).resolve().parents[1] / "results/tune"
 record = json.loads((results / "trials.json").read_text(encoding="utf-8"))

@@ -176,6 +176,9 @@ def test_a_search_chooses_and_its_settings_are_taken(material: Path, tmp_path: P
     assert all(int(path.stem) >= FIRST_SEED for path in (tmp_path / "tuned.work" / "images").rglob("*.npz"))
     assert StartSpec.from_json(min(last, key=lambda trial: trial["fid"])["row"]) == row
     assert (tmp_path / "tuned" / "tuning.png").is_file()
+    assert row.label in (tmp_path / "tuned" / "report.html").read_text(encoding="utf-8").replace(
+        "\u00a0", " "
+    )
     prior = Prior.from_pretrained(tmp_path / "tuned" / "prior")
     assert prior.timestep == row.start_timestep
     sampled = run(

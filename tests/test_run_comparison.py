@@ -19,7 +19,6 @@ from otprior.experiments.gates import difference_gate, paired_fid_difference
 from otprior.experiments.priors import load_fitted
 from otprior.experiments.run import claim_work
 from otprior.experiments.run import run_comparison as run_in_any_process
-from otprior.experiments.search_plot import search_curve
 from otprior.metrics.features import classify
 from otprior.priors import Prior, SemiDiscretePrior
 from otprior.report import ReportRow, SamplingReport
@@ -237,22 +236,6 @@ def test_break_even() -> None:
     # The rival is as fast.
     assert break_even(row("semidiscrete", 13.0, 0.03, 100.0), rows) is None
     assert break_even(row("random_atom", 13.0, 0.01), rows) is None
-
-
-def test_the_curve_of_a_search_is_a_picture() -> None:
-    trials = [
-        {
-            "start_timestep": t,
-            "samples": n,
-            "fid": fid,
-            "copy_rate": 0.01,
-            "evaluations": 100,
-            "allowed": fid < 15,
-        }
-        for t, n, fid in ((400, 250, 20.0), (500, 250, 14.0), (500, 500, 12.0))
-    ]
-    assert search_curve(trials, trials[-1], 0.0165)[:4] == b"\x89PNG"
-    assert search_curve(trials[:1], None, 0.0165)[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("tol", [0.0, -1.0, float("nan"), float("inf")])

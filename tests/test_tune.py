@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ import pytest
 from report_example import bare_row
 from scipy import stats
 
-from otprior.cli.tune import _edges
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments import search as tune_module
 from otprior.experiments.gates import CopyLimit
+from otprior.experiments.own_sampler import WEAK, OwnSampler
 from otprior.experiments.search import (
     Search,
     Trial,
@@ -28,6 +29,9 @@ from otprior.experiments.search import (
     runner_up,
     survivors,
 )
+from otprior.experiments.search_report import edges, write_search
+from otprior.metrics import Interval
+from otprior.report.record import Report
 from otprior.sampling.start_spec import StartSpec
 
 VP = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
@@ -223,6 +227,32 @@ def test_a_choice_at_the_edge_of_the_search_is_said_to_be_there(timestep: int, e
     tried = [Trial(StartSpec("gaussian", t, 5), 100, figures) for t in (300, 400, 500)]
     tried.append(Trial(StartSpec("mixture", 100, 5), 100, figures))
     best = next(each for each in tried if each.start.start_timestep == timestep)
-    said = _edges(Search(best, tuple(tried), CopyLimit(0.0, None, 0.01), 0))
+    said = edges(Search(best, tuple(tried), CopyLimit(0.0, None, 0.01), 0))
     assert len(said) == (end is not None)
     assert all(str(end) in text for text in said)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_a_search_is_written_as_a_page_that_opens_with_what_was_chosen(tmp_path: Path, found: bool) -> None:
+    def tried(t: int, samples: int, fid: float) -> Trial:
+        start = StartSpec("gaussian", t, 3, label=f"gaussian, t* = {t}")
+        return Trial(start, samples, bare_row(label=start.label, prior="gaussian", fid=fid, copy_rate=0.0))
+
+    trials = (tried(400, 250, 20.0), tried(500, 250, 14.0), tried(500, 500, 12.0))
+    gain, excess = Interval(15.0, 16.0, 15.5), Interval(17.0, 19.0, 18.0)
+    own = OwnSampler(bare_row(label="N(0, I)", fid=30.0), excess, gain, trials[-1].start)
+    best, own_sampler = (trials[-1], own) if found else (None, None)
+    search = Search(best, trials, CopyLimit(0.01), 3000, own_sampler)
+    write_search(tmp_path, search, "validation", Report.build(command="otprior tune"))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    opening, table = page.split("<h1>")[1].split("</h1>")[0], page.split("<tbody>")[1].split("</tbody>")[0]
+    assert ("t*\u00a0=\u00a0500" in opening) is found
+    assert (WEAK.split(":")[0] in page) is found
+    # A start stands once, on the most seeds that it was tried on; the network's own sampler is one more.
+    assert table.count("<tr") == (3 if found else 2)
+    assert "12.0" in table
+    assert "14.0" not in table
+    record = json.loads((tmp_path / "trials.json").read_text())
+    assert [entry["evaluations"] for entry in record["trials"]] == [750, 750, 750]
+    assert ("own_sampler" in record) is found
+    assert (tmp_path / "tuning.png").read_bytes()[:4] == b"\x89PNG"

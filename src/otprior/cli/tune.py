@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,10 +30,11 @@ from otprior.cli.options import (
 )
 from otprior.cli.prior_options import prior_names
 from otprior.cli.progress import progress_bar
+from otprior.cli.report_parts import provenance
 from otprior.cli.session import fail, session, stdout
 from otprior.cli.studies import Compile, Workers, default_workers, follow, work_folder
 from otprior.cli.user_inputs import Limit, NetworkPrecision, Tolerance, UserInputs, split_name
-from otprior.utils.files import output_dir, output_file, write_json
+from otprior.utils.files import output_dir
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -126,7 +124,7 @@ def tune(
     Says also how far the network's own sampler is from real images, and what that means for the choice of a start.
 
     DIR gets settings.json (for `otprior fit` and `otprior sample`), the prior at these settings, every candidate with
-    its figures, and a picture of the search. DIR.work keeps what was sampled: an interrupted search goes on from there.
+    its figures, and a page on the search. DIR.work keeps what was sampled: an interrupted search goes on from there.
     """
     with session(verbose, debug):
         with output_dir(out, overwrite, (model, data, validation, extractor)) as folder:
@@ -141,10 +139,11 @@ def tune(
             split = split_name(validation, "validation")
             with work_folder(out) as work, progress_bar("loading") as bar:
                 priors = [name.strip() for name in prior.split(",")]
-                options = {"steps": steps, "priors": priors, "margin": copy_margin, "minutes": minutes}
-                options |= {"workers": count, "listen": follow(bar)}
-                search = _search(inputs, split, samples, work, copy_limit, compiled, options)
-                _write(folder, search, Path(split).name, work)
+                options = {"steps": steps, "priors": priors, "margin": copy_margin}
+                run = options | {"minutes": minutes, "workers": count, "listen": follow(bar)}
+                search = _search(inputs, split, samples, work, copy_limit, compiled, run)
+                asked = {"model": model, "data": data, "validation": Path(split).name, "samples": samples}
+                _write(folder, search, work, asked | options)
         stdout().print(_table(search, Path(split).name, out))
         if search.best is None:
             hint = "a larger --copy-margin or --samples may find one, or more images"
@@ -173,70 +172,32 @@ def _search(
         return search(comparison, work, limit=limit, **options)
 
 
-def _write(folder: Path, search: Search, chosen_on: str, work: Path) -> None:
-    """Writes trials.json and tuning.png; settings.json and the prior, if something was chosen."""
+def _write(folder: Path, search: Search, work: Path, asked: dict[str, Any]) -> None:
+    """Writes what a search leaves to read; settings.json and the prior, if something was chosen."""
     from otprior.experiments.priors import prior_of
-    from otprior.experiments.search_plot import search_curve
+    from otprior.experiments.search_report import trial_json, write_search
+    from otprior.report.record import Report
     from otprior.sampling.settings import write_settings
 
-    trials = _trials(search)
-    best, chosen = search.best, None
+    report, chosen_on = Report.build(**provenance(asked)), asked["validation"]
+    best = search.best
     if best is not None:
         start = best.start
-        chosen = next(t for t in trials if t["row"] == start.to_json() and t["samples"] == best.samples)
+        chosen = trial_json(search, best)
         facts = {"figures": {key: value for key, value in chosen.items() if key != "row"}}
-        command = shlex.join(["otprior", *sys.argv[1:]])
         starts = {f"{start.prior}_{start.steps}": start}
-        write_settings(folder / "settings.json", starts, chosen_on, command, **facts)
+        write_settings(folder / "settings.json", starts, chosen_on, str(report.command), **facts)
         prior = prior_of(work / "priors", start)
         assert prior is not None
         prior.save_pretrained(folder / "prior")
-    own = {} if search.own_sampler is None else {"own_sampler": search.own_sampler.to_json()}
-    write_json(folder / "trials.json", {"limit": asdict(search.limit), "trials": trials} | own)
-    with output_file(folder / "tuning.png") as temporary:
-        temporary.write_bytes(search_curve(trials, chosen, search.limit.rate + search.limit.margin))
-
-
-def _trials(search: Search) -> list[dict[str, Any]]:
-    done: dict[Any, int] = {}
-    entries = []
-    for trial in search.trials:
-        new = max(0, trial.samples - done.get(trial.start, 0))
-        done[trial.start] = max(trial.samples, done.get(trial.start, 0))
-        figures = ("fid", "fid_interval", "kid", "copy_rate", "copy_rate_interval", "source_rate", "recall")
-        entries.append(
-            {
-                "label": trial.start.label,
-                "start_timestep": trial.start.start_timestep,
-                "samples": trial.samples,
-                **{name: getattr(trial.figures, name) for name in figures},
-                "allowed": search.limit.allows(trial.copy_rate, trial.samples),
-                "evaluations": new * trial.start.evaluations,
-                "row": trial.start.to_json(),
-            }
-        )
-    return entries
-
-
-def _edges(search: Search) -> list[str]:
-    """What is said if the chosen t* is the lowest or the highest that was tried of its kind of prior."""
-    assert search.best is not None
-    start = search.best.start
-    tried = sorted({each.start.start_timestep for each in search.trials if each.start.prior == start.prior})
-    ends = {tried[0]: "lowest", tried[-1]: "highest"} if len(tried) > 1 else {}
-    if start.start_timestep not in ends:
-        return []
-    end = ends[start.start_timestep]
-    beyond = {"lowest": "lower", "highest": "higher"}[end]
-    return [
-        f"t* = {start.start_timestep:g} is the {end} that was tried: a {beyond} one may be better. "
-        "`otprior compare` takes starts at any t*."
-    ]
+    write_search(folder, search, chosen_on, report)
 
 
 def _table(search: Search, chosen_on: str, out: Path) -> Table:
     """What was chosen, and what it rests on."""
     from rich.table import Table
+
+    from otprior.experiments.search_report import edges
 
     best, starts = search.best, {trial.start for trial in search.trials}
     rows = [
@@ -249,7 +210,7 @@ def _table(search: Search, chosen_on: str, out: Path) -> Table:
             ("FID", f"{best.fid:.2f} against {chosen_on} images, on {best.samples:,} seeds"),
             ("copies", f"{best.copy_rate:.4f}"),
         ]
-        rows += [("edge", text) for text in _edges(search)]
+        rows += [("edge", text) for text in edges(search)]
     if search.own_sampler is not None:
         rows.append(("network", search.own_sampler.words))
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))

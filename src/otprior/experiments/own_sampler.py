@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from otprior.experiments.inputs import Inputs
 from otprior.experiments.run import run_comparison
 from otprior.metrics import Interval, frechet_distance
 from otprior.metrics.features import extract_features
-from otprior.report import ReportRow
+from otprior.report import ReportImages, ReportRow
 from otprior.report.rows import ends
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 
@@ -49,12 +50,14 @@ class OwnSampler:
         excess: Its FID less that of as many training images.
         gain: Its FID less that of the chosen start on the same seeds: positive where the start is better.
         chosen: The chosen start.
+        images: Of both starts, on the same seeds.
     """
 
     figures: ReportRow
     excess: Interval
     gain: Interval
     chosen: StartSpec
+    images: Sequence[ReportImages] = field(default=(), repr=False)
 
     @property
     def words(self) -> str:
@@ -119,4 +122,5 @@ def beside(study: Comparison, chosen: StartSpec, samples: int, work: Path, **opt
     fid = figures.measured("fid")
     low, high = ends(figures, "fid") or (fid, fid)
     excess = Interval(low - real, high - real, fid - real)
-    return OwnSampler(figures, excess, paired_fid_difference(result, own, chosen), chosen)
+    gain = paired_fid_difference(result, own, chosen)
+    return OwnSampler(figures, excess, gain, chosen, result.images)

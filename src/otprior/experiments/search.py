@@ -191,7 +191,7 @@ def runner_up(trials: Sequence[Trial], limit: CopyLimit, final: int) -> StartSpe
     """
     if best_of(trials, limit) is not None:
         return None
-    latest = _latest(trials)
+    latest = on_most_seeds(trials)
     failed = [trial.source_rate for trial in latest.values() if trial.samples == final]
     waiting = [
         trial
@@ -217,7 +217,7 @@ def challenger(trials: Sequence[Trial], limit: CopyLimit, final: int) -> StartSp
     known = {trial.samples: trial.fid for trial in trials if trial.start == best.start}
     ahead = {
         trial.start: trial.fid - known[trial.samples]
-        for trial in _latest(trials).values()
+        for trial in on_most_seeds(trials).values()
         if trial.samples < final
         and trial.samples in known
         and limit.chance(trial.copy_rate, trial.samples, final) >= PROBABLY
@@ -226,7 +226,7 @@ def challenger(trials: Sequence[Trial], limit: CopyLimit, final: int) -> StartSp
     return start if start is not None and ahead[start] < 0 else None
 
 
-def _latest(trials: Sequence[Trial]) -> dict[StartSpec, Trial]:
+def on_most_seeds(trials: Sequence[Trial]) -> dict[StartSpec, Trial]:
     """Each candidate's trial on the most seeds."""
     return {trial.start: trial for trial in sorted(trials, key=lambda trial: trial.samples)}
 
@@ -358,7 +358,7 @@ def tune(
     for choose in (runner_up, challenger):
         trials += other_turns(study, trials, folder, rule, sizes[-1], deadline, choose, **options)
     trials += _on_a_fitted_grid(study, best_of(trials, rule), folder, rule, sizes[-1], deadline, **options)
-    evaluations = sum(trial.start.evaluations * trial.samples for trial in _latest(trials).values())
+    evaluations = sum(trial.start.evaluations * trial.samples for trial in on_most_seeds(trials).values())
     different = {(trial.start, trial.samples): trial for trial in trials}
     best, own = best_of(trials, rule), None
     if best is not None and time.monotonic() < deadline:

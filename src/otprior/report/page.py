@@ -133,13 +133,17 @@ class Page:
     sentences: Sequence[str]
     sections: Sequence[Section]
 
-    def render(self, report: Report) -> bytes:
-        """The file report.html, which also names the version that made the report."""
+    def render(self, report: Report, data: str = "report.json") -> bytes:
+        """The file report.html, which also names the version that made the report, and the file of its figures."""
         made = (report.environment or {}).get("otprior")
         sections = [section for section in self.sections if section.blocks]
         blocks = [block for section in sections for block in section.blocks]
         terms = Terms([name for block in blocks if isinstance(block, Words) for name, _ in block.pairs])
-        return _template().render(page=self, sections=sections, made=made, terms=terms).encode("utf-8")
+        return (
+            _template()
+            .render(page=self, sections=sections, made=made, terms=terms, data=data)
+            .encode("utf-8")
+        )
 
 
 class Terms:

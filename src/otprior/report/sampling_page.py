@@ -6,7 +6,7 @@ needed to get them again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from otprior.report.sampling_tables import full_table, further_tables, gate_tabl
 from otprior.report.summary import headline, key_rows, summary
 from otprior.report.tables import limits_text, number
 
-_GENERAL = (
+GENERAL = (
     (
         "start",
         "Where sampling begins. N(0, I) at T is the usual start from white noise. The others begin at an "
@@ -114,12 +114,12 @@ def sampling_page(report: SamplingReport, images: Sequence[ReportImages] = ()) -
     further = [Section(table.title, [table], table.note, "landscape") for table in further_tables(report)]
     curves = [plot(partial(curve_plot, each), each.title) for each in report.curves or ()]
     words = [
-        *_GENERAL,
-        *_starts(report),
+        *GENERAL,
+        *start_meanings(f"{start_label(row)} {family(row)}" for row in report.rows),
         *((metric.heading, metric.meaning) for metric in shown_metrics(report)),
     ]
     sections = [
-        _images(images),
+        images_section(images),
         _plots(report),
         _all_figures(report),
         *further,
@@ -132,12 +132,10 @@ def sampling_page(report: SamplingReport, images: Sequence[ReportImages] = ()) -
     return page.render(report)
 
 
-def _starts(report: SamplingReport) -> list[tuple[str, str]]:
-    """What is said of the kinds of start that the report has."""
-    names = " ".join(f"{start_label(row)} {family(row)}" for row in report.rows).replace(
-        "random atom", "random image"
-    )
-    return [(word, meaning) for word, meaning in _STARTS.items() if word in names]
+def start_meanings(names: Iterable[str]) -> list[tuple[str, str]]:
+    """How starts are made, for the kinds of start that these names hold."""
+    every = " ".join(names).replace("random atom", "random image")
+    return [(word, meaning) for word, meaning in _STARTS.items() if word in every]
 
 
 def _tiles(report: SamplingReport) -> list[Tile]:
@@ -173,7 +171,8 @@ def _tiles(report: SamplingReport) -> list[Tile]:
     return tiles
 
 
-def _images(images: Sequence[ReportImages]) -> Section:
+def images_section(images: Sequence[ReportImages]) -> Section:
+    """The grid of images, the same seeds in every row."""
     note = "The same seeds in every row."
     if any(row.nearest is not None for row in images):
         note += " Below each sample stands the training image nearest to it."
