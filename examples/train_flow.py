@@ -16,6 +16,7 @@ same command is given again, with the same result. OUT/summary.md compares the r
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 import math
@@ -39,7 +40,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from otprior import SemiDiscreteCoupling
+from otprior import OTPriorPipeline, SemiDiscreteCoupling
 from otprior.data import ImageSet, bundled, to_uint8
 from otprior.metrics import Atoms, Reference, copy_mask, evaluate, extract_features, seed_set_interval
 from otprior.utils.random import stream_generator
@@ -149,6 +150,20 @@ def best_pairing(noise: Tensor, images: Tensor) -> Tensor:
     return torch.from_numpy(ot.emd([], [], cost, numItermax=10**7).argmax(axis=1))
 
 
+def load_map(args: argparse.Namespace, data: Data) -> SemiDiscreteCoupling:
+    """The coupling of OUT, which is solved for if it is not there."""
+    path = args.out / "map.safetensors"
+    if not path.exists():
+        started = time.process_time()
+        # (The labels of an ImageSet are carried along; as an argument of their own they ask for a map each.)
+        labels = data.train.labels if args.by_class else None
+        fitted = SemiDiscreteCoupling.fit(data.train, labels, value_range=None, tol=args.tol)
+        fitted.save(path)
+        logger.info("map solved in %.0f s of processor time", time.process_time() - started)
+    labels = None if args.by_class else data.train.labels
+    return SemiDiscreteCoupling.load(path, replace(data.train, labels=None), labels)
+
+
 def make_stream(args: argparse.Namespace, size: Size, data: Data, run: Run, accelerator: Accelerator) -> Any:
     """The stream of a run's pairs for this process."""
     rank, ranks = accelerator.process_index, accelerator.num_processes
@@ -157,17 +172,8 @@ def make_stream(args: argparse.Namespace, size: Size, data: Data, run: Run, acce
         plan = 1 if run.coupling == "independent" else int(run.coupling.split("-")[1])
         mine = slice(rank * part, (rank + 1) * part)
         return BatchPairs(data.train, size.batch, plan, run.seed, args.by_class, mine)
-    path = args.out / "map.safetensors"
     with accelerator.main_process_first():
-        if not path.exists():
-            started = time.process_time()
-            # (The labels of an ImageSet are carried along; as an argument of their own they ask for a map each.)
-            labels = data.train.labels if args.by_class else None
-            fitted = SemiDiscreteCoupling.fit(data.train, labels, value_range=None, tol=args.tol)
-            fitted.save(path)
-            logger.info("map solved in %.0f s of processor time", time.process_time() - started)
-    labels = None if args.by_class else data.train.labels
-    coupling = SemiDiscreteCoupling.load(path, replace(data.train, labels=None), labels)
+        coupling = load_map(args, data)
     return coupling.stream(size.batch, run.seed, rank=rank, ranks=ranks)
 
 
@@ -191,7 +197,7 @@ class PlaneNetwork(nn.Module):
 
 
 class ImageNetwork(nn.Module):
-    """v(x, t, label) of images, by diffusers' network. Its timestep is that of diffusers: 1000 for noise."""
+    """v(x, t, label) of images, by diffusers' network, whose timestep is 1000 for noise."""
 
     def __init__(self, size: Size, classes: int, pixels: int) -> None:
         super().__init__()
@@ -348,12 +354,18 @@ def repair(latest: Path) -> None:
 
 @torch.no_grad()
 def sample(
-    network: nn.Module, noise: Tensor, labels: Tensor, null: int, steps: int, scale: float = 1.0
+    network: nn.Module,
+    start: Tensor,
+    labels: Tensor,
+    null: int,
+    steps: int,
+    scale: float = 1.0,
+    begin: float = 0.0,
 ) -> Tensor:
-    """Euler's method from t = 0 to 1; with guidance each step takes two evaluations."""
-    x = noise
+    """Euler's method from t = `begin` to 1; with guidance each step takes two evaluations."""
+    x, width = start, (1 - begin) / steps
     for k in range(steps):
-        x = x + velocity(network, x, torch.full((len(x),), k / steps), labels, null, scale) / steps
+        x = x + width * velocity(network, x, torch.full((len(x),), begin + k * width), labels, null, scale)
     return x
 
 
@@ -432,15 +444,20 @@ class Judge:
         return {"distance": figures["fid"], "copy_rate": figures["copy_rate"]}
 
 
+def draw_judged(args: argparse.Namespace, size: Size, data: Data, seed: int) -> tuple[Tensor, Tensor, int]:
+    """Noise and labels of the samples that are judged, and the label for no class."""
+    null = int(data.train.labels.max()) + 1
+    draws = stream_generator(seed, "judged")
+    noise = torch.randn(size.samples, *data.train.images.shape[1:], generator=draws)
+    drawn = data.train.labels[torch.randint(len(data.train), (size.samples,), generator=draws)]
+    return noise, drawn if args.by_class else torch.full_like(drawn, null), null
+
+
 def judge(
     args: argparse.Namespace, size: Size, data: Data, run: Run, network: nn.Module, judged: Judge
 ) -> dict[str, Any]:
     """All figures of a run."""
-    null = int(data.train.labels.max()) + 1
-    draws = stream_generator(run.seed, "judged")
-    noise = torch.randn(size.samples, *data.train.images.shape[1:], generator=draws)
-    drawn = data.train.labels[torch.randint(len(data.train), (size.samples,), generator=draws)]
-    labels = drawn if args.by_class else torch.full_like(drawn, null)
+    noise, labels, null = draw_judged(args, size, data, run.seed)
     bent, cost = straightness(network, noise[:1000], labels[:1000], null)
     tail = run.losses[-max(1, len(run.losses) // 10) :]
     figures = {
@@ -460,10 +477,15 @@ def judge(
 
 
 def keep(figures: dict[str, float], network: nn.Module, record: Path) -> None:
-    """Writes a run's figures, and its network of images as diffusers keeps one; the figures last."""
+    """Writes a run's figures, and its network of images as a pipeline's folder; the figures last."""
     if isinstance(network, ImageNetwork):
-        network.unet.save_pretrained(record.parent / "unet")
-        FlowMatchEulerDiscreteScheduler().save_pretrained(record.parent / "scheduler")
+        unet = copy.deepcopy(network.unet)
+        with torch.no_grad():  # For diffusers a flow's network answers z − y.
+            for parameter in unet.conv_out.parameters():
+                parameter.neg_()
+        null = unet.config["num_class_embeds"] - 1
+        pipe = OTPriorPipeline(unet, FlowMatchEulerDiscreteScheduler(), null_class_label=null)
+        pipe.save_pretrained(record.parent)
     written = record.with_suffix(".new")
     written.write_text(json.dumps(figures, indent=1))
     os.replace(written, record)

@@ -1,7 +1,8 @@
-"""The training example: end to end at a tiny size, and going on after it was stopped or killed."""
+"""The training example: end to end at a tiny size, going on after it was stopped or killed, and started by priors."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import math
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,22 +20,31 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
+from otprior import OTPriorPipeline, SemiDiscreteCoupling, SemiDiscretePrior
+
 SCRIPT = Path(__file__).parents[1] / "examples" / "train_flow.py"
+
+
+def load(path: Path) -> ModuleType:
+    """An example as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
 def script() -> Iterator[ModuleType]:
-    """The example as a module, with accelerate as in a fresh process."""
-    spec = importlib.util.spec_from_file_location("train_flow", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_flow"] = module
-    spec.loader.exec_module(module)
+    """The example, with accelerate as in a fresh process."""
+    module = load(SCRIPT)
     AcceleratorState._reset_state(True)
     yield module
     AcceleratorState._reset_state(True)
-    del sys.modules["train_flow"]
+    for name in ("train_flow", "start_flow"):
+        sys.modules.pop(name, None)
 
 
 def call(script: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: Any) -> None:
@@ -83,6 +94,9 @@ def test_images_by_class_with_guidance_in_bfloat16(
     monkeypatch.setattr(script, "FINE", 4)
     options = ["--couplings", "semidiscrete", "--guidance", 1, 2, "--mixed-precision", "bf16"]
     common = ["--data", "fashion", "--size", "tiny", "--by-class", "--seeds", 1, "--steps", 2, "--tol", 0.3]
+    trained: list[Any] = []
+    keep = script.keep
+    monkeypatch.setattr(script, "keep", lambda *kept: (trained.append(kept[1]), keep(*kept)))
     call(script, monkeypatch, *common, *options, "--out", tmp_path)
     found = figures(tmp_path / "semidiscrete-1")
     assert all(math.isfinite(value) for value in found.values())
@@ -90,8 +104,53 @@ def test_images_by_class_with_guidance_in_bfloat16(
     with pytest.raises(SystemExit, match="other settings"):
         call(script, monkeypatch, *common, *options, "--steps", 3, "--out", tmp_path)
     assert "| loss |" in (tmp_path / "summary.md").read_text()
-    assert (tmp_path / "semidiscrete-1" / "unet" / "diffusion_pytorch_model.safetensors").exists()
     assert (tmp_path / "semidiscrete-1" / "validation.png").exists()
+
+    # The pipeline that was left starts at u* = 0.6 where Euler's method of the example does, and goes the same way.
+    pipe = OTPriorPipeline.from_pretrained(tmp_path / "semidiscrete-1")
+    data = script.Data.load("fashion", script.SIZES["fashion", "tiny"]).train
+    images, labels = replace(data, labels=None), torch.arange(4)
+    pipe.prior = SemiDiscretePrior.fit(images, pipe.scheduler, 400.0, data.labels, value_range=None, tol=0.3)
+    pairs = SemiDiscreteCoupling.from_prior(pipe.prior, images, tol=0.3).sample(4, torch.Generator(), labels)
+    found = pipe(4, labels, 2, guidance_scale=2.0, latents=pairs.noise, output_type="latent").images
+    start = 0.4 * pairs.noise + 0.6 * pairs.images
+    network = script.ImageNetwork(script.SIZES["fashion", "tiny"], 10, 28)
+    network.unet = trained[0].unet  # (without accelerate's cast to bfloat16)
+    expected = script.sample(network, start, labels, 10, 2, 2.0, begin=0.6)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # (sums of float32 in another order)
+
+
+def test_starts_of_both_forms_on_trained_flows(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pairing = ["--couplings", "independent", "semidiscrete"]
+    common = ["--data", "plane", "--size", "tiny", "--steps", 4, "--seeds", 0, 1, *pairing]
+    call(script, monkeypatch, *common, "--out", tmp_path)
+    AcceleratorState._reset_state(True)
+    starts = load(SCRIPT.with_name("start_flow.py"))
+    call(starts, monkeypatch, tmp_path, "--at", 0.5)
+    known = json.loads((tmp_path / "semidiscrete-1" / "starts-0.5.json").read_text())
+    trained = json.loads((tmp_path / "semidiscrete-1" / "figures.json").read_text())
+    assert known["none at 0, 5"]["distance"] == trained["distance at 5"]
+    assert known["semidiscrete at 1, 0"]["copy_rate"] == 1.0
+    table = (tmp_path / "starts.md").read_text()
+    assert table.count("| semidiscrete interpolated at 0.5 |") == 2
+    assert table.count("2 seeds") == 2
+
+    # Interpolated starts of the map are the pairs of its training at u*.
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    args = argparse.Namespace(**settings, out=tmp_path)
+    data = script.Data.load("plane", script.SIZES["plane", "tiny"])
+    ends, pairs = starts.Ends(args, data), script.load_map(args, data).draw(0, range(500))
+    fresh = torch.randn(500, 2, generator=torch.Generator().manual_seed(1))
+    made = ends.start("semidiscrete", "interpolated", 0.3, pairs.noise, fresh, None)
+    torch.testing.assert_close(made, 0.3 * pairs.images + 0.7 * pairs.noise)
+    # Noised ones have the covariance of independent pairs. (Those of the map have twice the variance.)
+    expected = 0.25 * torch.eye(2) + 0.25 * data.train.images.T.cov()
+    for name in starts.Ends.names:
+        found = ends.start(name, "noised", 0.5, pairs.noise, fresh, None).T.cov()
+        # Four standard errors of 500 draws, each at most √(2/500) of a variance.
+        torch.testing.assert_close(found, expected, rtol=0, atol=0.26 * float(expected.max()))
 
 
 def test_mini_batches_by_class_pair_within_the_class(script: ModuleType) -> None:
