@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,21 +42,8 @@ _AS_OPTIONS = (
 
 
 def stdout() -> Console:
-    """Where results go; at least 100 columns wide where it is not a terminal.
-
-    If they cannot be shown, as on a full disk, printing ends the command with one line that says so.
-    """
-    from rich.console import Console
-
-    class Results(Console):
-        def print(self, *values: Any, **options: Any) -> None:
-            try:
-                super().print(*values, **options)
-            except OSError as error:
-                with contextlib.suppress(OSError, ValueError):
-                    # Otherwise Python tries again as it ends.
-                    os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
-                raise fail(f"the result is written, but cannot be shown: {error}", 1) from None
+    """Where results go; at least 100 columns wide where it is not a terminal."""
+    from otprior.cli.console import Results
 
     # (Names may hold brackets, which would be eaten as markup.)
     plain: Any = {"markup": False, "highlight": False}
@@ -73,9 +59,9 @@ def say(*lines: str) -> None:
 
 def stderr() -> Console:
     """Where progress, warnings and errors go."""
-    from rich.console import Console
+    from otprior.cli.console import PrintableConsole
 
-    return Console(stderr=True)
+    return PrintableConsole(stderr=True)
 
 
 def fail(message: str, code: int) -> typer.Exit:

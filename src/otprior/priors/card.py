@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from otprior.utils.files import read_json
+from otprior.utils.text import markdown
 from otprior.utils.validation import require
 
 if TYPE_CHECKING:
@@ -33,10 +35,11 @@ def model_card(prior: Prior, repo_id: str, data_license: str | None, evaluation:
         ValueError: If its report.json holds no figures.
     """
     start = f"t* = {prior.timestep:g} (α = {prior.alpha:.3f}, σ = {prior.sigma:.3f})"
-    facts = [("prior", prior.describe(prior.report_facts())), ("start", start)]
+    facts = [("prior", markdown(prior.describe(prior.report_facts()))), ("start", start)]
     facts += [("latents", " x ".join(map(str, prior.shape)))]
     facts += [] if prior.num_classes is None else [("classes", str(prior.num_classes))]
-    rows = "\n".join(f"| {name} | {text} |" for name, text in [*facts, *prior.summary()])
+    facts += [(name, markdown(text)) for name, text in prior.summary()]
+    rows = "\n".join(f"| {name} | {text} |" for name, text in facts)
     return _CARD.format(
         license=_license_lines(data_license),
         name=repo_id.split("/")[-1],
@@ -74,8 +77,8 @@ def _figures(evaluation: str | Path | None) -> str:
 
     floor = real.get("fid_floor")
     return (
-        f"Of {row.get('samples', '?')} samples, by {row.get('nfe', '?')} network evaluations each; features: "
-        f"{report['features'].get('name')}.\n\n"
+        f"Of {markdown(str(row.get('samples', '?')))} samples, by {markdown(str(row.get('nfe', '?')))} network "
+        f"evaluations each; features: {markdown(str(report['features'].get('name')))}.\n\n"
         "| | samples | held-out images |\n|---|---|---|\n"
         f"| FID | {row['fid']:.4g} | {'–' if floor is None else f'{floor:.4g}'} |\n"
         f"| copy rate | {percent(row['copy_rate'])} | {percent(real.get('copy_rate'))} |\n"
@@ -95,11 +98,17 @@ def _copying(prior: Prior) -> str:
 
 
 def _data(prior: Prior, data_license: str | None) -> str:
-    facts = {name: prior.facts.get(name) or "not stated" for name in ("source", "sha256")}
-    stated = data_license or prior.facts.get("license") or "not stated"
-    published = f"\nPublished under: {data_license}\n" if data_license else ""
-    lines = f"- source: {facts['source']}\n- licence: {stated}\n- SHA-256 of the pixels: {facts['sha256']}\n"
-    return lines + published
+    published = f"\nPublished under: {markdown(data_license)}\n" if data_license else ""
+    return data_facts(prior.facts, data_license) + published
+
+
+def data_facts(facts: Mapping[str, Any], data_license: str | None = None) -> str:
+    """What is known of a prior's images, as a list."""
+    known = {**facts} | ({"license": data_license} if data_license else {})
+    names = {"source": "source", "license": "licence", "sha256": "SHA-256 of the pixels"}
+    return "".join(
+        f"- {text}: {markdown(str(known.get(name) or 'not stated'))}\n" for name, text in names.items()
+    )
 
 
 _CARD = """\

@@ -33,6 +33,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from otprior.data.images import ImageSet
+from otprior.priors.card import data_facts
 from otprior.priors.class_maps import ClassMaps
 from otprior.priors.data import read_data, rows_by_class
 from otprior.priors.options import option
@@ -368,10 +369,7 @@ class SemiDiscretePrior(SolvedPrior):
         return self._frozen_noise
 
     def _card(self) -> str:
-        return _CARD.format(
-            atoms=len(self.atoms),
-            **{key: self.facts.get(key) or "not stated" for key in ("source", "license", "sha256")},
-        )
+        return _CARD.format(atoms=len(self.atoms)) + data_facts(self.facts)
 
 
 _CARD = """\
@@ -380,7 +378,4 @@ _CARD = """\
 A semi-discrete prior stores the {atoms} images that it was fitted on, in full (`model.safetensors`, tensor `atoms`).
 Sharing it shares them.
 
-- source: {source}
-- licence: {license}
-- SHA-256 of the pixels: {sha256}
 """

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.ticker import LogFormatter
 
 from otprior.report.record import Curves
-from otprior.report.theme import PNG, Canvas, Style
+from otprior.report.theme import PNG, Canvas, Style, in_legend, plain
 
 # With more curves than this the legend would cover them.
 FEW_CURVES = 3
@@ -31,7 +31,11 @@ def curve_plot(curves: Curves, style: Style = PNG) -> bytes:
         shown = [
             (x, y) for x, y in points if (x > 0 or "x" not in curves.log) and (y > 0 or "y" not in curves.log)
         ]
-        look: dict[str, Any] = style.series(place) | {"label": name, "linestyle": "-", "markersize": 4}
+        look: dict[str, Any] = style.series(place) | {
+            "label": in_legend(name),
+            "linestyle": "-",
+            "markersize": 4,
+        }
         if cloud:
             look |= {"marker": "o", "markersize": max(1, 3 - place), "zorder": 2 + place}
         if curves.points:
@@ -47,7 +51,7 @@ def curve_plot(curves: Curves, style: Style = PNG) -> bytes:
     if cloud:
         axis.set_aspect("equal")
     canvas.label(curves.x, curves.y)
-    axis.set_title(curves.title, fontsize=11, loc="left", color=style.theme.ink)
+    axis.set_title(plain(curves.title), fontsize=11, loc="left", color=style.theme.ink)
     if len(curves.series) > FEW_CURVES:
         canvas.figure.legend(loc="outside right upper", frameon=False, fontsize=9, labelcolor=style.theme.ink)
     else:

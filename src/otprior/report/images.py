@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from otprior.data.images import to_uint8
+from otprior.utils.text import printable
 from otprior.utils.validation import check_finite, check_integer, require
 
 _PAPER, _INK, _MUTED, _MARK = (255, 255, 255), (32, 33, 36), (110, 112, 118), (200, 60, 0)
@@ -133,10 +134,12 @@ def image_grid(rows: Sequence[ReportImages], tile: int = 64) -> bytes:
         draw.text((left - 12, margin + 4), "seed", font=small, fill=_MUTED, anchor="rt")
     top = margin + header
     for row, height in zip(rows, heights):
-        text = "\n".join(textwrap.wrap(row.label, 24))
+        text = "\n".join(textwrap.wrap(printable(row.label), 24))
         draw.multiline_text((margin, top), text, font=font, fill=_INK)
         below = draw.multiline_textbbox((margin, top), text, font=font)[3] + 4
-        draw.multiline_text((margin, below), "\n".join(textwrap.wrap(row.note, 30)), font=small, fill=_MUTED)
+        draw.multiline_text(
+            (margin, below), "\n".join(textwrap.wrap(printable(row.note), 30)), font=small, fill=_MUTED
+        )
         if row.nearest is not None:
             place = (left - 12, top + tile + gap + tile // 2)
             draw.text(place, "nearest\ntraining image", font=small, fill=_MUTED, anchor="rm", align="right")

@@ -21,6 +21,7 @@ from otprior.report.images import ReportImages, data_uri
 from otprior.report.record import Report
 from otprior.report.tables import Table, number
 from otprior.report.theme import DARK, LIGHT, Style
+from otprior.utils.text import printable
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -199,15 +200,20 @@ def _template() -> Template:
 
 
 def read_template(package: str, name: str, **filters: Callable[..., Any]) -> Template:
-    """A template of HTML among a package's files, with these filters: values are escaped, and unknown names refused."""
+    """A template of HTML among a package's files, with these filters: values are made printable and escaped, and
+    unknown names refused."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader(package, "."), autoescape=True, trim_blocks=True, lstrip_blocks=True,
-        undefined=StrictUndefined,
+        undefined=StrictUndefined, finalize=_shown,
     )  # fmt: skip
     environment.filters |= filters
     return environment.get_template(name)
+
+
+def _shown(value: Any) -> Any:
+    return type(value)(printable(value)) if isinstance(value, str) else value
 
 
 def _prose(text: str) -> str:

@@ -65,13 +65,14 @@ class Record(BaseModel):
         """Reads a record.
 
         Arguments:
-            values: As JSON has them. Parts may be records already.
+            values: As JSON has them. Parts may be records already. Of names that are no UTF-8, which JSON cannot
+                hold, the bytes become numbers.
 
         Raises:
             ValueError: With the place of the first mistake, the rule, and what came.
         """
         try:
-            return cls.model_validate(values)
+            return cls.model_validate(_writable(values))
         except ValidationError as error:
             raise _explained(error) from None
 
@@ -134,6 +135,15 @@ class Report(Record):
     command: str | Many[str] | None = None
 
     always_written = frozenset({"format_version"})
+
+
+def _writable(value: Any) -> Any:
+    """The values with every text as UTF-8 can hold it."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_writable(name): _writable(part) for name, part in value.items()}
+    return type(value)(map(_writable, value)) if type(value) in (list, tuple) else value
 
 
 def _explained(error: ValidationError) -> ValueError:

@@ -7,6 +7,7 @@ colour-blind readers lose nothing. No pyplot, no rcParams: nothing outside the f
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from otprior.utils.text import printable
 from otprior.utils.validation import check_choice
 
+# Characters of a name in a plot; more would leave the data no room.
+_LONGEST, _LONGEST_IN_LEGEND = 100, 50
 MARKERS = ("s", "D", "^", "X", "v", "P", "<", "*")
 LINES: tuple[Any, ...] = (
     "-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)), (0, (8, 2)),
@@ -76,6 +80,18 @@ class Style:
 PNG = Style()
 
 
+def plain(text: str, longest: int = _LONGEST) -> str:
+    """The text as matplotlib shows it unchanged: dollars are no formula, and a legend names what begins with "_"."""
+    shown = printable(text.strip())
+    shown = shown if len(shown) <= longest else shown[: longest - 1] + "…"
+    return ("\u200b" if shown.startswith("_") else "") + shown.replace("$", r"\$")
+
+
+def in_legend(name: str) -> str:
+    """The name of a series, as a legend has room for it."""
+    return plain(" ".join(name.split()), _LONGEST_IN_LEGEND)
+
+
 class Canvas:
     """A figure with axes in the style of a report: light lines behind the data, no box.
 
@@ -108,15 +124,17 @@ class Canvas:
     def label(self, x: str = "", y: str = "") -> None:
         """Names the lowest horizontal axis and the uppermost vertical one."""
         if x:
-            self.axes[-1].set_xlabel(x, color=self.theme.ink)
+            self.axes[-1].set_xlabel(plain(x), color=self.theme.ink)
         if y:
-            self.axes[0].set_ylabel(y, color=self.theme.ink)
+            self.axes[0].set_ylabel(plain(y), color=self.theme.ink)
 
     def legend(self, columns: int = 2, entries: dict[str, Any] | None = None) -> None:
-        """A legend above the plot, of `entries` by name or of all that has a label."""
+        """A legend above the plot, of `entries` by name or of all that has a label, by `in_legend`."""
         if entries is None:
             pairs = (pair for axis in self.axes for pair in zip(*axis.get_legend_handles_labels()))
             entries = {name: handle for handle, name in pairs}
+        else:
+            entries = {in_legend(name): handle for name, handle in entries.items()}
         self.figure.legend(
             entries.values(), entries.keys(), loc="outside upper left", ncols=columns, fontsize=9, frameon=False,
             labelcolor=self.theme.ink, handlelength=2.6, columnspacing=1.4,
@@ -129,7 +147,10 @@ class Canvas:
         buffer = io.BytesIO()
         # A date would make equal reports differ.
         metadata = {"Date": None} if self.style.kind == "svg" else {}
-        self.figure.savefig(
-            buffer, format=self.style.kind, dpi=200, facecolor=self.theme.paper, metadata=metadata
-        )
+        with warnings.catch_warnings():
+            # (A name in another script is boxes here; the page has it in its tables.)
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            self.figure.savefig(
+                buffer, format=self.style.kind, dpi=200, facecolor=self.theme.paper, metadata=metadata
+            )
         return buffer.getvalue()

@@ -322,10 +322,13 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes `value` as indented JSON, atomically; refuses NaN, which is not JSON."""
+    """Writes `value` as indented JSON, atomically; refuses NaN, which is not JSON.
+
+    A file's name that is no UTF-8 keeps its bytes: Python's stand-ins for them are written as JSON's escapes.
+    """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     with output_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def sha256(path: str | Path) -> str:

@@ -27,6 +27,7 @@ from otprior.cli.inputs import BUNDLED
 from otprior.cli.prior_options import prior_names
 from otprior.diffusion.grids import MOST_STEPS
 from otprior.priors.semidiscrete import NOISES
+from otprior.utils.text import printable
 from otprior.utils.validation import invalid, require
 
 logger = logging.getLogger(__name__)
@@ -158,7 +159,7 @@ def timesteps(bench: Workbench, model: str) -> tuple[float, float, float]:
 
 def status(text: str) -> str:
     """What is said of the work."""
-    return f"<p>{escape(text)}</p>"
+    return f"<p>{escape(printable(text))}</p>"
 
 
 def told(error: Exception) -> str:
@@ -174,7 +175,7 @@ def told(error: Exception) -> str:
     else:
         logger.exception("unexpected")
         text = f"unexpected {type(error).__name__}: {error}; the terminal shows where"
-    return f'<p role="alert" class="bad">{escape(text)}</p>'
+    return f'<p role="alert" class="bad">{escape(printable(text))}</p>'
 
 
 def build_page(bench: Workbench, first: Choice) -> gr.Blocks:

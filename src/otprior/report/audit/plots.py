@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from otprior.report.audit.record import Audit
-from otprior.report.theme import PNG, Canvas, Style
+from otprior.report.theme import PNG, Canvas, Style, in_legend
 from otprior.utils.validation import require
 
 # Errors below this share of the largest are drawn on the lower edge.
@@ -31,7 +31,7 @@ def error_against_time(audit: Audit, style: Style = PNG, target: str = "data") -
         low = [max(row.lower, bottom) for row in rows]
         high = [max(row.upper, bottom) if row.upper is not None else 2 * top for row in rows]
         axis.fill_between(times, low, high, color=look["color"], alpha=0.22, linewidth=0)
-        axis.plot(times, high, **look, label=rows[0].title)
+        axis.plot(times, high, **look, label=in_legend(rows[0].title))
         axis.plot(times, low, **look | {"linewidth": 0.8})
     axis.set_ylim(bottom, 1.5 * top)
     canvas.label("t*, from clean to noisy", "W2 to the latents' law")
