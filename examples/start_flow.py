@@ -12,7 +12,8 @@ Gaussian's, a mixture's, and an image of the map that pairs were drawn from, mak
   pairs (z, y(z)).
 
 Each is tried on both flows, at all u*, with all numbers of evaluations; nothing is chosen. u* = 1 is the end itself,
-without a flow. RUNS/starts.md compares them; runs that were judged before are not judged again.
+without a flow. RUNS/starts.md compares them; figures that are known from before, also from a run that was stopped, are
+kept in the folder of each flow.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from train_flow import SIZES, Data, Judge, Run, Size, draw_judged, load_map, logger, sample, train
 
 from otprior import GaussianPrior, MixturePrior
@@ -34,7 +35,6 @@ from otprior.metrics import seed_set_interval
 from otprior.utils.random import stream_generator
 
 FORMS = ("noised", "interpolated")
-EVALUATIONS = (1, 2, 3, 5)
 LAST = 1000  # diffusers' timestep of noise: t = 1000 (1 − u)
 
 
@@ -56,6 +56,8 @@ class Ends:
         self, name: str, form: str, u: float, noise: Tensor, fresh: Tensor, labels: Tensor | None
     ) -> Tensor:
         """Starts at time u, from noise and, for what is noised anew, further noise; labels by class."""
+        if u == 0:
+            return noise
         if name == "semidiscrete":
             end = self.coupling.pair(noise, labels).images
         elif form == "interpolated":
@@ -67,57 +69,73 @@ class Ends:
         return u * end + (1 - u) * (noise if form == "interpolated" else fresh)
 
 
-def judge_starts(
-    args: argparse.Namespace, size: Size, data: Data, seed: int, network: nn.Module, ends: Ends, judged: Judge
-) -> dict[str, dict[str, float]]:
-    """The figures of each start, and of none, by its description."""
-    noise, labels, null = draw_judged(args, size, data, seed)
-    fresh = torch.randn(noise.shape, generator=stream_generator(seed, "fresh"))
-    figures = {
-        f"none at 0, {steps}": judged(sample(network, noise, labels, null, steps)) for steps in EVALUATIONS
+def starts(args: argparse.Namespace) -> dict[str, tuple[str, str, float, list[int]]]:
+    """All starts by their description: prior, form, u* and the numbers of evaluations from there."""
+    found = [("none", "interpolated", 0.0, args.evaluations)]
+    for name in Ends.names:
+        found += [(name, form, u, args.evaluations) for form in FORMS for u in args.at]
+        found.append((name, "interpolated", 1.0, [0]))
+    return {
+        f"{name} {form} at {u:g}" if 0 < u < 1 else f"{name} at {u:g}": (name, form, u, steps)
+        for name, form, u, steps in found
     }
-    own = labels if args.by_class else None
-    for name in ends.names:
-        for form in FORMS:
-            for u in args.at:
-                start = ends.start(name, form, u, noise, fresh, own)
-                for steps in EVALUATIONS:
-                    samples = sample(network, start, labels, null, steps, begin=u)
-                    figures[f"{name} {form} at {u:g}, {steps}"] = judged(samples)
-        figures[f"{name} at 1, 0"] = judged(ends.start(name, "interpolated", 1.0, noise, fresh, own))
+
+
+def judge_starts(
+    args: argparse.Namespace, size: Size, data: Data, run: Run, ends: Ends, judged: Judge, folder: Path
+) -> dict[str, dict[str, float]]:
+    """The figures of all starts of a run's flow; those that its folder has from before are not found again."""
+    record = folder / "starts.json"
+    figures = json.loads(record.read_text()) if record.exists() else {}
+    wanted = {
+        (start, steps): known
+        for start, known in starts(args).items()
+        for steps in known[3]
+        if f"{start}, {steps}" not in figures
+    }
+    if not wanted:
+        return figures
+    network = train(args, size, data, run, folder)
+    noise, labels, null = draw_judged(args, size, data, run.seed)
+    fresh = torch.randn(noise.shape, generator=stream_generator(run.seed, "fresh"))
+    for (start, steps), (name, form, u, _) in wanted.items():
+        x = ends.start(name, form, u, noise, fresh, labels if args.by_class else None)
+        figures[f"{start}, {steps}"] = judged(sample(network, x, labels, null, steps, begin=u))
+        written = record.with_suffix(".new")
+        written.write_text(json.dumps(figures, indent=1))
+        os.replace(written, record)
+    logger.info("%s judged", folder.name)
     return figures
 
 
-def summarise(results: dict[str, list[dict[str, dict[str, float]]]], floor: dict[str, float]) -> str:
+def summarise(
+    args: argparse.Namespace, results: dict[str, list[dict[str, dict[str, float]]]], floor: dict[str, float]
+) -> str:
     """A table a way to pair: of means over seeds, and the distances' differences from no start."""
     lines = [f"Held-out data: {', '.join(f'{name} {value:.4g}' for name, value in floor.items())}.", ""]
+    columns = [f"{figure} at {k}" for figure in ("distance", "copies") for k in args.evaluations]
     for coupling, runs in results.items():
         lines += [f"Trained on {coupling} pairs, {len(runs)} seeds:", ""]
-        lines += [f"| start at u* | {' | '.join(f'distance at {k}' for k in EVALUATIONS)} | copies at 1, 5 |"]
-        lines += ["|---|" + "---|" * (len(EVALUATIONS) + 1)]
-        for start in dict.fromkeys(key.rpartition(",")[0] for key in runs[0]):
-            if start.endswith("at 1"):
-                values = (np.mean([run[f"{start}, 0"][name] for run in runs]) for name in floor)
-                distance, copies = values
-                lines.append(f"| {start}, no evaluation | {distance:.3g} |" + " |" * 3 + f" {copies:.3f} |")
-                continue
-            cells = [difference(runs, start, steps) for steps in EVALUATIONS]
-            copies = [np.mean([run[f"{start}, {steps}"]["copy_rate"] for run in runs]) for steps in (1, 5)]
-            lines.append(f"| {start} | {' | '.join(cells)} | {copies[0]:.3f}, {copies[1]:.3f} |")
+        lines += [f"| start at u* | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
+        for start, (*_, evaluations) in starts(args).items():
+            keys = [f"{start}, {steps}" for steps in evaluations]
+            cells = [difference(runs, key) for key in keys]
+            copies = [f"{np.mean([run[key]['copy_rate'] for run in runs]):.3f}" for key in keys]
+            gap = [""] * (len(args.evaluations) - len(keys))
+            lines.append(f"| {start} | {' | '.join([*cells, *gap, *copies, *gap])} |")
         lines.append("")
-    return "\n".join(
-        [*lines, "In brackets: 95 % interval of the difference from no start (Student's t).", ""]
-    )
+    note = "In brackets: 95 % interval of the difference from no start (Student's t). At u* = 1 no evaluation follows."
+    return "\n".join([*lines, note, ""])
 
 
-def difference(runs: list[dict[str, dict[str, float]]], start: str, steps: int) -> str:
-    """A mean distance, and how far it is from that without a start."""
-    values = [run[f"{start}, {steps}"]["distance"] for run in runs]
-    text = f"{np.mean(values):.3g}"
-    if len(runs) < 2 or start == "none at 0":
-        return text
-    apart = seed_set_interval([a - run[f"none at 0, {steps}"]["distance"] for a, run in zip(values, runs)])
-    return f"{text} ({apart.lo:+.2g} to {apart.hi:+.2g})"
+def difference(runs: list[dict[str, dict[str, float]]], key: str) -> str:
+    """A mean distance, and how far it is from that of as many evaluations without a start."""
+    values = [run[key]["distance"] for run in runs]
+    none = f"none at 0, {key.rpartition(' ')[2]}"
+    if len(runs) < 2 or key == none or none not in runs[0]:
+        return f"{np.mean(values):.3g}"
+    apart = seed_set_interval([a - run[none]["distance"] for a, run in zip(values, runs)])
+    return f"{np.mean(values):.3g} ({apart.lo:+.2g} to {apart.hi:+.2g})"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -126,6 +144,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("runs", type=Path, help="the folder that was --out of train_flow.py")
     parser.add_argument("--at", nargs="+", type=float, default=[0.25, 0.5, 0.75], help="u*")
+    parser.add_argument("--evaluations", nargs="+", type=int, default=[1, 2, 3, 5], help="from u* to 1")
     parser.add_argument("--couplings", nargs="+", default=["independent", "semidiscrete"])
     args = parser.parse_args()
     if not all(0 < u < 1 for u in args.at):
@@ -138,30 +157,22 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     asked = parse_arguments()
     kept = json.loads((asked.runs / "settings.json").read_text())
-    args = argparse.Namespace(**kept, out=asked.runs, at=asked.at, workers=0, checkpoint_every=1)
+    args = argparse.Namespace(**kept, **vars(asked), out=asked.runs, workers=0, checkpoint_every=1)
     size = SIZES[args.data, args.size]
     size = size if args.steps is None else replace(size, steps=args.steps)
     data = Data.load(args.data, size)
     ends, judged = Ends(args, data), Judge(args.data, data)
     results: dict[str, list[dict[str, dict[str, float]]]] = {}
-    for coupling in asked.couplings:
-        for folder in sorted(asked.runs.glob(f"{coupling}-*")):
-            if not (folder / "figures.json").exists():
-                continue  # not trained to its end
-            record = folder / f"starts-{'-'.join(f'{u:g}' for u in asked.at)}.json"
-            if not record.exists():
+    for coupling in args.couplings:
+        for folder in sorted(args.runs.glob(f"{coupling}-*")):
+            if (folder / "figures.json").exists():  # trained to its end
                 run = Run(coupling, int(folder.name.rpartition("-")[2]))
-                network = train(args, size, data, run, folder)
-                figures = judge_starts(args, size, data, run.seed, network, ends, judged)
-                written = record.with_suffix(".new")
-                written.write_text(json.dumps(figures, indent=1))
-                os.replace(written, record)
-                logger.info("%s judged", folder.name)
-            results.setdefault(coupling, []).append(json.loads(record.read_text()))
+                found = judge_starts(args, size, data, run, ends, judged, folder)
+                results.setdefault(coupling, []).append(found)
     if not results:
-        raise SystemExit(f"{asked.runs} holds no finished run on {', '.join(asked.couplings)} pairs")
-    summary = summarise(results, judged(data.held_out.images))
-    (asked.runs / "starts.md").write_text(summary)
+        raise SystemExit(f"{args.runs} holds no finished run on {', '.join(args.couplings)} pairs")
+    summary = summarise(args, results, judged(data.held_out.images))
+    (args.runs / "starts.md").write_text(summary)
     print(summary)
 
 

@@ -363,9 +363,10 @@ def sample(
     begin: float = 0.0,
 ) -> Tensor:
     """Euler's method from t = `begin` to 1; with guidance each step takes two evaluations."""
-    x, width = start, (1 - begin) / steps
+    x = start
     for k in range(steps):
-        x = x + width * velocity(network, x, torch.full((len(x),), begin + k * width), labels, null, scale)
+        t = torch.full((len(x),), begin + (1 - begin) * k / steps)
+        x = x + (1 - begin) / steps * velocity(network, x, t, labels, null, scale)
     return x
 
 

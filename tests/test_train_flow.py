@@ -129,7 +129,7 @@ def test_starts_of_both_forms_on_trained_flows(
     AcceleratorState._reset_state(True)
     starts = load(SCRIPT.with_name("start_flow.py"))
     call(starts, monkeypatch, tmp_path, "--at", 0.5)
-    known = json.loads((tmp_path / "semidiscrete-1" / "starts-0.5.json").read_text())
+    known = json.loads((tmp_path / "semidiscrete-1" / "starts.json").read_text())
     trained = json.loads((tmp_path / "semidiscrete-1" / "figures.json").read_text())
     assert known["none at 0, 5"]["distance"] == trained["distance at 5"]
     assert known["semidiscrete at 1, 0"]["copy_rate"] == 1.0
