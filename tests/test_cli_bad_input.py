@@ -470,6 +470,7 @@ def test_sets_that_overlap_are_refused(here: Path) -> None:
         ("compare --device vulkan", "--device must be"),
         ("codes model data.npz --fast --device vulkan", "--device must be"),
         ("reproduce dpm-ot --device vulkan", "--device must be"),
+        ("verify --fast --device vulkan", "--device must be"),
         ("audit model data.npz --draws 100000000000 --timesteps 500", "draws must be an integer in"),
         ("audit model data.npz --steps 1000000000000 --timesteps 500 --draws 2", "must be"),
     ],

@@ -59,10 +59,12 @@ class Effort:
     Attributes:
         fast: Whether to stay within a few seconds for each claim.
         seed: Seed of every draw.
+        device: Where networks compute; the rest is done on the CPU.
     """
 
     fast: bool = False
     seed: int = 0
+    device: str = "cpu"
 
     def choose(self, full: T, fast: T) -> T:
         """Returns `fast` if this effort is fast, else `full`."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from otprior.data import bundled
 from otprior.diffusion.codes import Encoder, ImageCoder
+from otprior.diffusion.denoisers import Denoiser
 from otprior.diffusion.flow import flow_grid
 from otprior.metrics.intervals import bootstrap_mean, seed_set_interval
 from otprior.transport.assignment import pairing
@@ -45,27 +46,35 @@ class _Images:
     images: Tensor
     codes: Tensor
     coder: ImageCoder
-    label: int
+    effort: Effort
 
     def decode(self, codes: Tensor) -> Tensor:
         """Decodes differentiably."""
         coder = self.coder
-        denoiser = light(coder.denoiser(torch.full((len(codes),), self.label)))
+        denoiser = light(_denoiser(coder, len(codes), self.effort))
         return coder.encoder.decode(denoiser, codes, coder.clean, coder.noisy).x
+
+
+def _denoiser(coder: ImageCoder, count: int, effort: Effort) -> Denoiser:
+    """The network without a class, which computes on its device what is asked for on the CPU."""
+    there = coder.denoiser(torch.full((count,), bundled.null_class_label()))
+    return lambda x, alpha, sigma: there(x.to(effort.device), alpha, sigma).to(x.device)
 
 
 @cache
 def _encoded(effort: Effort) -> _Images:
     pipe: Any = bundled.load_pipeline()
     encoder = effort.choose(Encoder("rk4", steps=12), Encoder("heun", steps=10))
-    coder = ImageCoder(pipe.unet.eval().requires_grad_(False), pipe.scheduler, encoder)
+    coder = ImageCoder(pipe.unet.to(effort.device).eval().requires_grad_(False), pipe.scheduler, encoder)
     held_out = bundled.split("held_out").images
     chosen = torch.randperm(len(held_out), generator=effort.generator("codes images"))
     images = held_out[chosen[: effort.choose(500, 36)]]
-    label = bundled.null_class_label()
     with torch.no_grad():
-        codes = [coder.encode(part, torch.full((len(part),), label)).x for part in images.split(BATCH)]
-    return _Images(images, torch.cat(codes), coder, label)
+        codes = [
+            encoder.encode(_denoiser(coder, len(part), effort), part, coder.clean, coder.noisy).x
+            for part in images.split(BATCH)
+        ]
+    return _Images(images, torch.cat(codes), coder, effort)
 
 
 @cache
@@ -129,7 +138,7 @@ def codes_images_jacobian(effort: Effort) -> Finding:
     error = float((measured(codes[:2], 0.04) - measured(codes[:2], 0.02)).abs().max()) / 3
     coder = found.coder
     moments = flow_grid(coder.clean, coder.noisy, SKEW_MOMENTS + 1, "log_snr")[1:-1]
-    denoiser = coder.denoiser(torch.full((4,), found.label))
+    denoiser = _denoiser(coder, 4, effort)
     skews = own_skew(denoiser, found.images[:4], moments, effort.generator("codes images own"))
     own = skews.mean(dim=0).tolist()
     mean = bootstrap_mean(values, effort.generator("codes images bootstrap"))

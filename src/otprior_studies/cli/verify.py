@@ -14,6 +14,7 @@ from otprior.cli.options import Debug, Overwrite, Seed, Threads, Verbose
 from otprior.cli.progress import progress_bar
 from otprior.cli.report_parts import provenance
 from otprior.cli.session import say, session, stdout
+from otprior.cli.studies import StudyDevice
 from otprior.utils.files import output_dir
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def verify(
         Path | None, typer.Option(metavar="DIR", help="Also write report.json, a page and plots there.")
     ] = None,
     seed: Seed = 0,
+    device: StudyDevice = "cpu",
     threads: Threads = None,
     overwrite: Overwrite = False,
     verbose: Verbose = False,
@@ -62,17 +64,19 @@ def verify(
         if list_only:
             say(*(f"{claim.id}: {claim.statement} ({claim.paper})" for claim in chosen))
             return
-        set_up_torch(threads, "cpu")
+        set_up_torch(threads, device)
         with progress_bar("claims") as bar:
             results = run_claims(
-                chosen, Effort(fast, seed), lambda done, claim: bar.update(done, len(chosen), claim.id)
+                chosen,
+                Effort(fast, seed, device),
+                lambda done, claim: bar.update(done, len(chosen), claim.id),
             )
         report = ClaimsReport.from_json(
             {
                 "claims": [result.row() for result in results],
                 "details": {result.claim.id: result.details() for result in results},
             }
-            | provenance({"fast": fast, "seed": seed})
+            | provenance({"fast": fast, "seed": seed, "device": device})
         )
         if folder is not None:
             write_claims_report(folder, report)
