@@ -1,4 +1,4 @@
-"""Where a stock pipeline's white noise is met: in what it prepares, or at the first step."""
+"""The network of a pipeline: where white noise reaches it, how often it is evaluated, and its guided answer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from otprior.sampling.inputs import Labels
 from otprior.utils.validation import invalid, require
 
 _NETWORKS = ("transformer", "unet", "prior", "decoder", "dit")
@@ -140,3 +141,16 @@ def counted_rows(network: nn.Module) -> Iterator[list[int]]:
         yield rows
     finally:
         hook.remove()
+
+
+def denoise(unet: nn.Module, x: Tensor, t: Tensor, labels: Labels, guidance_scale: float) -> Tensor:
+    """The network's output at timestep `t`, guided if there are null labels."""
+    if labels.network is None:
+        return unet(x, t, return_dict=False)[0]
+    if labels.null is None:
+        return unet(x, t, class_labels=labels.network.to(x.device), return_dict=False)[0]
+    both = torch.cat([labels.null, labels.network]).to(x.device)
+    out = unet(torch.cat([x, x]), t, class_labels=both, return_dict=False)[0]
+    null, label = out.chunk(2)
+    guided: Tensor = null + guidance_scale * (label - null)
+    return guided

@@ -19,7 +19,7 @@ from otprior.diffusion.known_schedules import CONFIG_FILE, read_scheduler
 from otprior.utils.configs import check_config
 from otprior.utils.files import folder_sha256, read_json, require_regular, write_json
 from otprior.utils.hub import PRIOR_FILES, is_hub_name, not_found
-from otprior.utils.validation import check_finite, require
+from otprior.utils.validation import check_finite, invalid, require
 
 # What pipelines call the component that decodes latents.
 AUTOENCODERS = ("vae", "vqvae")
@@ -216,9 +216,13 @@ def check_readable(folder: Path, variant: str | None = None) -> None:
 
     Raises:
         FileNotFoundError: If there is none: pickled weights are not loaded.
-        ValueError: If one is damaged.
+        ValueError: If one is damaged, or all are of a variant that was not asked for.
     """
     if not _tensor_names(folder, variant):
+        others = [path.name for path in sorted(folder.glob("*.safetensors"))]
+        if others:
+            rule = f"named: {folder} has weights of a variant alone"
+            raise invalid("variant", rule, variant, f"There is {others[0]}")
         hint = "Have diffusers read them once, and save_pretrained(...) writes .safetensors."
         raise FileNotFoundError(
             f"{folder} holds no .safetensors file; pickled weights are not loaded. {hint}"
@@ -245,6 +249,23 @@ def check_complete(folder: Path, network: nn.Module, variant: str | None = None)
     require(not missing, f"tensors of {folder}", "all that its config calls for", got)
     for name, tensor in network.state_dict().items():
         check_finite(f"{name} of {folder}", tensor)
+
+
+def check_parts(
+    pipeline: Path, index: Mapping[str, Any], unet: nn.Module, vae: nn.Module | None, variant: str | None
+) -> None:
+    """`check_complete` of a loaded pipeline's network, and of its autoencoder if it has one."""
+    check_complete(component_folder(pipeline, "unet"), unet, variant)
+    for name in AUTOENCODERS:
+        if (pipeline / name).is_dir() and name in index and vae is not None:
+            check_complete(pipeline / name, vae, variant)
+
+
+def load_vqvae(pipeline: str, index: Mapping[str, Any]) -> Any:
+    """The autoencoder of a pipeline that calls it `vqvae`: under that name diffusers would not hand it over."""
+    with explained_by_folder(pipeline):
+        kind = getattr(diffusers, index["vqvae"][1])
+        return kind.from_pretrained(pipeline, subfolder="vqvae", use_safetensors=True)
 
 
 def _weights(folder: Path, variant: str | None) -> list[Path]:

@@ -25,18 +25,18 @@ from otprior.data.latents import decode
 from otprior.priors import Prior
 from otprior.priors.card import model_card
 from otprior.priors.files import CONFIG_FILE
-from otprior.sampling.contact import counted_rows
+from otprior.sampling.contact import counted_rows, denoise
 from otprior.sampling.folders import (
     AUTOENCODERS,
-    check_complete,
     check_components,
+    check_parts,
     check_saveable,
     check_weights,
-    component_folder,
     download_pipeline,
     explained_by_folder,
     is_local,
     leave_out_of_index,
+    load_vqvae,
     own_scheduler,
 )
 from otprior.sampling.inputs import (
@@ -222,19 +222,14 @@ class OTPriorPipeline(DiffusionPipeline):
             check_weights(Path(path), index, given=kwargs)
         kwargs.setdefault("use_safetensors", True)
         if "vqvae" in index and "vae" not in kwargs:
-            with explained_by_folder(path):  # (Under that name diffusers would not hand it over.)
-                kind = getattr(diffusers, index["vqvae"][1])
-                kwargs["vae"] = kind.from_pretrained(path, subfolder="vqvae", use_safetensors=True)
+            kwargs["vae"] = load_vqvae(path, index)
         own = (index.get("scheduler") or [None])[-1]
         if check and "scheduler" in kwargs and hasattr(diffusers, str(own)):
             check_network(kwargs["scheduler"], own_scheduler(Path(path)))
         with explained_by_folder(path):
             pipe = super().from_pretrained(path, **kwargs)
         if check:
-            check_complete(component_folder(Path(path), "unet"), pipe.unet, kwargs.get("variant"))
-            for name in AUTOENCODERS:
-                if (Path(path) / name).is_dir() and name in index and pipe.vae is not None:
-                    check_complete(Path(path) / name, pipe.vae, kwargs.get("variant"))
+            check_parts(Path(path), index, pipe.unet, pipe.vae, kwargs.get("variant"))
         if "scheduler" not in kwargs and index.get("_class_name") != cls.__name__:
             pipe.scheduler = few_step_scheduler(pipe.scheduler)
         return pipe
@@ -378,7 +373,7 @@ class OTPriorPipeline(DiffusionPipeline):
         noise = {"generator": generators} if takes else {}
         with self.progress_bar(total=scheduler.nfe) as bar:
             for i, t in enumerate(scheduler.timesteps[: scheduler.nfe]):
-                out = self._denoise(scheduler.scale_model_input(x, t), t, labels, guidance_scale)
+                out = denoise(self.unet, scheduler.scale_model_input(x, t), t, labels, guidance_scale)
                 # Under autocast the network answers in half precision, and schedulers return what it answers in.
                 x = scheduler.step(out.to(x.dtype), t, x, **noise).prev_sample
                 if callback is not None:
@@ -386,15 +381,3 @@ class OTPriorPipeline(DiffusionPipeline):
                     x = (callback(self, i, t, values) or {}).get("latents", x)
                 bar.update()
         return x
-
-    def _denoise(self, x: Tensor, t: Tensor, labels: Labels, guidance_scale: float) -> Tensor:
-        """The network's output at timestep `t`, guided if there are null labels."""
-        if labels.network is None:
-            return self.unet(x, t, return_dict=False)[0]
-        if labels.null is None:
-            return self.unet(x, t, class_labels=labels.network.to(x.device), return_dict=False)[0]
-        both = torch.cat([labels.null, labels.network]).to(x.device)
-        out = self.unet(torch.cat([x, x]), t, class_labels=both, return_dict=False)[0]
-        null, label = out.chunk(2)
-        guided: Tensor = null + guidance_scale * (label - null)
-        return guided
