@@ -86,7 +86,21 @@ def test_images_are_those_of_the_attached_pipeline(model: Path, prior: Path, tmp
 def test_files_of_a_variant_alone_are_read(photographs: Path, tmp_path: Path) -> None:
     text_to_image().save_pretrained(tmp_path / "half", variant="fp16")
     fit = ("fit", tmp_path / "half", photographs, "--prior", "gaussian", "--out", tmp_path / "prior")
+    assert_refused(run(*fit), "variant", "fp16")
     assert run(*fit, "--variant", "fp16").exit_code == 0
+    audit = (
+        "audit",
+        tmp_path / "half",
+        photographs,
+        "--variant",
+        "fp16",
+        "--timesteps",
+        "500",
+        "--draws",
+        "2",
+    )
+    result = run(*audit, "--resize", "20", "--crop", "16", "--convert", "RGB")
+    assert result.exit_code == 0, result.output
 
 
 def test_latents_and_sizes_can_be_asked_for(model: Path, photographs: Path, tmp_path: Path) -> None:
@@ -278,6 +292,8 @@ def test_an_audit_leaves_out_a_network_that_is_told_prompts(
     assert {row["prior"] for row in audit["errors"]} >= {"identity", "semidiscrete"}
     assert audit["costs"] == []
     assert_refused(run("audit", model, "--null-label", "3"), "--null-label")
+    assert_refused(run("audit", model, "--crop", "16"), "--crop", "DATA")
+    assert_refused(run("audit", "sdxl", "--variant", "fp16"), "--variant")
 
 
 def test_labels_choose_a_priors_class_for_a_prompt(model: Path, photographs: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_helpers import write_model
+from cli_helpers import write_images, write_tame_model
 from local_hub import Hub, local_hub
 from newcomer_material import write_photographs
 from test_cli_pipelines import inputs_of
@@ -32,11 +32,12 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     prior = GaussianPrior.fit(latents, pipe.scheduler, value_range=None)
     prior.save_pretrained(root / "me" / "sd" / "prior")
     prior.save_pretrained(root / "me" / "prior")
-    write_model(root / "plain")
+    write_tame_model(root / "plain")
     own = OTPriorPipeline.from_pretrained(root / "plain")
     images = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     own.prior = GaussianPrior.fit(images, own.scheduler, 500)
     own.save_pretrained(root / "me" / "fast")
+    own.save_pretrained(root / "me" / "fast-half", variant="fp16")
     with local_hub(root) as found:
         yield found
 
@@ -124,3 +125,22 @@ def test_starts_of_a_model_by_name_are_compared_and_tuned(hub: Hub, tmp_path: Pa
         hub, tmp_path, *own, "tune", "me/half", *common, *told, *rest, "--copy-limit", "1", "--out", "tuned"
     )
     assert (tmp_path / "tuned" / "settings.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_model_by_name_is_audited_and_encoded(hub: Hub, tmp_path: Path) -> None:
+    photographs = write_photographs(tmp_path / "photographs")
+    own, half = ("-m", "otprior"), ("--variant", "fp16")
+    few = ("--prior", "me/prior", "--timesteps", "500", "--draws", "2", "--out", "audit")
+    fresh(hub, tmp_path, *own, "audit", "me/half", photographs, *half, *few)
+    # (Neither network nor text encoder.)
+    weights = {name for name in hub.served if name.endswith(".safetensors")}
+    assert weights == {"vae/diffusion_pytorch_model.fp16.safetensors", "model.safetensors"}
+    report = json.loads((tmp_path / "audit" / "report.json").read_text())
+    assert {row["name"] for row in report["audit"]["errors"]} >= {"prior"}
+    told = (write_images(tmp_path / "pixels.npz"), *half)
+    fresh(hub, tmp_path, *own, "encode", "me/fast-half", *told, "--limit", "2", "--out", "codes")
+    assert (tmp_path / "codes" / "codes.safetensors").is_file()
+    sizes = ("--images", "8", "--subset", "4", "--workers", "1")
+    fresh(hub, tmp_path, *own, "codes", "me/fast-half", *told, "--fast", *sizes, "--out", "study")
+    assert (tmp_path / "study" / "report.json").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -21,21 +22,24 @@ from otprior.cli.inputs import (
     load_model,
     load_prior,
     load_schedule,
-    names_schedule,
     on_hub,
     set_up_torch,
 )
 from otprior.cli.options import (
+    Convert,
+    Crop,
     Debug,
     Device,
     NullLabel,
     Overwrite,
+    Resize,
     Scheduler,
     Seed,
     Threads,
     ValueRangeText,
+    Variant,
     Verbose,
-    parse_value_range,
+    parse_reading,
 )
 from otprior.cli.progress import Bar, progress_bar
 from otprior.cli.session import say, session, stdout
@@ -160,6 +164,9 @@ def audit(
     held_out: HeldOut = None,
     conditional: Conditional = False,
     limit: Limit = None,
+    resize: Resize = None,
+    crop: Crop = None,
+    convert: Convert = None,
     value_range: ValueRangeText = "auto",
     draws: Draws = 64,
     cost_at: CostAt = None,
@@ -168,6 +175,7 @@ def audit(
     pairs: Pairs = 24,
     scheduler: Scheduler = None,
     null_label: NullLabel = None,
+    variant: Variant = None,
     estimated_bound: EstimatedBound = False,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -184,31 +192,25 @@ def audit(
     inputs = (model, data, held_out, *(prior or ()))
     writing = nullcontext() if out is None else output_dir(out, overwrite, inputs)
     with session(verbose, debug, out), writing as folder:
-        priors = prior or []
-        _check_paths(model, data, held_out, priors)
+        _check_paths(model, data, held_out, prior or [])
         times = None if timesteps is None else _parse_times("--timesteps", timesteps)
         cost_times = _cost_times(cost_at)
-        pixels = parse_value_range(value_range)
+        rule = "left out without DATA" if data is None else None
+        reading = parse_reading(value_range, resize, crop, convert, rule)
         started = time.perf_counter()
         where = set_up_torch(threads, device)
         with progress_bar("loading") as bar:
-            subject = _subject(model, scheduler, null_label)
+            subject = _subject(model, scheduler, null_label, variant)
             if subject.pipe is not None:
                 subject.pipe.unet.to(where)
-            images = _images(data, subject, pixels, limit, seed)
-            others = None if held_out is None else _held_out(held_out, subject, pixels, images)
+            images, others = _images((data, held_out), subject, reading, limit, seed)
             request = _request(
                 subject, images, others, times, cost_times,
-                priors=_named(priors),
-                steps=steps, fine_steps=max(fine_steps, steps), draws=draws, pairs=max(2, min(pairs, draws)),
-                conditional=conditional, estimated_bound=estimated_bound, seed=seed,
+                priors=_named(prior or []), steps=steps, fine_steps=max(fine_steps, steps), draws=draws,
+                pairs=max(2, min(pairs, draws)), conditional=conditional, estimated_bound=estimated_bound, seed=seed,
             )  # fmt: skip
             settings = {"model": model, "data": data, "held_out": held_out, "seed": seed}
-            report = _report(request, bar, settings, started)
-            if folder is not None:
-                from otprior.report.audit import write_audit
-
-                write_audit(folder, report)
+            report = _report(request, bar, settings, started, folder)
     _print(report, out)
 
 
@@ -245,73 +247,72 @@ def _parse_times(option: str, text: str) -> list[float]:
     return times
 
 
-def _subject(name: str, scheduler: str | None, null_label: int | None) -> _Subject:
-    from otprior.data import bundled
+def _subject(name: str, scheduler: str | None, null_label: int | None, variant: str | None) -> _Subject:
     from otprior.diffusion.known_schedules import known_names, known_schedule
     from otprior.error.sampling_cost import is_stochastic
     from otprior.sampling.folders import own_scheduler
     from otprior.sampling.inputs import latent_shape
     from otprior.sampling.schedulers.names import named_scheduler
-    from otprior.sampling.stock import stock_latents
+    from otprior.sampling.stock import STOCK_PARTS, stock_latents
 
-    path = find_model(name) if on_hub(name) and not names_schedule(name) else Path(name)
-    model = name == BUNDLED or (path / "model_index.json").is_file()
+    model = name == BUNDLED or on_hub(name) or (Path(name) / "model_index.json").is_file()
     if model and not is_stock_model(name):
+        folder = find_model(name, variant)
         try:
-            pipe: Any = load_model(name, scheduler, None, null_label)
+            pipe: Any = load_model(name, scheduler, None, null_label, variant)
         except ValueError as error:
-            raise ValueError(f"{error}. To audit its schedule alone, name {path / 'scheduler'}") from error
+            raise ValueError(f"{error}. To audit its schedule alone, name {folder / 'scheduler'}") from error
         if scheduler is None and is_stochastic(pipe.scheduler):
             # Pairs of samples are to differ by their starts alone.
             pipe.scheduler = named_scheduler("dpmsolver", pipe.scheduler)
-        folder = bundled.pipeline_path() if name == BUNDLED else path
-        own = own_scheduler(folder)
-        title = "bundled model" if name == BUNDLED else path.name
-        return _Subject(title, own, latent_shape(pipe.unet), pipe, pipe.vae)
+        title = "bundled model" if name == BUNDLED else Path(name).name
+        return _Subject(title, own_scheduler(folder), latent_shape(pipe.unet), pipe, pipe.vae)
     for option, value in (("--scheduler", scheduler), ("--null-label", null_label)):
         rule = "left out unless a model is audited whose network is told at most a class"
         require(value is None, option, rule, value)
     if model:
         # (Without its network, which would have to be told a prompt: no cost in samples.)
+        folder = find_model(name, parts=STOCK_PARTS)
         with explained(name):
-            space = stock_latents(path)
-        return _Subject(path.name, space.scheduler, space.shape, None, space.autoencoder)
+            space = stock_latents(folder, variant=variant)
+        return _Subject(Path(name).name, space.scheduler, space.shape, None, space.autoencoder)
+    require(variant is None, "--variant", "left out with a schedule", variant)
     if name in known_names():
         known = known_schedule(name)
         return _Subject(known.title, known.scheduler, known.shape, None)
-    return _Subject(path.name, load_schedule(name), None, None)
+    return _Subject(Path(name).name, load_schedule(name), None, None)
 
 
 def _images(
-    name: str | None, subject: _Subject, value_range: Any, limit: int | None, seed: int
-) -> ImageSet | None:
-    if name is None:
-        return None
-    images = _load(name, subject, value_range, "atoms")
-    if limit is None or limit >= len(images):
-        return images
-    return images.sample(limit, seed)
+    names: tuple[str | None, str | None],
+    subject: _Subject,
+    reading: Mapping[str, Any],
+    limit: int | None,
+    seed: int,
+) -> tuple[ImageSet | None, ImageSet | None]:
+    """The data, so many of them, and held-out images, which stand for the population: none of the data."""
+    from otprior.experiments.inputs import check_unseen
+
+    data, held_out = (
+        None if name is None else _load(name, subject, reading, split)
+        for name, split in zip(names, ("atoms", "held_out"))
+    )
+    if data is not None and limit is not None and limit < len(data):
+        data = data.sample(limit, seed)
+    if data is not None and held_out is not None:
+        check_unseen("--held-out", held_out, data)
+    return data, held_out
 
 
-def _load(name: str, subject: _Subject, value_range: Any, split: str) -> ImageSet:
+def _load(name: str, subject: _Subject, reading: Mapping[str, Any], split: str) -> ImageSet:
     """Images of the network's size, or latents of them."""
     coder = subject.autoencoder
     rule = "latents, with --value-range none: the model's folder does not tell the size of its images"
-    require(coder is None or subject.shape is not None or value_range is None, "data", rule, name)
+    known = subject.shape is not None or reading["value_range"] is None
+    require(coder is None or known, "data", rule, name)
     # (A well-known schedule says what its samples are usually like; data of another size are no mistake.)
-    known = subject.pipe is not None or coder is not None
-    shape = subject.shape if known else None
-    return load_data(name, shape, value_range, bundled_split=split, autoencoder=coder)
-
-
-def _held_out(name: str, subject: _Subject, value_range: Any, fitted: ImageSet | None) -> ImageSet:
-    """Images that stand for the population: not those that were fitted to."""
-    from otprior.experiments.inputs import check_unseen
-
-    images = _load(name, subject, value_range, "held_out")
-    if fitted is not None:
-        check_unseen("--held-out", images, fitted)
-    return images
+    shape = subject.shape if subject.pipe is not None or coder is not None else None
+    return load_data(name, shape, bundled_split=split, autoencoder=coder, **reading)
 
 
 def _request(
@@ -360,17 +361,23 @@ def _request(
     )
 
 
-def _report(request: AuditRequest, bar: Bar, settings: dict[str, Any], started: float) -> AuditReport:
+def _report(
+    request: AuditRequest, bar: Bar, settings: dict[str, Any], started: float, folder: Path | None
+) -> AuditReport:
+    """The report; written to the folder, if one is given."""
     from otprior.cli.report_parts import provenance
     from otprior.error.audit import run_audit
-    from otprior.report.audit import AuditReport
+    from otprior.report.audit import AuditReport, write_audit
 
     def listen(stage: str, done: int, total: int) -> None:
         bar.update(done, total or None, "", stage)
 
     found = run_audit(request, listen)
     timings = {"seconds": time.perf_counter() - started}
-    return AuditReport.from_json({"audit": found, "timings": timings} | provenance(settings))
+    report = AuditReport.from_json({"audit": found, "timings": timings} | provenance(settings))
+    if folder is not None:
+        write_audit(folder, report)
+    return report
 
 
 def _print(report: AuditReport, out: Path | None) -> None:

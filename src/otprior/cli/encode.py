@@ -25,9 +25,9 @@ from otprior.cli.options import (
     Seed,
     Threads,
     ValueRangeText,
+    Variant,
     Verbose,
-    parse_pictures,
-    parse_value_range,
+    parse_reading,
 )
 from otprior.cli.progress import progress_bar
 from otprior.cli.session import say, session
@@ -138,6 +138,7 @@ def encode(
     crop: Crop = None,
     convert: Convert = None,
     value_range: ValueRangeText = "auto",
+    variant: Variant = None,
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = None,
@@ -152,14 +153,10 @@ def encode(
     with session(verbose, debug, out), output_dir(out, overwrite, (model, data)) as folder:
         _check_paths(model, data, decode)
         _check_options(decode, bits, value_range, seed, probes, conditional and class_label is not None)
-        reading = {
-            "value_range": parse_value_range(value_range),
-            "pictures": parse_pictures(resize, crop, convert),
-        }
-        for option, value in (("--resize", resize), ("--crop", crop), ("--convert", convert)):
-            require(not decode or value is None, option, "left out with --decode", value)
+        rule = "left out with --decode" if decode else None
+        reading = parse_reading(value_range, resize, crop, convert, rule)
         where = set_up_torch(threads, device)
-        pipe: Any = load_model(model, null_label=null_label)
+        pipe: Any = load_model(model, null_label=null_label, variant=variant)
         pipe.unet.to(where).eval()
         own = {"method": method and method.value, "steps": steps, "iterations": iterations, "tol": tol}
         job = _Job(

@@ -227,6 +227,15 @@ def parse_pictures(resize: str | None, crop: str | None, convert: str | None) ->
     return options | {"adapt": resize != "none"}
 
 
+def parse_reading(
+    value_range: str, resize: str | None, crop: str | None, convert: str | None, rule: str | None = None
+) -> dict[str, Any]:
+    """How images are read, as `otprior.cli.inputs.open_data` takes it; `rule` is why pictures are left as they are."""
+    for option, value in (("--resize", resize), ("--crop", crop), ("--convert", convert)):
+        require(rule is None or value is None, option, str(rule), value)
+    return {"value_range": parse_value_range(value_range), "pictures": parse_pictures(resize, crop, convert)}
+
+
 def _parse_size(option: str, text: str | None) -> int | tuple[int, int] | None:
     """ "64", or "64x48" for a height and a width."""
     if text is None:

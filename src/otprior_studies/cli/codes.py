@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from otprior.cli.encode import Method
-from otprior.cli.inputs import BUNDLED, check_data, check_model, load_data, load_model, set_up_torch
+from otprior.cli.inputs import (
+    BUNDLED,
+    check_data,
+    check_model,
+    find_model,
+    load_data,
+    load_model,
+    set_up_torch,
+)
 from otprior.cli.options import (
     Debug,
     ModelArgument,
@@ -20,6 +28,7 @@ from otprior.cli.options import (
     Seed,
     Threads,
     ValueRangeText,
+    Variant,
     Verbose,
     parse_labels,
     parse_value_range,
@@ -140,6 +149,7 @@ def codes(
     other_null_label: OtherNullLabel = None,
     other_classes: OtherClasses = None,
     null_label: NullLabel = None,
+    variant: Variant = None,
     value_range: ValueRangeText = "auto",
     device: StudyDevice = "cpu",
     workers: Workers = None,
@@ -155,19 +165,19 @@ def codes(
     continues from there when it is started again. Delete that folder when you are done.
     """
     # (An interrupted run leaves its pieces, so `out` is not said to be all there is.)
-    inputs = (model, data, atoms, other, other_data)
-    with session(verbose, debug), output_dir(out, overwrite, inputs) as folder:
+    read = (model, data, atoms, other, other_data)
+    with session(verbose, debug), output_dir(out, overwrite, read) as folder:
         given = _Given(
-            model, data, classes, atoms, null_label, other, other_data, other_classes, other_null_label, device,
+            model, data, classes, atoms, null_label, other, other_data, other_classes, other_null_label, device, variant
         )  # fmt: skip
-        given.check()
         started = time.perf_counter()
+        given.check()
         with progress_bar("loading") as bar:
             from otprior_studies.codes.run import run_code_study
             from otprior_studies.codes.study import check_subject
 
-            # The work's threads are those of each process; this one takes what it is left.
-            on = set_up_torch(threads, device)
+            # (The work's threads are those of each process; this one takes what it is left.)
+            count = workers or default_workers(set_up_torch(threads, device))
             subject = given.read(parse_value_range(value_range), seed, FAST_ATOMS if fast else None)
             study = _study(
                 subject, fast, images=images, subset=subset, probed=probed, swaps=swaps, method=method, steps=steps,
@@ -175,7 +185,6 @@ def codes(
             )  # fmt: skip
             check_subject(study, subject)
             with work_folder(out) as work:
-                count = workers or default_workers(on)
                 result = run_code_study(study, subject, work, workers=count, listen=follow(bar))
             report = _report(result, study, model, given.images, time.perf_counter() - started)
             _write(folder, report, result)
@@ -196,6 +205,7 @@ class _Given:
     other_classes: str | None
     other_null_label: int | None
     device: str
+    variant: str | None
 
     @property
     def images(self) -> str:
@@ -221,7 +231,7 @@ class _Given:
         """The networks and images; the first so many images for the fast priors."""
         from otprior_studies.codes.study import CodeSubject
 
-        network, shape = _network(self.model, self.null_label)
+        network, shape = _network(self.model, self.variant, self.null_label)
         source = _Source(shape, pixels, seed)
         images = source.read(self.images, self.classes)
         fitted = images
@@ -234,34 +244,37 @@ class _Given:
         if self.other is None:
             return subject
         others = source.read(self.other_data or self.images, self.other_classes, "--other-classes")
-        other, _ = _network(self.other, self.other_null_label, shape, "--other-null-label")
+        other, _ = _network(self.other, self.variant, self.other_null_label, shape, "--other-null-label")
         return replace(subject, other=replace(other, device=self.device), other_images=others)
 
 
 def _network(
-    name: str, null_label: int | None, shape: tuple[int, int, int] | None = None, option: str = "--null-label"
+    name: str,
+    variant: str | None,
+    null_label: int | None,
+    shape: tuple[int, int, int] | None = None,
+    option: str = "--null-label",
 ) -> tuple[Network, Any]:
     """A network and the shape of its images; it is loaded here to find out whether it can be."""
-    from otprior.data import bundled
     from otprior.diffusion.codes import ImageCoder
     from otprior.sampling.inputs import latent_shape, num_classes, takes_labels
     from otprior_studies.codes.study import Network
 
-    pipe: Any = load_model(name, null_label=null_label)
+    pipe: Any = load_model(name, null_label=null_label, variant=variant)
     # (That refuses a process which has no codes.)
     ImageCoder(pipe.unet, pipe.scheduler)
     found = latent_shape(pipe.unet)
     require(shape is None or found in (None, shape), f"images of {name}", f"of shape {shape}", found)
-    folder = bundled.pipeline_path() if name == BUNDLED else Path(name)
+    folder = find_model(name, variant).resolve()
     if not takes_labels(pipe.unet):
-        return Network(folder.resolve()), found
+        return Network(folder, variant=variant), found
     label = pipe.config.null_class_label
     if label is None:
         rule = f"given: {name} takes class labels, and does not say which means none"
         raise invalid(option, rule, None)
     count = num_classes(pipe.unet)
     # The label for no class is the last one, or it is not known how many classes there are.
-    return Network(folder.resolve(), label, label if count == label + 1 else 0), found
+    return Network(folder, label, label if count == label + 1 else 0, variant=variant), found
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,8 @@ def probed(
 @cache
 def _pipeline(network: Network) -> OTPriorPipeline:
     # (None would overrule what the folder says.)
-    given = {} if network.null_label is None else {"null_class_label": network.null_label}
+    named = {"null_class_label": network.null_label, "variant": network.variant}
+    given = {name: value for name, value in named.items() if value is not None}
     pipe: Any = OTPriorPipeline.from_pretrained(network.folder, **given)
     pipe.set_progress_bar_config(disable=True)
     pipe.unet.eval().requires_grad_(False)

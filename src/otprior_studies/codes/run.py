@@ -132,6 +132,7 @@ def _claim(study: CodeStudy, subject: CodeSubject, work: Path) -> None:
 def _digest(network: Network) -> dict[str, Any]:
     """What tells one network from another, wherever it lies."""
     where = {} if network.device == "cpu" else {"device": network.device}
+    where |= {} if network.variant is None else {"variant": network.variant}
     return {"sha256": network_sha256(network.folder), "null label": network.null_label} | where
 
 

@@ -26,12 +26,14 @@ class Network:
         null_label: Its label for no class; None for a network that takes no labels.
         classes: How many other labels it takes; 0 for none.
         device: Where it runs.
+        variant: Which of several files of its weights.
     """
 
     folder: Path
     null_label: int | None = None
     classes: int = 0
     device: str = "cpu"
+    variant: str | None = None
 
     def no_class(self, count: int) -> Tensor | None:
         """Labels for so many images of no class; None if the network takes no labels."""
