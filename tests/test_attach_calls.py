@@ -303,6 +303,39 @@ def test_flow_inpainting_of_a_whole_image_is_text_to_image() -> None:
         painted(**call, **image, mask_image=mask, generator=seed())
 
 
+KIN = [
+    ("StableDiffusion", "StableDiffusionPAGPipeline", {"pag_scale": 0.0}),
+    ("StableDiffusion", "StableDiffusionSAGPipeline", {"sag_scale": 0.0}),
+    ("StableDiffusionXL", "StableDiffusionXLPAGPipeline", {"pag_scale": 0.0}),
+    ("StableDiffusion3", "StableDiffusion3PAGPipeline", {"pag_scale": 0.0}),
+    ("Sana", "SanaPAGPipeline", {"pag_scale": 0.0}),
+    ("PixArtSigma", "PixArtSigmaPAGPipeline", {"pag_scale": 0.0}),
+    ("PixArtSigma", "PixArtAlphaPipeline", {}),
+]
+
+
+@pytest.mark.parametrize(("name", "kin", "more"), KIN, ids=[kin for _, kin, _ in KIN])
+def test_close_kin_end_where_their_family_does(name: str, kin: str, more: dict[str, Any]) -> None:
+    """Where what they add is left out, they are the pipeline that a loop by hand decides on."""
+    family = FAMILIES[name]
+    first = build(name, family.schedulers()[0])
+    cls = getattr(diffusers, kin)
+    asked = set(inspect.signature(cls.__init__).parameters) - {"self"}
+    parts = {part: getattr(first, part, None) for part in asked if part in first.components}
+    parts |= {"requires_safety_checker": False} if "requires_safety_checker" in asked else {}
+    other = quiet(cls(**parts))
+    shared = {
+        key: family.call[key] for key in family.call if key in inspect.signature(cls.__call__).parameters
+    }
+    call = {**shared, "num_inference_steps": STEPS, "output_type": "latent"}
+    z = normal(family.batch, *family.shape, seed=7)
+    ours, theirs = (
+        attach(pipe, fitted(name))(**call, **further, latents=z.clone())[0]
+        for pipe, further in ((first, {}), (other, more))
+    )
+    assert apart(theirs, ours) < 2e-5
+
+
 def test_a_pipeline_made_from_an_attached_one_does_not_start_from_white_noise_at_t() -> None:
     pipe = attach(sd(), fitted("StableDiffusion"))
     sample(pipe)
