@@ -125,14 +125,19 @@ def test_the_report_has_every_start_at_every_timestep_for_data_and_population(
 
 def test_costs_stand_beside_discretisation_and_frozen_starts_have_none(audited: tuple[Path, str]) -> None:
     audit = report_of(audited[0])["audit"]
-    assert [(row["prior"], row["noise"]) for row in audit["costs"]] == [
-        ("identity", None),
-        ("gaussian", None),
-        ("semidiscrete", "coupled"),
+    coupled = [("identity", None), ("gaussian", None), ("semidiscrete", "coupled")]
+    assert [(row["timestep"], row["prior"], row["noise"]) for row in audit["costs"]] == [
+        (timestep, *start) for timestep in (500, 999) for start in coupled
     ]
     for row in audit["costs"]:
-        assert (row["timestep"], row["nfe"], row["fine_nfe"], row["pairs"]) == (500, 2, 3, 2)
+        assert (row["nfe"], row["fine_nfe"], row["pairs"]) == (2, 3, 2)
         assert row["cost_interval"][0] <= row["cost"] <= row["cost_upper"]
+        assert row["total"] <= row["total_upper"]
+    best = min(audit["costs"], key=lambda row: row["total_upper"])
+    decision = audit["decision"]
+    assert (decision["prior"], decision["noise"], decision["timestep"]) == (
+        best["prior"], best["noise"], best["timestep"]
+    )  # fmt: skip
     assert all(check["consistent"] for check in audit["checks"])
     assert {row["prior"] for row in audit["bounds"]} == {"identity", "gaussian"}
     assert len(audit["stability"]) == 4

@@ -19,7 +19,7 @@ from otprior.error.terminal import GRADES, judge_terminal, terminal_audit, termi
 # (leak at T, where the scheduler begins by itself, grade), of the published schedules. The leaks follow from the betas:
 # Π (1 − β) is 4.04e-5 for DDPM and 4.66e-3 for Stable Diffusion, the figure of Lin et al., table 1.
 KNOWN = {
-    "ddpm-linear": (math.sqrt(4.036e-5), 980, "small"),
+    "ddpm-linear": (math.sqrt(4.036e-5), 980, "negligible"),
     "cosine": (4.93e-5, 980, "large"),
     "stable-diffusion": (0.068265, 981, "large"),
     "sdxl": (0.068265, 981, "large"),

@@ -125,8 +125,10 @@ class Broken(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.config = exact().config
+        self.calls = 0
 
     def forward(self, sample: Tensor, timestep: Any, return_dict: bool = True) -> Any:
+        self.calls += 1
         return (sample * float("nan"),)
 
 
@@ -135,8 +137,11 @@ def test_bad_input() -> None:
         fit_grid(exact(), start(3), 5, VP)
     with pytest.raises(ValueError, match="scheduler must be one that can run on a grid of own timesteps"):
         fit_grid(exact(), start(), 3, diffusers.KDPM2DiscreteScheduler.from_config(VP.config))
-    with pytest.raises(ValueError, match="finite; got NaN"):
-        fit_grid(Broken(), start(), 3, VP, starts=4)
+    broken = Broken()
+    with pytest.raises(ValueError, match="finite; got NaN") as raised:
+        fit_grid(broken, start(), 3, VP, starts=4)
+    assert "network" in str(raised.value)
+    assert broken.calls == 3  # not first the 64 of the fine grid
     with pytest.raises(ValueError, match="num_steps must be an integer"):
         fit_grid(exact(), start(), 0, VP)
     with pytest.raises(ValueError, match="starts must be an integer >= 2"):

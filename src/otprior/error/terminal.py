@@ -33,6 +33,7 @@ from torch import Tensor
 from otprior.data.images import ImageSet
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.error.spectrum import RadialSpectrum, radial_spectrum
+from otprior.transport.gaussian import gelbrich_squared, isotropic, noised
 from otprior.transport.moments import Spectrum
 from otprior.utils.validation import require
 
@@ -40,8 +41,8 @@ from otprior.utils.validation import require
 USUAL_STEPS = 50
 # Grades of a terminal verdict, from harmless to harmful.
 GRADES = ("nothing left", "negligible", "small", "large")
-# Shifts of a normal coefficient, in its standard deviations: below the first invisible, above the second obvious.
-NEGLIGIBLE, LARGE = 0.1, 0.5
+# Shifts of a normal law, in its standard deviations: below the first 1 in 20 draws differs, above the second 1 in 5.
+NEGLIGIBLE, LARGE = 0.125, 0.5
 # Height and width where the size of samples is not known.
 USUAL_SIZE = (64, 64)
 
@@ -97,6 +98,7 @@ class TerminalData:
         brightness_shift: At frequency zero: leak · √(H W) · root mean square over channels of the mean pixel.
         brightness_spread: At frequency zero: leak · √(H W) · standard deviation of an image's mean pixel.
         mean_shift: leak · |m|, over all pixels together.
+        white_error: W2 between p_T and N(0, s² I), from their moments: of the mean, and of all variances.
         bits: ½ Σ log₂(1 + (α²/σ²) λ_j), an upper bound of the information of x_T on x_0.
         spectrum: Power spectrum of the clean data.
         excess: (α² P(k) + σ²)/s² − 1 by frequency, the relative power that white noise lacks, (K,).
@@ -107,6 +109,7 @@ class TerminalData:
     brightness_shift: float
     brightness_spread: float
     mean_shift: float
+    white_error: float
     bits: float
     spectrum: RadialSpectrum
     excess: Tensor
@@ -192,11 +195,18 @@ def terminal_data(audit: TerminalAudit, data: ImageSet, spectrum: Spectrum) -> T
         brightness_shift=audit.leak * area * float((means**2).mean().sqrt()),
         brightness_spread=audit.leak * area * float(spread),
         mean_shift=audit.leak * float(torch.linalg.vector_norm(spectrum.mean)),
+        white_error=_white_error(audit, spectrum),
         bits=bits,
         spectrum=power,
         excess=excess,
         classes=_class_shifts(data, spectrum.mean, audit.leak),
     )
+
+
+def _white_error(audit: TerminalAudit, spectrum: Spectrum) -> float:
+    white = isotropic(torch.zeros(len(spectrum.mean)), audit.alpha**2 + audit.sigma**2)
+    apart = math.sqrt(gelbrich_squared(noised(spectrum, audit.alpha, audit.sigma), white))
+    return apart / math.hypot(audit.alpha, audit.sigma)
 
 
 def _class_shifts(data: ImageSet, mean: Tensor, leak: float) -> tuple[ClassShift, ...]:
@@ -228,7 +238,7 @@ def _first_timestep(scheduler: Any, schedule: NoiseSchedule) -> float | None:
 
 
 def judge_terminal(audit: TerminalAudit, data: TerminalData | None = None) -> TerminalVerdict:
-    """Judges a schedule by the shift at frequency zero: of the data's brightness, or of a constant image of value ½."""
+    """Judges a schedule by how far N(0, I) is from p_T of the data, or else from a constant image of value ½ at T."""
     at_end = _grade(_shift(audit.leak, audit, data))
     begins = audit.leak if audit.first_leak is None else audit.first_leak
     at_begin = _grade(_shift(begins, audit, data))
@@ -250,9 +260,10 @@ def _grade(shift: float) -> str:
 
 
 def _shift(leak: float, audit: TerminalAudit, data: TerminalData | None) -> float:
-    """Shift of the lowest frequency at a leak, in standard deviations."""
+    """How far latents are from white noise at a leak, in standard deviations."""
     if data is not None and audit.leak > 0:
-        return max(data.brightness_shift, data.brightness_spread) * leak / audit.leak
+        # (At another leak than that of T to first order, as the mean's share of it.)
+        return data.white_error * leak / audit.leak
     height, width = audit.shape[1:] if audit.shape is not None else USUAL_SIZE
     return 0.5 * leak * math.sqrt(height * width)
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -180,13 +181,18 @@ class _Trial:
     """D on so many seeds, each grid sampled once."""
 
     def __init__(self, sampler: _Sampler, first_seed: int, count: int, fine: Sequence[float]) -> None:
-        self.sampler, self.seeds = sampler, range(first_seed, first_seed + count)
+        self.sampler, self.seeds, self.grid = sampler, range(first_seed, first_seed + count), fine
         self.known: dict[tuple[float, ...], float] = {}
-        self.fine = sampler.images(self.seeds, fine)
+
+    @cached_property
+    def fine(self) -> Tensor:
+        """The images of the fine grid."""
+        return self.sampler.images(self.seeds, self.grid)
 
     def distance(self, grid: tuple[float, ...]) -> float:
         """D of a grid."""
         if grid not in self.known:
+            # (The short grid first: what a network cannot do at all shows after a few steps.)
             off = self.sampler.images(self.seeds, grid) - self.fine
             self.known[grid] = float(off.square().mean().sqrt())
         return self.known[grid]

@@ -36,7 +36,7 @@ def cost_rows(
     timestep: float,
     generator: torch.Generator,
 ) -> Iterator[CostRow]:
-    """A row for each start: the paired distance of samples, and that of K steps from a fine grid.
+    """A row for each start: the paired distance of samples, that of K steps from a fine grid, and both together.
 
     Fresh and frozen starts are left out: their noise is not the seed's, so they are not coupled with codes.
     """
@@ -49,14 +49,15 @@ def cost_rows(
     assert group.flow is not None
     rows = slice(0, request.pairs)
     x = group.flow.x[group.flow.at(alpha, sigma)][rows].reshape(shape)
-    ends = sampler(x, alpha, sigma, coarse)
-    stepping = RootMeanSquare.between(ends, sampler(x, alpha, sigma, fine))
+    ends, exact = sampler(x, alpha, sigma, coarse), sampler(x, alpha, sigma, fine)
+    stepping = RootMeanSquare.between(ends, exact)
     for each in starts:
         image = _image(each, group, timestep, alpha, sigma, generator)
         if image is None:
             continue
         begun = image(group.flow.codes)[rows].reshape(shape).float()
-        apart = RootMeanSquare.between(ends, sampler(begun, alpha, sigma, coarse))
+        reached = sampler(begun, alpha, sigma, coarse)
+        apart, total = (RootMeanSquare.between(other, reached) for other in (ends, exact))
         yield CostRow(
             **each.facts,
             timestep=float(timestep),
@@ -69,6 +70,8 @@ def cost_rows(
             stepping=stepping.value,
             stepping_interval=stepping.interval,
             fine_nfe=sampler.evaluations(alpha, sigma, fine),
+            total=total.value,
+            total_upper=total.upper,
         )
 
 
@@ -93,7 +96,9 @@ def _image(
     prior = audited.prior.at(timestep)
     cells = semidiscrete(prior)
     if cells is not None:
-        return seeds_to_starts(cells, group.label, generator) if cells.noise == "coupled" else None
+        return (
+            seeds_to_starts(cells, group.label, generator) if cells.noise in ("coupled", "whitened") else None
+        )
     seed = seed_from(generator)
     return lambda codes: sample_starts(prior, codes, group.label, seed)
 

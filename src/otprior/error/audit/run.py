@@ -10,6 +10,7 @@ import torch
 
 from otprior.data.images import ImageSet
 from otprior.error.audit.costs import bound_row, check_row, cost_rows, stability_rows
+from otprior.error.audit.decision import decide
 from otprior.error.audit.errors import AuditedStart, DataGroup, audited_priors, data_groups, error_rows
 from otprior.error.audit.request import AuditRequest
 from otprior.error.sampling_cost import Sampler
@@ -77,6 +78,7 @@ def run_audit(request: AuditRequest, listen: Listener | None = None) -> Audit:
         checks=checks,
         bounds=bounds,
         stability=stability,
+        decision=decide(request, terminal, at_end, run.groups[0].target, errors, costs),
     )
 
 

@@ -148,6 +148,7 @@ class CostRow(AuditRow):
         cost, cost_interval, cost_upper: How far the start moves a sample.
         start_gap: How far apart the coupled starts are.
         stepping, stepping_interval: How far solving in K steps moves a sample.
+        total, total_upper: How far both together move it, and its upper 95 % limit; None in older reports.
     """
 
     nfe: Count | None
@@ -159,6 +160,8 @@ class CostRow(AuditRow):
     stepping: NonNegative
     stepping_interval: Limits
     fine_nfe: Count | None
+    total: NonNegative | None = None
+    total_upper: NonNegative | None = None
 
 
 class CheckRow(AuditRow):
@@ -199,6 +202,34 @@ class StabilityRow(Record):
     bound: NonNegative
 
 
+class Decision(AuditRow):
+    """The start that is right for a schedule and data; see `otprior.error.audit.decision`.
+
+    Attributes:
+        name, prior, noise, correlation, smoothing, timestep: The recommended start.
+        white_is_right: Whether that is the usual one, N(0, I) at T.
+        white_error: W2 between p_T and N(0, I), from their moments, in standard deviations of the noise.
+        share: Share of samples that this affects, about.
+        noise_floor: In the same units, what the mean of so many images is uncertain by.
+        lower, upper: W2 between p_t* and the recommended start; None if it was not computed or is unbounded.
+        steps: K; None where nothing was measured in samples.
+        total: How far the recommended start and K steps move a sample, root mean square: `CostRow.total_upper`.
+        white_total: How far N(0, I) at T and K steps move it.
+        spread: Root mean square distance of the data from their mean.
+    """
+
+    white_is_right: bool
+    white_error: NonNegative
+    share: Rate
+    noise_floor: NonNegative
+    lower: NonNegative | None
+    upper: NonNegative | None
+    steps: Count | None
+    total: NonNegative | None
+    white_total: NonNegative | None
+    spread: NonNegative
+
+
 class Audit(Record):
     """What an audit found.
 
@@ -208,6 +239,7 @@ class Audit(Record):
         data: What is left of the data there; None without data.
         verdict: In words.
         errors, costs, checks, bounds, stability: Rows of each part.
+        decision: Whether to begin with N(0, I); None without data, and in older reports.
     """
 
     name: str
@@ -219,6 +251,7 @@ class Audit(Record):
     checks: Many[CheckRow]
     bounds: Many[BoundRow]
     stability: Many[StabilityRow]
+    decision: Decision | None = None
 
     def errors_by_start(self, target: str, label: int | str | None = None) -> list[list[ErrorRow]]:
         """Rows of errors, one list a start, in the order of timesteps.

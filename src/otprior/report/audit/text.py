@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from otprior.report.audit.record import Audit, CostRow, ErrorRow
+from otprior.report.audit.record import Audit, CostRow, Decision, ErrorRow
 
 _GRADES = {
     "nothing left": "no signal is left at T, where sampling begins",
@@ -39,7 +39,34 @@ def audit_summary(audit: Audit) -> list[str]:
         )
     elif audit.checks:
         sentences.append("Sliced, max-sliced and discrete distances of samples agree with the intervals.")
+    if audit.decision is not None:
+        sentences.append(decision_text(audit.decision))
     return sentences
+
+
+def decision_text(decision: Decision) -> str:
+    """The start that is right and why, in a sentence."""
+    end = "white noise at T is "
+    end += "exactly the latents' law" if not decision.white_error else (
+        f"{short(decision.white_error)} standard deviations (W2) from the latents' law, which about "
+        f"{decision.share:.1%} of the samples show (the mean of so many images is uncertain by "
+        f"{short(decision.noise_floor)})"
+    )  # fmt: skip
+    if decision.white_is_right:
+        text, what = "Decision: N(0, I) at T is the right start", "it"
+    else:
+        what = decision.title if decision.prior == "identity" or decision.name else f"a {decision.title}"
+        text = f"Decision: start at t* = {decision.timestep:g} from {what}, not from N(0, I) at T"
+        what = "the recommended start"
+    reasons = [end]
+    if not decision.white_is_right and decision.upper is not None:
+        reasons.append(f"{what} is at most {short(decision.upper)} from the law at its own t*")
+    if decision.steps is not None:
+        samples = f"{decision.steps} steps from {what} end at most {short(decision.total)} from what many steps give"
+        if not decision.white_is_right:
+            samples += f", from N(0, I) {short(decision.white_total)}"
+        reasons.append(f"{samples}, where the data spread over {short(decision.spread)}")
+    return f"{text}: {'; '.join(reasons)}."
 
 
 def error_text(row: ErrorRow) -> str:
