@@ -320,7 +320,7 @@ def tune(
     minutes: float = math.inf,
     **options: Any,
 ) -> Search:
-    """The best start in `steps` steps under a copying limit.
+    """Searches for the best start in `steps` steps under a copying limit; `best` is None if no candidate passed.
 
     Arguments:
         study: Network, images, and the number of seeds of the last rung (`samples`). Of its starts the first says with
@@ -328,13 +328,15 @@ def tune(
         work: Folder of pieces; an interrupted search goes on from it.
         steps: Steps of the sampler.
         priors: The kinds of prior that are tried.
-        limit: The copying rule; by default the rate of the comparison's real images.
-        margin: Margin of that default.
+        limit: The copying rule; by default the rate of the comparison's real images, with `margin`.
         minutes: No further rung is begun after so long; what is chosen then rests on fewer seeds.
         options: As for `run_comparison`: `workers`, `threads`, `listen`, `priors`.
 
-    Returns:
-        The search; its `best` is None if no candidate passed: `tune(comparison, "search.work", steps=5).best`.
+    Raises:
+        ValueError: If a setting is out of range, images to judge by are atoms, or `work` is another comparison's.
+
+    Examples:
+        >>> tune(comparison, "search.work", steps=5).best
     """
     require(minutes > 0, "minutes", "positive", minutes)
     deadline, folder = time.monotonic() + 60 * minutes, Path(work)
@@ -379,9 +381,7 @@ def _on_a_fitted_grid(
     if best is None or best.start.steps == 1 or time.monotonic() > deadline:
         return []
     if study.prompts:
-        logger.warning(
-            "no grid is fitted for a pipeline with prompts: the best start keeps its scheduler's spacing"
-        )
+        logger.warning("with prompts no grid is fitted: the best start keeps its scheduler's spacing")
         return []
     priors = options.get("priors") or work / "priors"
     fitted = with_fitted_grid(study, best.start, work, priors, options.get("listen", ignore))

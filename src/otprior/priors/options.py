@@ -91,6 +91,9 @@ def option(default: Any, help: str, *, type: type | None = None, **details: Any)
 class PriorOptions:
     """The options of a prior that has none; base of those of all others.
 
+    Raises:
+        ValueError: If a value is none of its option's choices, or is below its minimum.
+
     Examples:
         >>> find_prior("identity").Options()
         PriorOptions()

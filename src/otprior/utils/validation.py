@@ -43,6 +43,9 @@ def require(condition: bool, name: str, rule: str, got: Any, hint: str = "") -> 
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Requires that `value` is one of `choices`.
 
+    Raises:
+        ValueError: If it is not; the message names the argument, the rule, and what came.
+
     Examples:
         >>> check_choice("mode", "up", ("up", "down"))
     """
@@ -51,6 +54,9 @@ def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
 
 def check_integer(name: str, value: Any, minimum: int, maximum: int | None = None) -> None:
     """Requires an integer (NumPy's too, but no bool) in [`minimum`, `maximum`].
+
+    Raises:
+        ValueError: As `check_choice`.
 
     Examples:
         >>> check_integer("steps", 5, minimum=1)
