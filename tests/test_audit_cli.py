@@ -133,11 +133,10 @@ def test_costs_stand_beside_discretisation_and_frozen_starts_have_none(audited: 
         assert (row["nfe"], row["fine_nfe"], row["pairs"]) == (2, 3, 2)
         assert row["cost_interval"][0] <= row["cost"] <= row["cost_upper"]
         assert row["total"] <= row["total_upper"]
-    best = min(audit["costs"], key=lambda row: row["total_upper"])
     decision = audit["decision"]
-    assert (decision["prior"], decision["noise"], decision["timestep"]) == (
-        best["prior"], best["noise"], best["timestep"]
-    )  # fmt: skip
+    own = {(row["prior"], row["noise"], row["timestep"]): row["total_upper"] for row in audit["costs"]}
+    assert decision["total"] == own[decision["prior"], decision["noise"], decision["timestep"]]
+    assert decision["white_total"] == own["identity", None, 999]
     assert all(check["consistent"] for check in audit["checks"])
     assert {row["prior"] for row in audit["bounds"]} == {"identity", "gaussian"}
     assert len(audit["stability"]) == 4

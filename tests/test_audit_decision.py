@@ -65,7 +65,7 @@ def test_samples_agree(
     audit = run_audit(
         AuditRequest(
             scheduler, "exact", unet=network, data=ImageSet(data), timesteps=(500.0, 999.0),
-            cost_timesteps=(500.0, 999.0), steps=steps, fine_steps=32, draws=24, pairs=24,
+            cost_timesteps=(500.0, 999.0), steps=steps, fine_steps=32, draws=32, pairs=32,
         )
     )  # fmt: skip
     found = audit.decision

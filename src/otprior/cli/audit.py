@@ -131,7 +131,7 @@ CostAt = Annotated[
         metavar="T,T,...",
         help="t* of the cost in samples; none for no cost.",
         rich_help_panel=_SAMPLES,
-        show_default="the one in the middle, and T",
+        show_default="the one in the middle, one at three quarters, and T",
     ),
 ]
 Steps = Annotated[
@@ -341,10 +341,11 @@ def _request(
     with_cost = unet is not None and images is not None and options["draws"] > 0
     if cost_times is None:
         inner = [t for t in wanted if schedule.alpha(float(t)) > 0]
-        # (And T: the decision holds a start in the middle against the usual one.)
+        # (A later one and T, too: the decision holds starts on the way against the usual one.)
         end = schedule.timestep_range[1]
         last = [end] if schedule.alpha(float(end)) > 0 else []
-        cost_times = [inner[(len(inner) - 1) // 2], *last] if with_cost and inner else []
+        places = [(len(inner) - 1) // 2, 3 * (len(inner) - 1) // 4]
+        cost_times = [*(inner[place] for place in places), *last] if with_cost and inner else []
         cost_times = list(dict.fromkeys(map(float, cost_times)))
     require(
         with_cost or not cost_times, "--cost-at", "left out without a network, data and draws", cost_times

@@ -207,7 +207,8 @@ class Decision(AuditRow):
 
     Attributes:
         name, prior, noise, correlation, smoothing, timestep: The recommended start.
-        white_is_right: Whether that is the usual one, N(0, I) at T.
+        white_is_right: Whether that is the usual one, N(0, I) at T; None if it is right in law, but no audited start is
+            right in so few steps.
         white_error: W2 between p_T and N(0, I), from their moments, in standard deviations of the noise.
         share: Share of samples that this affects, about.
         noise_floor: In the same units, what the mean of so many images is uncertain by.
@@ -218,7 +219,7 @@ class Decision(AuditRow):
         spread: Root mean square distance of the data from their mean.
     """
 
-    white_is_right: bool
+    white_is_right: bool | None
     white_error: NonNegative
     share: Rate
     noise_floor: NonNegative

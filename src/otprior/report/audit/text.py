@@ -52,18 +52,21 @@ def decision_text(decision: Decision) -> str:
         f"{decision.share:.1%} of the samples show (the mean of so many images is uncertain by "
         f"{short(decision.noise_floor)})"
     )  # fmt: skip
+    usual = decision.white_is_right is not False
     if decision.white_is_right:
         text, what = "Decision: N(0, I) at T is the right start", "it"
+    elif usual:
+        text, what = "Decision: N(0, I) at T is right in law, but no audited start is in so few steps", "it"
     else:
         what = decision.title if decision.prior == "identity" or decision.name else f"a {decision.title}"
         text = f"Decision: start at t* = {decision.timestep:g} from {what}, not from N(0, I) at T"
         what = "the recommended start"
     reasons = [end]
-    if not decision.white_is_right and decision.upper is not None:
+    if not usual and decision.upper is not None:
         reasons.append(f"{what} is at most {short(decision.upper)} from the law at its own t*")
     if decision.steps is not None:
         samples = f"{decision.steps} steps from {what} end at most {short(decision.total)} from what many steps give"
-        if not decision.white_is_right:
+        if not usual:
             samples += f", from N(0, I) {short(decision.white_total)}"
         reasons.append(f"{samples}, where the data spread over {short(decision.spread)}")
     return f"{text}: {'; '.join(reasons)}."
