@@ -78,8 +78,8 @@ def fit_grid(
 ) -> FittedGrid:
     """Fits a grid of K timesteps from t*.
 
-    Takes about 2 · 64 + 30 K network evaluations a start: 28,000 in all for K = 3 from N(0, I), which took 3.5 min of one
-    busy core on the bundled network. What cannot run at all is refused before the fine grid is sampled.
+    Takes about 2 · 64 + 30 K network evaluations a start: 28,000 in all for K = 3 from N(0, I), which took 3.5 min of
+    one busy core on the bundled network. What cannot run at all is refused before the fine grid is sampled.
 
     Arguments:
         denoiser: The network, as a diffusers pipeline has it (`unet`).
