@@ -71,7 +71,7 @@ class AuditRequest:
     Examples:
         >>> request = AuditRequest(scheduler=scheduler, name="mine", shape=(1, 28, 28))
         >>> run_audit(request).verdict.grade
-        'small'
+        'negligible'
     """
 
     scheduler: Any
