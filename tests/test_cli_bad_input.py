@@ -480,6 +480,17 @@ def test_numbers_without_a_bound_are_refused_before_the_work(here: Path, command
     assert not (here / "a").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "told", "code"),
+    [("sample_size", 10**7, "the memory is not enough", 1), ("layers_per_block", 10**9, "at most 1,000", 2)],
+)
+def test_networks_that_no_machine_holds(here: Path, key: str, value: int, told: str, code: int) -> None:
+    path = here / "model" / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    words = "sample model --prior none --steps 2 --seeds 0 --out a"
+    assert_refused(run(*words.split()), told, code=code)
+
+
 @pytest.mark.parametrize("scale", ["nan", "inf", "1e308"])
 def test_guidance_that_only_overflows_is_refused(here: Path, scale: str) -> None:
     result = run(*SAMPLE.split(), "--guidance-scale", scale, "--class-labels", 0)

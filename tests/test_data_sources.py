@@ -492,6 +492,10 @@ def test_a_mask_of_zero_and_one_is_asked_about() -> None:
     with pytest.raises(ValueError, match=r"value_range=\(0, 1\)"):
         list(open_images(list(mask)))
     assert np.array_equal(check_images(mask, value_range=(0, 1)).numpy(), 2.0 * mask - 1)
+    digits = np.arange(17, dtype=np.uint8).reshape(17, 1, 1, 1)  # as scikit-learn has them
+    with pytest.raises(ValueError, match="shades of black"):
+        check_images(digits)
+    assert np.allclose(check_images(digits, value_range=(0, 16)).numpy(), digits / 8.0 - 1)
 
 
 def test_a_stream_on_the_unit_interval_is_asked_about() -> None:

@@ -13,8 +13,17 @@ import torch
 from cli_helpers import SIZE, assert_refused, run, write_images, write_tame_model
 from diffusers import DDIMScheduler
 
-from otprior import GaussianPrior, MixturePrior, Prior, RandomAtomPrior, SemiDiscretePrior, solve_semidiscrete
+from otprior import (
+    GaussianPrior,
+    MixturePrior,
+    OTPriorPipeline,
+    Prior,
+    RandomAtomPrior,
+    SemiDiscretePrior,
+    solve_semidiscrete,
+)
 from otprior.diffusion import Codes, Encoder
+from otprior.sampling import StartSpec, read_settings, write_settings
 
 IMAGES = torch.tanh(torch.randn(60, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0)))
 SCHEDULER = DDIMScheduler()
@@ -109,3 +118,28 @@ def test_devices_that_do_not_compute_are_refused(
     result = run("fit", "model", "data.npz", "--prior", "gaussian", "--device", device, "--out", "out")
     assert_refused(result, "--device must be one that this machine has")
     assert len(result.stderr) < 400
+
+
+@pytest.mark.parametrize("number", [np.int64, torch.tensor])
+def test_a_start_a_pipeline_and_its_call(number: Callable[[Any], Any], tmp_path: Path) -> None:
+    options = (("noise", "coupled"), ("correlation", np.float32(0.5)), ("smoothing", torch.tensor(0.25)))
+    start = StartSpec("semidiscrete", number(500), number(2), options=options)
+    grid = tuple(np.linspace(400, 1, 2))
+    fitted = StartSpec(
+        "gaussian", 500, 2, spacing="grid:fitted", grid=grid, sampler=(("solver_order", number(2)),)
+    )
+    write_settings(tmp_path / "settings.json", {"a": start, "b": fitted}, "these images", "command")
+    assert read_settings(tmp_path / "settings.json") == {"a": start, "b": fitted}
+    write_tame_model(tmp_path / "model")
+    old = OTPriorPipeline.from_pretrained(tmp_path / "model")
+    pipe = OTPriorPipeline(old.unet, old.scheduler, null_class_label=number(3))
+    pipe.set_progress_bar_config(disable=True)
+    pipe.save_pretrained(tmp_path / "saved")
+    assert OTPriorPipeline.from_pretrained(tmp_path / "saved").config.null_class_label == 3
+    given = {"class_labels": number(1), "num_inference_steps": number(2), "guidance_scale": np.float32(1)}
+    assert pipe(2, **given, output_type="pt").images.shape[0] == 2
+
+
+def test_a_bool_is_no_timestep() -> None:
+    with pytest.raises(ValueError, match="timestep must be a number"):
+        GaussianPrior.fit(IMAGES, SCHEDULER, timestep=True)

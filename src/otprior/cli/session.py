@@ -22,6 +22,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+# What torch says, on a CPU and on a GPU.
+_OUT_OF_MEMORY = re.compile("not enough memory|can't allocate memory|out of memory")
 # The library names its arguments; here they are options.
 _AS_OPTIONS = (
     (r"value_range=\(([^,()]+), ([^,()]+)\)", r"--value-range \1,\2"),
@@ -116,6 +118,10 @@ def session(verbose: bool, debug: bool, out: Path | None = None) -> Iterator[Non
         # (typer ends commands by exceptions of its own.)
         if debug or isinstance(error, typer.Exit | typer.Abort) or hasattr(error, "show"):
             raise
+        if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+            left = "" if out is None else f"; {out} is as it was"
+            reason = (str(error).splitlines() or [""])[0]
+            raise fail(f"the memory is not enough{left}. {reason}".rstrip(), 1) from None
         message = f"unexpected {type(error).__name__}: {error}. --debug shows where; please report it"
         raise fail(message, 1) from None
 

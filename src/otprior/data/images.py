@@ -29,6 +29,7 @@ ValueRange = tuple[float, float] | Literal["auto"] | None
 
 # Half-precision and resampled data overshoot by rounding; more than this is another range.
 SLACK = 1e-3
+MOST_OF_A_MASK = 16  # (scikit-learn's digits have 17 levels)
 LOOKS_NON_NEGATIVE = -0.05
 
 
@@ -146,11 +147,12 @@ class PixelRule:
         """Looks at what all values together show.
 
         Raises:
-            ValueError: If floats look as if they were on [0, 1], or 8-bit values are a mask of 0 and 1.
+            ValueError: If floats look as if they were on [0, 1], or 8-bit values are a mask or few levels, from 0.
         """
-        if self._bytes and self._high == 1.0:
-            came = "0 and 1 only, which are two shades of black"
-            raise invalid(self._name, "8-bit pixels up to 255", came, "For a mask pass value_range=(0, 1)")
+        if self._bytes and 0 < self._high <= MOST_OF_A_MASK:
+            came = f"0 to {self._high:g} only, which are shades of black"
+            hint = f"For a mask or few levels pass value_range=(0, {self._high:g})"
+            raise invalid(self._name, "8-bit pixels up to 255", came, hint)
         if self._low != float("inf") and self._low >= LOOKS_NON_NEGATIVE:
             rule = f"in [-1, 1] with some value below {LOOKS_NON_NEGATIVE}"
             hint = "If they are on [0, 1] pass value_range=(0, 1); if on [-1, 1] all the same, value_range=(-1, 1)"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from typing import Any, Self
 
-from otprior.utils.validation import check_choice, invalid, require
+from otprior.utils.validation import check_choice, invalid, plain_number, require
 
 _KEY = "option"
 
@@ -144,7 +144,7 @@ class PriorOptions:
         unknown = sorted(set(given) - set(known))
         rule = "among " + ", ".join(known) if known else "left out: this prior has none"
         require(not unknown, "options", rule, ", ".join(unknown))
-        return cls(**given)
+        return cls(**{name: plain_number(value) for name, value in given.items()})
 
     def changed(self) -> dict[str, Any]:
         """The values that are not at their defaults, by name."""

@@ -114,6 +114,7 @@ def read_labels(
         return Labels(None, null if takes else None, None)
     if not takes and prior_classes is None:
         raise invalid("class_labels", "None: neither network nor prior knows classes", class_labels)
+    class_labels = plain_number(class_labels)
     if isinstance(class_labels, int):
         class_labels = [class_labels] * batch_size
     known = num_classes(unet) if takes else None

@@ -58,7 +58,7 @@ from otprior.sampling.schedulers.start_at import start_at, starts_at, stock_sche
 from otprior.sampling.schedulers.switch import check_network
 from otprior.utils.hub import HUB_OPTIONS, upload
 from otprior.utils.torch_state import plain_defaults
-from otprior.utils.validation import check_choice, check_finite, check_integer, require
+from otprior.utils.validation import check_choice, check_finite, check_integer, plain_number, require
 
 # (pipeline, step, timestep, {"latents": x}) -> {"latents": x} or None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -126,6 +126,7 @@ class OTPriorPipeline(DiffusionPipeline):
         super().__init__()
         require(isinstance(unet, nn.Module), "unet", "a torch module", type(unet).__name__)
         check_arguments(unet)
+        null_class_label = plain_number(null_class_label)  # files hold no other
         if null_class_label is not None:
             require(
                 takes_labels(unet), "null_class_label", "None for a network without classes", null_class_label
@@ -325,6 +326,8 @@ class OTPriorPipeline(DiffusionPipeline):
         Raises:
             ValueError: On any of these out of range or not fitting the others; or if what comes out is not finite.
         """
+        numbers = (batch_size, num_inference_steps, guidance_scale)
+        batch_size, num_inference_steps, guidance_scale = map(plain_number, numbers)
         check_integer("batch_size", batch_size, 1)
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
         for name in callback_on_step_end_tensor_inputs:

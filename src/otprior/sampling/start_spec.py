@@ -67,7 +67,9 @@ class StartSpec:
             object.__setattr__(self, name, plain_number(getattr(self, name)))  # files hold no other
             check_number(name, getattr(self, name))
         check_integer("steps", self.steps, 1)
-        given = dict(self.options)
+        given = {name: plain_number(value) for name, value in self.options}
+        for name, value in (("grid", self.grid), ("sampler", self.sampler)):
+            object.__setattr__(self, name, tuple(map(_plain, value)))
         declared = self._declared()
         if declared is not None:
             given = declared.make(given).changed()
@@ -156,3 +158,8 @@ def differing(value: Any, names: tuple[str, ...]) -> dict[str, Any]:
     """A dataclass as a dict, without those of the named fields that are at their default."""
     plain = {field.name for field in fields(value) if getattr(value, field.name) == field.default}
     return {name: entry for name, entry in asdict(value).items() if name not in names or name not in plain}
+
+
+def _plain(value: Any) -> Any:
+    """A number, or a pair of name and number, as files can hold it."""
+    return tuple(map(plain_number, value)) if isinstance(value, tuple) else plain_number(value)

@@ -25,6 +25,8 @@ _KINDS: dict[Any, str] = {
     dict: "an object",
     NoneType: "null",
 }
+# A network that is built of more layers takes hours to build; no known one comes near.
+_MOST_LAYERS = 1000
 # (Autoencoders and networks take a height and a width, too, whatever is annotated.)
 _SIZE = "sample_size"
 
@@ -61,6 +63,8 @@ def check_config(kind: Any, config: Mapping[str, Any], where: str) -> None:
             allowed.add(_kind(argument.default))
         value = config[name]
         require(_kind(value) in allowed, f"{name} of {where}", " or ".join(sorted(allowed)), f"{value!r:.40}")
+        most = value if "layers" in name and isinstance(value, int) else 0
+        require(most <= _MOST_LAYERS, f"{name} of {where}", f"at most {_MOST_LAYERS:,}", value)
 
 
 def _kind(value: Any) -> str:

@@ -68,9 +68,10 @@ def check_integer(name: str, value: Any, minimum: int, maximum: int | None = Non
 
 
 def check_number(name: str, value: Any) -> float:
-    """Requires one real number, of Python, NumPy or torch; returns it as a float."""
+    """Requires one real number, of Python, NumPy or torch, but no bool; returns it as a float."""
     number = plain_number(value)
-    require(isinstance(number, Real), name, "a number", f"{str(number)[:40]!r}, a {type(number).__name__}")
+    right = isinstance(number, Real) and not isinstance(number, bool)
+    require(right, name, "a number", f"{str(number)[:40]!r}, a {type(number).__name__}")
     try:
         return float(number)
     except OverflowError as error:
