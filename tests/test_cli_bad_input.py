@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cli_helpers import assert_refused, run, tree, write_images, write_model
+from cli_helpers import SIZE, assert_refused, run, tree, write_images, write_model
 from diffusers import DDPMScheduler
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from otprior.metrics.features import FeatureExtractor, save_extractor
 from otprior.priors import IdentityPrior
 from otprior.sampling import OTPriorPipeline
 from otprior.utils.files import output_dir
@@ -455,6 +456,14 @@ def test_sets_that_overlap_are_refused(here: Path) -> None:
     for reference, held_out, named in (("others", "atoms", "held-out"), ("atoms", "others", "reference")):
         words = f"evaluate data.npz --atoms atoms.npz --reference {reference}.npz --held-out {held_out}.npz"
         _refused_untouched(here, f"{words} --out out --overwrite", f"--{named} must be", "40 that are")
+    words = "evaluate data.npz --atoms atoms.npz --reference others.npz --held-out others.npz --out out --overwrite"
+    _refused_untouched(here, words, "--held-out must be", "40 that are")
+    extractor = FeatureExtractor("tiny", (1, SIZE, SIZE), (4, 4, 4), 16, 3).eval()
+    save_extractor(extractor, here / "extractor", torch.float32)
+    words = "compare model data.npz --starts none@1 --samples 24 --extractor extractor --workers 1 --out b"
+    for reference, held_out in (("data", "others"), ("others", "data"), ("others", "others")):
+        asked = f"{words} --reference {reference}.npz --held-out {held_out}.npz"
+        _refused_untouched(here, asked, "must be images that are not among", "40 that are")
     words = "audit model atoms.npz --held-out data.npz --timesteps 500 --draws 0"
     _refused_untouched(here, words, "--held-out must be", "40 that are")
 

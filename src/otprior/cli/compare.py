@@ -243,6 +243,7 @@ def _run_starts(
     comparison = inputs.comparison("compare", starts, samples, *splits, seed_sets)
 
     def work(folder: Path, workers: int, listen: Any) -> dict[str, Any]:
+        Inputs.of(comparison).check_disjoint(*splits)
         return {"": run_comparison(comparison, folder, workers=workers, listen=listen)}
 
     return run_parts(work, **run)

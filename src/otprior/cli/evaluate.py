@@ -209,6 +209,9 @@ def _measure(
         if each is not None:
             # (The floor of copying would be that of copies, and copies would be quality.)
             check_unseen(option, each, atoms)
+    if "reference" in images:
+        # (The floor would be that of images compared with themselves.)
+        check_unseen("--held-out", held_out, images["reference"], "those of --reference")
     name, features = _features(images, extractor, batch_size, device, bar)
     bar.update(0, None, "", "nearest training images of held-out images")
     against = metrics.Reference.build(

@@ -223,6 +223,19 @@ class Inputs:
         """
         _check_not_atoms(name, self._reading, *self._copied)
 
+    def check_disjoint(self, split: str, real_split: str) -> None:
+        """Refuses sets of images that overlap: those of `check_not_atoms`, and these two.
+
+        Raises:
+            ValueError: If more than 1 % of the images of one are in another. (The bundled sets are disjoint.)
+        """
+        for name in (split, real_split):
+            if not (_is_bundled(name) and _is_bundled(self._copied[0])):
+                self.check_not_atoms(name)
+        if not (_is_bundled(split) and _is_bundled(real_split)):
+            quality, floor = (_images(name, self._reading, 0) for name in (split, real_split))
+            check_unseen(f"images {real_split}", floor, quality, "those that quality is measured against")
+
 
 def check_floor(samples: int, held_out: int, otherwise: str = "") -> None:
     """Refuses more samples of a start than there are held-out images, whose FID at equal n is the floor.
@@ -239,13 +252,16 @@ def check_floor(samples: int, held_out: int, otherwise: str = "") -> None:
     require(samples <= held_out, "samples", rule, samples)
 
 
-def check_unseen(name: str, images: ImageSet, seen: ImageSet) -> None:
+def check_unseen(
+    name: str, images: ImageSet, seen: ImageSet, what: str = "those that starts or networks are made of"
+) -> None:
     """Refuses images to be judged by that are among those that priors are fitted to, or a network is trained on.
 
     Arguments:
         name: What the error calls the images.
         images: What is judged by.
         seen: What starts or networks are made of.
+        what: What the error calls these.
 
     Raises:
         ValueError: If more than 1 % are, or if they are of another shape.
@@ -253,7 +269,7 @@ def check_unseen(name: str, images: ImageSet, seen: ImageSet) -> None:
     shape, others = tuple(seen.images.shape[1:]), tuple(images.images.shape[1:])
     require(others == shape, name, f"of the shape of those of {seen.name}, {shape}", others)
     same = nearest(images.images.flatten(1), seen.images.flatten(1))[0][:, 0] <= SAME_IMAGE
-    rule = f"images that are not among those that starts or networks are made of ({seen.name})"
+    rule = f"images that are not among {what} ({seen.name})"
     came = f"{int(same.sum()):,} that are"
     require(float(same.double().mean()) <= MOST_SAME, name, rule, came)
 

@@ -58,7 +58,14 @@ from otprior.sampling.schedulers.start_at import start_at, starts_at, stock_sche
 from otprior.sampling.schedulers.switch import check_network
 from otprior.utils.hub import HUB_OPTIONS, upload
 from otprior.utils.torch_state import plain_defaults
-from otprior.utils.validation import check_choice, check_finite, check_integer, plain_number, require
+from otprior.utils.validation import (
+    check_choice,
+    check_finite,
+    check_integer,
+    plain_number,
+    plain_numbers,
+    require,
+)
 
 # (pipeline, step, timestep, {"latents": x}) -> {"latents": x} or None
 StepCallback = Callable[[Any, int, Tensor, dict[str, Any]], dict[str, Any] | None]
@@ -291,6 +298,7 @@ class OTPriorPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     @plain_defaults()
+    @plain_numbers
     def __call__(
         self,
         batch_size: int = 1,
@@ -326,8 +334,6 @@ class OTPriorPipeline(DiffusionPipeline):
         Raises:
             ValueError: On any of these out of range or not fitting the others; or if what comes out is not finite.
         """
-        numbers = (batch_size, num_inference_steps, guidance_scale)
-        batch_size, num_inference_steps, guidance_scale = map(plain_number, numbers)
         check_integer("batch_size", batch_size, 1)
         check_choice("output_type", output_type, ("pil", "np", "pt", "latent"))
         for name in callback_on_step_end_tensor_inputs:
