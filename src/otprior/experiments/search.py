@@ -335,8 +335,7 @@ def tune(
     Raises:
         ValueError: If a setting is out of range, images to judge by are atoms, or `work` is another comparison's.
 
-    Examples:
-        >>> tune(comparison, "search.work", steps=5).best
+    Example: `tune(comparison, "search.work", steps=5).best`.
     """
     require(minutes > 0, "minutes", "positive", minutes)
     deadline, folder = time.monotonic() + 60 * minutes, Path(work)

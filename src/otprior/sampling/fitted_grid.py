@@ -110,9 +110,8 @@ def fit_grid(
     origin = find_origin(solver, start)
     schedule, first = origin.schedule, origin.timestep
     default = _default(schedule, first, num_steps)
-    start_at(solver, start, check=False).set_timesteps(
-        None, None, list(default)
-    )  # refuses what takes no grid
+    # (Refuses what takes no grid.)
+    start_at(solver, start, check=False).set_timesteps(None, None, list(default))
     pipe: Any = OTPriorPipeline(denoiser, solver, start, null_class_label)
     pipe.set_progress_bar_config(disable=True)
     sampler = _Sampler(pipe, {"guidance_scale": guidance_scale}, class_labels, listen)
