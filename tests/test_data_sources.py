@@ -349,7 +349,7 @@ def test_sizes_may_be_numbers_of_numpy() -> None:
 
 
 def test_a_list_of_batches_is_as_long_as_they_are_together() -> None:
-    batches = [np.full((2, 3, 8, 8), 9, np.uint8), np.full((1, 3, 8, 8), 7, np.uint8)]
+    batches = [np.full((2, 3, 8, 8), 90, np.uint8), np.full((1, 3, 8, 8), 70, np.uint8)]
     assert load_images(batches).images.shape == (3, 3, 8, 8)
 
 

@@ -203,7 +203,7 @@ def load_model(
         null_label = bundled.null_class_label()
     given: dict[str, Any] = {} if null_label is None else {"null_class_label": null_label}
     given |= {} if variant is None else {"variant": variant}
-    rule = "one whose network is told at most a class; fit, sample, audit, compare and tune take others, too"
+    rule = "without prompts; fit, sample, audit, compare and tune take models with prompts, too"
     require(not is_stock_model(name), "model", rule, name)
     folder = find_model(name, variant)
     pipe: Any  # what it inherits from diffusers is hidden from type checkers
