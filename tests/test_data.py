@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
+from otprior import GaussianPrior, MixturePrior, SemiDiscretePrior
 from otprior.data.images import ImageSet, check_images, check_labels, to_pixels, to_uint8
 from otprior.data.samples import SampleWriter, read_samples
 from otprior.data.streams import load_images
+from otprior.diffusion import NoiseSchedule
 from otprior.utils.files import write_json
 
 
@@ -148,6 +150,16 @@ def test_two_axes_are_refused():
 def test_bad_labels_are_refused(labels, message):
     with pytest.raises(ValueError, match=message):
         check_labels(labels, 3, 10)
+
+
+def test_labels_that_would_take_all_memory_are_refused() -> None:
+    """A prior keeps something for each class up to the highest label."""
+    images, schedule = torch.zeros(4, 1, 4, 4, dtype=torch.uint8), NoiseSchedule.flow(1000)
+    for kind in (GaussianPrior, SemiDiscretePrior, MixturePrior):
+        with pytest.raises(ValueError, match=r"labels must be in \[0, 999999\]; got 1000000000000 in row 3"):
+            kind.fit(images, schedule, labels=[0, 0, 1, 10**12])
+        with pytest.raises(ValueError, match="num_classes"):
+            kind.fit(images, schedule, labels=[0, 0, 1, 1], num_classes=10**12)
 
 
 @pytest.mark.parametrize("convert", [list, np.array, torch.tensor, lambda x: np.array(x, dtype=np.uint8)])

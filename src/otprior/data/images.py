@@ -31,6 +31,8 @@ ValueRange = tuple[float, float] | Literal["auto"] | None
 SLACK = 1e-3
 MOST_OF_A_MASK = 16  # (scikit-learn's digits have 17 levels)
 LOOKS_NON_NEGATIVE = -0.05
+# A prior keeps something for each class up to the highest label.
+MOST_CLASSES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def check_labels(labels: Any, n: int, num_classes: int | None = None, name: str 
     Args:
         labels: A tensor, array or sequence of integers.
         n: How many there must be: one an image.
-        num_classes: None asks only that none is negative.
+        num_classes: By default as many as there may be at all.
         name: What an error calls them.
 
     Raises:
@@ -230,11 +232,13 @@ def check_labels(labels: Any, n: int, num_classes: int | None = None, name: str 
     require(integral, name, "integers", tensor.dtype)
     require(tuple(tensor.shape) == (n,), name, f"of shape ({n},), one label an image", tuple(tensor.shape))
     tensor = tensor.to(torch.int64)
-    wrong = tensor < 0 if num_classes is None else (tensor < 0) | (tensor >= num_classes)
+    classes = MOST_CLASSES if num_classes is None else num_classes
+    wrong = (tensor < 0) | (tensor >= classes)
     if bool(wrong.any()):
         row = int(torch.nonzero(wrong)[0])
-        rule = ">= 0" if num_classes is None else f"in [0, {num_classes - 1}]"
-        raise invalid(name, rule, f"{int(tensor[row])} in row {row} ({int(wrong.sum())} such rows)")
+        raise invalid(
+            name, f"in [0, {classes - 1}]", f"{int(tensor[row])} in row {row} ({int(wrong.sum())} such rows)"
+        )
     return tensor
 
 

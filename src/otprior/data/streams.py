@@ -17,7 +17,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otprior.data.images import ImageSet, PixelRule, ValueRange, check_images, check_labels, to_pixels
+from otprior.data.images import (
+    MOST_CLASSES,
+    ImageSet,
+    PixelRule,
+    ValueRange,
+    check_images,
+    check_labels,
+    to_pixels,
+)
 from otprior.data.layout import as_tensor, channels_first
 from otprior.data.pictures import Preparation, Size, as_picture, opened
 from otprior.data.sources import find_source
@@ -353,7 +361,7 @@ def load_images(data: Any, *, labels: Any = None, num_classes: int | None = None
     """
     stream = open_images(data, **options)
     if num_classes is not None:
-        check_integer("num_classes", num_classes, 1)
+        check_integer("num_classes", num_classes, 1, MOST_CLASSES)
     images = stream.read()
     name = f"labels of {stream.source.path or 'the data'}"
     if labels is not None:

@@ -21,7 +21,7 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor
 
-from otprior.data.images import check_labels
+from otprior.data.images import MOST_CLASSES, check_labels
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors.card import model_card
 from otprior.priors.files import CONFIG_FILE, holds_prior, load_prior, save_prior
@@ -103,7 +103,7 @@ class Prior(PriorKind, ModelMixin, ConfigMixin):
         self.alpha = self.schedule.alpha(float(timestep))
         self.sigma = self.schedule.sigma(float(timestep))
         if num_classes is not None:
-            check_integer("num_classes", num_classes, 1)
+            check_integer("num_classes", num_classes, 1, MOST_CLASSES)
         self.num_classes = num_classes
         # A prior without tensors of its own still has a device and a dtype, which pipelines ask for. (It is not saved,
         # so a prior that is built from another's tensors takes it over.)

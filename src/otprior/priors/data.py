@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otprior.data.images import ImageSet, check_images, check_labels, to_pixels
+from otprior.data.images import MOST_CLASSES, ImageSet, check_images, check_labels, to_pixels
 from otprior.data.streams import ImageStream, open_images
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.utils.validation import require
+from otprior.utils.validation import check_integer, require
 
 
 def as_schedule(schedule: Any) -> NoiseSchedule:
@@ -58,6 +58,8 @@ def read_data(
     images = replace(images, images=images.images.detach())
     if labels is None:
         return replace(images, labels=None, class_names=None), None
+    if num_classes is not None:
+        check_integer("num_classes", num_classes, 1, MOST_CLASSES)
     values = check_labels(labels, len(images), num_classes).cpu()
     count = num_classes if num_classes is not None else int(values.max()) + 1
     return replace(images, labels=values), count
