@@ -80,6 +80,7 @@ def test_list_runs_nothing() -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     assert_refused(run("verify", "--only", "no-such"), "claim must be one of ", "vp-rate", "got no-such")
+    assert_refused(run("verify", "--only", "", "--list"), "claim must be one of ")
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "something").touch()
     refused = run("verify", "--fast", "--only", "vp-rate", "--out", tmp_path / "here")

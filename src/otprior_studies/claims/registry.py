@@ -73,7 +73,7 @@ def find_claims(ids: Sequence[str]) -> tuple[Claim, ...]:
     for name in ids:
         fitting = [claim for claim in all_claims() if claim.id == name]
         fitting = fitting or [claim for claim in all_claims() if claim.id.startswith(name)]
-        if not fitting:
+        if not name or not fitting:  # (Every name begins with nothing.)
             raise invalid("claim", "one of " + ", ".join(claim.id for claim in all_claims()), name)
         chosen |= {claim.id: claim for claim in fitting}
     return tuple(chosen.values())
