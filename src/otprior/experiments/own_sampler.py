@@ -63,7 +63,7 @@ class OwnSampler:
     def words(self) -> str:
         """In which regime the network is, and what that means."""
         low, high = self.excess.lo, self.excess.hi
-        place = f"{self.excess.estimate:.1f} [{low:.1f}, {high:.1f}] above real images"
+        place = f"{self.excess.estimate:z.1f} [{low:z.1f}, {high:z.1f}] above real images"
         if low <= 0:
             place = f"at the level of real images (FID {place})"
         ends = sorted(abs(end) for end in (self.gain.lo, self.gain.hi))

@@ -122,7 +122,7 @@ def edges(search: Search) -> list[str]:
     end, beyond = ends[start.start_timestep]
     return [
         f"t* = {start.start_timestep:g} is the {end} that was tried: a {beyond} one may be better. "
-        "`otprior compare` takes starts at any t*."
+        "otprior compare takes starts at any t*."
     ]
 
 
