@@ -491,7 +491,11 @@ def test_numbers_without_a_bound_are_refused_before_the_work(here: Path, command
 
 @pytest.mark.parametrize(
     ("key", "value", "told", "code"),
-    [("sample_size", 10**7, "the memory is not enough", 1), ("layers_per_block", 10**9, "at most 1,000", 2)],
+    [
+        ("sample_size", 10**7, "the memory is not enough", 1),
+        ("sample_size", float("inf"), "integers", 2),
+        ("layers_per_block", 10**9, "at most 1,000", 2),
+    ],
 )
 def test_networks_that_no_machine_holds(here: Path, key: str, value: int, told: str, code: int) -> None:
     path = here / "model" / "unet" / "config.json"

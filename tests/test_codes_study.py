@@ -184,6 +184,9 @@ def test_a_subject_without_classes_has_none_to_swap(place: Path) -> None:
             check_subject(SMALL, other)
     with pytest.raises(ValueError, match="conditional must be left out"):
         check_subject(replace(SMALL, swaps=0, conditional=True), unlabelled)
+    beyond = replace(subject, images=replace(subject.images, labels=subject.images.labels + 30_000))
+    with pytest.raises(ValueError, match=r"labels of .* must be in \[0, 2\]; got 3000"):
+        check_subject(replace(SMALL, swaps=0, conditional=True), beyond)
 
 
 def test_studies_need_two_subsets() -> None:

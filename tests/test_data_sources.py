@@ -353,6 +353,17 @@ def test_a_list_of_batches_is_as_long_as_they_are_together() -> None:
     assert load_images(batches).images.shape == (3, 3, 8, 8)
 
 
+@pytest.mark.parametrize(
+    "labels", [np.array(3), np.zeros((3, 1), np.int64), np.array([0.5, 1, 2]), ["a", "b", "c"]]
+)
+def test_labels_of_a_file_are_looked_at_however_images_are_read(tmp_path: Path, labels: Any) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
+    np.savez(tmp_path / "data.npz", images=grey, labels=labels)
+    for reading in ({}, {"crop": 8}):
+        with pytest.raises(ValueError, match=r"labels of .*data.npz must be"):
+            load_images(tmp_path / "data.npz", **reading)
+
+
 def test_arrays_are_resized_too_if_they_are_pictures() -> None:
     grey = np.random.default_rng(0).integers(0, 256, (3, 16, 16), dtype=np.uint8)
     assert load_images(grey, resize=8).images.shape == (3, 1, 8, 8)

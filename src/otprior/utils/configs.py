@@ -55,6 +55,10 @@ def check_config(kind: Any, config: Mapping[str, Any], where: str) -> None:
         return  # annotated with what is imported for type checkers alone
     for name, argument in arguments.items():
         allowed = _allowed(argument.annotation)
+        if name == _SIZE:
+            parts = config[name] if isinstance(config.get(name), list | tuple) else [config.get(name) or 1]
+            whole = all(isinstance(part, int) for part in parts)
+            require(whole, f"{name} of {where}", "integers", f"{config.get(name)!r:.40}")
         if name not in config or name == _SIZE or not all(allowed):
             continue
         if argument.annotation not in (int, float):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otprior.data.images import ImageSet
+from otprior.data.images import ImageSet, check_labels
 from otprior.diffusion.codes import Encoder
 from otprior.utils.validation import check_integer, require
 
@@ -146,6 +146,7 @@ def check_subject(study: CodeStudy, subject: CodeSubject) -> None:
         require(
             known, "conditional", "left out: it needs labelled images and a network with classes", "given"
         )
+        check_labels(images.labels, have, network.classes, f"labels of {images.name}")
     if not study.swaps:
         return
     if subject.other is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from otprior.data.images import check_labels
 from otprior.data.layout import as_tensor, channels_first
 from otprior.data.sources.source import Item, Source
 from otprior.utils.files import require_regular
@@ -38,6 +39,8 @@ class ArraySource(Source):
         has_rows = getattr(values, "ndim", 0) > 0
         require(has_rows, self._where, "of shape (N, C, H, W) or (N, H, W)", getattr(values, "shape", values))
         self.count = len(values)
+        if labels is not None:
+            self._labels = check_labels(labels, self.count, name=f"labels of {path or 'the data'}")
 
     def whole(self, channels: int | None, latents: bool) -> tuple[Tensor, Any]:
         values = channels_first(self._values, channels, latents, self._strict, self._where)
