@@ -42,16 +42,18 @@ class Solver:
         return (nfe + 1) // 2 if self.scheduler == "HeunDiscreteScheduler" else nfe
 
 
+DPM_SOLVER = Solver("DPM++2M", "DPMSolverMultistepScheduler", (*USUAL, "lu", *GRIDS))
+UNIPC_SOLVER = Solver("UniPC", UNIPC, (*USUAL, *GRIDS))
 SOLVERS = (
     Solver("DDIM", "DDIMScheduler", ("trailing", "linspace", *GRIDS), (("clip_sample", False),)),
-    Solver("DPM++2M", "DPMSolverMultistepScheduler", (*USUAL, "lu", *GRIDS)),
+    DPM_SOLVER,
     Solver(
         "SDE-DPM++2M",
         "DPMSolverMultistepScheduler",
         (*USUAL, "lu", *GRIDS),
         (("algorithm_type", "sde-dpmsolver++"),),
     ),
-    Solver("UniPC", "UniPCMultistepScheduler", (*USUAL, *GRIDS)),
+    UNIPC_SOLVER,
     Solver("DEIS", "DEISMultistepScheduler", (*USUAL, *GRIDS)),
     # (Its Karras spacing runs between the ends of the spacing that it would have otherwise.)
     Solver("Heun (EDM)", "HeunDiscreteScheduler", (*USUAL, *GRIDS), (("timestep_spacing", "linspace"),)),

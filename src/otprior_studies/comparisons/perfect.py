@@ -37,15 +37,12 @@ from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior.utils.arrays import write_arrays
 from otprior.utils.random import stream_generator
 from otprior_studies.comparisons import PerfectSettings
-from otprior_studies.comparisons.candidates import GRIDS, LAST, UNIPC, USUAL, Solver, best_spacings
+from otprior_studies.comparisons.candidates import DPM_SOLVER, LAST, UNIPC, UNIPC_SOLVER, best_spacings
 from otprior_studies.comparisons.stages import Stages, Subject
 
 EVALUATIONS = (1, 2, 3, 4, 5, 7, 8, 10, 20)
 HEADLINE = 5
-SOLVERS = (
-    Solver("UniPC", UNIPC, (*USUAL, *GRIDS)),
-    Solver("DPM++2M", "DPMSolverMultistepScheduler", (*USUAL, "lu", *GRIDS)),
-)
+SOLVERS = (UNIPC_SOLVER, DPM_SOLVER)
 SPACINGS = ("karras", OWN_GRID + "log_snr")
 # Each start, its options and where it is looked for.
 STARTS: dict[str, tuple[str, dict[str, str], tuple[int, ...]]] = {
