@@ -56,10 +56,9 @@ def check_config(kind: Any, config: Mapping[str, Any], where: str) -> None:
     for name, argument in arguments.items():
         allowed = _allowed(argument.annotation)
         if name == _SIZE:
-            parts = config[name] if isinstance(config.get(name), list | tuple) else [config.get(name) or 1]
-            whole = all(isinstance(part, int) for part in parts)
-            require(whole, f"{name} of {where}", "integers", f"{config.get(name)!r:.40}")
-        if name not in config or name == _SIZE or not all(allowed):
+            _check_size(config.get(name), f"{name} of {where}")
+            continue
+        if name not in config or not all(allowed):
             continue
         if argument.annotation not in (int, float):
             allowed.add("null")
@@ -69,6 +68,11 @@ def check_config(kind: Any, config: Mapping[str, Any], where: str) -> None:
         require(_kind(value) in allowed, f"{name} of {where}", " or ".join(sorted(allowed)), f"{value!r:.40}")
         most = value if "layers" in name and isinstance(value, int) else 0
         require(most <= _MOST_LAYERS, f"{name} of {where}", f"at most {_MOST_LAYERS:,}", value)
+
+
+def _check_size(size: Any, name: str) -> None:
+    parts = size if isinstance(size, list | tuple) else [size]
+    require(size is None or all(isinstance(part, int) for part in parts), name, "integers", f"{size!r:.40}")
 
 
 def _kind(value: Any) -> str:
