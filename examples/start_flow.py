@@ -20,14 +20,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from train_flow import SIZES, Data, Judge, Run, Size, draw_judged, load_map, logger, sample, train
+from train_flow import (
+    SIZES,
+    Data,
+    Judge,
+    Run,
+    Size,
+    draw_judged,
+    load_map,
+    logger,
+    sample,
+    train,
+    write_figures,
+)
 
 from otprior import GaussianPrior, MixturePrior
 from otprior.diffusion import NoiseSchedule
@@ -101,9 +112,7 @@ def judge_starts(
     for (start, steps), (name, form, u, _) in wanted.items():
         x = ends.start(name, form, u, noise, fresh, labels if args.by_class else None)
         figures[f"{start}, {steps}"] = judged(sample(network, x, labels, null, steps, begin=u))
-        written = record.with_suffix(".new")
-        written.write_text(json.dumps(figures, indent=1))
-        os.replace(written, record)
+        write_figures(figures, record)
     logger.info("%s judged", folder.name)
     return figures
 

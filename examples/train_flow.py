@@ -477,6 +477,13 @@ def judge(
     return figures
 
 
+def write_figures(figures: dict[str, Any], record: Path) -> None:
+    """Writes figures next to the file, then puts them in its place: a kill leaves the old ones or these."""
+    written = record.with_suffix(".new")
+    written.write_text(json.dumps(figures, indent=1))
+    os.replace(written, record)
+
+
 def keep(figures: dict[str, float], network: nn.Module, record: Path) -> None:
     """Writes a run's figures, and its network of images as a pipeline's folder; the figures last."""
     if isinstance(network, ImageNetwork):
@@ -487,9 +494,7 @@ def keep(figures: dict[str, float], network: nn.Module, record: Path) -> None:
         null = unet.config["num_class_embeds"] - 1
         pipe = OTPriorPipeline(unet, FlowMatchEulerDiscreteScheduler(), null_class_label=null)
         pipe.save_pretrained(record.parent)
-    written = record.with_suffix(".new")
-    written.write_text(json.dumps(figures, indent=1))
-    os.replace(written, record)
+    write_figures(figures, record)
     logger.info("%s: %s", record.parent.name, figures)
 
 
