@@ -9,6 +9,9 @@
     python scripts/train_network.py train.npz --schedule zero-snr --out network-zero
     python scripts/train_network.py train.npz --classes 0,3 --unconditional --out network-0-3
 
+    # Further from a network that is there (its channels, layers and classes have to be the plan's)
+    python scripts/train_network.py train.npz --begin network/100-percent --weighting min-snr --rate 5e-4 --out further
+
 At each of `--checkpoints` percent of the training the averaged weights are written to OUT as a diffusers folder
 (OUT/25-percent, …). OUT/state.safetensors lets the same command continue a run that was stopped. The folders serve the
 commands of otprior: `otprior fit OUT/100-percent train.npz`.
@@ -21,12 +24,13 @@ import time
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DModel
 
 from otprior.cli.options import parse_labels
 from otprior.data import bundled
 from otprior.data.streams import load_images
 from otprior_studies.training.loop import TrainingProgress, train_network
-from otprior_studies.training.network import NetworkPlan
+from otprior_studies.training.network import WEIGHTINGS, NetworkPlan
 from otprior_studies.training.schedules import SCHEDULES, training_scheduler
 from otprior_studies.training.splits import select_classes
 
@@ -91,6 +95,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--decay", type=float, default=plan.decay, help="decay of the moving average of the weights"
     )
+    parser.add_argument(
+        "--weighting", choices=WEIGHTINGS, default=plan.weighting, help="of timesteps in the loss"
+    )
+    parser.add_argument(
+        "--begin", type=Path, help="pipeline folder of the network whose weights to begin with, or 'bundled'"
+    )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default=plan.precision)
     parser.add_argument("--checkpoints", type=numbers, default=plan.checkpoints, help="percent: 25,50,100")
     parser.add_argument("--seed", type=int, default=plan.seed)
@@ -114,12 +124,17 @@ def main() -> None:
         batch_size=args.batch_size,
         rate=args.rate,
         decay=args.decay,
+        weighting=args.weighting,
         precision=args.precision,
         seed=args.seed,
         checkpoints=args.checkpoints,
     )
     torch.set_num_threads(args.threads)
-    for path in train_network(images, scheduler, plan, args.out, listen=ProgressPrinter()):
+    begin = None
+    if args.begin is not None:
+        folder = bundled.pipeline_path() if str(args.begin) == "bundled" else args.begin
+        begin = UNet2DModel.from_pretrained(folder, subfolder="unet")
+    for path in train_network(images, scheduler, plan, args.out, begin=begin, listen=ProgressPrinter()):
         print(path)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DModel
 
 from otprior import NoiseSchedule, OTPriorPipeline
 from otprior.data import bundled
@@ -20,7 +21,13 @@ from otprior.metrics.features import classify
 from otprior.utils.files import read_json
 from otprior_studies.training.classifier import train_classifier
 from otprior_studies.training.export import stored
-from otprior_studies.training.loop import TrainingProgress, batch_rows, checkpoint_path, train_network
+from otprior_studies.training.loop import (
+    TrainingProgress,
+    _Training,
+    batch_rows,
+    checkpoint_path,
+    train_network,
+)
 from otprior_studies.training.network import NetworkPlan, build_network
 from otprior_studies.training.schedules import training_scheduler
 from otprior_studies.training.splits import in_hash_order, select_classes, split_images
@@ -255,3 +262,35 @@ def test_a_classifier_tells_rows_from_columns_and_leaves_the_generator_alone(str
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
     assert float((classify(model, stripes.images) == stripes.labels).double().mean()) == 1.0
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_min_snr_weighs_the_error_of_the_clean_image(
+    prediction: str, stripes: ImageSet, tmp_path: Path
+) -> None:
+    # Whatever is predicted: an error e in x_0 is one of α/σ e in ε and of e/σ in v (up to its sign), so that weights
+    # times those squares are min(SNR, 5).
+    scheduler = training_scheduler("linear", prediction)
+    training = _Training(stripes, scheduler, replace(PLAN, weighting="min-snr"), None)
+    signal = scheduler.alphas_cumprod
+    squares = {"epsilon": signal / (1 - signal), "v_prediction": 1 / (1 - signal), "sample": 1}
+    expected = (signal / (1 - signal)).clamp(max=5)
+    # (Products of three float32 numbers.)
+    torch.testing.assert_close(training.weights * squares[prediction], expected, rtol=1e-5, atol=0)
+
+
+def test_a_training_begins_with_the_weights_of_another_network(stripes: ImageSet, tmp_path: Path) -> None:
+    scheduler = training_scheduler("linear")
+    first = train_network(stripes, scheduler, PLAN, tmp_path / "first")[-1]
+    network = UNet2DModel.from_pretrained(first, subfolder="unet")
+    training = _Training(stripes, scheduler, replace(PLAN, weighting="min-snr"), network)
+    for key, value in network.state_dict().items():
+        assert torch.equal(training.network.state_dict()[key], value)
+    # A folder belongs to the network that was begun with.
+    further = {"until": 1, "begin": network}
+    train_network(stripes, scheduler, PLAN, tmp_path / "further", **further)
+    train_network(stripes, scheduler, PLAN, tmp_path / "further", **further | {"until": 2})
+    with pytest.raises(ValueError, match="plan"):
+        train_network(stripes, scheduler, PLAN, tmp_path / "further")
+    with pytest.raises(ValueError, match="begin"):
+        train_network(stripes, scheduler, replace(PLAN, channels=(16, 32)), tmp_path / "other", begin=network)

@@ -5,6 +5,8 @@ gradient of the mean squared error of the network's answer to x_t = √ᾱ_t x_0
 
     ε (epsilon),    √ᾱ_t ε − √(1 − ᾱ_t) x_0 (v_prediction),    x_0 (sample).
 
+A plan may weight timesteps ("min-snr"), and a training may begin with the weights of another network.
+
 The draws of a step depend on the seed and the step's number alone: the order of the images on (seed, epoch), all else
 on (seed, step). So the state is weights, moving average, the optimiser's moments and the step's number. A run that was
 killed at any time gives the same weights, bit for bit, as one that was not (on the same machine, with as many threads).
@@ -42,6 +44,7 @@ STATE_FILE = "state.safetensors"
 # The reported loss is an average over about so many steps.
 REMEMBERED = 100
 LARGEST_GRADIENT = 1.0
+MOST_SNR = 5.0
 SAVED_EVERY_SECONDS = 120.0
 
 
@@ -71,6 +74,7 @@ def train_network(
     plan: NetworkPlan,
     folder: str | Path,
     *,
+    begin: torch.nn.Module | None = None,
     until: int | None = None,
     listen: Callable[[TrainingProgress], None] = lambda at: None,
 ) -> list[Path]:
@@ -82,6 +86,7 @@ def train_network(
         plan: Network and training.
         folder: Receives `state.safetensors`, the state of the training, and a pipeline folder of the averaged weights
             for each of the plan's checkpoints (`checkpoint_path`).
+        begin: A network of the plan's kind whose weights are those of the first step; by default they are random.
         until: The step at which this call stops; by default the last.
         listen: Called after each step.
 
@@ -89,7 +94,8 @@ def train_network(
         The folders of the checkpoints that have been reached.
 
     Raises:
-        ValueError: If images and plan do not fit, the folder holds another training, or the loss is not finite.
+        ValueError: If images, plan and `begin` do not fit, the folder holds another training, or the loss is not
+            finite.
     """
     folder = Path(folder)
     if plan.classes is not None:
@@ -98,7 +104,7 @@ def train_network(
         low, high = int(images.labels.min()), int(images.labels.max())
         fits = low >= 0 and high < plan.classes
         require(fits, "labels", f"in [0, {plan.classes - 1}]", f"[{low}, {high}]")
-    training = _Training(images, scheduler, plan)
+    training = _Training(images, scheduler, plan, begin)
     if (folder / STATE_FILE).exists():
         training.load(folder / STATE_FILE)
     facts = _facts(images, scheduler, plan)
@@ -139,20 +145,36 @@ def _facts(images: ImageSet, scheduler: Any, plan: NetworkPlan) -> dict[str, Any
 class _Training:
     """Network, moving average and optimiser after some number of steps."""
 
-    def __init__(self, images: ImageSet, scheduler: Any, plan: NetworkPlan) -> None:
+    def __init__(
+        self, images: ImageSet, scheduler: Any, plan: NetworkPlan, begin: torch.nn.Module | None
+    ) -> None:
         from diffusers.training_utils import EMAModel
 
         channels, height, width = images.images.shape[1:]
         self.images, self.scheduler, self.plan = images, scheduler, plan
         self.network = build_network(plan, (int(channels), int(height), int(width))).train()
         self.parameters = dict(self.network.named_parameters())
+        if begin is not None:
+            shapes = {key: tuple(value.shape) for key, value in self.network.state_dict().items()}
+            given = {key: tuple(value.shape) for key, value in begin.state_dict().items()}
+            other = sorted(key for key in shapes | given if shapes.get(key) != given.get(key))
+            require(not other, "begin", "a network of the plan's kind", f"another {', '.join(other[:3])}")
+            self.network.load_state_dict(begin.state_dict())
         self.average = EMAModel(self.parameters.values(), decay=plan.decay)
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=plan.rate)
         self.step, self.loss = 0, math.nan
         labels = torch.zeros(0) if images.labels is None else images.labels
         # (Only the parts of the scheduler that a step uses: the rest of its config differs between processes.)
         process, prediction = scheduler.alphas_cumprod, scheduler.config.prediction_type
-        self.problem = fingerprint("training", images.images, labels, repr(plan), process, prediction)
+        first = [] if begin is None else [value.detach() for value in self.parameters.values()]
+        self.problem = fingerprint("training", images.images, labels, repr(plan), process, prediction, *first)
+        # What the squared error in the prediction counts at each timestep; (T,).
+        self.weights = torch.ones_like(process)
+        if plan.weighting == "min-snr":
+            snr = process / (1 - process)
+            self.weights = snr.clamp(max=MOST_SNR) / {"epsilon": snr, "v_prediction": snr + 1}.get(
+                prediction, 1
+            )
 
     def advance(self) -> None:
         """Makes one step."""
@@ -170,7 +192,8 @@ class _Training:
         noisy = self.scheduler.add_noise(clean, noise, times)
         with torch.autocast("cpu", torch.bfloat16, enabled=plan.precision == "bfloat16"):
             answer = self.network(noisy, times, **labelled, return_dict=False)[0]
-        loss = torch.nn.functional.mse_loss(answer.float(), self._wanted(clean, noise, times))
+        errors = (answer.float() - self._wanted(clean, noise, times)).square().flatten(1).mean(dim=1)
+        loss = (self.weights[times] * errors).mean()
         value = float(loss.detach())
         hint = f"This was step {self.step}; lower the rate"
         require(math.isfinite(value), "the loss", "a number", value, hint)

@@ -12,6 +12,7 @@ from otprior.utils.validation import check_choice, check_integer, require
 
 MOST_GROUPS = 16
 HEAD = 32
+WEIGHTINGS = ("uniform", "min-snr")
 # Steps over which the rate rises; in a short training, a twentieth of its steps.
 WARM_UP = 200
 
@@ -30,6 +31,8 @@ class NetworkPlan:
         batch_size: Images in a step.
         rate: Highest learning rate; it rises linearly at first, and falls along a cosine to 0.
         decay: Decay of the moving average of the weights; the average is the result.
+        weighting: What the squared error of an image counts at its timestep: "uniform", or "min-snr", by which the error
+            in x_0 counts min(SNR, 5), SNR = ᾱ_t/(1 − ᾱ_t) (arXiv:2303.09556, γ = 5).
         precision: "float32", or "bfloat16" for autocast of the network.
         seed: Seed of weights, order of images, noise, timesteps and dropped labels.
         checkpoints: Percentages of the steps at which the network is written, ascending; the last is 100.
@@ -43,6 +46,7 @@ class NetworkPlan:
     batch_size: int = 64
     rate: float = 1e-3
     decay: float = 0.9995
+    weighting: str = "uniform"
     precision: str = "float32"
     seed: int = 0
     checkpoints: tuple[int, ...] = (25, 50, 100)
@@ -51,6 +55,7 @@ class NetworkPlan:
         for name in ("layers", "steps", "batch_size"):
             check_integer(name, getattr(self, name), 1)
         check_choice("precision", self.precision, ("float32", "bfloat16"))
+        check_choice("weighting", self.weighting, WEIGHTINGS)
         require(len(self.channels) >= 2, "channels", "of two levels or more", self.channels)
         rule = f"multiples of 8, the last one of {HEAD} for its attention"
         fits = all(each > 0 and each % 8 == 0 for each in self.channels) and self.channels[-1] % HEAD == 0
