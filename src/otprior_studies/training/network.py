@@ -31,8 +31,8 @@ class NetworkPlan:
         batch_size: Images in a step.
         rate: Highest learning rate; it rises linearly at first, and falls along a cosine to 0.
         decay: Decay of the moving average of the weights; the average is the result.
-        weighting: What the squared error of an image counts at its timestep: "uniform", or "min-snr", by which the error
-            in x_0 counts min(SNR, 5), SNR = ᾱ_t/(1 − ᾱ_t) (arXiv:2303.09556, γ = 5).
+        weighting: What the squared error of an image counts at its timestep: "uniform", or "min-snr", by which the
+            error in x_0 counts min(SNR, 5), SNR = ᾱ_t/(1 − ᾱ_t) (arXiv:2303.09556, γ = 5).
         precision: "float32", or "bfloat16" for autocast of the network.
         seed: Seed of weights, order of images, noise, timesteps and dropped labels.
         checkpoints: Percentages of the steps at which the network is written, ascending; the last is 100.
