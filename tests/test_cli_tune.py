@@ -152,6 +152,15 @@ def test_a_prior_of_images_that_the_model_drew(material: Path, tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_a_search_whose_time_is_up_says_how_good_the_network_is(material: Path, tmp_path: Path) -> None:
+    words = ["--validation", material / "validation.npz", "--extractor", material / "extractor", "--steps", 2]
+    words += ["--samples", 24, "--copy-margin", 1, "--prior", "gaussian", "--workers", 1, "--minutes", 0.01]
+    found = run("tune", material / "model", material / "train.npz", *words, "--out", tmp_path / "tuned")
+    assert found.exit_code == 0, found.output
+    assert "on 12 seeds" in " ".join(found.output.split())
+
+
+@pytest.mark.slow
 def test_a_search_chooses_and_its_settings_are_taken(material: Path, tmp_path: Path) -> None:
     words = ["--validation", material / "validation.npz", "--extractor", material / "extractor", "--steps", 2]
     words += ["--samples", 24, "--copy-margin", 1, "--tol", 0.5, "--workers", 1]

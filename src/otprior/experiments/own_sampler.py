@@ -37,7 +37,7 @@ GOOD = (
     "(fresh or whitened noise) where copying allows it."
 )
 EQUAL = (
-    "This start gives what the network can give: more evaluations gain nothing that {n:,} seeds would show."
+    "This start gives what the network can give: more evaluations gain nothing that so many seeds would show."
 )
 
 
@@ -69,12 +69,12 @@ class OwnSampler:
         ends = sorted(abs(end) for end in (self.gain.lo, self.gain.hi))
         gain = f"{abs(self.gain.estimate):.1f} [{ends[0]:.1f}, {ends[1]:.1f}]"
         nfe, n = self.chosen.evaluations, self.figures.samples or 0
-        said = f"The network's own sampler, {STEPS} evaluations from N(0, I), is {place}; "
+        said = f"The network's own sampler, {STEPS} evaluations from N(0, I) on {n:,} seeds, is {place}; "
         if self.gain.lo > 0:
             return said + f"the chosen start is better by {gain}. {WEAK}"
         if self.gain.hi < 0:
             return said + f"it is better than the chosen start by {gain}. {GOOD.format(nfe=nfe)}"
-        return said + f"the chosen start is not told apart from it. {EQUAL.format(n=n)}"
+        return said + f"the chosen start is not told apart from it. {EQUAL}"
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""

@@ -90,7 +90,7 @@ class Search:
         trials: Everything that was tried, in order.
         limit: The copying rule.
         evaluations: Network evaluations that the trials rest on.
-        own_sampler: The network's own sampler beside the best; None without a best, or if the time was up.
+        own_sampler: The network's own sampler beside the best (on the first rung's seeds if time was up), or None.
     """
 
     best: Trial | None
@@ -362,8 +362,9 @@ def tune(
     evaluations = sum(trial.start.evaluations * trial.samples for trial in on_most_seeds(trials).values())
     different = {(trial.start, trial.samples): trial for trial in trials}
     best, own = best_of(trials, rule), None
-    if best is not None and time.monotonic() < deadline:
-        own = beside(study, best.start, best.samples, folder, **options)
+    if best is not None:
+        size = best.samples if time.monotonic() < deadline else sizes[0]
+        own = beside(study, best.start, size, folder, **options)
     return Search(best, tuple(different.values()), rule, evaluations, own)
 
 

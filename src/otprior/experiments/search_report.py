@@ -177,7 +177,8 @@ def _tiles(search: Search) -> list[Tile]:
         Tile(_SHARE.text(best.copy_rate), "of samples count as copies", allowed),
     ]
     if own is not None:
-        tiles.append(Tile(_FID.text(own.figures.fid), f"FID from N(0, I) with {STEPS} evaluations"))
+        seeds = f"on {own.figures.samples or 0:,} seeds"
+        tiles.append(Tile(_FID.text(own.figures.fid), f"FID from N(0, I) with {STEPS} evaluations", seeds))
     return tiles
 
 
