@@ -119,6 +119,15 @@ def test_evaluate(samples: Path, prior: Path, tmp_path: Path) -> None:
     assert names == {"report.html", "report.json", "quality.png", "copying.png", "images.png"}
 
 
+def test_atoms_by_the_name_of_a_prior_without_images_are_refused(
+    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    GaussianPrior.fit(bundled.atoms().select(slice(20)), bundled.load_scheduler()).save_pretrained(tmp_path)
+    monkeypatch.setattr("otprior.utils.hub.snapshot_download", lambda *_, **__: str(tmp_path))
+    sets = ("--reference", "bundled", "--held-out", "bundled", "--atoms", "someone/prior")
+    assert_refused(run("evaluate", samples, *sets, "--out", tmp_path / "out"), "--atoms", "GaussianPrior")
+
+
 def test_sources_are_not_matched_with_other_atoms(
     samples: Path, prior: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -206,7 +206,7 @@ def test_starts_are_compared_and_tuned_with_prompts(model: Path, tmp_path: Path)
     assert_refused(run(*compare, "--out", tmp_path / "out"), "--prompt", "given")
     nowhere = ("--prompt", "a cat", "--device", "abacus")
     assert_refused(run(*compare, *nowhere, "--out", tmp_path / "out"), "--device", "abacus")
-    told = ("--prompt", "a cat", "--prompt", "a dog", "--guidance-scale", "3")
+    told = ("--prompt", "a cat", "--prompt", "a dog", "--negative-prompt", "fog", "--guidance-scale", "3")
     result = run(*compare, *told, "--out", tmp_path / "compared")
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "compared" / "report.json").read_text())
@@ -215,6 +215,7 @@ def test_starts_are_compared_and_tuned_with_prompts(model: Path, tmp_path: Path)
         ("gaussian", 4, 3.0),
     ]
     assert report["settings"]["prompts"] == ["a cat", "a dog"]
+    assert report["settings"]["negative_prompt"] == "fog"
     # The images are those of `sample`, on the same grid.
     own = ("--scheduler", "unipc", "--spacing", "grid:log_snr", "--steps", "2", "--seeds", "0-2")
     prior = tmp_path / "compared.work" / "priors" / "gaussian"

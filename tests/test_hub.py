@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 from cli_helpers import write_images, write_tame_model
+from diffusers import DDPMScheduler
 from local_hub import Hub, local_hub
 from newcomer_material import write_photographs
 from test_cli_pipelines import inputs_of
 from tiny_pipelines import text_to_image
 
-from otprior import GaussianPrior, OTPriorPipeline, Prior
+from otprior import GaussianPrior, OTPriorPipeline, Prior, SemiDiscretePrior, load_images
 from otprior.utils.hub import not_found
 
 
@@ -125,6 +126,22 @@ def test_starts_of_a_model_by_name_are_compared_and_tuned(hub: Hub, tmp_path: Pa
         hub, tmp_path, *own, "tune", "me/half", *common, *told, *rest, "--copy-limit", "1", "--out", "tuned"
     )
     assert (tmp_path / "tuned" / "settings.json").is_file()
+
+
+@pytest.mark.slow
+def test_copies_of_a_prior_by_name_are_measured(hub: Hub, tmp_path: Path) -> None:
+    train, *rest = inputs_of(tmp_path, 16)
+    prior = SemiDiscretePrior.fit(load_images(train, crop=16), DDPMScheduler(), tol=1.0)
+    prior.save_pretrained(hub.root / "me" / "images")
+    sets = ("--reference", tmp_path / "test.npz", "--held-out", tmp_path / "validation.npz", *rest[:4])
+    rows = []
+    for name in ("me/images", hub.root / "me" / "images"):
+        # (The samples are the training images themselves.)
+        told = (train, "--atoms", name, *sets, "--out", "measured", "--overwrite")
+        fresh(hub, tmp_path, "-m", "otprior", "evaluate", *told)
+        rows += json.loads((tmp_path / "measured" / "report.json").read_text())["rows"]
+    assert rows[0] == rows[1]
+    assert rows[0]["copy_rate"] == 1
 
 
 @pytest.mark.slow

@@ -93,7 +93,9 @@ ReportFolder = Annotated[
 Priors = Annotated[
     list[Path] | None,
     typer.Option(
-        "--prior", metavar="PRIOR", help="A fitted prior, audited as well; may be given several times."
+        "--prior",
+        metavar="PRIOR",
+        help="A prior's folder, or 'owner/name' of the hub, audited as well; may be given several times.",
     ),
 ]
 Times = Annotated[

@@ -15,6 +15,7 @@ from otprior.cli.options import (
     Device,
     Extractor,
     Guidance,
+    NegativePrompt,
     NullLabel,
     OptionalData,
     Out,
@@ -155,6 +156,7 @@ def compare(
     training: Training = None,
     null_label: NullLabel = None,
     prompt: Prompt = None,
+    negative_prompt: NegativePrompt = None,
     guidance_scale: Guidance = None,
     resize: Resize = None,
     crop: Crop = None,
@@ -178,9 +180,9 @@ def compare(
         run: Any = {"folder": folder, "out": out, "workers": workers, "compiled": compiled, "device": device}
         own = {"MODEL": model, "DATA": data, "--starts": starts}
         of_starts = {
-            "--reference": reference, "--held-out": held_out, "--limit": limit, "--tol": tol, "--crop": crop,
-            "--null-label": null_label, "--prompt": prompt, "--guidance-scale": guidance_scale, "--resize": resize,
-            "--convert": convert, "--variant": variant}  # fmt: skip
+            "--reference": reference, "--held-out": held_out, "--limit": limit, "--tol": tol, "--resize": resize,
+            "--null-label": null_label, "--prompt": prompt, "--negative-prompt": negative_prompt, "--crop": crop,
+            "--guidance-scale": guidance_scale, "--convert": convert, "--variant": variant}  # fmt: skip
         if not any(own.values()):
             _refuse(of_starts, "left out without --starts")
             more = {"precision": precision, "training": training, "extractor": extractor}
@@ -192,10 +194,9 @@ def compare(
             inputs = UserInputs(
                 str(model), str(data), extractor, null_label, parse_value_range(value_range), limit,
                 0.05 if tol is None else tol, precision or "float32", parse_pictures(resize, crop, convert),
-                tuple(prompt or ()), guidance_scale, device, variant,
+                tuple(prompt or ()), negative_prompt, guidance_scale, device, variant,
             )  # fmt: skip
-            run |= {"samples": samples or 2000, "seed_sets": seed_sets or 1}
-            reports = _run_starts(inputs, str(starts), reference, held_out, **run)
+            reports = _run_starts(inputs, str(starts), reference, held_out, samples, seed_sets, **run)
     print_reports(reports, out)
 
 
@@ -226,8 +227,8 @@ def _run_starts(
     text: str,
     reference: str | None,
     held_out: str | None,
-    samples: int,
-    seed_sets: int,
+    samples: int | None,
+    seed_sets: int | None,
     **run: Any,
 ) -> Reports:
     from otprior.experiments.inputs import Inputs
@@ -238,9 +239,10 @@ def _run_starts(
     inputs.check(reference=reference, held_out=held_out)
     splits = split_name(reference, "reference"), split_name(held_out, "held_out")
     # (The starts depend on the model's schedule.)
-    comparison = inputs.comparison("compare", (StartSpec("none", 0, 1),), samples, *splits, seed_sets)
+    size = (samples or 2000, *splits, seed_sets or 1)
+    comparison = inputs.comparison("compare", (StartSpec("none", 0, 1),), *size)
     starts = read_starts(text, Inputs.of(comparison).schedule)
-    comparison = inputs.comparison("compare", starts, samples, *splits, seed_sets)
+    comparison = inputs.comparison("compare", starts, *size)
 
     def work(folder: Path, workers: int, listen: Any) -> dict[str, Any]:
         Inputs.of(comparison).check_disjoint(*splits)

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from otprior.cli.inputs import BUNDLED, check_data, check_extractor, load_data, require_path, set_up_torch
+from otprior.cli.inputs import (
+    BUNDLED,
+    check_data,
+    check_extractor,
+    load_data,
+    load_prior,
+    on_hub,
+    require_path,
+    set_up_torch,
+)
 from otprior.cli.options import (
     BatchSize,
     Convert,
@@ -64,7 +73,8 @@ Atoms = Annotated[
     typer.Option(
         "--atoms",
         metavar="DATA",
-        help="Training images that could have been copied, or the folder of a prior that holds them.",
+        help="Training images that could have been copied; or a prior that holds them: its folder, or 'owner/name' of "
+        "the hub.",
     ),
 ]
 HeldOut = Annotated[
@@ -117,8 +127,9 @@ def evaluate(
     with session(verbose, debug, out), output_dir(out, overwrite, inputs) as folder:
         require_path("images", images)
         names = _names(reference, atoms, held_out)
-        for option, name in names.items():
-            check_data(name, f"--{option}")
+        for option in ("reference", "held-out"):
+            check_data(names[option], f"--{option}")
+        prior = _find_prior(names["atoms"])
         if extractor is not None:
             check_extractor(extractor)
         if sources is not None:
@@ -130,7 +141,7 @@ def evaluate(
 
         where = set_up_torch(threads, device)
         with progress_bar("reading images") as bar:
-            material = _read(images, names, sources, reading)
+            material = _read(images, names, prior, sources, reading)
             measured = _measure(material, extractor, seed, batch_size, where, bar)
         report = _report(material, measured, {"images": str(images), **names, "seed": seed}, label)
         from otprior.report import write_report
@@ -171,7 +182,9 @@ def _names(reference: str | None, atoms: str | None, held_out: str | None) -> di
     return {name: value or BUNDLED for name, value in given.items()}
 
 
-def _read(path: Path, names: dict[str, str], sources: Path | None, reading: dict[str, Any]) -> _Material:
+def _read(
+    path: Path, names: dict[str, str], prior: Any, sources: Path | None, reading: dict[str, Any]
+) -> _Material:
     """All images; what is done to pictures is done to all, and others than the samples are brought to their size."""
     from otprior.data.samples import read_samples
 
@@ -182,7 +195,7 @@ def _read(path: Path, names: dict[str, str], sources: Path | None, reading: dict
         names["reference"], shape, bundled_split="reference", **reading
     )
     held_out = load_data(names["held-out"], shape, bundled_split="held_out", **reading)
-    atoms = _read_atoms(names["atoms"], shape, reading)
+    atoms = _read_atoms(names["atoms"], prior, shape, reading)
     return _Material(samples, reference, atoms, held_out, find_sources(samples, sources, atoms))
 
 
@@ -277,24 +290,26 @@ def _report(
     )
 
 
-def _read_atoms(name: str, shape: tuple[int, int, int], reading: dict[str, Any]) -> ImageSet:
+def _find_prior(name: str) -> Any:
+    """The prior behind the name of atoms: a folder, or "owner/name" of the hub; None where it is one of images."""
+    if not (on_hub(name) or (Path(name) / "config.json").is_file()):
+        check_data(name, "--atoms")
+        return None
+    prior: Any = load_prior(name)
+    rule, came = "images, or a prior that holds some", f"{type(prior).__name__} {name}"
+    require(hasattr(prior, "atoms"), "--atoms", rule, came)
+    return prior
+
+
+def _read_atoms(name: str, prior: Any, shape: tuple[int, int, int], reading: dict[str, Any]) -> ImageSet:
     """Images, or those that a prior holds."""
     from otprior.data.images import ImageSet
-    from otprior.priors import Prior
 
-    if name == BUNDLED or not (Path(name) / "config.json").is_file():
+    if prior is None:
         return load_data(name, shape, **reading)
-    prior: Any = Prior.from_pretrained(name)
-    require(
-        hasattr(prior, "atoms"),
-        "--atoms",
-        "images, or a prior that holds some",
-        f"{type(prior).__name__} {name}",
-    )
-    require(
-        tuple(prior.shape) == shape, f"--atoms {name}", f"of the images' shape {shape}", tuple(prior.shape)
-    )
-    return ImageSet(prior.atoms.reshape(-1, *prior.shape), name=name, source=name)
+    got = tuple(prior.shape)
+    require(got == shape, f"--atoms {name}", f"of the images' shape {shape}", got)
+    return ImageSet(prior.atoms.reshape(-1, *shape), name=name, source=name)
 
 
 def find_sources(samples: SampleSet, path: Path | None, atoms: ImageSet) -> Tensor | None:

@@ -155,6 +155,9 @@ Prompt = Annotated[
         help="What images shall show; given several times, seed s gets number s modulo their number.",
     ),
 ]
+NegativePrompt = Annotated[
+    str | None, typer.Option("--negative-prompt", metavar="TEXT", help="What images shall not show.")
+]
 Guidance = Annotated[
     float | None,
     typer.Option(

@@ -16,6 +16,7 @@ from otprior.cli.options import (
     Guidance,
     Height,
     ModelArgument,
+    NegativePrompt,
     NullLabel,
     Out,
     Overwrite,
@@ -103,9 +104,6 @@ ClassLabels = Annotated[
         metavar="LABELS",
         help="3 for all images, or a list such as 0-9: seed s gets entry s modulo its length.",
     ),
-]
-NegativePrompt = Annotated[
-    str | None, typer.Option("--negative-prompt", metavar="TEXT", help="What images shall not show.")
 ]
 Frames = Annotated[
     int | None,

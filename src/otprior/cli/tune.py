@@ -17,6 +17,7 @@ from otprior.cli.options import (
     Extractor,
     Guidance,
     ModelArgument,
+    NegativePrompt,
     NullLabel,
     Out,
     Overwrite,
@@ -106,6 +107,7 @@ def tune(
     minutes: Minutes = 20,
     null_label: NullLabel = None,
     prompt: Prompt = None,
+    negative_prompt: NegativePrompt = None,
     guidance_scale: Guidance = None,
     resize: Resize = None,
     crop: Crop = None,
@@ -128,10 +130,10 @@ def tune(
     """
     with session(verbose, debug):
         with output_dir(out, overwrite, (model, data, validation, extractor)) as folder:
-            pixels = parse_value_range(value_range)
             inputs = UserInputs(
-                model, data, extractor, null_label, pixels, limit, tol, precision,
-                parse_pictures(resize, crop, convert), tuple(prompt or ()), guidance_scale, device, variant,
+                model, data, extractor, null_label, parse_value_range(value_range), limit, tol, precision,
+                parse_pictures(resize, crop, convert), tuple(prompt or ()), negative_prompt, guidance_scale, device,
+                variant,
             )  # fmt: skip
             inputs.check(validation=validation)
             on = set_up_torch(None, device)

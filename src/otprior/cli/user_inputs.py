@@ -55,6 +55,7 @@ class UserInputs:
         precision: Precision of the network.
         pictures: What is done to pictures; see `parse_pictures`.
         prompts: What images shall show, for a pipeline with prompts: seed s gets number s modulo their number.
+        negative_prompt: What they shall not show, of such a pipeline.
         guidance_scale: Of such a pipeline; by default its own.
         device: Where the network runs.
         variant: Which of several files of the model's weights.
@@ -70,6 +71,7 @@ class UserInputs:
     precision: str = "float32"
     pictures: Mapping[str, Any] = field(default_factory=lambda: {"adapt": True})
     prompts: tuple[str, ...] = ()
+    negative_prompt: str | None = None
     guidance_scale: float | None = None
     device: str = "cpu"
     variant: str | None = None
@@ -100,7 +102,10 @@ class UserInputs:
         require(self.model != BUNDLED or self.variant is None, "--variant", rule, self.variant)
         prompted = self._asks("prompt")
         require(not prompted or bool(self.prompts), "--prompt", "given for a model with prompts", None)
-        needless: dict[str, Any] = {"--prompt": None if prompted else self.prompts or None}
+        needless: dict[str, Any] = {
+            "--prompt": None if prompted else self.prompts or None,
+            "--negative-prompt": None if self._asks("negative_prompt") else self.negative_prompt,
+        }
         if is_stock_model(self.model):
             needless["--null-label"] = self.null_label
         else:
@@ -172,6 +177,7 @@ class UserInputs:
                 sorted((name, value) for name, value in self.pictures.items() if value is not None)
             ),
             prompts=self.prompts,
+            negative_prompt=self.negative_prompt,
             device=self.device,
             variant=self.variant,
         )

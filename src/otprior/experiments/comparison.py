@@ -54,6 +54,7 @@ class Comparison:
         pictures: What is done to pictures at a path, by the arguments of `open_images`, as (name, value) pairs. By
             default larger ones are brought to the network's size.
         prompts: What images shall show, for a pipeline with prompts: seed s gets number s modulo their number.
+        negative_prompt: What they shall not show, of such a pipeline.
         device: Where the network runs.
         variant: Which of several files of the model's weights, such as "fp16".
 
@@ -89,6 +90,7 @@ class Comparison:
     mixture: float = 0.0
     pictures: tuple[tuple[str, Any], ...] = (("adapt", True),)
     prompts: tuple[str, ...] = ()
+    negative_prompt: str | None = None
     device: str = "cpu"
     variant: str | None = None
 
@@ -130,6 +132,7 @@ class Comparison:
             "mixture",
             "pictures",
             "prompts",
+            "negative_prompt",
             "device",
             "variant",
         )

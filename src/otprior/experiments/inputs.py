@@ -63,7 +63,6 @@ class Inputs:
     Attributes:
         model: The network's diffusers folder.
         null_class_label: Its label for no class, if known.
-        prompts: What a pipeline with prompts is told.
         stock: Whether it is called as its own class, such as one with prompts.
     """
 
@@ -79,14 +78,13 @@ class Inputs:
         atoms: int | None,
         copies_of: str | None,
         pictures: tuple[tuple[str, Any], ...],
-        prompts: tuple[str, ...],
         variant: str | None,
     ) -> None:
         own = model != BUNDLED
         self.model = find_pipeline(model, variant) if own else bundled.pipeline_path()
         self.null_class_label = null_class_label if own else bundled.null_class_label()
         self._own_model, self._extractor = own, extractor
-        self.prompts, self._variant = prompts, variant
+        self._variant = variant
         self.stock = own and is_stock(self.model)
         # (Those of pixels may lie beside the index, as in the first repositories; see `_picture_shape`.)
         latent = self.stock or (own and any((self.model / name).is_dir() for name in AUTOENCODERS))
@@ -111,7 +109,6 @@ class Inputs:
             comparison.atoms,
             comparison.copies_of,
             comparison.pictures,
-            comparison.prompts,
             comparison.variant,
         )
 
@@ -193,11 +190,11 @@ class Inputs:
     def models(
         self, priors: Path, precision: str = "float32", conditional: bool = True, device: str = "cpu"
     ) -> Models:
-        """The network, and where its fitted priors are; classes are looked up only if they are needed."""
+        """The network, told no prompts, and where its priors are; classes are looked up only if they are needed."""
         classes = self.classes if conditional or self.stock else None
         shape = self._space.shape if self.stock and self._space is not None else None
-        own = (self.null_class_label, precision, classes, self.prompts, shape, device, self._variant)
-        return Models(self.model, priors, *own)
+        known = (self.null_class_label, precision, classes)
+        return Models(self.model, priors, *known, shape=shape, device=device, variant=self._variant)
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of all that is not bundled, by the field of `Comparison` that names it."""

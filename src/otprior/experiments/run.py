@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,7 @@ def run_comparison(
     starts, sets = comparison.starts, range(comparison.seed_sets)
     blocks = {start.key: [comparison.blocks(start, work / "images", k) for k in sets] for start in starts}
     flow = None if comparison.flow is None else comparison.blocks(comparison.flow, work / "images", 0)
-    conditional = any(start.conditional for start in comparison.sampled_starts)
-    models = inputs.models(priors, comparison.precision, conditional, comparison.device)
+    models = _models(comparison, priors)
     every = [block for sets in blocks.values() for one in sets for block in one] + (flow or [])
     _sample(partial(sample, models), every, workers, threads, listen)
     figures = measure(comparison, work / "figures", blocks, workers, threads, listen)
@@ -85,6 +85,12 @@ def run_comparison(
         environment=_environment(workers, threads),
     )
     return ComparisonResult(report, images, figures, comparison, work)
+
+
+def _models(comparison: Comparison, priors: Path) -> Models:
+    conditional = any(start.conditional for start in comparison.sampled_starts)
+    models = Inputs.of(comparison).models(priors, comparison.precision, conditional, comparison.device)
+    return replace(models, prompts=comparison.prompts, negative_prompt=comparison.negative_prompt)
 
 
 def claim_work(work: Path, comparison: Comparison, growing: bool) -> None:

@@ -65,6 +65,7 @@ class Models:
         precision: "float32", or "bfloat16" for autocast of the network alone.
         classes: How many classes conditional starts, and stock pipelines that are told classes, go through.
         prompts: What a pipeline with prompts is told: seed s gets number s modulo their number. () of others.
+        negative_prompt: What its images shall not show, or None.
         shape: (C, H, W) of the latents of a stock pipeline, called as its own class; None of another.
         device: Where the network runs.
         variant: Which of several files of weights.
@@ -76,6 +77,7 @@ class Models:
     precision: str = "float32"
     classes: int | None = None
     prompts: tuple[str, ...] = ()
+    negative_prompt: str | None = None
     shape: tuple[int, ...] | None = None
     device: str = "cpu"
     variant: str | None = None
@@ -246,6 +248,7 @@ def _stock_batches(models: Models, start: StartSpec, seeds: range) -> Iterator[S
         start.steps,
         STOCK_BATCH,
         prompts=[models.prompts[seed % len(models.prompts)] for seed in seeds] if models.prompts else None,
+        negative_prompt=models.negative_prompt,
         labels=[seed % models.classes for seed in seeds] if models.classes else None,
         guidance_scale=start.guidance,
         timesteps=grid,
