@@ -31,8 +31,9 @@ ANY = {"KarrasDiffusionSchedulers", "SchedulerMixin", "Any"}
 LOOKED_AT = {
     "DanceDiffusionPipeline": "it is made for IPNDMScheduler",
     "SanaSprintPipeline": "it is made for SCMScheduler",
-    "SpectrogramDiffusionPipeline": "it draws noise segment by segment, in its loop",
-    "LTXI2VLongMultiPromptPipeline": "it draws noise segment by segment, in its loop",
+    "SpectrogramDiffusionPipeline": "it denoises segment by segment",
+    "AnyFlowFARPipeline": "it denoises segment by segment",
+    "LTXI2VLongMultiPromptPipeline": "it denoises segment by segment",
     "Kandinsky6SRPipeline": "it noises an image: its start is that image",
     "JoyImageEditPlusPipeline": "its latents hold the tokens of other images, too",
 }
@@ -77,8 +78,6 @@ def why_not(module: str, node: Any) -> str | None:
         return "it denoises a film and its sound together, or an image and its text, each from its own noise"
     if "deepcopy(self.scheduler" in text:
         return "it steps several copies of its scheduler"
-    if "config.sigma_max" in prepare and not any(each.startswith("EDM") for each in named):
-        return "its flow scheduler runs an exploding process, up to sigma_max"
     return None
 
 

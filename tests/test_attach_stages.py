@@ -180,6 +180,73 @@ def test_noise_at_the_largest_sigma_by_hand(scale: float) -> None:
     assert apart(out, x) < TOLERANCE
 
 
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_a_flow_scheduler_of_an_exploding_process_by_hand(scale: float) -> None:
+    """Cosmos 2 steps from σ up to 80 by Euler's rule, and preconditions its network as a flow of time σ/(1 + σ)."""
+    net = network(
+        "CosmosTransformer3DModel", in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16,
+        num_layers=1, text_embed_dim=16, adaln_lora_dim=4, max_size=(4, 16, 16), extra_pos_embed_type=None,
+        concat_padding_mask=False,
+    )  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
+    pipe = quiet(diffusers.Cosmos2TextToImagePipeline(None, None, net, None, scheduler, Nothing()))
+    prior, z = gaussian((4, 1, 4, 4), pipe.scheduler, math.log(2.0) / 4), normal(1, 4, 1, 4, 4, seed=7)
+    calls = recorded(net)
+    embeds = {f"{name}prompt_embeds": normal(1, 5, 16, seed=k) for k, name in enumerate(("", "negative_"))}
+    out = attach(pipe, prior)(
+        **embeds, height=32, width=32, num_inference_steps=STEPS, guidance_scale=scale, latents=z.clone(),
+        output_type="latent",
+    ).images  # fmt: skip
+    x = prior(z)
+    ends = [2.0 ** (1 / 7), 0.002 ** (1 / 7)]
+    sigmas = [(ends[0] + k / STEPS * (ends[1] - ends[0])) ** 7 for k in range(STEPS + 1)]
+    each = len(calls) // STEPS
+    for k, told in enumerate([calls[each * k : each * (k + 1)] for k in range(STEPS)]):
+        time = sigmas[k] / (1 + sigmas[k])
+        assert float(told[0][1]["timestep"][0]) == pytest.approx(time, abs=1e-5)
+        with torch.no_grad():
+            outs = [net(**{**kwargs, "hidden_states": x * (1 - time)})[0] for _, kwargs in told]
+        clean = [x * (1 - time) - time * each for each in outs]
+        guided = clean[0] + (scale * (clean[0] - clean[1]) if scale > 1 else 0)
+        x = guided + sigmas[k + 1] / sigmas[k] * (x - guided)
+    assert apart(out, x[:, :, 0]) < TOLERANCE
+    # One of the same process that takes another kind of answer:
+    pipe.scheduler = diffusers.EDMEulerScheduler(sigma_min=0.002, sigma_max=80)
+    with pytest.raises(ValueError, match="'velocity'"):
+        pipe(**embeds, height=32, width=32, num_inference_steps=STEPS, output_type="latent")
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_a_flow_map_is_told_both_ends_of_each_step(scale: float) -> None:
+    net = network(
+        "AnyFlowTransformer3DModel", num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
+        text_dim=16, freq_dim=16, ffn_dim=24, num_layers=1,
+    )  # fmt: skip
+    scheduler = diffusers.FlowMapEulerDiscreteScheduler(shift=5.0)
+    pipe = quiet(diffusers.AnyFlowPipeline(None, None, net, None, scheduler))
+    prior, z = gaussian((4, 2, 4, 4), scheduler, 800.0), normal(1, 4, 2, 4, 4, seed=7)
+    calls = recorded(net)
+    embeds = {f"{name}prompt_embeds": normal(1, 5, 16, seed=k) for k, name in enumerate(("", "negative_"))}
+    if scale == 1:
+        del embeds["negative_prompt_embeds"]
+    out = attach(pipe, prior)(
+        **embeds, height=32, width=32, num_frames=5, num_inference_steps=STEPS, guidance_scale=scale,
+        latents=z.clone(), output_type="latent",
+    ).frames  # fmt: skip
+    x = prior(z).transpose(1, 2)
+    first = 0.8 / (5 - 4 * 0.8)  # before the shift
+    sigmas = [5 * u / (1 + 4 * u) for u in (first * k / STEPS for k in range(STEPS, -1, -1))]
+    for k, (_, kwargs) in enumerate(list(calls)):
+        told = [float(kwargs[name].flatten()[0]) for name in ("timestep", "r_timestep")]
+        assert told == pytest.approx([1000 * sigmas[k], 1000 * sigmas[k + 1]], abs=1e-3)
+        rows = len(kwargs["hidden_states"])
+        with torch.no_grad():
+            answer = net(**{**kwargs, "hidden_states": x.repeat(rows, 1, 1, 1, 1)})[0]
+        velocity = answer[:1] + scale * (answer[1:] - answer[:1]) if rows == 2 else answer
+        x = x - (sigmas[k] - sigmas[k + 1]) * velocity
+    assert apart(out, x.transpose(1, 2)) < TOLERANCE
+
+
 # Films from a first frame ----------------------------------------------------------------------------------------
 
 

@@ -33,7 +33,10 @@ Number = TypeVar("Number", float, Tensor)
 
 # Schedulers of VE networks after Karras et al.: the network takes c_noise = log(σ)/4.
 _EDM = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
-_FLOW = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
+_FLOW = tuple(
+    f"Flow{name}Scheduler"
+    for name in ("MatchEulerDiscrete", "MatchHeunDiscrete", "MatchLCM", "MapEulerDiscrete")
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,6 +180,7 @@ class NoiseSchedule:
         of their betas, the same as under DDIM (sampling accounts for the samplers' scale). Exceptions are EDM
         schedulers, and Euler with continuous timesteps and v-prediction, whose networks take log(σ)/4: VE. A
         flow-matching network takes t = T σ, so its `shift` moves grids of timesteps but not the relation of t to σ.
+        Where the config of a flow scheduler has a `sigma_max` above 1, as Cosmos 2 writes it, the process is EDM's.
         Betas may be of any shape. Rescaled to zero terminal SNR, the last timestep has α = 0 also where the scheduler
         puts 2⁻¹² there to keep its own divisions finite (with linear betas that is *more* signal than one timestep
         earlier).
@@ -188,12 +192,12 @@ class NoiseSchedule:
             ValueError: If the scheduler describes none of the three families.
         """
         name, config = type(scheduler).__name__, getattr(scheduler, "config", {})
+        if name in _EDM or (name in _FLOW and (config.get("sigma_max") or 1.0) > 1):
+            return cls.edm(config["sigma_min"], config["sigma_max"])
         if name in _FLOW or config.get("use_flow_sigmas"):
             inverted = bool(config.get("invert_sigmas"))
             require(not inverted, "scheduler", "one with invert_sigmas=False", f"{name} with True")
             return cls.flow(config["num_train_timesteps"])
-        if name in _EDM:
-            return cls.edm(config["sigma_min"], config["sigma_max"])
         if name == "DDPMWuerstchenScheduler":
             times = torch.linspace(0, 1, 1001, dtype=torch.float64)
             kept = scheduler._alpha_cumprod(times, times.device)

@@ -1,4 +1,4 @@
-r"""Schedulers of VE networks whose timestep is log(σ)/4, from t*.
+r"""Schedulers of VE networks whose timestep is log(σ)/4, from t*; and the flow scheduler where it runs up to such a σ.
 
 Their steps read nothing but the public `sigmas` and `timesteps`, which are set after `set_timesteps`: to given
 ones, or to the stock spacing (equal steps in σ^{1/ρ} or in log σ) with σ(t*) in the place of the largest σ.
@@ -10,13 +10,14 @@ References:
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.sampling.schedulers.support import StartRequest, remade
+from otprior.sampling.schedulers.support import StartRequest
 from otprior.utils.validation import require
 
 
@@ -35,7 +36,7 @@ def start_edm(request: StartRequest) -> tuple[Any, Tensor]:
     else:
         count = request.num_steps or 1
         sigmas = _stock(scheduler, schedule, request.timestep, count if zero else count + 1)[:count]
-    fresh = remade(scheduler)
+    fresh = copy.deepcopy(scheduler)
     fresh.set_timesteps(len(sigmas), device=request.device)
     fresh.sigmas = torch.cat([sigmas, sigmas.new_tensor([last])]).float()
     fresh.timesteps = (sigmas.log() / 4).float().to(request.device)

@@ -80,7 +80,7 @@ def _shift(scheduler: Any, mu: float | None) -> float:
     config = scheduler.config
     if not config.get("use_dynamic_shifting"):
         # `set_shift` changes the attribute and not the config.
-        return float(getattr(scheduler, "shift", config.get("flow_shift", 1.0)))
+        return float(getattr(scheduler, "_shift", config.get("flow_shift", config.get("shift", 1.0))))
     if mu is None:
         hint = "The pipeline's resolution decides it."
         require(False, "mu", "given for a scheduler with use_dynamic_shifting", None, hint)

@@ -53,7 +53,7 @@ def start_at(
         >>> pipe("a cat", num_inference_steps=4, latents=pipe.scheduler.start(z))
     """
     base = stock_scheduler(scheduler)
-    find_support(base)  # refuses a class that cannot start, before its process is asked for
+    support = find_support(base)  # refuses a class that cannot start, before its process is asked for
     grid = None if timesteps is None else [float(each) for each in timesteps]
     begun = Begun(base, prior, find_origin(base, prior), check, grid)
     stock = type(base)
@@ -62,7 +62,7 @@ def start_at(
     # Pipelines read from signatures what a scheduler takes: eta, generator; timesteps, sigmas.
     made.step = _signed(_StartsAt.step, inspect.signature(stock.step))  # type: ignore[attr-defined]
     asked = inspect.signature(_StartsAt.set_timesteps).parameters
-    flow = begun.origin.schedule.kind == "flow"
+    flow = "flow" in (begun.origin.schedule.kind, support.grid)
     hidden = ("others",) if flow else ("others", "sigmas", "mu")
     shown = [each for name, each in asked.items() if name not in hidden]
     made.set_timesteps = _signed(_StartsAt.set_timesteps, inspect.Signature(shown))  # type: ignore[attr-defined]
@@ -205,6 +205,9 @@ class _StartsAt:
             rule = f"{len(begun.grid)}, the timesteps of the grid that was given"
             require(steps == len(begun.grid), "num_inference_steps", rule, steps)
             asked = {"timesteps": begun.grid}
+        if self.begins_exploding and find_support(begun.base).grid == "flow" and "sigmas" in asked:
+            # (Cosmos 2 gives places between the largest and the least, of which its scheduler heeds the number.)
+            asked = {"num_inference_steps": len(asked["sigmas"])}
         last = begun.origin.schedule.timestep_range[1]
         if begun.origin.schedule.kind == "flow" and asked.get("timesteps", [0.0])[0] == last:
             # (A pipeline's own grid, from the top: LTX's for conditions.)
@@ -219,7 +222,8 @@ class _StartsAt:
         self.num_inference_steps = len(begun.told) if num_inference_steps is None else num_inference_steps
         if hasattr(begun.run.scheduler, "sigmas"):
             # (Not a respaced `alphas_cumprod`, which `add_noise` would index by the timestep.)
-            self.sigmas = begun.run.scheduler.sigmas
+            # A copy: Cosmos 2 overwrites the last, which would make its last step stand still.
+            self.sigmas = begun.run.scheduler.sigmas.clone()
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None, *args: Any, **kwargs: Any) -> Tensor:
         """What the network is given at this timestep."""

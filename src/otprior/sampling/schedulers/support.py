@@ -103,6 +103,7 @@ _SUPPORT = {
     "PNDMScheduler": Support("respaced", own=False, truncated=False, needs=(("skip_prk_steps", True),)),
     "FlowMatchEulerDiscreteScheduler": Support("flow"),
     "FlowMatchLCMScheduler": Support("flow", needs=(("scale_factors", None),)),
+    "FlowMapEulerDiscreteScheduler": Support("flow"),
     "UnCLIPScheduler": Support("public", truncated=False),
     "DDPMWuerstchenScheduler": Support("ratio"),
     "EDMEulerScheduler": Support("edm"),
