@@ -1,10 +1,15 @@
 """A block for Modular Diffusers: sampling begins at t* from a prior.
 
-Insert it after the block that prepares latents, and give the pipeline a scheduler that begins there:
+Insert it after the block that prepares latents from noise, and give the pipeline a scheduler that begins there:
 
-    blocks.sub_blocks.insert("start", PriorStartStep(), list(blocks.sub_blocks).index("prepare_latents") + 1)
-    pipe = blocks.init_pipeline(...)
-    pipe.update_components(scheduler=otprior.start_at(pipe.scheduler, prior))
+    blocks = ModularPipeline.from_pretrained("owner/name").blocks.get_workflow("text2image")
+    place = next(k for k, name in enumerate(blocks.sub_blocks) if name.endswith("prepare_latents"))
+    blocks.sub_blocks.insert("start", PriorStartStep(), place + 1)
+    pipe = blocks.init_pipeline("owner/name")
+    pipe.load_components()
+    pipe.update_components(scheduler=start_at(pipe.scheduler, prior))
+
+(Blocks without workflows, such as those of Wan, have the place deeper: `blocks.sub_blocks["denoise"]`.)
 
 `generator=` and `latents=` then are the seed, and `num_inference_steps=K` are K steps from t*. (Latents must have the
 prior's shape; a block for packed ones, such as Flux's, unpacks them first.)

@@ -1,6 +1,7 @@
 """A community pipeline of diffusers: Stable Diffusion that takes a prior in its call.
 
-    pipe = DiffusionPipeline.from_pretrained("owner/sd", custom_pipeline="examples/stable_diffusion_prior.py")
+    file = "examples/stable_diffusion_prior.py"
+    pipe = DiffusionPipeline.from_pretrained("owner/sd", custom_pipeline=file, trust_remote_code=True)
     pipe("a cat", num_inference_steps=4, prior=Prior.from_pretrained("owner/sd", subfolder="prior"))
 
 `otprior.attach` does this for any pipeline; this file is for those who load pipelines by `custom_pipeline=`.
