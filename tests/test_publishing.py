@@ -80,6 +80,9 @@ def test_a_pipeline_publishes_no_images_unasked(tmp_path: Path) -> None:
     assert FakeHub.uploaded == {}
     assert pipe.push_to_hub("someone/fast", data_license="MIT") == "hub/someone/fast"
     assert "Published under: MIT" in FakeHub.uploaded["README.md"]
+    # (There is no prior at the top of a pipeline's repository.)
+    assert 'OTPriorPipeline.from_pretrained("someone/fast")' in FakeHub.uploaded["README.md"]
+    assert " Prior.from_pretrained" not in FakeHub.uploaded["README.md"]
     assert "holds training images" in FakeHub.uploaded["prior/README.md"]
     assert {"model_index.json", "prior/model.safetensors"} < set(FakeHub.uploaded)
     pipe.prior = GaussianPrior.fit(IMAGES, schedule, timestep=500)
@@ -109,7 +112,7 @@ def test_the_card_has_front_matter_figures_and_what_is_copied(
         "1.2%",
         "t* = 20",
         "holds images",
-        'from_pretrained("someone/prior")',
+        ' Prior.from_pretrained("someone/prior")',
     ):
         assert text in card.text, text
     report["rows"] = []

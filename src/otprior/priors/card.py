@@ -22,14 +22,21 @@ _LICENSES = (
 )  # fmt: skip
 
 
-def model_card(prior: Prior, repo_id: str, data_license: str | None, evaluation: str | Path | None) -> str:
+def model_card(
+    prior: Prior,
+    repo_id: str,
+    data_license: str | None,
+    evaluation: str | Path | None,
+    with_pipeline: bool = False,
+) -> str:
     """The text, with YAML front matter.
 
     Arguments:
-        prior: What is published; as a repository of its own, or in the folder `prior` of a pipeline's.
+        prior: What is published.
         repo_id: "owner/name".
         data_license: The licence of the images, or None.
         evaluation: The folder of `otprior evaluate` whose figures are shown, or None.
+        with_pipeline: Whether the repository is that of an `OTPriorPipeline`, with the prior in its folder `prior`.
 
     Raises:
         ValueError: If its report.json holds no figures.
@@ -40,10 +47,11 @@ def model_card(prior: Prior, repo_id: str, data_license: str | None, evaluation:
     facts += [] if prior.num_classes is None else [("classes", str(prior.num_classes))]
     facts += [(name, markdown(text)) for name, text in prior.summary()]
     rows = "\n".join(f"| {name} | {text} |" for name, text in facts)
+    labels = "" if prior.num_classes is None else "class_labels=0, "
     return _CARD.format(
         license=_license_lines(data_license),
         name=repo_id.split("/")[-1],
-        repo=repo_id,
+        use=(_USE_PIPELINE if with_pipeline else _USE_PRIOR).format(repo=repo_id, labels=labels),
         rows=rows,
         figures=_figures(evaluation),
         copying=_copying(prior),
@@ -111,6 +119,18 @@ def data_facts(facts: Mapping[str, Any], data_license: str | None = None) -> str
     )
 
 
+_USE_PRIOR = """\
+from otprior import Prior, attach
+
+attach(pipe, Prior.from_pretrained("{repo}"))  # pipe: a diffusers pipeline of the same latents
+pipe(..., num_inference_steps=4)"""
+
+_USE_PIPELINE = """\
+from otprior import OTPriorPipeline
+
+pipe = OTPriorPipeline.from_pretrained("{repo}")
+pipe(batch_size=4, {labels}num_inference_steps=4).images"""
+
 _CARD = """\
 ---
 library_name: otprior
@@ -132,13 +152,8 @@ Few network evaluations are enough from there, and nothing is retrained.
 ## Use
 
 ```python
-from otprior import Prior, attach
-
-attach(pipe, Prior.from_pretrained("{repo}"))  # any diffusers pipeline of the same latents
-pipe(..., num_inference_steps=4)
+{use}
 ```
-
-(In a pipeline's repository it is `Prior.from_pretrained("{repo}", subfolder="prior")`.)
 
 ## Figures
 

@@ -286,7 +286,7 @@ class OTPriorPipeline(DiffusionPipeline):
         card = None
         if self.prior is not None:
             self.prior.check_publishable(data_license)
-            card = model_card(self.prior, repo_id, data_license, evaluation)
+            card = model_card(self.prior, repo_id, data_license, evaluation, with_pipeline=True)
         return upload(
             self.save_pretrained,
             repo_id,
