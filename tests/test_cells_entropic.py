@@ -12,8 +12,9 @@ from scipy.special import expit
 from torch import Generator, Tensor
 
 from otprior import solve_semidiscrete
+from otprior.transport.cells import entropic
 from otprior.transport.cells.entropic import EntropicCells
-from otprior.transport.cells.search import LaguerreCells
+from otprior.transport.cells.search import DRAWS_PER_SET, LaguerreCells
 from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.potential import natural_scale
 from otprior.transport.solution import Outcome
@@ -87,6 +88,24 @@ def test_small_entropy_is_none(dim: int) -> None:
     shares = smoothed.hits(offsets, "test", range(8)).double() / smoothed.units_per_draw
     assert float(shares.sum()) == pytest.approx(8 * 256, abs=1e-3)
     assert float((shares - hard.hits(offsets, "test", range(8))).abs().sum()) < 0.01 * 8 * 256
+
+
+@pytest.mark.parametrize("lifted", [0.0, 150.0])
+@pytest.mark.parametrize("dim", [8, 130])
+def test_shares_are_those_of_a_softmax(dim: int, lifted: float) -> None:
+    """Of 2,100 atoms, which are three blocks, summed over all draws of two sets; float64 by hand. An atom that is not
+    among the sampled ones may be the highest by far: `lifted` ε are more than float32 has powers for."""
+    measure = DiscreteMeasure.build(mixture(2100, dim))
+    hard = LaguerreCells.build(measure, 0)
+    cells = EntropicCells(hard, 0.5 * float(natural_scale(measure.atoms, measure.weights).median()))
+    offsets = 0.2 * cells.entropy * normal(2100, seed=3).double()
+    offsets[entropic.SAMPLED + 1] += lifted * cells.entropy
+    draws = hard.draws("test", [5, 6])
+    rows = torch.cat([draws.rows(k, torch.arange(DRAWS_PER_SET)) for k in (0, 1)])
+    expected = torch.softmax((rows @ hard.atoms.double().T + offsets) / cells.entropy, dim=1).sum(dim=0)
+    found = cells.hits(offsets, "test", [5, 6]).double() / cells.units_per_draw
+    # (A score over ε is some 40 or, lifted, 200, and off by 1e-7 of that.)
+    torch.testing.assert_close(found, expected, rtol=2e-4, atol=1e-6)
 
 
 def test_chi_squared_of_shares_is_unbiased() -> None:

@@ -50,18 +50,32 @@ def test_mixed_draws_have_the_moments_of_the_normal_law(kind: dict[str, Any]) ->
         assert bool(((of_set.mean(dim=0) - expected).abs() < 4 * error).all())
 
 
-def test_base_draws_are_cut_where_blocks_share_each_atom() -> None:
-    def blocks(atoms: Tensor) -> int:
-        return LaguerreCells.build(DiscreteMeasure.build(atoms), 0).blocks
-
-    even = normal(200, 160)
-    assert blocks(even) == 8
-    # Half of the coordinates are almost constant: four of eight blocks have nothing. Shuffled, all have some.
+def test_base_draws_are_cut_and_atoms_rotated_where_blocks_do_not_share_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    even = normal(200, 163)
+    given = DiscreteMeasure.build(even)
+    cells = LaguerreCells.build(given, 0)
+    assert cells.blocks == 8
+    assert torch.equal(cells.atoms, given.centred())
+    # Half of the coordinates are almost constant: four of eight blocks have nothing. And atoms that lie in one block
+    # each: all scores of one would come from four numbers. After a rotation, all blocks have some of each.
     half = torch.cat([even[:, :80], 0.01 * even[:, 80:]], dim=1)
-    assert blocks(half) == 1
-    assert blocks(half.unflatten(1, (2, 80)).mT.flatten(1)) == 8
-    # Blocks share the variance of these, but each atom lies in one: all its scores would come from four numbers.
-    assert blocks(torch.eye(160)) == 1
+    for atoms in (half, torch.eye(163), half.double()):
+        measure = DiscreteMeasure.build(atoms)
+        cells, centred = LaguerreCells.build(measure, 0), measure.centred()
+        assert cells.blocks == 8
+        # A rotation: products are the same, up to rounding.
+        rounding = 1e-5 if atoms.dtype == torch.float32 else 1e-12
+        expected = centred @ centred.T
+        torch.testing.assert_close(cells.atoms @ cells.atoms.T, expected, rtol=0, atol=rounding * 160)
+        assert not torch.equal(cells.atoms, centred)
+    # Large atoms are not copied for it.
+    monkeypatch.setattr(search, "MOST_ROTATED", 0)
+    measure = DiscreteMeasure.build(half - half.mean(dim=0))
+    cells = LaguerreCells.build(measure, 0, centre=False)
+    assert cells.blocks == 1
+    assert cells.atoms is measure.atoms
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])

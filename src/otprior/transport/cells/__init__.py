@@ -23,7 +23,8 @@ class Cells(Protocol):
 
     Attributes:
         measure: The target ν, N distinct atoms of positive weight.
-        atoms: y, perhaps less their mean, shape (N, d). (The mean changes all scores of a draw alike, and so no cell.)
+        atoms: y, perhaps less their mean and rotated, shape (N, d). (The mean changes all scores of a draw alike, and
+            so no cell; a rotation of atoms and draws changes no score, and no law of draws.)
         source: The law of the draws.
         seed: Of the draws.
         entropy: ε, in units of a score; 0 where each draw has one cell.

@@ -34,6 +34,9 @@ from otprior.transport.source import Source
 KEPT = 1 << 24
 # Atoms whose scores are computed, and raised to powers, while they are in cache.
 ATOMS_PER_BLOCK = 1024
+# Scores are taken relative to the highest among every so many atoms, which is near enough to that among all: powers are
+# in range, or their sum shows that they are not, and the highest of all is found.
+SAMPLED, LEAST_WEIGHT = 32, 1e-30
 # Logarithm below which a share is none. (Powers that float32 has no normal number for take ten times as long.)
 LEAST_LOG = -60.0
 
@@ -103,8 +106,8 @@ class EntropicCells:
         hard, dtype, count = self.hard, self.atoms.dtype, len(self.atoms)
         h = (offsets / self.entropy).to(dtype)
         size = count if h.is_cuda else ATOMS_PER_BLOCK
-        blocks = [slice(first, first + size) for first in range(0, count, size)]
-        room = h.new_empty(min(DRAWS_PER_SET, max(2, KEPT // count)), count)
+        rows = min(DRAWS_PER_SET, max(2, KEPT // count // 2 * 2))
+        room = [part.new_empty(rows, len(part)) for part in h.split(size)]
         mine = set(processes.share(range(len(numbers))))
         # (Base draws of several sets are multiplied together, by every process, so that all round alike.)
         together = min(SETS_AT_A_TIME, max(1, KEPT // (BASE_DRAWS * count)))
@@ -113,35 +116,46 @@ class EntropicCells:
             if not own:
                 continue
             draws = hard.draws(stream, numbers[first : first + together])
-            lefts, rights = zip(*(draws.sides(hard.factors[block].T, dtype) for block in blocks))
+            # (Below the products: h, and ones for what is taken off each row, so that a product adds both.)
+            left, right = draws.sides(hard.factors.T, torch.stack([h, torch.ones_like(h)]))
             for k in own:
-                left = lefts[0][k - first] / self.entropy
-                right = [part[k - first] for part in rights]
-                yield _sum_of_shares(left, right, h, blocks, draws.mirrored, room)
+                blocks = right[k - first].split(size, dim=1)
+                yield _sum_of_shares(left[k - first] / self.entropy, blocks, draws.mirrored, room)
 
 
-def _sum_of_shares(
-    left: Tensor, rights: Sequence[Tensor], h: Tensor, blocks: Sequence[slice], mirrored: bool, room: Tensor
-) -> Tensor:
+def _sum_of_shares(left: Tensor, rights: Sequence[Tensor], mirrored: bool, room: Sequence[Tensor]) -> Tensor:
     """Σ π_i over the draws of a set, in units; int64 (N,).
 
-    Scores over ε are left (k, m) times right (m, n), plus h (N,), for each block of atoms. `room` (r, N) is written to.
+    Scores over ε are left (k, m) times right (m, n) of each block of atoms, plus h, which is the row after the m; the
+    last is one. `room`, (r, n) for each block, is written to.
     """
-    total = torch.zeros(len(h), dtype=torch.float64, device=h.device)
-    for rows in left.split(len(room) // 2 if mirrored else len(room)):
-        powers, tops, sums = room[: len(rows) * (2 if mirrored else 1)], [], []
-        for block, right in zip(blocks, rights):
-            part, own = powers[:, block], h[block]
-            given = torch.addmm(own, rows, right, out=part[: len(rows)])
-            if mirrored:
-                torch.sub(2 * own, given, out=part[len(rows) :])
-            top = part.amax(dim=1, keepdim=True)
-            part.sub_(top).clamp_(min=LEAST_LOG).exp_()
-            tops.append(top[:, 0])
-            sums.append(part.sum(dim=1))
-        top = torch.stack(tops)
-        weight = (top - top.amax(dim=0)).exp_()
-        weight /= (weight * torch.stack(sums)).sum(dim=0)
-        for block, each in zip(blocks, weight):
-            total[block] += each @ powers[:, block]
+    total = torch.zeros(sum(part.shape[1] for part in room), dtype=torch.float64, device=left.device)
+    few = torch.cat([right[:, ::SAMPLED] for right in rights], dim=1)
+    for rows in left.split(len(room[0]) // (2 if mirrored else 1)):
+        powers = [part[: len(rows) * (2 if mirrored else 1)] for part in room]
+        weight = 1 / _raise(rows, _highest(rows, few, mirrored), rights, powers)
+        if not bool((weight > LEAST_WEIGHT).all()):
+            highest = torch.stack([_highest(rows, right, mirrored) for right in rights]).amax(dim=0)
+            weight = 1 / _raise(rows, highest, rights, powers)
+        total += torch.cat([weight @ part for part in powers])
     return (total * EntropicCells.units_per_draw).round().long()
+
+
+def _highest(left: Tensor, right: Tensor, mirrored: bool) -> Tensor:
+    """The highest score of each row, negatives after the others."""
+    scores, h = left @ right[:-2], right[-2]
+    return torch.cat([(h + side).amax(dim=1) for side in ((scores, -scores) if mirrored else (scores,))])
+
+
+def _raise(left: Tensor, off: Tensor, rights: Sequence[Tensor], powers: Sequence[Tensor]) -> Tensor:
+    """Writes exp(score − off), `off` for each row, to `powers`; returns their sums by row."""
+    given, mirrored = len(left), len(off) > len(left)
+    left = torch.cat([left, torch.ones_like(left[:, :1]), -off[:given, None]], dim=1)
+    total = torch.zeros_like(off)
+    for right, part in zip(rights, powers):
+        torch.mm(left, right, out=part[:given])
+        if mirrored:
+            both = off[:given] + off[given:]
+            torch.sub(2 * right[-2], part[:given], out=part[given:]).sub_(both[:, None])
+        total += part.clamp_(min=LEAST_LOG).exp_().sum(dim=1)
+    return total

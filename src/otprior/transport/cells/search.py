@@ -11,8 +11,9 @@ some N^(−1.7), not N^(−1). (Measured with the solver: docs/solver.md.) Diffe
 
 Each block of coordinates may have an orthogonal matrix of its own: z is N(0, I) all the same. So four base draws, cut
 into eight blocks of coordinates, give the 32 products that are mixed for the price of four. Where the blocks have about
-equal shares of the atoms' variance, as those of images have, two scores are no more correlated than before; where they
-have not (principal axes), base draws are cut into fewer blocks, or not at all.
+equal shares of the atoms' variance, as those of images have, two scores are no more correlated than before. Where they
+have not (principal axes), atoms and draws are rotated first, which spreads each coordinate over all blocks; atoms too
+many to be copied for that get fewer blocks, or one.
 
 In fewer than 128 dimensions the products cost little, and nothing is mixed. The same holds for a source other than
 N(0, I), since its mixtures would have another law.
@@ -34,7 +35,7 @@ from torch import Tensor
 from otprior.transport.cells.cuda import KernelSearch, kernel_runs_on
 from otprior.transport.chi_squared import ChiSquared, chi_squared_of_sets
 from otprior.transport.distributed import SINGLE, Processes
-from otprior.transport.measure import DiscreteMeasure
+from otprior.transport.measure import DiscreteMeasure, rows_per_block
 from otprior.transport.near_maximum import Candidates
 from otprior.transport.potential import BrenierPotential, largest_norm, product_roundoff
 from otprior.transport.source import NORMAL, Source
@@ -45,6 +46,8 @@ BASE_DRAWS = 32
 # Blocks that a base draw may be cut into, and how much that may add to the mean square of a correlation.
 BLOCKS, UNEVENNESS = (8, 4, 2), 1.5
 MIXED_FROM_DIM = 128
+# Entries up to which atoms are copied to be rotated.
+MOST_ROTATED = 1 << 26
 
 # Atoms whose scores are computed, mixed and searched at a time, so that they are still in cache when used again.
 ATOMS_PER_BLOCK = 4096
@@ -121,15 +124,17 @@ class DrawSets:
         ]
         return torch.cat([part.unflatten(0, (len(self), -1)) for part in parts], dim=1)
 
-    def sides(self, factors: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def sides(self, factors: Tensor, below: Tensor) -> tuple[Tensor, Tensor]:
         """Of each set the two matrices whose product is the scores of `factors` (d, n), without negatives.
 
-        Shapes (K, k, m) and (K, m, n); products with the factors are in the factors' type, all others in `dtype`.
+        Shapes (K, k, m) and (K, m + r, n): the rows `below` (r, n) follow. Products with the factors are in the
+        factors' type, all others in that of `below`.
         """
         base = self.base.to(factors.dtype)
         if self.mixers is None:
-            return base, factors.expand(len(self), -1, -1)
-        return self.mixers.to(dtype), replace(self, base=base).products(factors).to(dtype)
+            return base, torch.cat([factors.T, below.T], dim=1).T.expand(len(self), -1, -1)
+        products = replace(self, base=base).products(factors)
+        return self.mixers.to(below.dtype), torch.cat([products, below.expand(len(self), -1, -1)], dim=1)
 
     def written_out(self) -> DrawSets:
         """The same draws, with the negatives among them."""
@@ -213,10 +218,14 @@ class LaguerreCells:
         bfloat16 = bfloat16 and mixed and single
         own = not (centre or bfloat16) and measure.dim >= MIXED_FROM_DIM and measure.nearly_centred()
         atoms = measure.atoms if own else measure.centred()
+        blocks = _even_blocks(atoms) if mixed else 1
+        if mixed and blocks < BLOCKS[0] and atoms.numel() <= MOST_ROTATED:
+            rotated = _rotated(atoms)
+            if _even_blocks(rotated) > blocks:
+                atoms, blocks = rotated, _even_blocks(rotated)
         screen = atoms.to(torch.bfloat16) if bfloat16 else None
         on_cuda = single and kernel_runs_on(atoms.device)
         radius = largest_norm(atoms)
-        blocks = _even_blocks(atoms) if mixed else 1
         return cls(measure, atoms, screen, radius, seed, mixed, source, on_cuda, processes, blocks)
 
     @property
@@ -281,12 +290,14 @@ class LaguerreCells:
 
     def _scores(self, draws: DrawSets, offsets: Tensor, block: slice) -> Iterator[Tensor]:
         """Yields the screened scores of a block of atoms, (256, n) for each set, all in the same memory."""
-        lefts, rights = draws.sides(self.factors[block].T, self.atoms.dtype)
         h = offsets[block]
+        # (So that the product adds h.)
+        lefts, rights = draws.sides(self.factors[block].T, h[None])
+        lefts = torch.cat([lefts, torch.ones_like(lefts[..., :1])], dim=2)
         scores, twice = h.new_empty(DRAWS_PER_SET, len(h)), 2 * h
         given = scores[: lefts.shape[1]]
         for left, right in zip(lefts, rights):
-            torch.addmm(h, left, right, out=given)
+            torch.mm(left, right, out=given)
             if draws.mirrored:
                 torch.sub(twice, given, out=scores[len(given) :])
             yield scores
@@ -305,6 +316,20 @@ def _columns(dim: int, blocks: int) -> list[slice]:
     """Blocks of coordinates of nearly equal size."""
     ends = [dim * block // blocks for block in range(blocks + 1)]
     return [slice(first, last) for first, last in pairwise(ends)]
+
+
+def _rotated(atoms: Tensor) -> Tensor:
+    """The atoms (N, d), rotated: of eight coordinates, one of each block, each is spread over all eight, by a Hadamard
+    matrix with random signs. (A few coordinates are left as they are where eight does not divide d.)"""
+    blocks, dim = BLOCKS[0], atoms.shape[1]
+    signs = normal_block(0, "signs", 0, 1, dim)[0].sign().to(atoms.device, atoms.dtype)
+    rotation = torch.from_numpy(hadamard(blocks)).to(atoms.device, atoms.dtype) / blocks**0.5
+    first = torch.tensor([columns.start for columns in _columns(dim, blocks)], device=atoms.device)
+    eights = first[:, None] + torch.arange(dim // blocks, device=atoms.device)
+    rotated, size = atoms.clone(), rows_per_block(atoms)
+    for given, into in zip(atoms.split(size), rotated.split(size)):
+        into[:, eights] = rotation @ (given * signs)[:, eights]
+    return rotated
 
 
 def _even_blocks(atoms: Tensor) -> int:
