@@ -26,7 +26,7 @@ from otprior.priors import (
     find_prior,
     prior_kinds,
 )
-from otprior.sampling import OTPriorPipeline, seeds_to_generators
+from otprior.sampling import OTPriorPipeline, seeds_to_generators, start_at
 from otprior.sampling.folders import network_sha256
 
 LINEAR = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
@@ -386,6 +386,20 @@ def test_a_prior_of_another_size_is_refused() -> None:
         OTPriorPipeline(pipe.unet, pipe.scheduler, small)
     with pytest.raises(ValueError, match="prior must be"):
         pipe.prior = small
+
+
+def test_components_of_another_kind_are_refused(tmp_path: Path) -> None:
+    """Such as a prior's folder: its name is not loaded."""
+    network, scheduler = unet(), diffusers.DDIMScheduler()
+    for prior in (str(tmp_path), network):
+        with pytest.raises(ValueError, match="prior must be a Prior, or None"):
+            OTPriorPipeline(network, scheduler, prior)
+        with pytest.raises(ValueError, match="prior must be a Prior, or None"):
+            OTPriorPipeline(network, scheduler).prior = prior
+        with pytest.raises(ValueError, match="prior must be a Prior, or None"):
+            start_at(scheduler, prior)
+        with pytest.raises(ValueError, match="scheduler must be one of diffusers"):
+            OTPriorPipeline(network, prior)
 
 
 def test_a_scheduler_that_cannot_start_is_named() -> None:

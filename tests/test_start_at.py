@@ -291,7 +291,7 @@ def test_a_pipeline_of_our_own_steps_in_continuous_time() -> None:
 
 @pytest.mark.parametrize("what", [None, torch.nn.Linear(2, 2)])
 def test_what_is_no_scheduler(what: Any) -> None:
-    with pytest.raises(ValueError, match="scheduler must be a stock one"):
+    with pytest.raises(ValueError, match="scheduler must be one of diffusers"):
         OTPriorPipeline(pixel_unet(), what)
     with pytest.raises(ValueError, match="skip_prk_steps"):
         start_at(diffusers.PNDMScheduler(), None)

@@ -373,7 +373,7 @@ def load_images(data: Any, *, labels: Any = None, num_classes: int | None = None
 
 def _check_form(shape: torch.Size, stream: ImageStream) -> None:
     """Requires the size and channels that a stream is to have."""
-    name, hint = stream.name, "Resize them: how is a choice that changes results"
+    name, hint = stream.name, "Choose by resize=, crop= and convert= how they become so"
     if len(shape) != 3:
         rule = "(N, C, H, W)" + ", or films (N, C, F, H, W)" * stream.films
         require(stream.value_range is None or (stream.films and len(shape) == 4), name, rule, tuple(shape))

@@ -140,20 +140,19 @@ class OTPriorPipeline(DiffusionPipeline):
             )
             count = num_classes(unet)
             check_integer("null_class_label", null_class_label, 0, None if count is None else count - 1)
+        _check_kind("scheduler", scheduler)
+        _check_kind("prior", prior)
         self.register_modules(unet=unet, scheduler=scheduler, prior=prior, vae=vae)
         self.register_to_config(null_class_label=null_class_label)
         self.image_processor = VaeImageProcessor(vae_scale_factor=1)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        _check_kind(name, value)
         if name == "prior" and value is not None:
-            shape = latent_shape(self.unet)
-            fits = shape is None or tuple(value.shape) == shape
-            require(fits, "prior", f"for the network's latents, of shape {shape}", tuple(value.shape))
-        if name == "scheduler":
-            stock = hasattr(value, "set_timesteps") and not starts_at(value)
-            require(stock, "scheduler", "a stock one", type(value).__name__, "Assign pipe.prior = prior.")
-            if self.__dict__.get(name) is not None:
-                check_network(value, self.scheduler)
+            shape, got = latent_shape(self.unet), tuple(value.shape)
+            require(shape in (None, got), "prior", f"for the network's latents, of shape {shape}", got)
+        if name == "scheduler" and self.__dict__.get(name) is not None:
+            check_network(value, self.scheduler)
         super().__setattr__(name, value)
         if name == "prior" and value is not None:
             # Assigned to a pipeline that was made without one, it would not be saved. `Prior` loads any kind.
@@ -390,3 +389,12 @@ class OTPriorPipeline(DiffusionPipeline):
                     x = (callback(self, i, t, values) or {}).get("latents", x)
                 bar.update()
         return x
+
+
+def _check_kind(name: str, value: Any) -> None:
+    """Requires a prior or scheduler to be one; other components are checked elsewhere."""
+    came = type(value).__name__
+    require(name != "prior" or isinstance(value, Prior | None), name, "a Prior, or None", came)
+    if name == "scheduler":
+        require(hasattr(value, "set_timesteps"), name, "one of diffusers", came)
+        require(not starts_at(value), name, "a stock one", came, "Assign pipe.prior = prior.")

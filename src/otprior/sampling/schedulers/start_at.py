@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from otprior.priors import Prior
 from otprior.sampling.schedulers.begun import Begun
 from otprior.sampling.schedulers.flow import before_shift
 from otprior.sampling.schedulers.start import Start, find_origin
@@ -52,6 +53,7 @@ def start_at(
         >>> pipe.scheduler = start_at(pipe.scheduler, prior)
         >>> pipe("a cat", num_inference_steps=4, latents=pipe.scheduler.start(z))
     """
+    require(prior is None or isinstance(prior, Prior), "prior", "a Prior, or None", type(prior).__name__)
     base = stock_scheduler(scheduler)
     support = find_support(base)  # refuses a class that cannot start, before its process is asked for
     grid = None if timesteps is None else [float(each) for each in timesteps]
