@@ -157,7 +157,7 @@ def test_a_comparison_reads_photographs_at_the_size_of_its_network(tmp_path: Pat
     (tmp_path / "model" / "unet" / "config.json").write_text('{"in_channels": 3, "sample_size": 8}')
     index = {"_class_name": "DDPMPipeline", "unet": ["diffusers", "UNet2DModel"]}
     (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
-    sets = (photographs, photographs, photographs, None, None, (("adapt", True),), (), None)
+    sets = (photographs, photographs, photographs, None, None, (("adapt", True),), None)
     inputs = Inputs(str(tmp_path / "model"), None, "bundled", "auto", *sets)
     assert inputs.atoms.images.shape == inputs.split.images.shape == (12, 3, 8, 8)
     expected = open_images(photographs, size=8, channels=3, adapt=True).read()
