@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import ot
 import pytest
@@ -100,12 +102,16 @@ def test_shares_are_those_of_a_softmax(dim: int, lifted: float) -> None:
     cells = EntropicCells(hard, 0.5 * float(natural_scale(measure.atoms, measure.weights).median()))
     offsets = 0.2 * cells.entropy * normal(2100, seed=3).double()
     offsets[entropic.SAMPLED + 1] += lifted * cells.entropy
-    draws = hard.draws("test", [5, 6])
+    draws = hard.draws("test", [5, 9])
     rows = torch.cat([draws.rows(k, torch.arange(DRAWS_PER_SET)) for k in (0, 1)])
     expected = torch.softmax((rows @ hard.atoms.double().T + offsets) / cells.entropy, dim=1).sum(dim=0)
-    found = cells.hits(offsets, "test", [5, 6]).double() / cells.units_per_draw
+    found = cells.hits(offsets, "test", [5, 9]).double() / cells.units_per_draw
     # (A score over ε is some 40 or, lifted, 200, and off by 1e-7 of that.)
     torch.testing.assert_close(found, expected, rtol=2e-4, atol=1e-6)
+    # What was kept of the last call is no more than products.
+    other = replace(cells, entropy=2 * cells.entropy)
+    fresh = EntropicCells(hard, other.entropy)
+    assert torch.equal(other.hits(-offsets, "test", [9, 5]), fresh.hits(-offsets, "test", [5, 9]))
 
 
 def test_chi_squared_of_shares_is_unbiased() -> None:

@@ -17,14 +17,14 @@ for no more.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from scipy.sparse import csr_array, vstack
 from torch import Tensor
 
-from otprior.transport.cells.search import BASE_DRAWS, DRAWS_PER_SET, SETS_AT_A_TIME, LaguerreCells
+from otprior.transport.cells.search import BASE_DRAWS, DRAWS_PER_SET, LaguerreCells
 from otprior.transport.chi_squared import ChiSquared, chi_squared_of_frequencies
 from otprior.transport.distributed import SINGLE, Processes
 from otprior.transport.measure import DiscreteMeasure
@@ -32,6 +32,8 @@ from otprior.transport.source import Source
 
 # Numbers that are kept at a time: scores of a set's draws, or products of several sets' base draws.
 KEPT = 1 << 24
+# Sets whose base draws are multiplied with the atoms at once.
+SETS_TOGETHER = 8
 # Atoms whose scores are computed, and raised to powers, while they are in cache.
 ATOMS_PER_BLOCK = 1024
 # Scores are taken relative to the highest among every so many atoms, which is near enough to that among all: powers are
@@ -49,10 +51,14 @@ class EntropicCells:
         hard: The cells without entropy, whose atoms and draws are used.
         entropy: ε, in units of a score. (Where ε is below 1e-6 of |z| |y|, shares follow the rounding of float32
             scores.)
+        kept: Products of the set that was asked for last and of its neighbours; copies may share it.
     """
 
     hard: LaguerreCells
     entropy: float
+    kept: dict[tuple[str, int], tuple[Tensor, Tensor, bool]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     # Shares are summed as integers of this unit, so that the order of adding does not change a sum.
     units_per_draw = 1 << 32
@@ -103,24 +109,30 @@ class EntropicCells:
         self, offsets: Tensor, stream: str, numbers: Sequence[int], processes: Processes
     ) -> Iterator[Tensor]:
         """Yields the sum of shares in each set that is this process's, in units; int64 (N,)."""
-        hard, dtype, count = self.hard, self.atoms.dtype, len(self.atoms)
-        h = (offsets / self.entropy).to(dtype)
+        h, count = (offsets / self.entropy).to(self.atoms.dtype), len(self.atoms)
         size = count if h.is_cuda else ATOMS_PER_BLOCK
         rows = min(DRAWS_PER_SET, max(2, KEPT // count // 2 * 2))
         room = [part.new_empty(rows, len(part)) for part in h.split(size)]
-        mine = set(processes.share(range(len(numbers))))
-        # (Base draws of several sets are multiplied together, by every process, so that all round alike.)
-        together = min(SETS_AT_A_TIME, max(1, KEPT // (BASE_DRAWS * count)))
-        for first in range(0, len(numbers), together):
-            own = [k for k in range(first, min(first + together, len(numbers))) if k in mine]
-            if not own:
-                continue
-            draws = hard.draws(stream, numbers[first : first + together])
-            # (Below the products: h, and ones for what is taken off each row, so that a product adds both.)
-            left, right = draws.sides(hard.factors.T, torch.stack([h, torch.ones_like(h)]))
-            for k in own:
-                blocks = right[k - first].split(size, dim=1)
-                yield _sum_of_shares(left[k - first] / self.entropy, blocks, draws.mirrored, room)
+        for number in processes.share(numbers):
+            left, right, mirrored = self._sides(stream, number)
+            right[-2] = h
+            yield _sum_of_shares(left / self.entropy, right.split(size, dim=1), mirrored, room)
+
+    def _sides(self, stream: str, number: int) -> tuple[Tensor, Tensor, bool]:
+        """`DrawSets.sides` of a set and all atoms, over room for h and a row of ones; and whether it is mirrored.
+
+        Base draws of several sets are multiplied together, in every process, so that all round alike; what the next
+        calls will ask for is kept.
+        """
+        together = min(SETS_TOGETHER, max(1, KEPT // (BASE_DRAWS * len(self.atoms))))
+        group, place = divmod(number, together)
+        if (stream, group) not in self.kept:
+            self.kept.clear()
+            draws = self.hard.draws(stream, range(group * together, (group + 1) * together))
+            below = self.atoms.new_ones(2, len(self.atoms))
+            self.kept[stream, group] = *draws.sides(self.hard.factors.T, below), draws.mirrored
+        left, right, mirrored = self.kept[stream, group]
+        return left[place], right[place], mirrored
 
 
 def _sum_of_shares(left: Tensor, rights: Sequence[Tensor], mirrored: bool, room: Sequence[Tensor]) -> Tensor:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -170,6 +170,7 @@ class AveragedSgd:
         cap = NEIGHBOUR_CAP * _nearest_distance(cells.atoms) / natural_quantile(self._weights)
         self._step_scale = torch.minimum(tau, cap).clamp(min=1e-3 * tau)
         self._widest = float(tau.median())
+        self._shares = EntropicCells(self._hard, self._widest) if self._hard else None
         noise = (1 / (self.draws_per_step * self._weights)).sqrt()
         most = SHARED_STEP_NOISE if self._hard else STEP_NOISE
         self._first_step = (most / noise).clamp(max=most)
@@ -188,7 +189,7 @@ class AveragedSgd:
         first = state.step * self.sets_per_step
         numbers = range(first, first + self.sets_per_step)
         width, gaps = self.width(state), state.gaps
-        cells = EntropicCells(self._hard, width) if self._hard else self.cells
+        cells = replace(self._shares, entropy=width) if self._shares else self.cells
         hits = cells.hits(state.iterate, self.stream, numbers)
         masses = hits.double() / (self.draws_per_step * cells.units_per_draw) / self._weights
         if self._hard and state.step in self._compared:
