@@ -346,6 +346,23 @@ def test_a_pipeline_made_from_an_attached_one_does_not_start_from_white_noise_at
     assert bool(sample(attach(other, fitted("StableDiffusion"))).isfinite().all())
 
 
+def test_a_refused_attach_leaves_the_pipeline_as_it_was() -> None:
+    prior = fitted("StableDiffusion")
+    pipe = attach(sd(), prior)
+    first = sample(pipe)
+    refused: list[tuple[str, tuple[Any, Any], dict[str, Any]]] = [
+        ("pipe .*scheduler", (None, prior), {}),
+        ("prior", (pipe, "a prior"), {}),
+        ("condition", (pipe, prior), {"condition": 3}),
+        ("layout", (pipe, prior), {"layout": abs}),
+    ]
+    for name, given, named in refused:
+        with pytest.raises(ValueError, match=name):
+            attach(*given, **named)
+    assert torch.equal(sample(pipe), first)
+    assert type(detach(pipe)) is diffusers.StableDiffusionPipeline
+
+
 def test_latents_of_another_size_are_refused() -> None:
     pipe = attach(sd(), fitted("StableDiffusion"))
     with pytest.raises(ValueError, match=r"\(4, 8, 8\).*Fit it to latents of this height"):

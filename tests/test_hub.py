@@ -19,7 +19,7 @@ from test_cli_pipelines import inputs_of
 from tiny_pipelines import text_to_image
 
 from otprior import GaussianPrior, OTPriorPipeline, Prior, SemiDiscretePrior, load_images
-from otprior.utils.hub import not_found
+from otprior.utils.hub import is_hub_name, not_found
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +41,19 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     own.save_pretrained(root / "me" / "fast-half", variant="fp16")
     with local_hub(root) as found:
         yield found
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("me/fast", True),
+        ("runwayml/stable-diffusion-v1.5", True),
+        ("data/train.npz", False),
+        ("a/b/c", False),
+    ],
+)
+def test_a_name_of_the_hub_is_none_of_a_file(name: str, named: bool) -> None:
+    assert is_hub_name(name) is named
 
 
 def fresh(hub: Hub, home: Path, *words: object) -> str:

@@ -65,31 +65,37 @@ def attach(
         `pipe` itself.
 
     Raises:
-        ValueError: If the pipeline noises an image, its scheduler cannot start at t*, or a prior by class lacks labels.
+        ValueError: If the pipeline noises an image, its scheduler cannot start at t*, a prior by class lacks labels, or
+            an argument is none of what it has to be. A pipeline that was attached before then stays so.
 
     Examples:
         >>> attach(pipe, prior)
         >>> pipe("a cat", num_inference_steps=4, generator=torch.Generator().manual_seed(0))
         >>> detach(pipe)
     """
-    detach(pipe)
-    check_pipeline(type(pipe))
+    stock = _stock_class(pipe)
+    require(getattr(pipe, "scheduler", None) is not None, "pipe", "one with a scheduler", stock.__name__)
+    check_pipeline(stock)
     own = isinstance(pipe, OTPriorPipeline)
-    require(not own, "pipe", "a stock pipeline", type(pipe).__name__, "Assign pipe.prior = prior.")
-    require(getattr(pipe, "scheduler", None) is not None, "pipe", "one with a scheduler", type(pipe).__name__)
+    require(not own, "pipe", "a stock pipeline", stock.__name__, "Assign pipe.prior = prior.")
     require(isinstance(prior, Prior), "prior", "a Prior", type(prior).__name__)
-    asked = inspect.signature(type(pipe).__call__).parameters
+    rule = "a function of a call's arguments, or None"
+    require(condition is None or callable(condition), "condition", rule, condition)
+    pair = isinstance(layout, tuple | list) and len(layout) == 2 and all(map(callable, layout))
+    require(layout is None or pair, "layout", "two functions, (unpack, pack), or None", layout)
+    asked = inspect.signature(stock.__call__).parameters
     labelled = condition is not None or "class_labels" in asked
     hint = "It chooses a label for the call's prompts."
     require(prior.num_classes is None or labelled, "condition", "given for a prior by class", None, hint)
     if condition is None and {"prompt", "class_labels"} & set(asked):
         warn_of_layout(prior, "Fit a prior by class, and pass condition=.")
-    started = start_at(pipe.scheduler, prior, timesteps=timesteps)
-    if not _prepares(type(pipe)):
-        find_network(pipe)
     own_scheduler = stock_scheduler(pipe.scheduler)
-    pipe._otprior = _State(type(pipe), prior, condition, layout, own_scheduler, timesteps)
-    pipe.__class__ = _attached_class(type(pipe))
+    started = start_at(own_scheduler, prior, timesteps=timesteps)
+    if not _prepares(stock):
+        find_network(pipe)
+    detach(pipe)
+    pipe._otprior = _State(stock, prior, condition, layout, own_scheduler, timesteps)
+    pipe.__class__ = _attached_class(stock)
     pipe.scheduler = started
     return pipe
 
@@ -105,6 +111,12 @@ def detach(pipe: Any) -> Any:
         pipe.__class__ = state.stock
         pipe.scheduler = stock_scheduler(pipe.scheduler)
     return pipe
+
+
+def _stock_class(pipe: Any) -> type:
+    """The class of a pipeline, attached or not."""
+    state = getattr(pipe, "__dict__", {}).get("_otprior")
+    return type(pipe) if state is None else state.stock
 
 
 def check_pipeline(cls: type) -> None:

@@ -16,13 +16,19 @@ from otprior.utils.files import WRITTEN
 # What says where and as whom a name is looked up.
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
+# Endings of files; no repository is named like one.
+FILE_ENDING = re.compile(
+    r"\.(npz|npy|zip|tar|t?gz|parquet|safetensors|json|pth?|bin|ckpt|png|jpe?g)$", re.IGNORECASE
+)
+
 # The files of a prior's folder.
 PRIOR_FILES = ("config.json", "model.safetensors", "README.md")
 
 
 def is_hub_name(path: str | Path) -> bool:
-    """Whether this is of the form "owner/name" and no path that exists."""
-    return not Path(path).exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)) is not None
+    """Whether this is of the form "owner/name", no path that exists, and not named like a file."""
+    named = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(path)) is not None
+    return named and FILE_ENDING.search(str(path)) is None and not Path(path).exists()
 
 
 def local_folder(
