@@ -7,10 +7,12 @@ one whose statistic is off by 6 standard errors passes with 2 %.
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
@@ -223,11 +225,25 @@ def test_pairs_do_not_depend_on_the_process_wide_state_of_torch(entropic: SemiDi
         ({"batch_size": 4, "rank": 2, "ranks": 2}, "rank must be an integer in"),
         ({"batch_size": 0}, "batch_size must be an integer >= 1"),
         ({"batch_size": 4, "steps": 0}, "steps must be an integer >= 1"),
+        ({"batch_size": 4, "seed": None}, "seed must be an integer"),
+        ({"batch_size": 4, "seed": 0.5}, "seed must be an integer"),
     ],
 )
 def test_streams_that_cannot_be(coupling: SemiDiscreteCoupling, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         coupling.stream(**options)
+
+
+def test_states_are_plain_and_checked(coupling: SemiDiscreteCoupling) -> None:
+    stream = coupling.stream(np.int64(4), np.int64(1), steps=3)
+    assert json.loads(json.dumps(stream.state_dict(np.int64(2))))["step"] == 2
+    with pytest.raises(ValueError, match="step must be an integer"):
+        stream.state_dict(-1)
+    for state in (None, [2], "a"):
+        with pytest.raises(ValueError, match="state must be a dict"):
+            stream.load_state_dict(state)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="numbers must be an integer"):
+        coupling.draw(0, [1, -1])
 
 
 # Where maps come from, and bad input -------------------------------------------------------------------------
@@ -256,6 +272,13 @@ def test_prior_solution_and_file_give_the_same_pairs(tmp_path: Path) -> None:
     assert torch.equal(few.labels, labels[few.source])  # type: ignore[arg-type]
 
 
+def test_arrays_are_read_alike_when_fitted_and_loaded(tmp_path: Path) -> None:
+    points = 3 * plane().numpy()
+    SemiDiscreteCoupling.fit(points, value_range=None).save(tmp_path / "map.safetensors")
+    loaded = SemiDiscreteCoupling.load(tmp_path / "map.safetensors", points)
+    assert torch.equal(loaded.images.images, torch.from_numpy(points))
+
+
 def test_changed_data_are_noticed(tmp_path: Path) -> None:
     images = torch.rand(20, 1, 2, 2, generator=seeded(15)) * 2 - 1
     other = images.clone()
@@ -282,10 +305,22 @@ def test_bad_input_is_refused(coupling: SemiDiscreteCoupling, by_class: SemiDisc
         (lambda: coupling.pair(noise * torch.nan), "noise must be finite"),
         (lambda: coupling.pair(torch.zeros(3, 3)), "noise must be of shape"),
         (lambda: coupling.sample(0, seeded()), "batch must be an integer >= 1"),
+        (lambda: coupling.sample(2, None), "generator must be a torch.Generator"),
+        (lambda: coupling.pair(noise.numpy()), "noise must be a torch.Tensor"),
+        (lambda: coupling.pair(noise.long()), "noise must be floating-point"),
+        (lambda: coupling.pair(noise.double() + 1e300), "noise must be finite"),
+        (lambda: by_class.sample(1, seeded(), torch.zeros(1).long().to("meta")), "labels must be integers"),
+        (lambda: coupling.noise_of(3, seeded()), "index must be of shape"),
+        (lambda: coupling.noise_of(torch.tensor([3]), seeded(), 0), "max_draws must be an integer >= 1"),
+        (lambda: SemiDiscreteCoupling.fit(plane(), value_range=None, num_classes=2), "num_classes must be"),
+        (lambda: SemiDiscreteCoupling.fit(plane(), value_range=None, generator=1), "generator must be"),
+        (lambda: SemiDiscreteCoupling.from_solution("map", plane()), "solution must be a Solution"),
     ]
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
+    with pytest.raises(TypeError, match="source"):  # Noise is N(0, I): a map from other noise would be wrong.
+        SemiDiscreteCoupling.fit(plane(), value_range=None, source="uniform")
     loose = solve_semidiscrete(plane())
     loose = replace(loose, chi2=replace(loose.chi2, value=0.2))
     with pytest.raises(ValueError, match="map must be solved"):
@@ -324,6 +359,33 @@ def test_matcher_has_the_interface_of_torchcfm_and_its_path(by_class: SemiDiscre
         matcher.sample_plan_with_labels(x0, x0.to("meta"), None, labels)
 
 
+def test_matcher_refuses_what_it_cannot_use(coupling: SemiDiscreteCoupling) -> None:
+    x0 = torch.randn(4, 2, generator=seeded())
+    cases: list[tuple[Any, str]] = [
+        (lambda: CouplingFlowMatcher(plane()), "coupling must be"),
+        (lambda: CouplingFlowMatcher(coupling, "no"), "sigma must be a number"),
+        (lambda: CouplingFlowMatcher(coupling, torch.inf), "sigma must be a finite number"),
+        (lambda: CouplingFlowMatcher(coupling, generator=3), "generator must be"),
+        (lambda: CouplingFlowMatcher(coupling, conditions=x0), "conditions must be a dict"),
+        (lambda: CouplingFlowMatcher(coupling, conditions={"a": torch.tensor(1.0)}), r"conditions\['a'\]"),
+        (
+            lambda: CouplingFlowMatcher(coupling).sample_plan(x0, x0.to(torch.uint8)),
+            "x1 must be floating-point",
+        ),
+        (lambda: CouplingFlowMatcher(coupling).sample_plan(x0.numpy(), x0), "x0 must be a torch.Tensor"),
+        (
+            lambda: CouplingFlowMatcher(coupling).sample_location_and_conditional_flow(x0, x0, 0.5),
+            "t must be",
+        ),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
+    numbers = CouplingFlowMatcher(coupling, conditions={"number": list(range(24))})
+    *_, found = numbers.sample_plan_with_labels(x0, x0, None, {"number": torch.zeros(4)})
+    assert torch.equal(found["number"], coupling.pair(x0).source)
+
+
 def test_matcher_takes_the_arguments_of_torchcfm(coupling: SemiDiscreteCoupling) -> None:
     matchers = pytest.importorskip("torchcfm.conditional_flow_matching")
     plans = pytest.importorskip("torchcfm.optimal_transport")
@@ -354,3 +416,16 @@ def test_diffusers_targets_lie_on_its_path(coupling: SemiDiscreteCoupling) -> No
         torch.testing.assert_close(made.noisy - made.sigmas[:, None] * made.target, pairs.images)
     with pytest.raises(ValueError, match="scheduler must be one of flow matching"):
         flow_targets(pairs, DDPMScheduler(), seeded())
+    options: list[dict[str, Any]] = [
+        {"logit_mean": None},
+        {"logit_std": -1.0},
+        {"mode_scale": 2.0},  # Where the density of "mode" is none: times leave [0, 1].
+        {"mode_scale": torch.nan},
+        {"weighting_scheme": "cos"},
+    ]
+    for wrong in options:
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+            flow_targets(pairs, scheduler, seeded(), **wrong)
+    scheduler.set_timesteps(4)
+    with pytest.raises(ValueError, match="scheduler must be one with its 1000 timesteps"):
+        flow_targets(pairs, scheduler, seeded())

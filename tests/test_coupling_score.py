@@ -93,3 +93,20 @@ def test_without_entropy_there_is_no_correction() -> None:
     fitted = SemiDiscreteCoupling.fit(torch.tensor([[-1.0], [1.0]]), value_range=None)
     with pytest.raises(ValueError, match="coupling must be one with entropy"):
         corrected_noise(fitted, fitted.sample(2, seeded()))
+
+
+def test_scores_refuse_times_at_which_they_are_none_and_pairs_that_do_not_fit() -> None:
+    noise = torch.randn(3, 2, generator=seeded())
+    for t in (torch.tensor([0.0, 0.5, 1.0]), torch.zeros(2), torch.full((3,), torch.nan)):
+        with pytest.raises(ValueError, match="t must be"):
+            score_from_noise(noise, t)
+    with pytest.raises(ValueError, match="t must be above 0"):
+        guided_velocity(noise, noise, -noise, torch.zeros(3), 2.0)
+    fitted = SemiDiscreteCoupling.fit(
+        noise.repeat(4, 1), torch.arange(12) % 2, value_range=None, entropy=0.5, tol=0.1
+    )
+    pairs = fitted.sample(4, seeded())
+    with pytest.raises(ValueError, match="labels must be given"):
+        corrected_noise(fitted, pairs._replace(labels=None))
+    with pytest.raises(ValueError, match=r"pairs\.images must be shaped"):
+        corrected_noise(fitted, pairs._replace(images=pairs.images[:2]))

@@ -129,6 +129,12 @@ def test_a_resumed_solve_heeds_a_smaller_budget(tmp_path: Path, monkeypatch: pyt
     assert solution.stats["draws"] <= draws
 
 
+def test_a_checkpoint_below_a_file_is_refused_before_the_solve(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="checkpoint must be a file in a folder"):
+        solve_semidiscrete(mixture(20, 2), checkpoint=tmp_path / "file" / "sub" / "state.safetensors")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["sgd", "block newton"])
 def test_a_killed_process_goes_on_bit_for_bit(tmp_path: Path, method: str) -> None:

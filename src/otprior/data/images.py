@@ -228,6 +228,7 @@ def check_labels(labels: Any, n: int, num_classes: int | None = None, name: str 
         require(values.dtype.kind in "iu", name, "integers", values.dtype)
         labels = torch.from_numpy(values.astype(np.int64))
     tensor = labels
+    require(not tensor.is_meta, name, "integers", "a tensor on meta, which has no values")
     integral = not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
     require(integral, name, "integers", tensor.dtype)
     require(tuple(tensor.shape) == (n,), name, f"of shape ({n},), one label an image", tuple(tensor.shape))

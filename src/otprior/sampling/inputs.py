@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from otprior.data.images import check_labels
-from otprior.utils.validation import check_finite, check_integer, invalid, plain_number, require
+from otprior.utils.validation import (
+    check_finite,
+    check_generator,
+    check_integer,
+    invalid,
+    plain_number,
+    require,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +54,7 @@ def check_generators(generator: Generators, batch_size: int) -> Generators:
     for each in generator if isinstance(generator, list) else [generator]:
         if each is None:
             continue
-        require(isinstance(each, torch.Generator), "generator", "a torch.Generator", type(each).__name__)
+        check_generator(each)
         # A CUDA generator's numbers are other numbers: a seed would mean another image.
         require(each.device.type == "cpu", "generator", "on the CPU", each.device)
     return generator

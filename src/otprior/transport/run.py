@@ -21,6 +21,7 @@ from otprior.transport.independent_scores import independent_score_start
 from otprior.transport.methods import Iterate, Method, Problem
 from otprior.transport.solution import Outcome, Progress
 from otprior.transport.stopping import StoppingRule
+from otprior.utils.validation import require
 
 PROGRESS_SECONDS = 0.5
 # A long solve keeps its state, and measures a rough χ², this often.
@@ -37,6 +38,11 @@ class Checkpoint:
 
     path: Path
     problem: str
+
+    def __post_init__(self) -> None:
+        # (Its folder is made when it is first kept, which may be after minutes.)
+        above = next((each for each in self.path.parents if each.exists()), Path())
+        require(above.is_dir(), "checkpoint", "a file in a folder", f"{self.path}, where {above} is a file")
 
 
 @dataclass(frozen=True)

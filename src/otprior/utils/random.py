@@ -11,11 +11,14 @@ import hashlib
 import torch
 from torch import Tensor
 
+from otprior.utils.validation import check_generator
+
 
 def seed_from(generator: torch.Generator | None) -> int:
     """A 63-bit seed drawn from `generator`, or from a fresh one seeded 0 when None."""
     if generator is None:
         generator = torch.Generator("cpu").manual_seed(0)
+    check_generator(generator)
     return int(torch.randint(2**63 - 1, (), generator=generator, device=generator.device))
 
 

@@ -85,6 +85,13 @@ def check_tensor(name: str, value: Any) -> None:
     require(isinstance(value, torch.Tensor), name, "a torch.Tensor", type(value).__name__)
 
 
+def check_generator(value: Any, name: str = "generator") -> None:
+    """Requires a `torch.Generator`."""
+    import torch
+
+    require(isinstance(value, torch.Generator), name, "a torch.Generator", type(value).__name__)
+
+
 def as_numbers(name: str, values: Any) -> Tensor:
     """A tensor, without a graph, of a tensor, an array or a sequence of numbers."""
     import torch

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from otprior.transport.measure import DiscreteMeasure
 from otprior.transport.solution import Solution
 from otprior.transport.solve import solve_semidiscrete
 from otprior.utils.arrays import read_tensors, write_tensors
-from otprior.utils.validation import require
+from otprior.utils.validation import as_numbers, check_number, require
 
 FORMAT = "otprior coupling 1"
 Built = tuple[ImageSet, PairMaps, float]  # the images with their labels, the maps, the upper limit of χ²
@@ -79,6 +80,7 @@ def take_prior(prior: SemiDiscretePrior, data: Any, labels: Any, tol: float) -> 
 
 def take_solution(solution: Solution, data: Any, labels: Any, tol: float) -> Built:
     """The map of a solution over `data`, if those are its atoms."""
+    require(isinstance(solution, Solution), "solution", "a Solution", type(solution).__name__)
     source = solution.stats["source"]
     require(source == "normal", "solution", "a solve from N(0, I)", source)
     upper = _check_solved(solution.chi2.upper, tol)
@@ -119,7 +121,7 @@ def read_maps(path: str | Path, data: Any, labels: Any) -> Built:
 
 def read_images(data: Any) -> ImageSet:
     """Images with the labels that an `ImageSet` carries; floating-point values are taken as they are."""
-    values = isinstance(data, Tensor) and data.is_floating_point()
+    values = isinstance(data, Tensor | np.ndarray) and as_numbers("data", data).is_floating_point()
     images = read_data(data, value_range=None if values else "auto")[0]
     return replace(images, labels=data.labels) if isinstance(data, ImageSet) else images
 
@@ -139,6 +141,7 @@ def _of_first(solution: Solution) -> Tensor:
 
 
 def _check_solved(upper: float | None, tol: float) -> float:
+    tol = check_number("tol", tol)
     rule = f"solved to an upper limit of χ² of {tol:g}"
     hint = "Solve further, or pass the tol that you accept: images then come up more or less often than they should"
     require(upper is not None and upper <= tol, "map", rule, upper, hint)
@@ -148,4 +151,5 @@ def _check_solved(upper: float | None, tol: float) -> float:
 
 def _check_digest(images: ImageSet, digest: str) -> None:
     rule = "the images that the map was solved for, by their digest"
-    require(images.sha256 == digest, "data", rule, "others, or the same in another order")
+    hint = "Floating-point values are taken as they are: give pixels of another range as `load_images` reads them"
+    require(images.sha256 == digest, "data", rule, "others, or the same in another order or range", hint)

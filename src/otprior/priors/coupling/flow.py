@@ -15,6 +15,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -23,7 +24,14 @@ from diffusers.training_utils import compute_density_for_timestep_sampling
 from torch import Tensor
 
 from otprior.priors.coupling.pairs import Pairs, SemiDiscreteCoupling
-from otprior.utils.validation import check_choice, require
+from otprior.utils.validation import (
+    as_numbers,
+    check_choice,
+    check_generator,
+    check_number,
+    check_tensor,
+    require,
+)
 
 Conditions = Tensor | Mapping[str, Tensor]
 LABELS = "labels"
@@ -40,7 +48,7 @@ class CouplingFlowMatcher:
             fixed seed.
 
     Raises:
-        ValueError: If sigma is negative, or a condition does not have one row an image.
+        ValueError: If sigma is no number from 0 on, or a condition does not have one row an image.
 
     Examples:
         >>> matcher = CouplingFlowMatcher(coupling)
@@ -54,15 +62,23 @@ class CouplingFlowMatcher:
         conditions: Mapping[str, Tensor] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
-        require(sigma >= 0, "sigma", ">= 0", sigma)
-        self.coupling, self.sigma = coupling, float(sigma)
-        self.conditions = dict(conditions or {})
+        right = isinstance(coupling, SemiDiscreteCoupling)
+        require(right, "coupling", "a SemiDiscreteCoupling", type(coupling).__name__)
+        self.coupling, self.sigma = coupling, check_number("sigma", sigma)
+        require(0 <= self.sigma < math.inf, "sigma", "a finite number >= 0", sigma)
+        given = {} if conditions is None else conditions
+        require(isinstance(given, Mapping), "conditions", "a dict of tensors", type(given).__name__)
+        self.conditions = {
+            name: as_numbers(f"conditions[{name!r}]", values) for name, values in given.items()
+        }
         for name, values in self.conditions.items():
-            count = len(coupling.images)
-            require(
-                len(values) == count, f"conditions[{name!r}]", f"of {count} rows, one an image", len(values)
+            right, rule = (
+                values.shape[:1] == (len(coupling.images),),
+                f"of {len(coupling.images)} rows, one an image",
             )
-        self.generator = generator if generator is not None else torch.Generator().manual_seed(0)
+            require(right, f"conditions[{name!r}]", rule, tuple(values.shape))
+        self.generator = torch.Generator("cpu").manual_seed(0) if generator is None else generator
+        check_generator(self.generator)
 
     def sample_plan(self, x0: Tensor, x1: Tensor, replace: bool = True) -> tuple[Tensor, Tensor]:
         """The noise x0 and the image of each; for a coupling of one map.
@@ -90,6 +106,9 @@ class CouplingFlowMatcher:
         Raises:
             ValueError: As `SemiDiscreteCoupling.pair`; and for a condition whose values for the images are not known.
         """
+        check_tensor("x0", x0)
+        check_tensor("x1", x1)
+        require(x1.is_floating_point(), "x1", "floating-point", x1.dtype)
         require(x1.shape == x0.shape, "x1", f"shaped as x0, {tuple(x0.shape)}", tuple(x1.shape))
         require(x1.device == x0.device, "x1", f"on {x0.device}, as x0", x1.device)
         if isinstance(y1, Mapping):
@@ -136,8 +155,9 @@ class CouplingFlowMatcher:
         device = self.generator.device
         if t is None:
             t = torch.rand(len(x0), generator=self.generator, dtype=torch.float32, device=device).to(x0)
+        check_tensor("t", t)
         require(t.shape == x0.shape[:1], "t", f"of shape ({len(x0)},)", tuple(t.shape))
-        wide = t.reshape(-1, *[1] * (x0.ndim - 1))
+        wide = t.to(x0).reshape(-1, *[1] * (x0.ndim - 1))
         location = (1 - wide) * x0 + wide * x1
         if not (self.sigma or return_noise):
             return t, location, x1 - x0
@@ -163,7 +183,7 @@ class FlowTargets(NamedTuple):
 
 
 def flow_targets(
-    pairs: Pairs,
+    pairs: Pairs | tuple[Tensor, Tensor],
     scheduler: Any,
     generator: torch.Generator,
     weighting_scheme: str = "none",
@@ -174,14 +194,15 @@ def flow_targets(
     """Draws timesteps for pairs, and makes input and target of each, as diffusers' training scripts do.
 
     Arguments:
-        pairs: Noise and images.
-        scheduler: A `FlowMatchEulerDiscreteScheduler`, or one with its `timesteps` and `sigmas`.
+        pairs: Noise and images, the first two of `Pairs`; any others may follow.
+        scheduler: A `FlowMatchEulerDiscreteScheduler`, or one with its `timesteps` and `sigmas`, which have to be those
+            of training: a copy from before `set_timesteps`.
         generator: Draws the timesteps.
         weighting_scheme: "none", "sigma_sqrt" and "cosmap" draw them uniformly, "logit_normal" and "mode" as in SD 3.
         logit_mean, logit_std, mode_scale: See diffusers' `compute_density_for_timestep_sampling`.
 
     Raises:
-        ValueError: If the scheduler is none of flow matching.
+        ValueError: If the scheduler is none of flow matching or has other timesteps, or an option is none.
 
     Examples:
         >>> coupling = SemiDiscreteCoupling.fit(images, tol=0.3)
@@ -191,16 +212,34 @@ def flow_targets(
     """
     prediction = hasattr(scheduler, "sigmas") and hasattr(scheduler, "scale_noise")
     require(prediction, "scheduler", "one of flow matching", type(scheduler).__name__)
+    count = scheduler.config.num_train_timesteps
+    hint = "`set_timesteps` replaces them: keep a copy for training (copy.deepcopy), as diffusers' scripts do"
+    own = len(scheduler.timesteps)
+    require(
+        own == count, "scheduler", f"one with its {count} timesteps of training", f"{own} timesteps", hint
+    )
+    check_generator(generator)
     schemes = ("none", "sigma_sqrt", "cosmap", "logit_normal", "mode")
     check_choice("weighting_scheme", weighting_scheme, schemes)
-    density = compute_density_for_timestep_sampling(
-        weighting_scheme, len(pairs.noise), logit_mean, logit_std, mode_scale, generator.device, generator
+    _check_density(logit_mean, logit_std, mode_scale)
+    noise, images = pairs[:2]
+    require(
+        noise.shape == images.shape, "pairs", "noise and images of one shape", (noise.shape, images.shape)
     )
-    count = scheduler.config.num_train_timesteps
+    density = compute_density_for_timestep_sampling(
+        weighting_scheme, len(noise), logit_mean, logit_std, mode_scale, generator.device, generator
+    )
     place = (density.cpu() * count).long().clamp(max=count - 1)
-    device = pairs.images.device
-    timesteps = scheduler.timesteps.cpu()[place].to(device)
-    sigmas = scheduler.sigmas.cpu()[place].to(device, pairs.images.dtype)
-    wide = sigmas.reshape(-1, *[1] * (pairs.images.ndim - 1))
-    noisy = (1 - wide) * pairs.images + wide * pairs.noise
-    return FlowTargets(noisy, timesteps, pairs.noise - pairs.images, sigmas)
+    timesteps = scheduler.timesteps.cpu()[place].to(images.device)
+    sigmas = scheduler.sigmas.cpu()[place].to(images)
+    wide = sigmas.reshape(-1, *[1] * (images.ndim - 1))
+    return FlowTargets((1 - wide) * images + wide * noise, timesteps, noise - images, sigmas)
+
+
+def _check_density(logit_mean: float, logit_std: float, mode_scale: float) -> None:
+    """Requires what makes a density: beyond these bounds times of "mode" run backwards, or out of [0, 1]."""
+    mean, std = check_number("logit_mean", logit_mean), check_number("logit_std", logit_std)
+    require(math.isfinite(mean), "logit_mean", "finite", mean)
+    require(0 <= std < math.inf, "logit_std", "a finite number >= 0", std)
+    steepest, scale = 2 / (math.pi - 2), check_number("mode_scale", mode_scale)
+    require(-1 <= scale <= steepest, "mode_scale", f"in [-1, {steepest:.4g}], 2/(π − 2)", scale)

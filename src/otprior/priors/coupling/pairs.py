@@ -22,7 +22,7 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,10 +35,21 @@ from otprior.priors.coupling.building import read_maps, solve_maps, take_prior, 
 from otprior.priors.coupling.maps import PairMaps
 from otprior.priors.data import read_data
 from otprior.priors.semidiscrete import SemiDiscretePrior
-from otprior.transport.solution import Solution
+from otprior.transport.distributed import Processes
+from otprior.transport.solution import Progress, Solution
 from otprior.utils.random import stream_generator
 from otprior.utils.torch_state import plain_torch
-from otprior.utils.validation import check_finite, check_integer, invalid, plain_numbers, require
+from otprior.utils.validation import (
+    as_numbers,
+    check_finite,
+    check_generator,
+    check_integer,
+    check_tensor,
+    invalid,
+    plain_number,
+    plain_numbers,
+    require,
+)
 
 if TYPE_CHECKING:
     from otprior.priors.coupling.stream import PairStream
@@ -98,7 +109,10 @@ class SemiDiscreteCoupling:
         value_range: Any = "auto",
         generator: torch.Generator | None = None,
         checkpoints: str | Path | None = None,
-        **solver: Any,
+        max_draws: int | None = None,
+        progress: Callable[[Progress], None] | None = None,
+        precision: str = "auto",
+        processes: Processes | None = None,
     ) -> SemiDiscreteCoupling:
         """Solves the transport from N(0, I) to the images, or to those of each class.
 
@@ -109,11 +123,11 @@ class SemiDiscreteCoupling:
             weights: Masses of the images, (N,), of sum 1; equal by default. A class has the sum of its images'.
             entropy: ε, in units of a score ⟨z, y⟩.
             tol: Upper 95 % limit of χ² to reach, for each map.
-            num_classes: Number of classes; by default the largest label + 1.
+            num_classes: Number of classes; by default the largest label + 1. Only with labels.
             value_range: See `otprior.data.images.check_images`; None for latents.
             generator: Seeds the solve; None stands for a fixed seed.
             checkpoints: A folder that keeps the state of long solves, a file a map; a solve goes on from its own.
-            **solver: Further arguments of `solve_semidiscrete`: max_draws, progress, precision, processes.
+            max_draws, progress, precision, processes: See `solve_semidiscrete`.
 
         Raises:
             ValueError: On bad images, labels, weights or options.
@@ -122,8 +136,10 @@ class SemiDiscreteCoupling:
         images, count = read_data(data, labels, value_range, num_classes)
         if labels is None and isinstance(data, ImageSet):
             images = replace(images, labels=data.labels)
-        generator = generator if generator is not None else torch.Generator().manual_seed(0)
-        solver |= {"entropy": entropy, "tol": tol, "generator": generator}
+        require(num_classes is None or labels is not None, "num_classes", "None without labels", num_classes)
+        generator = generator if generator is not None else torch.Generator("cpu").manual_seed(0)
+        solver = {"entropy": entropy, "tol": tol, "generator": generator, "max_draws": max_draws}
+        solver |= {"progress": progress, "precision": precision, "processes": processes}
         return cls(*solve_maps(images, count, weights, solver, checkpoints))
 
     @classmethod
@@ -170,7 +186,8 @@ class SemiDiscreteCoupling:
 
         Arguments:
             path: The file.
-            data: The images that it was solved for.
+            data: The images that it was solved for. Floating-point values are taken as they are: what was fitted with
+                a `value_range` of pixels is given as `otprior.data.load_images` reads it with that range.
             labels: Labels that batches are to carry, (N,), for a coupling of one map.
 
         Raises:
@@ -210,6 +227,7 @@ class SemiDiscreteCoupling:
             ValueError: If labels are given to one map, or are classes without images.
         """
         check_integer("batch", batch, 1)
+        check_generator(generator)
         dim, device = math.prod(self.shape), generator.device
         uniform = torch.rand(2, batch, generator=generator, dtype=torch.float64, device=device)
         noise = torch.randn(batch, dim, generator=generator, dtype=torch.float32, device=device)
@@ -220,9 +238,15 @@ class SemiDiscreteCoupling:
         """The pairs of these numbers in the stream of a seed: a pair depends on its number, not on the others.
 
         Arguments:
-            seed: Of the stream.
+            seed: Of the stream, a nonnegative integer.
             numbers: Which pairs, nonnegative integers.
+
+        Raises:
+            ValueError: If seed or a number is none.
         """
+        check_integer("seed", seed, 0)
+        for number in numbers:
+            check_integer("numbers", plain_number(number), 0)
         dim = math.prod(self.shape)
         uniform = torch.empty(2, len(numbers), dtype=torch.float64)
         noise = torch.empty(len(numbers), dim, dtype=torch.float32)
@@ -249,6 +273,7 @@ class SemiDiscreteCoupling:
         uniform = None
         if self.maps.entropy:
             require(generator is not None, "generator", "given to a coupling with entropy", None)
+            check_generator(generator)
             assert generator is not None
             device = generator.device
             uniform = torch.rand(len(noise), generator=generator, dtype=torch.float64, device=device)
@@ -272,6 +297,9 @@ class SemiDiscreteCoupling:
         Raises:
             ValueError: If an image has no cell (a later duplicate, or of weight zero), or its noise was not found.
         """
+        check_integer("max_draws", max_draws, 1)
+        index = as_numbers("index", index)
+        require(index.ndim == 1, "index", "of shape (B,)", tuple(index.shape))
         index = check_labels(index, len(index), len(self.images), "index").to(self.device)
         bad = index[~torch.isfinite(self.maps.potential[index])].tolist()
         require(not bad, "index", "images with a cell: no later duplicates, none of weight zero", bad[:5])
@@ -291,19 +319,23 @@ class SemiDiscreteCoupling:
         return PairStream(self, batch_size, seed, steps=steps, rank=rank, ranks=ranks)
 
     def check_batch(self, noise: Tensor) -> Tensor:
-        """Noise as rows (B, d), float32, after checks of shape, device and values.
+        """Noise as rows (B, d), float32, after checks of type, shape, device and values.
 
         Raises:
-            ValueError: If shape or device are others than the images', or a value is not finite.
+            ValueError: If it is no floating-point tensor, shape or device are others than the images', or a value is
+                not finite in float32.
         """
+        check_tensor("noise", noise)
+        require(noise.is_floating_point(), "noise", "floating-point", noise.dtype)
         right = tuple(noise.shape[1:]) == self.shape
         require(right, "noise", f"of shape (B, {', '.join(map(str, self.shape))})", tuple(noise.shape))
         hint = "Move the batch, or the coupling: coupling.to(device)"
         require(
             noise.device == self.device, "noise", f"on {self.device}, as the coupling", noise.device, hint
         )
-        check_finite("noise", noise)
-        return noise.detach().float().flatten(1)
+        flat = noise.detach().float().flatten(1)
+        check_finite("noise", flat)
+        return flat
 
     def _pair(self, noise: Tensor, labels: Any, uniform: Tensor) -> Pairs:
         """Pairs from rows (B, d) of noise, and two uniform draws a row, (2, B): for the label and the image."""

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from otprior.priors.coupling.pairs import Pairs, SemiDiscreteCoupling
 from otprior.utils.torch_state import plain_torch
-from otprior.utils.validation import require
+from otprior.utils.validation import check_tensor, require
 
 
 @plain_torch()
@@ -51,7 +51,7 @@ def corrected_noise(coupling: SemiDiscreteCoupling, pairs: Pairs) -> Tensor:
         Shape (B, *shape), float32.
 
     Raises:
-        ValueError: If the coupling has no entropy.
+        ValueError: If the coupling has no entropy, or pairs are not of its shape or, by class, without labels.
     """
     entropy = coupling.maps.entropy
     hint = (
@@ -59,14 +59,21 @@ def corrected_noise(coupling: SemiDiscreteCoupling, pairs: Pairs) -> Tensor:
     )
     require(entropy > 0, "coupling", "one with entropy", "one without", hint)
     flat = coupling.check_batch(pairs.noise)
-    labels = None if coupling.maps.class_mass is None else pairs.labels
+    same, shape = pairs.images.shape == pairs.noise.shape, tuple(pairs.images.shape)
+    require(same, "pairs.images", f"shaped as their noise, {tuple(pairs.noise.shape)}", shape)
+    by_class = coupling.maps.class_mass is not None
+    labels = coupling.maps.check_labels(pairs.labels if by_class else None, len(flat))
     mean = coupling.maps.barycentre(flat, labels).reshape(pairs.noise.shape)
     return pairs.noise - (pairs.images - mean) / entropy
 
 
 def score_from_noise(noise: Tensor, t: Tensor) -> Tensor:
-    """∇ log p_t = −E[ẑ | x_t]/(1 − t), from a network's mean (B, ...) of corrected noise; t (B,), below 1."""
-    return -noise / (1 - t).reshape(-1, *[1] * (noise.ndim - 1))
+    """∇ log p_t = −E[ẑ | x_t]/(1 − t), from a network's mean (B, ...) of corrected noise; t (B,), below 1.
+
+    Raises:
+        ValueError: If t has another shape, or reaches 1.
+    """
+    return -noise / _wide(t, 1 - t, noise, "below 1")
 
 
 def guided_velocity(
@@ -77,7 +84,19 @@ def guided_velocity(
     Arguments:
         velocity: v for the class, shape (B, ...).
         noise, noise_without: A network's means of corrected noise for the class, and for no class.
-        t: In (0, 1), shape (B,).
+        t: Above 0, shape (B,).
         scale: w; 1 is no guidance.
+
+    Raises:
+        ValueError: If t has another shape, or is 0.
     """
-    return velocity - (scale - 1) * (noise - noise_without) / t.reshape(-1, *[1] * (noise.ndim - 1))
+    return velocity - (scale - 1) * (noise - noise_without) / _wide(t, t, noise, "above 0")
+
+
+def _wide(t: Tensor, divisor: Tensor, noise: Tensor, rule: str) -> Tensor:
+    """t or 1 − t, to divide images by: after checks that t has the shape (B,) and that nothing is divided by 0."""
+    check_tensor("t", t)
+    require(t.shape == noise.shape[:1], "t", f"of shape ({len(noise)},)", tuple(t.shape))
+    wrong = ~(divisor > 0)
+    require(not wrong.any(), "t", rule, t[wrong][:5].tolist())
+    return divisor.reshape(-1, *[1] * (noise.ndim - 1))

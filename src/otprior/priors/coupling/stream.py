@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from otprior.priors.coupling.pairs import Pairs
 from otprior.utils.arrays import fingerprint
-from otprior.utils.validation import check_integer, require
+from otprior.utils.validation import check_integer, plain_numbers, require
 
 if TYPE_CHECKING:
     from otprior.priors.coupling.pairs import SemiDiscreteCoupling
@@ -24,12 +24,13 @@ class PairStream(IterableDataset[Pairs]):
     """Batches of numbered pairs; give it to a `DataLoader` with `batch_size=None`.
 
     With workers, pairs are found beside the training, on the CPU; without, on the coupling's device. It shares the work
-    among processes itself, so `Accelerator.prepare` must not.
+    among processes itself, so `Accelerator.prepare` must not. One stream is a whole training: passed through again, it
+    has no second epoch of other pairs.
 
     Arguments:
         coupling: Where pairs come from; on the CPU if there are to be workers.
         batch_size: Pairs of a step, B, of all processes together; a multiple of `ranks`.
-        seed: Of the stream.
+        seed: Of the stream, a nonnegative integer.
         steps: Where it ends, or None.
         rank, ranks: This process, and how many there are.
 
@@ -42,6 +43,7 @@ class PairStream(IterableDataset[Pairs]):
         ...     ...
     """
 
+    @plain_numbers
     def __init__(
         self,
         coupling: SemiDiscreteCoupling,
@@ -52,6 +54,7 @@ class PairStream(IterableDataset[Pairs]):
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
+        check_integer("seed", seed, 0)
         check_integer("ranks", ranks, 1)
         check_integer("rank", rank, 0, ranks - 1)
         check_integer("batch_size", batch_size, 1)
@@ -77,6 +80,7 @@ class PairStream(IterableDataset[Pairs]):
                 self.step = step
             yield pairs
 
+    @plain_numbers
     def state_dict(self, step: int | None = None) -> dict[str, Any]:
         """What a resume needs.
 
@@ -84,17 +88,20 @@ class PairStream(IterableDataset[Pairs]):
             step: The number of steps that the training has taken. It may be left out where there are no workers: a
                 stream does not see how many of their batches have been used.
         """
+        step = self.step if step is None else step
+        check_integer("step", step, 0)
         maps = self.coupling.maps
         map_digest = fingerprint(maps.potential, maps.classes, maps.entropy)
         known = {"seed": self.seed, "batch_size": self.batch_size, "map": map_digest}
-        return {"step": self.step if step is None else step, **known}
+        return {"step": step, **known}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on where a stream of the same pairs was.
 
         Raises:
-            ValueError: If that stream had another map, seed or batch size.
+            ValueError: If that stream had another map, seed or batch size, or it is no state.
         """
+        require(isinstance(state, dict), "state", "a dict of `state_dict`", type(state).__name__)
         own = self.state_dict()
         others = [name for name in ("seed", "batch_size", "map") if state.get(name) != own[name]]
         require(
