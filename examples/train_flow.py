@@ -21,6 +21,7 @@ import json
 import logging
 import math
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -478,7 +479,7 @@ def judge(
 
 
 def write_figures(figures: dict[str, Any], record: Path) -> None:
-    """Writes figures next to the file, then puts them in its place: a kill leaves the old ones or these."""
+    """Writes figures or settings next to the file, then puts them in its place: a kill leaves the old or these."""
     written = record.with_suffix(".new")
     written.write_text(json.dumps(figures, indent=1))
     os.replace(written, record)
@@ -548,6 +549,19 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if any(scale != 1.0 for scale in args.guidance) and not args.by_class:
         parser.error("--guidance other than 1 takes --by-class")
+    for name in args.couplings:
+        plan = re.fullmatch(r"minibatch-(\d+)", name)
+        if name not in ("independent", "semidiscrete") and not (plan and int(plan[1]) > 1):
+            parser.error(
+                f"--couplings takes independent, semidiscrete and minibatch-N, N from 2 on; got {name!r}"
+            )
+    for option, least in (("steps", 1), ("checkpoint_every", 1), ("workers", 0)):
+        value = getattr(args, option)
+        if value is not None and value < least:
+            parser.error(f"--{option.replace('_', '-')} is at least {least}; got {value}")
+    for option, values in (("couplings", args.couplings), ("seeds", args.seeds)):
+        if len(set(values)) < len(values):
+            parser.error(f"--{option} names one twice")
     return args
 
 
@@ -559,7 +573,7 @@ def check_same_command(args: argparse.Namespace) -> None:
     if path.exists() and (known := json.loads(path.read_text())) != own:
         raise SystemExit(f"{args.out} holds runs of other settings, {known}; choose another --out")
     args.out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(own))
+    write_figures(own, path)
 
 
 def main() -> None:

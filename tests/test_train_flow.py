@@ -166,6 +166,30 @@ def test_mini_batches_by_class_pair_within_the_class(script: ModuleType) -> None
         )
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--couplings", "independent", "minibatch-x"], "--couplings takes"),
+        (["--couplings", "minibatch-1"], "--couplings takes"),
+        (["--steps", 0], "--steps is at least 1"),
+        (["--checkpoint-every", 0], "--checkpoint-every is at least 1"),
+        (["--seeds", 1, 1], "--seeds names one twice"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_work(
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[Any],
+    message: str,
+) -> None:
+    with pytest.raises(SystemExit):
+        call(script, monkeypatch, "--out", tmp_path / "out", "--size", "tiny", *arguments)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_it_continues_after_kill_9(tmp_path: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
