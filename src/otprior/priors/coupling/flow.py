@@ -194,7 +194,7 @@ def flow_targets(
     """Draws timesteps for pairs, and makes input and target of each, as diffusers' training scripts do.
 
     Arguments:
-        pairs: Noise and images, the first two of `Pairs`; any others may follow.
+        pairs: Noise and images, (B, ...) each, the first two of `Pairs`; any others may follow.
         scheduler: A `FlowMatchEulerDiscreteScheduler`, or one with its `timesteps` and `sigmas`, which have to be those
             of training: a copy from before `set_timesteps`.
         generator: Draws the timesteps.
