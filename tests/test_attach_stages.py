@@ -147,14 +147,18 @@ def test_a_stage_with_a_scheduler_of_its_own_is_left_alone() -> None:
 # Cosmos ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_noise_at_the_largest_sigma_by_hand(scale: float) -> None:
-    """Cosmos multiplies its noise by the largest σ, and steps twice: once to guide, and back."""
-    net = network(
+def cosmos_network() -> Any:
+    return network(
         "CosmosTransformer3DModel", in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16,
         num_layers=1, text_embed_dim=16, adaln_lora_dim=4, max_size=(4, 16, 16), extra_pos_embed_type=None,
         concat_padding_mask=False,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_noise_at_the_largest_sigma_by_hand(scale: float) -> None:
+    """Cosmos multiplies its noise by the largest σ, and steps twice: once to guide, and back."""
+    net = cosmos_network()
     scheduler = diffusers.EDMEulerScheduler(sigma_min=0.002, sigma_max=80, sigma_data=0.5)
     pipe = quiet(diffusers.CosmosTextToWorldPipeline(None, None, net, None, scheduler, Nothing()))
     prior, z = gaussian((4, 2, 4, 4), scheduler, math.log(2.0) / 4), normal(1, 4, 2, 4, 4, seed=7)
@@ -183,11 +187,7 @@ def test_noise_at_the_largest_sigma_by_hand(scale: float) -> None:
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_a_flow_scheduler_of_an_exploding_process_by_hand(scale: float) -> None:
     """Cosmos 2 steps from σ up to 80 by Euler's rule, and preconditions its network as a flow of time σ/(1 + σ)."""
-    net = network(
-        "CosmosTransformer3DModel", in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16,
-        num_layers=1, text_embed_dim=16, adaln_lora_dim=4, max_size=(4, 16, 16), extra_pos_embed_type=None,
-        concat_padding_mask=False,
-    )  # fmt: skip
+    net = cosmos_network()
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
     pipe = quiet(diffusers.Cosmos2TextToImagePipeline(None, None, net, None, scheduler, Nothing()))
     prior, z = gaussian((4, 1, 4, 4), pipe.scheduler, math.log(2.0) / 4), normal(1, 4, 1, 4, 4, seed=7)

@@ -221,8 +221,9 @@ class LaguerreCells:
         blocks = _even_blocks(atoms) if mixed else 1
         if mixed and blocks < BLOCKS[0] and atoms.numel() <= MOST_ROTATED:
             rotated = _rotated(atoms)
-            if _even_blocks(rotated) > blocks:
-                atoms, blocks = rotated, _even_blocks(rotated)
+            even = _even_blocks(rotated)
+            if even > blocks:
+                atoms, blocks = rotated, even
         screen = atoms.to(torch.bfloat16) if bfloat16 else None
         on_cuda = single and kernel_runs_on(atoms.device)
         radius = largest_norm(atoms)
