@@ -56,8 +56,8 @@ def assert_refused(result: Result, *parts: str, code: int = 2) -> None:
     assert "Traceback" not in result.output
 
 
-def write_model(folder: Path) -> Path:
-    """A diffusers folder of an untrained network for 1 x 8 x 8 images of 3 classes; label 3 is no class."""
+def write_model(folder: Path, classes: int | None = 3) -> Path:
+    """A diffusers folder of an untrained network for 1 x 8 x 8 images; of so many labels the next is no class."""
     from diffusers import DDPMScheduler, UNet2DModel
 
     from otprior.sampling import OTPriorPipeline
@@ -72,10 +72,10 @@ def write_model(folder: Path) -> Path:
         down_block_types=("DownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "UpBlock2D"),
         norm_num_groups=4,
-        num_class_embeds=4,
+        num_class_embeds=None if classes is None else classes + 1,
         add_attention=False,
     )
-    OTPriorPipeline(unet, DDPMScheduler(), null_class_label=3).save_pretrained(folder)
+    OTPriorPipeline(unet, DDPMScheduler(), null_class_label=classes).save_pretrained(folder)
     return folder
 
 

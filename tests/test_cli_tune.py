@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from cli_helpers import SIZE, assert_refused, run, write_images, write_model
@@ -26,6 +27,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(folder / "model")
     write_images(folder / "train.npz", 60)
     write_images(folder / "validation.npz", 50)
+    write_images(folder / "held.npz", 30)
     torch.manual_seed(0)
     extractor = FeatureExtractor("tiny", (1, SIZE, SIZE), (4, 4, 4), dim=6, classes=3)
     save_extractor(extractor, folder / "extractor", torch.float32)
@@ -138,6 +140,71 @@ def test_settings_decide_what_is_fitted_and_sampled(material: Path, tmp_path: Pa
     )
 
 
+def test_starts_are_compared_by_class_and_with_guidance(material: Path, tmp_path: Path) -> None:
+    words = [material / "train.npz", "--starts", "none@2,gaussian@2", "--samples", 12, "--workers", 1]
+    sets = ["--reference", material / "validation.npz", "--held-out", material / "held.npz"]
+    words += [*sets, "--extractor", material / "extractor", "--conditional", "--guidance-scale", 2]
+    result = run("compare", material / "model", *words, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["nfe"] for row in report["rows"]] == [4, 4]
+    assert all(0 <= row["class_accuracy"] <= 1 for row in [report["reference"], *report["rows"]])
+    (prior,) = (tmp_path / "out.work" / "priors").glob("*by-class")
+    assert Prior.from_pretrained(prior).num_classes == 3
+
+
+@pytest.mark.parametrize("command", ["tune", "compare"])
+@pytest.mark.parametrize(
+    ("model", "labels", "more", "parts"),
+    [
+        ("model", None, [], ["train.npz must be labelled, for starts by class"]),
+        ("model", [0, 1, 3], [], ["labels of", "in [0, 2]; got 3"]),
+        ("model", [0, 1, 1], [], ["each of the network's 3 classes", "none of class [2]"]),
+        ("plain", [0, 1, 2], [], ["takes class labels, for starts by class"]),
+        ("plain", [0, 1, 2], ["--guidance-scale", 2], ["--null-label"]),
+    ],
+)
+def test_starts_by_class_take_a_network_and_images_with_classes(
+    material: Path,
+    tmp_path: Path,
+    command: str,
+    model: str,
+    labels: list[int] | None,
+    more: list[object],
+    parts: list[str],
+) -> None:
+    if model == "plain":
+        write_model(tmp_path / "plain", classes=None)
+    arrays = {"images": np.load(material / "train.npz")["images"]}
+    arrays |= {} if labels is None else {"labels": np.resize(labels, 60)}
+    np.savez(tmp_path / "train.npz", **arrays)  # type: ignore[arg-type]
+    validation = material / "validation.npz"
+    own = {
+        "tune": ["--validation"],
+        "compare": ["--starts", "gaussian@1", "--held-out", material / "held.npz", "--reference"],
+    }
+    folder = tmp_path if model == "plain" else material
+    words = [command, folder / model, tmp_path / "train.npz", *own[command], validation, "--workers", 1]
+    words += ["--extractor", material / "extractor", "--samples", 12, "--conditional", *more]
+    assert_refused(run(*words, "--out", tmp_path / "out"), *parts)
+
+
+def test_settings_by_class_are_taken(material: Path, tmp_path: Path) -> None:
+    row = StartSpec("gaussian", 450, 3, conditional=True, guidance=2.0)
+    write_settings(tmp_path / "settings.json", {"gaussian_3": row}, "validation", "by hand")
+    words = ["fit", material / "model", material / "train.npz", "--prior", "gaussian"]
+    words += ["--settings", tmp_path / "settings.json", "--out", tmp_path / "prior"]
+    assert_refused(run(*words), "--conditional must be given: the settings are those of a prior by class")
+    assert run(*words, "--conditional").exit_code == 0
+    words = ["sample", material / "model", "--prior", tmp_path / "prior", "--seeds", "0-2"]
+    words += ["--settings", tmp_path / "settings.json", "--out", tmp_path / "out"]
+    assert_refused(run(*words), "--class-labels are given")
+    result = run(*words, "--class-labels", "0-2")
+    assert result.exit_code == 0, result.output
+    (sampled,) = json.loads((tmp_path / "out" / "report.json").read_text())["rows"]
+    assert (sampled["nfe"], sampled["guidance"]) == (6, 2.0)
+
+
 def test_a_prior_of_images_that_the_model_drew(material: Path, tmp_path: Path) -> None:
     """`fit` reads the folder of `sample`, with its labels."""
     drawn = ["sample", material / "model", "--prior", "none", "--steps", 2, "--seeds", "0-39"]
@@ -155,9 +222,11 @@ def test_a_prior_of_images_that_the_model_drew(material: Path, tmp_path: Path) -
 def test_a_search_whose_time_is_up_says_how_good_the_network_is(material: Path, tmp_path: Path) -> None:
     words = ["--validation", material / "validation.npz", "--extractor", material / "extractor", "--steps", 2]
     words += ["--samples", 24, "--copy-margin", 1, "--prior", "gaussian", "--workers", 1, "--minutes", 0.01]
+    words += ["--conditional"]
     found = run("tune", material / "model", material / "train.npz", *words, "--out", tmp_path / "tuned")
     assert found.exit_code == 0, found.output
     assert "on 12 seeds" in " ".join(found.output.split())
+    assert Prior.from_pretrained(tmp_path / "tuned" / "prior").num_classes == 3
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from otprior.cli.options import (
 from otprior.cli.prior_options import prior_names
 from otprior.cli.session import session
 from otprior.cli.studies import Compile, Workers, print_reports, run_parts, run_study
-from otprior.cli.user_inputs import Limit, UserInputs, split_name
+from otprior.cli.user_inputs import Conditional, Limit, UserInputs, split_name
 from otprior.utils.files import output_dir
 from otprior.utils.validation import require
 
@@ -154,6 +154,7 @@ def compare(
     precision: Precision = None,
     full: Full = False,
     training: Training = None,
+    conditional: Conditional = False,
     null_label: NullLabel = None,
     prompt: Prompt = None,
     negative_prompt: NegativePrompt = None,
@@ -179,22 +180,21 @@ def compare(
     with session(verbose, debug), output_dir(out, overwrite, read) as folder:
         run: Any = {"folder": folder, "out": out, "workers": workers, "compiled": compiled, "device": device}
         own = {"MODEL": model, "DATA": data, "--starts": starts}
-        of_starts = {
-            "--reference": reference, "--held-out": held_out, "--limit": limit, "--tol": tol, "--resize": resize,
-            "--null-label": null_label, "--prompt": prompt, "--negative-prompt": negative_prompt, "--crop": crop,
-            "--guidance-scale": guidance_scale, "--convert": convert, "--variant": variant}  # fmt: skip
+        of_starts = {"--reference": reference, "--held-out": held_out, "--limit": limit, "--tol": tol,
+            "--resize": resize, "--crop": crop, "--convert": convert, "--prompt": prompt,
+            "--negative-prompt": negative_prompt, "--guidance-scale": guidance_scale, "--null-label": null_label,
+            "--conditional": conditional, "--variant": variant}  # fmt: skip
         if not any(own.values()):
             _refuse(of_starts, "left out without --starts")
             more = {"precision": precision, "training": training, "extractor": extractor}
             reports = _run_preset(preset or "headline", samples, full, run, seed_sets=seed_sets, **more)
         else:
-            of_preset = {"--preset": preset, "--full": full or None, "--training": training}
-            _refuse(of_preset, "left out with MODEL, DATA and --starts")
+            _refuse({"--preset": preset, "--full": full, "--training": training}, "left out with --starts")
             _require_all(own)
             inputs = UserInputs(
                 str(model), str(data), extractor, null_label, parse_value_range(value_range), limit,
                 0.05 if tol is None else tol, precision or "float32", parse_pictures(resize, crop, convert),
-                tuple(prompt or ()), negative_prompt, guidance_scale, device, variant,
+                tuple(prompt or ()), negative_prompt, guidance_scale, device, variant, conditional,
             )  # fmt: skip
             reports = _run_starts(inputs, str(starts), reference, held_out, samples, seed_sets, **run)
     print_reports(reports, out)
@@ -207,7 +207,7 @@ def _require_all(given: dict[str, Any]) -> None:
 
 def _refuse(given: dict[str, Any], rule: str) -> None:
     for name, value in given.items():
-        require(value is None, name, rule, value)
+        require(value is None or value is False, name, rule, value)
 
 
 def _run_preset(name: str, samples: int | None, full: bool, run: dict[str, Any], **settings: Any) -> Reports:

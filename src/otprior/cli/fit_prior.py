@@ -149,6 +149,8 @@ def _options(kind: type[Prior], request: FitRequest) -> tuple[dict[str, Any], fl
         start = start_of_steps(read_settings(request.settings), request.steps)
         rule = f"for a {kind.kind} prior"
         require(start.prior == kind.kind, f"--settings {request.settings}", rule, start.prior)
+        rule = "given: the settings are those of a prior by class"
+        require(request.conditional or not start.conditional, "--conditional", rule, "nothing")
         options = dict(start.options) | options
         kind.Options.make(options)
         timestep = float(start.start_timestep) if timestep is None else timestep

@@ -151,17 +151,16 @@ def _own_job(request: SampleRequest, numbers: list[int], device: torch.device, d
     steps, timestep = request.steps, request.timestep
     scheduler, spacing = request.scheduler, request.spacing
     chosen = chosen_start(request)
+    guidance = 1.0 if request.guidance_scale is None else request.guidance_scale
     if chosen is not None:
-        rule = "without guidance, which is of classes here"
-        require(chosen.guidance == 1, f"--settings {request.settings}", rule, chosen.guidance)
+        guidance = chosen.guidance if request.guidance_scale is None else guidance
         timestep = float(chosen.start_timestep) if timestep is None else timestep
         steps, scheduler, spacing = chosen.steps, scheduler or chosen.scheduler, spacing or chosen.spacing
     pipe = _load(request, timestep, scheduler, spacing).to(device, network_dtype(request.dtype))
     if chosen is not None:
         pipe.prior = with_options(pipe.prior, chosen)
-    plan = _plan(
-        pipe, request, numbers, steps or DEFAULT_STEPS, spacing, () if chosen is None else chosen.grid
-    )
+    fitted = () if chosen is None else chosen.grid
+    plan = _plan(pipe, request, numbers, steps or DEFAULT_STEPS, spacing, fitted, guidance)
     _check_channels(pipe, drawn=drawn)
     decoded = not request.as_float
     return Job(
@@ -184,9 +183,8 @@ def chosen_start(request: SampleRequest) -> StartSpec | None:
     if request.settings is None:
         return None
     start = start_of_steps(read_settings(request.settings), request.steps)
-    plain = not start.sampler and not start.conditional
-    rule = "for a start without labels and options of the scheduler: this command takes none of these"
-    require(plain, f"--settings {request.settings}", rule, start.label or start.key)
+    rule = "for a start without options of the scheduler: this command takes none"
+    require(not start.sampler, f"--settings {request.settings}", rule, start.label or start.key)
     kept = request.timestep in (None, start.start_timestep) or request.spacing is not None
     rule = f"{start.start_timestep:g}, from where the settings' grid was fitted, or given with --spacing"
     require(kept or not start.grid, "--timestep", rule, request.timestep)
@@ -247,6 +245,7 @@ def _plan(
     steps: int,
     spacing: str | None,
     fitted: tuple[float, ...],
+    guidance: float,
 ) -> SamplingPlan:
     """What is sampled, checked against network, prior and scheduler; codes stand for all seeds, but for given ones."""
     from otprior.diffusion.codes import Codes
@@ -262,7 +261,6 @@ def _plan(
         wanted = None if request.seeds is None else drawn
         numbers, latents, labels = seed_noise_of_codes(found, pipe, wanted, f"codes {request.codes}")
         labels = request.labels(numbers) or labels
-    guidance = 1.0 if request.guidance_scale is None else request.guidance_scale
     plan = SamplingPlan(numbers, labels, steps, grid, guidance, request.batch_size, latents)
     plan.check_labels(pipe)
     return plan

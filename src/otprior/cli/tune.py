@@ -34,7 +34,7 @@ from otprior.cli.progress import progress_bar
 from otprior.cli.report_parts import provenance
 from otprior.cli.session import fail, session, stdout
 from otprior.cli.studies import Compile, Workers, default_workers, follow, work_folder
-from otprior.cli.user_inputs import Limit, NetworkPrecision, Tolerance, UserInputs, split_name
+from otprior.cli.user_inputs import Conditional, Limit, NetworkPrecision, Tolerance, UserInputs, split_name
 from otprior.utils.files import output_dir
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def tune(
     tol: Tolerance = 0.05,
     precision: NetworkPrecision = "float32",
     minutes: Minutes = 20,
+    conditional: Conditional = False,
     null_label: NullLabel = None,
     prompt: Prompt = None,
     negative_prompt: NegativePrompt = None,
@@ -133,19 +134,18 @@ def tune(
             inputs = UserInputs(
                 model, data, extractor, null_label, parse_value_range(value_range), limit, tol, precision,
                 parse_pictures(resize, crop, convert), tuple(prompt or ()), negative_prompt, guidance_scale, device,
-                variant,
+                variant, conditional,
             )  # fmt: skip
             inputs.check(validation=validation)
-            on = set_up_torch(None, device)
-            count = workers or default_workers(on)
+            count = workers or default_workers(set_up_torch(None, device))
             split = split_name(validation, "validation")
             with work_folder(out) as work, progress_bar("loading") as bar:
                 priors = [name.strip() for name in prior.split(",")]
-                options = {"steps": steps, "priors": priors, "margin": copy_margin}
+                options: dict[str, Any] = {"steps": steps, "priors": priors, "margin": copy_margin}
                 run = options | {"minutes": minutes, "workers": count, "listen": follow(bar)}
                 search = _search(inputs, split, samples, work, copy_limit, compiled, run)
-                asked = {"model": model, "data": data, "validation": Path(split).name, "samples": samples}
-                _write(folder, search, work, asked | options)
+                options |= {"model": model, "data": data, "validation": Path(split).name, "samples": samples}
+                _write(folder, search, work, options)
         stdout().print(_table(search, Path(split).name, out))
         if search.best is None:
             hint = "a larger --copy-margin or --samples may find one, or more images"

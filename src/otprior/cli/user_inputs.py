@@ -38,6 +38,14 @@ NetworkPrecision = Annotated[
         help="Precision of the network. bfloat16 is faster on a CPU that multiplies it in tiles (AMX).",
     ),
 ]
+Conditional = Annotated[
+    bool,
+    typer.Option(
+        "--conditional",
+        "--labels",
+        help="By class: seed s gets class s modulo their number, from priors that are fitted by class.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,10 @@ class UserInputs:
         pictures: What is done to pictures; see `parse_pictures`.
         prompts: What images shall show, for a pipeline with prompts: seed s gets number s modulo their number.
         negative_prompt: What they shall not show, of such a pipeline.
-        guidance_scale: Of such a pipeline; by default its own.
+        guidance_scale: Of such a pipeline, by default its own; or of a network with classes, by default none.
         device: Where the network runs.
         variant: Which of several files of the model's weights.
+        conditional: Whether seed s gets class s modulo their number, from priors by class.
     """
 
     model: str
@@ -75,6 +84,7 @@ class UserInputs:
     guidance_scale: float | None = None
     device: str = "cpu"
     variant: str | None = None
+    conditional: bool = False
 
     def check(self, **images: str | None) -> None:
         """Looks at the paths, and loads model and extractor, since work that takes minutes comes before it samples.
@@ -109,8 +119,12 @@ class UserInputs:
         if is_stock_model(self.model):
             needless["--null-label"] = self.null_label
         else:
-            needless["--guidance-scale"] = self.guidance_scale
-            load_model(self.model, null_label=self.null_label, variant=self.variant)
+            pipe: Any = load_model(self.model, null_label=self.null_label, variant=self.variant)
+            if not self.conditional:
+                needless["--guidance-scale"] = self.guidance_scale
+            elif self.guidance != 1:
+                rule = "given for guidance: the network's label for no class"
+                require(pipe.config.null_class_label is not None, "--null-label", rule, None)
         for option, value in needless.items():
             require(value is None, option, "left out: the model's network takes none", value)
         if self.extractor not in (None, BUNDLED):
@@ -160,7 +174,7 @@ class UserInputs:
 
         return Comparison(
             name,
-            tuple(replace(start, guidance=self.guidance) for start in starts),
+            tuple(replace(start, guidance=self.guidance, conditional=self.conditional) for start in starts),
             samples,
             seed_sets,
             split=split,

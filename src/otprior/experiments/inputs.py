@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from otprior.data import bundled
-from otprior.data.images import ImageSet
+from otprior.data.images import ImageSet, check_labels
 from otprior.data.latents import encode_images, image_shape
 from otprior.data.streams import open_images
 from otprior.diffusion.schedule import NoiseSchedule
@@ -211,6 +211,26 @@ class Inputs:
         if self._extractor != BUNDLED:
             found["extractor"] = _digest(self._extractor)
         return found
+
+    def check_by_class(self) -> None:
+        """Refuses starts by class unless network, atoms and the images to judge by have the same classes.
+
+        Raises:
+            ValueError: If the network takes no labels, images have none or others, or a class has no atoms.
+        """
+        rule = "one that takes class labels, for starts by class"
+        require(self.classes is not None, f"model {self.model}", rule, "one without classes")
+        judged = {self._split: self.split, self._real_split: self.real}
+        if not hasattr(self.extractor, "logits"):
+            judged = {}  # (without a classifier there are no figures by class)
+        for name, images in ({self._atoms[0]: self.atoms} | judged).items():
+            rule = "labelled, for starts by class"
+            require(images.labels is not None, f"images {name}", rule, "without labels")
+            assert images.labels is not None
+            check_labels(images.labels, len(images), self.classes, f"labels of {name}")
+            missing = sorted(set(range(self.classes or 0)) - set(images.labels.tolist()))
+            rule = f"of each of the network's {self.classes} classes, for starts by class"
+            require(not missing, f"images {name}", rule, f"none of class {missing[:1]}")
 
     def check_not_atoms(self, name: str) -> None:
         """Refuses images to be judged by if samples could be copies of them.

@@ -108,7 +108,7 @@ def beside(study: Comparison, chosen: StartSpec, samples: int, work: Path, **opt
         options: As for `run_comparison`.
     """
     inputs = Inputs.of(study)
-    own = replace(white_noise(inputs.schedule, STEPS), guidance=chosen.guidance)
+    own = white_noise(inputs.schedule, STEPS).told_as(chosen)
     result = run_comparison(
         replace(study, starts=(chosen, own), samples=samples), work, growing=True, **options
     )

@@ -58,6 +58,8 @@ def run_comparison(
         >>> run_comparison(comparison, "mine.work").row(comparison.starts[1]).fid
     """
     work, inputs = Path(work), Inputs.of(comparison)
+    if any(start.conditional for start in comparison.sampled_starts):
+        inputs.check_by_class()
     claim_work(work, comparison, growing)
     priors = priors or work / "priors"
     fitted = fit_priors(comparison, priors, listen)

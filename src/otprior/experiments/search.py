@@ -324,7 +324,7 @@ def tune(
 
     Arguments:
         study: Network, images, and the number of seeds of the last rung (`samples`). Of its starts the first says with
-            what guidance to sample; a search has its own, and its own first seed.
+            what guidance to sample, and whether by class; a search has its own, and its own first seed.
         work: Folder of pieces; an interrupted search goes on from it.
         steps: Steps of the sampler.
         priors: The kinds of prior that are tried.
@@ -342,7 +342,7 @@ def tune(
     block, sizes = rungs(study.samples)
     schedule = Inputs.of(study).schedule
     tried = candidates(schedule, steps, priors, SCHEDULERS[schedule.kind])
-    first = [replace(start, guidance=study.starts[0].guidance) for start in tried]
+    first = [start.told_as(study.starts[0]) for start in tried]
     require(bool(first), "steps", "at most the timesteps below every t* that is tried", steps)
     study = replace(study, starts=tuple(first), block=block, first_seed=FIRST_SEED)
     Inputs.of(study).check_not_atoms(study.split)

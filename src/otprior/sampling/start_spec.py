@@ -100,6 +100,10 @@ class StartSpec:
         """The start from another prior, with these options and no others."""
         return replace(self, prior=prior, options=tuple(options.items()))
 
+    def told_as(self, other: StartSpec) -> Self:
+        """The start by class and with guidance where another is."""
+        return replace(self, conditional=other.conditional, guidance=other.guidance)
+
     @property
     def noise(self) -> str | None:
         """The option "noise"; None if the prior has none."""
