@@ -570,7 +570,13 @@ def check_same_command(args: argparse.Namespace) -> None:
     free = ("out", "couplings", "seeds", "checkpoint_every", "workers")
     own = {name: value for name, value in vars(args).items() if name not in free}
     path = args.out / "settings.json"
-    if path.exists() and (known := json.loads(path.read_text())) != own:
+    if args.out.exists() and not args.out.is_dir():
+        raise SystemExit(f"--out must be a folder; {args.out} is a file")
+    try:
+        known = json.loads(path.read_text()) if path.exists() else own
+    except ValueError as error:
+        raise SystemExit(f"{path} is damaged ({error}); choose another --out") from None
+    if known != own:
         raise SystemExit(f"{args.out} holds runs of other settings, {known}; choose another --out")
     args.out.mkdir(parents=True, exist_ok=True)
     write_figures(own, path)

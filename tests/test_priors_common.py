@@ -228,6 +228,14 @@ def test_random_atoms_have_nothing_to_do_with_where_the_seed_lies() -> None:
         assert (abs(float(along.mean())) < 0.1) is small
 
 
+@pytest.mark.parametrize("kind", [GaussianPrior, MixturePrior, RandomAtomPrior, SemiDiscretePrior])
+@pytest.mark.parametrize("data", [IMAGES, ImageSet(IMAGES, LABELS)])
+def test_a_number_of_classes_without_labels_is_refused(kind: type[Prior], data: Tensor | ImageSet) -> None:
+    """It makes no prior by class: labels do, which are an argument of their own."""
+    with pytest.raises(ValueError, match="num_classes must be left out without labels; got 3"):
+        kind.fit(data, SCHEDULE, 500, num_classes=3)
+
+
 def test_random_atoms_of_an_absent_class() -> None:
     prior = RandomAtomPrior.fit(IMAGES, SCHEDULE, 500, LABELS * 2, num_classes=5)
     with pytest.raises(

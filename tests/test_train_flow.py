@@ -58,6 +58,16 @@ def figures(folder: Path) -> dict[str, float]:
     return {name: value for name, value in known.items() if "seconds" not in name}
 
 
+def test_what_is_in_the_way_of_the_runs_is_said_in_a_line(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "settings.json").write_text('{"data": ')
+    (tmp_path / "file").touch()
+    for out, words in ((tmp_path, "settings.json is damaged"), (tmp_path / "file", "must be a folder")):
+        with pytest.raises(SystemExit, match=words):
+            call(script, monkeypatch, "--data", "plane", "--size", "tiny", "--out", out)
+
+
 def test_it_goes_on_from_its_checkpoint_as_if_never_stopped(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -45,7 +45,7 @@ def read_data(
         The images in [-1, 1], with the labels, and the number of classes (None without labels).
 
     Raises:
-        ValueError: On NaN, a wrong shape or range, or labels that do not fit.
+        ValueError: On NaN, a wrong shape or range, labels that do not fit, or `num_classes` without labels.
 
     Examples:
         >>> read, classes = read_data(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
@@ -57,6 +57,7 @@ def read_data(
         images = images.read()
     images = replace(images, images=images.images.detach())
     if labels is None:
+        require(num_classes is None, "num_classes", "left out without labels", num_classes)
         return replace(images, labels=None, class_names=None), None
     if num_classes is not None:
         check_integer("num_classes", num_classes, 1, MOST_CLASSES)

@@ -126,7 +126,7 @@ class GaussianPrior(Prior):
         """
         noise_schedule, timestep = cls.read_start(schedule, timestep)
         images, classes = stream_data(data, value_range), None
-        if labels is not None or isinstance(images, ImageSet):
+        if not (labels is None and num_classes is None) or isinstance(images, ImageSet):
             images, classes = read_data(images, labels, "auto", num_classes)
         shape, spectra = _spectra(images, classes, rank)
         prior = cls(

@@ -136,7 +136,6 @@ class SemiDiscreteCoupling:
         images, count = read_data(data, labels, value_range, num_classes)
         if labels is None and isinstance(data, ImageSet):
             images = replace(images, labels=data.labels)
-        require(num_classes is None or labels is not None, "num_classes", "None without labels", num_classes)
         generator = generator if generator is not None else torch.Generator("cpu").manual_seed(0)
         solver = {"entropy": entropy, "tol": tol, "generator": generator, "max_draws": max_draws}
         solver |= {"progress": progress, "precision": precision, "processes": processes}
