@@ -59,7 +59,7 @@ def test_training_images_need_a_licence() -> None:
     assert options.items() <= FakeHub.told.items()
 
 
-def test_a_pipeline_publishes_no_images_unasked(tmp_path: Path) -> None:
+def test_a_pipeline_publishes_no_images_unasked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     unet = UNet2DModel(
         sample_size=2,
         in_channels=1,
@@ -85,6 +85,10 @@ def test_a_pipeline_publishes_no_images_unasked(tmp_path: Path) -> None:
     assert " Prior.from_pretrained" not in FakeHub.uploaded["README.md"]
     assert "holds training images" in FakeHub.uploaded["prior/README.md"]
     assert {"model_index.json", "prior/model.safetensors"} < set(FakeHub.uploaded)
+    # (The licence was asked for, and the folder is gone.)
+    assert "holds training data" not in caplog.text
+    pipe.save_pretrained(tmp_path / "fast")
+    assert "holds training data" in caplog.text
     pipe.prior = GaussianPrior.fit(IMAGES, schedule, timestep=500)
     pipe.push_to_hub("someone/moments")
     assert "prior/README.md" not in FakeHub.uploaded

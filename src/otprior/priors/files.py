@@ -12,6 +12,7 @@ from torch import Tensor
 from otprior.priors.registry import find_class, prior_kinds
 from otprior.utils.arrays import DIGEST, read_tensors, write_tensors
 from otprior.utils.files import output_dir, read_json
+from otprior.utils.hub import UPLOADS
 from otprior.utils.torch_state import plain_torch
 from otprior.utils.validation import require
 
@@ -52,7 +53,8 @@ def save_prior(
         write_tensors(temporary / WEIGHTS_FILE, tensors, {"format": "pt"})
         if card is not None:
             (temporary / "README.md").write_text(card, encoding="utf-8")
-            logger.warning("%s holds training data; see its README.md before you share it.", folder)
+            if not UPLOADS.get():
+                logger.warning("%s holds training data; see its README.md before you share it.", folder)
 
 
 @plain_torch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 FILE_ENDING = re.compile(
     r"\.(npz|npy|zip|tar|t?gz|parquet|safetensors|json|pth?|bin|ckpt|png|jpe?g)$", re.IGNORECASE
 )
+
+# Whether what is written now goes up under a licence that was asked for: it need not be warned of.
+UPLOADS = ContextVar("UPLOADS", default=False)
 
 # The files of a prior's folder.
 PRIOR_FILES = ("config.json", "model.safetensors", "README.md")
@@ -83,8 +87,11 @@ def upload(
     """
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as parent:
-        folder = Path(parent, "upload")
-        write(folder)
+        folder, told = Path(parent, "upload"), UPLOADS.set(True)
+        try:
+            write(folder)
+        finally:
+            UPLOADS.reset(told)
         for path in folder.rglob(WRITTEN):
             path.unlink()  # it speaks of a folder that is replaced
         if card is not None:
