@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from exact_denoiser import ExactDenoiser
 from tiny_pipelines import pixel_unet
 from torch import Tensor
 
-from otprior import OTPriorPipeline, start_at
+from otprior import OTPriorPipeline, attach, start_at
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import GaussianPrior, IdentityPrior, SemiDiscretePrior
 from otprior.sampling.schedulers import start_scheduler, supported_schedulers
@@ -249,6 +250,32 @@ def test_schedulers_that_cannot_start_at_t_are_refused_before_any_work(prior: Ga
     narrow = IdentityPrior.build(SHAPE, NoiseSchedule.edm(0.002, 900.0), 1.7)
     with pytest.raises(ValueError, match="log_snr must be in"):
         start_at(make("DDIMScheduler"), narrow)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        [],
+        [500, 500],
+        [100, 500],
+        [900, 300],
+        [400, 300],
+        [500, math.nan],
+        [500, -3],
+        [500, 250.5],
+        5,
+        "500",
+        [True],
+    ],
+)
+@pytest.mark.parametrize("refuses", [start_at, attach])
+def test_a_wrong_grid_is_refused_where_it_is_given(prior: GaussianPrior, refuses: Any, grid: Any) -> None:
+    # (To `start_at` a scheduler, to `attach` a pipeline.)
+    ddim = make("DDIMScheduler")
+    what = ddim if refuses is start_at else diffusers.DDPMPipeline(pixel_unet(), ddim)
+    with pytest.raises(ValueError, match=r"^timesteps must be"):
+        refuses(what, prior, timesteps=grid)
+    assert refuses is start_at or type(what.scheduler) is type(ddim)
 
 
 # Labels and further noise ------------------------------------------------------------------------------------

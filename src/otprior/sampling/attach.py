@@ -87,12 +87,12 @@ def attach(
     labelled = condition is not None or "class_labels" in asked
     hint = "It chooses a label for the call's prompts."
     require(prior.num_classes is None or labelled, "condition", "given for a prior by class", None, hint)
-    if condition is None and {"prompt", "class_labels"} & set(asked):
-        warn_of_layout(prior, "Fit a prior by class, and pass condition=.")
     own_scheduler = stock_scheduler(pipe.scheduler)
     started = start_at(own_scheduler, prior, timesteps=timesteps)
     if not _prepares(stock):
         find_network(pipe)
+    if condition is None and {"prompt", "class_labels"} & set(asked):
+        warn_of_layout(prior, "Fit a prior by class, and pass condition=.")
     detach(pipe)
     pipe._otprior = _State(stock, prior, condition, layout, own_scheduler, timesteps)
     pipe.__class__ = _attached_class(stock)

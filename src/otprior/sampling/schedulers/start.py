@@ -24,7 +24,7 @@ from otprior.sampling.schedulers.flow import start_flow
 from otprior.sampling.schedulers.ratio import start_ratio
 from otprior.sampling.schedulers.support import StartRequest, find_support, step_output
 from otprior.sampling.schedulers.vp import start_vp
-from otprior.utils.validation import check_choice, check_integer, invalid, require
+from otprior.utils.validation import check_choice, check_integer, check_number, invalid, require
 
 _FAMILIES = {"vp": start_vp, "flow": start_flow, "ve": start_edm, "scales": start_ratio}
 
@@ -193,6 +193,18 @@ def find_origin(scheduler: Any, prior: Any = None) -> Origin:
         last = schedule.timestep_range[1]
         return Origin(schedule, last, schedule.alpha(last), schedule.sigma(last))
     return Origin(schedule, matching_timestep(schedule, prior.alpha, prior.sigma), prior.alpha, prior.sigma)
+
+
+def read_grid(name: str, values: Any) -> list[float]:
+    """A grid that a user or a pipeline gave, as Python's numbers.
+
+    Raises:
+        ValueError: If it is no sequence of numbers.
+    """
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    ordered = isinstance(listed, Sequence) and not isinstance(listed, str)
+    require(ordered, name, "a sequence of numbers", f"{str(values)[:40]!r}, a {type(values).__name__}")
+    return [check_number(name, each) for each in listed]
 
 
 def _check(request: StartRequest) -> None:

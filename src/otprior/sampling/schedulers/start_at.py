@@ -23,7 +23,7 @@ from torch import Tensor
 from otprior.priors import Prior
 from otprior.sampling.schedulers.begun import Begun
 from otprior.sampling.schedulers.flow import before_shift
-from otprior.sampling.schedulers.start import Start, find_origin
+from otprior.sampling.schedulers.start import Start, find_origin, read_grid
 from otprior.sampling.schedulers.support import find_support
 from otprior.utils.random import keyed_normal
 from otprior.utils.validation import check_finite, invalid, require
@@ -47,7 +47,8 @@ def start_at(
             then asked for as many steps.
 
     Raises:
-        ValueError: If the scheduler cannot start at t*, or never has the prior's noise level.
+        ValueError: If the scheduler cannot start at t*, or never has the prior's noise level; or if `timesteps` are
+            none of its own, strictly decreasing from t*.
 
     Examples:
         >>> pipe.scheduler = start_at(pipe.scheduler, prior)
@@ -56,8 +57,10 @@ def start_at(
     require(prior is None or isinstance(prior, Prior), "prior", "a Prior, or None", type(prior).__name__)
     base = stock_scheduler(scheduler)
     support = find_support(base)  # refuses a class that cannot start, before its process is asked for
-    grid = None if timesteps is None else [float(each) for each in timesteps]
-    begun = Begun(base, prior, find_origin(base, prior), check, grid)
+    grid, origin = None if timesteps is None else read_grid("timesteps", timesteps), find_origin(base, prior)
+    if grid is not None:
+        origin.start(base, timesteps=grid)  # refuses it now, and not at the first run
+    begun = Begun(base, prior, origin, check, grid)
     stock = type(base)
     told = {"__module__": stock.__module__, "__qualname__": stock.__qualname__, "__doc__": stock.__doc__}
     made = type(stock.__name__, (_StartsAt, stock), told)
@@ -201,7 +204,7 @@ class _StartsAt:
         asked: dict[str, Any] = {"num_inference_steps": num_inference_steps}
         for name, grid in (("sigmas", sigmas), ("timesteps", timesteps)):
             if grid is not None:
-                asked = {name: [float(each) for each in grid]}
+                asked = {name: read_grid(name, grid)}
         if begun.grid is not None:
             (steps,) = (each if isinstance(each, int) else len(each) for each in asked.values())
             rule = f"{len(begun.grid)}, the timesteps of the grid that was given"
