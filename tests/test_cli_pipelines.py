@@ -24,6 +24,7 @@ from otprior.diffusion.grids import timestep_grid
 from otprior.metrics.features import FeatureExtractor, save_extractor
 from otprior.sampling.settings import write_settings
 from otprior.sampling.start_spec import StartSpec
+from otprior.sampling.stock import stock_latents
 
 SMALL = ("--steps", "3", "--batch-size", "2")
 
@@ -271,6 +272,13 @@ def test_starts_of_other_models_are_compared(kind: str, tmp_path: Path) -> None:
     blocks = [np.load(path)["pixels"] for path in (tmp_path / "compared.work").glob("images/*/*.npz")]
     wanted = pixels(tmp_path / "images").transpose(0, 3, 1, 2).astype(int)
     assert min(np.abs(block[:3].astype(int) - wanted).max() for block in blocks) <= 1
+    if told:
+        # (The search is to last until a grid would be fitted.)
+        words = ("--validation", tmp_path / "test.npz", "--prior", "gaussian", "--samples", "12")
+        words += ("--steps", "2", "--copy-margin", "1", "--out", tmp_path / "tuned")
+        result = run("tune", tmp_path / "model", *inputs_of(tmp_path, 8), *words)
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / "tuned" / "settings.json").is_file()
 
 
 def test_a_prior_without_classes_names_the_option(model: Path, prior: Path, tmp_path: Path) -> None:
@@ -326,6 +334,14 @@ def test_labels_choose_a_priors_class_for_a_prompt(model: Path, photographs: Pat
     for seed in range(4):
         assert np.abs(mixed[seed] - pixels(tmp_path / f"{seed % 2}")[seed]).max() <= 1
     assert not np.array_equal(pixels(tmp_path / "0"), pixels(tmp_path / "1"))
+
+
+@pytest.mark.parametrize(("name", "classes"), [("DiT", 1000), ("PixArtSigma", None)])
+def test_only_a_pipeline_told_classes_has_some(name: str, classes: int | None, tmp_path: Path) -> None:
+    pipe = build(name, diffusers.DDIMScheduler())
+    assert "num_embeds_ada_norm" in pipe.transformer.config  # of both
+    pipe.save_pretrained(tmp_path)
+    assert stock_latents(tmp_path).classes == classes
 
 
 def test_a_transformer_told_a_class_is_sampled(tmp_path: Path) -> None:

@@ -155,38 +155,67 @@ def test_starts_are_compared_by_class_and_with_guidance(material: Path, tmp_path
 
 @pytest.mark.parametrize("command", ["tune", "compare"])
 @pytest.mark.parametrize(
-    ("model", "labels", "more", "parts"),
+    ("changed", "labels", "parts"),
     [
-        ("model", None, [], ["train.npz must be labelled, for starts by class"]),
-        ("model", [0, 1, 3], [], ["labels of", "in [0, 2]; got 3"]),
-        ("model", [0, 1, 1], [], ["each of the network's 3 classes", "none of class [2]"]),
-        ("plain", [0, 1, 2], [], ["takes class labels, for starts by class"]),
-        ("plain", [0, 1, 2], ["--guidance-scale", 2], ["--null-label"]),
+        ("train", None, ["train.npz must be labelled, for starts by class"]),
+        ("train", [0, 1, 3], ["labels of", "in [0, 2]; got 3"]),
+        ("train", [0, 1, 1], ["each of the network's 3 classes", "got 0 of class 2"]),
+        ("validation", None, ["validation.npz must be labelled, for starts by class"]),
+        ("validation", [*[0, 1] * 24, 1, 2], ["at least 2 of each", "got 1 of class 2"]),
     ],
 )
-def test_starts_by_class_take_a_network_and_images_with_classes(
-    material: Path,
-    tmp_path: Path,
-    command: str,
-    model: str,
-    labels: list[int] | None,
-    more: list[object],
-    parts: list[str],
+def test_starts_by_class_take_images_with_classes(
+    material: Path, tmp_path: Path, command: str, changed: str, labels: list[int] | None, parts: list[str]
 ) -> None:
-    if model == "plain":
-        write_model(tmp_path / "plain", classes=None)
-    arrays = {"images": np.load(material / "train.npz")["images"]}
-    arrays |= {} if labels is None else {"labels": np.resize(labels, 60)}
-    np.savez(tmp_path / "train.npz", **arrays)  # type: ignore[arg-type]
-    validation = material / "validation.npz"
-    own = {
+    for name in ("train", "validation"):
+        arrays = dict(np.load(material / f"{name}.npz"))
+        if name == changed:
+            del arrays["labels"]
+            arrays |= {} if labels is None else {"labels": np.resize(labels, len(arrays["images"]))}
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+    own: dict[str, list[object]] = {
         "tune": ["--validation"],
         "compare": ["--starts", "gaussian@1", "--held-out", material / "held.npz", "--reference"],
     }
-    folder = tmp_path if model == "plain" else material
-    words = [command, folder / model, tmp_path / "train.npz", *own[command], validation, "--workers", 1]
-    words += ["--extractor", material / "extractor", "--samples", 12, "--conditional", *more]
+    words = [command, material / "model", tmp_path / "train.npz", *own[command], tmp_path / "validation.npz"]
+    words += ["--extractor", material / "extractor", "--samples", 12, "--workers", 1, "--conditional"]
     assert_refused(run(*words, "--out", tmp_path / "out"), *parts)
+    assert not (tmp_path / "out.work" / "study.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "parts"),
+    [
+        ("plain", "--conditional", ["how many class labels", "by class"]),
+        ("plain", "--conditional --guidance-scale 2", ["how many class labels", "by class"]),
+        ("plain", "--guidance-scale 2", ["--guidance-scale must be left out: the model's network"]),
+        ("model", "--guidance-scale 2", ["--guidance-scale must be left out without --conditional"]),
+        ("stock", "", ["--conditional must be given, or --null-label"]),
+        ("stock", "--conditional --guidance-scale 2", ["--null-label must be given for guidance"]),
+        ("stock", "--conditional", ["got 0 of class 3", "no class, give --null-label"]),
+        (
+            "model",
+            "--conditional --extractor EXTRACTOR",
+            ["classifier of the network's 3", "one of 5 classes"],
+        ),
+    ],
+)
+def test_starts_by_class_take_a_network_with_classes(
+    material: Path, tmp_path: Path, model: str, options: str, parts: list[str]
+) -> None:
+    folder = material / "model" if model == "model" else write_model(tmp_path / "plain", classes=None)
+    if model == "stock":
+        # (A folder of diffusers does not say which label means no class.)
+        unet = diffusers.UNet2DModel.from_pretrained(material / "model" / "unet")
+        folder = tmp_path / "stock"
+        diffusers.DDPMPipeline(unet, diffusers.DDPMScheduler()).save_pretrained(folder)
+    extractor = FeatureExtractor("five", (1, SIZE, SIZE), (4, 4, 4), dim=6, classes=5)
+    save_extractor(extractor, tmp_path / "five", torch.float32)
+    words = ["compare", folder, material / "train.npz", "--starts", "gaussian@1", "--samples", 12]
+    words += ["--workers", 1, "--reference", material / "validation.npz", "--held-out", material / "held.npz"]
+    words += ["--extractor", material / "extractor"]
+    options = options.replace("EXTRACTOR", str(tmp_path / "five"))
+    assert_refused(run(*words, *options.split(), "--out", tmp_path / "out"), *parts)
 
 
 def test_settings_by_class_are_taken(material: Path, tmp_path: Path) -> None:

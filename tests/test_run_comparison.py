@@ -16,6 +16,7 @@ from otprior.data.images import to_uint8
 from otprior.experiments import inputs
 from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.gates import difference_gate, paired_fid_difference
+from otprior.experiments.measuring import real_figures
 from otprior.experiments.priors import load_fitted
 from otprior.experiments.run import claim_work
 from otprior.experiments.run import run_comparison as run_in_any_process
@@ -42,6 +43,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Comparison:
         np.savez(folder / f"{name}.npz", images=to_uint8(images.images), labels=images.labels.numpy())
     paths = {"split": str(folder / "reference.npz"), "real_split": str(folder / "held_out.npz")}
     return Comparison("small", (WHITE,), samples=20, atoms=60, tol=0.5, block=10, **paths)
+
+
+def test_without_a_classifier_images_to_judge_by_need_no_labels(small: Comparison, tmp_path: Path) -> None:
+    torch.jit.script(torch.nn.AvgPool2d(14)).save(tmp_path / "pool.pt")  # type: ignore[no-untyped-call]
+    paths = {}
+    for field in ("split", "real_split"):
+        paths[field] = str(tmp_path / f"{field}.npz")
+        np.savez(paths[field], images=np.load(getattr(small, field))["images"])
+    starts = (replace(WHITE, conditional=True),)
+    study = replace(small, starts=starts, extractor=str(tmp_path / "pool.pt"), atoms=150, **paths)
+    claim_work(tmp_path / "work", study, growing=False)
+    assert real_figures(study, tmp_path).class_accuracy is None
 
 
 def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(

@@ -112,6 +112,8 @@ class UserInputs:
         require(self.model != BUNDLED or self.variant is None, "--variant", rule, self.variant)
         prompted = self._asks("prompt")
         require(not prompted or bool(self.prompts), "--prompt", "given for a model with prompts", None)
+        rule = "left out: the model is told prompts, not classes"
+        require(not prompted or not self.conditional, "--conditional", rule, "given")
         needless: dict[str, Any] = {
             "--prompt": None if prompted else self.prompts or None,
             "--negative-prompt": None if self._asks("negative_prompt") else self.negative_prompt,
@@ -119,18 +121,28 @@ class UserInputs:
         if is_stock_model(self.model):
             needless["--null-label"] = self.null_label
         else:
-            pipe: Any = load_model(self.model, null_label=self.null_label, variant=self.variant)
-            if not self.conditional:
-                needless["--guidance-scale"] = self.guidance_scale
-            elif self.guidance != 1:
-                rule = "given for guidance: the network's label for no class"
-                require(pipe.config.null_class_label is not None, "--null-label", rule, None)
+            self._check_classes()
         for option, value in needless.items():
             require(value is None, option, "left out: the model's network takes none", value)
         if self.extractor not in (None, BUNDLED):
             from otprior.metrics import load_extractor
 
             load_extractor(str(self.extractor))
+
+    def _check_classes(self) -> None:
+        """Loads a network that takes at most labels, and requires that it is told how to take them."""
+        from otprior.sampling.inputs import takes_labels
+
+        pipe: Any = load_model(self.model, null_label=self.null_label, variant=self.variant)
+        null, takes, scale = pipe.config.null_class_label, takes_labels(pipe.unet), self.guidance_scale
+        if self.conditional:
+            rule = "given for guidance: the network's label for no class"
+            require(self.guidance == 1 or null is not None or not takes, "--null-label", rule, None)
+            return
+        rule = "left out: the model's network takes none" if not takes else "left out without --conditional"
+        require(scale is None, "--guidance-scale", rule, scale)
+        rule = "given, or --null-label: the model's network takes class labels"
+        require(not takes or null is not None, "--conditional", rule, None)
 
     @property
     def guidance(self) -> float:

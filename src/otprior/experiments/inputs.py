@@ -10,6 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from otprior.data import bundled
@@ -22,7 +23,7 @@ from otprior.experiments.sampling import Models
 from otprior.metrics import FeatureMoments, Reference
 from otprior.metrics.classes import class_moments
 from otprior.metrics.extractors import Extractor, extractor_sha256, load_extractor
-from otprior.metrics.features import extract_features
+from otprior.metrics.features import class_logits, extract_features
 from otprior.metrics.neighbours import nearest
 from otprior.sampling.folders import (
     AUTOENCODERS,
@@ -30,6 +31,7 @@ from otprior.sampling.folders import (
     find_pipeline,
     network_sha256,
     own_scheduler,
+    read_index,
 )
 from otprior.sampling.inputs import real_classes
 from otprior.sampling.stock import LatentSpace, is_stock, stock_latents
@@ -83,6 +85,8 @@ class Inputs:
         own = model != BUNDLED
         self.model = find_pipeline(model, variant) if own else bundled.pipeline_path()
         self.null_class_label = null_class_label if own else bundled.null_class_label()
+        if own and null_class_label is None:
+            self.null_class_label = read_index(self.model).get("null_class_label")
         self._own_model, self._extractor = own, extractor
         self._variant = variant
         self.stock = own and is_stock(self.model)
@@ -180,12 +184,9 @@ class Inputs:
             return len(bundled.class_names())
         if self.stock and self._space is not None:
             return self._space.classes
-        config, null = component_folder(self.model, "unet") / "config.json", self.null_class_label
+        config = component_folder(self.model, "unet") / "config.json"
         count = read_json(config).get("num_class_embeds") if config.is_file() else None
-        if count is None:
-            return None
-        null = read_json(self.model / "model_index.json").get("null_class_label") if null is None else null
-        return real_classes(count, null)
+        return real_classes(count, self.null_class_label)
 
     def models(
         self, priors: Path, precision: str = "float32", conditional: bool = True, device: str = "cpu"
@@ -216,21 +217,35 @@ class Inputs:
         """Refuses starts by class unless network, atoms and the images to judge by have the same classes.
 
         Raises:
-            ValueError: If the network takes no labels, images have none or others, or a class has no atoms.
+            ValueError: If the number of the network's classes is not known or not the classifier's, if images have no
+                labels or others, or if a class has too few images.
         """
-        rule = "one that takes class labels, for starts by class"
-        require(self.classes is not None, f"model {self.model}", rule, "one without classes")
-        judged = {self._split: self.split, self._real_split: self.real}
+        count = self.classes
+        rule = "one whose config tells how many class labels it takes, for starts by class"
+        require(count is not None, f"model {self.model}", rule, "none")
+        assert count is not None
+        self._check_labels(self._atoms[0], self.atoms, count, 1)
         if not hasattr(self.extractor, "logits"):
-            judged = {}  # (without a classifier there are no figures by class)
-        for name, images in ({self._atoms[0]: self.atoms} | judged).items():
-            rule = "labelled, for starts by class"
-            require(images.labels is not None, f"images {name}", rule, "without labels")
-            assert images.labels is not None
-            check_labels(images.labels, len(images), self.classes, f"labels of {name}")
-            missing = sorted(set(range(self.classes or 0)) - set(images.labels.tolist()))
-            rule = f"of each of the network's {self.classes} classes, for starts by class"
-            require(not missing, f"images {name}", rule, f"none of class {missing[:1]}")
+            return  # (without a classifier there are no figures by class)
+        known = class_logits(self.extractor, self.split.images[:1]).shape[1]
+        rule = f"a classifier of the network's {count} classes, or none, for starts by class"
+        require(known == count, f"extractor {self.extractor.name}", rule, f"one of {known} classes")
+        for name, images in ((self._split, self.split), (self._real_split, self.real)):
+            self._check_labels(name, images, count, 2)  # (a covariance takes two)
+
+    def _check_labels(self, name: str, images: ImageSet, classes: int, least: int) -> None:
+        """Requires labels, and at least so many images of each class."""
+        rule = "labelled, for starts by class"
+        require(images.labels is not None, f"images {name}", rule, "without labels")
+        assert images.labels is not None
+        check_labels(images.labels, len(images), classes, f"labels of {name}")
+        sizes = torch.bincount(images.labels, minlength=classes)
+        fewest = int(sizes.argmin())
+        rule = f"at least {least} of each of the network's {classes} classes, for starts by class"
+        is_null = fewest == classes - 1 and self.null_class_label is None
+        hint = f"If {fewest} is the network's label for no class, give null_class_label" if is_null else ""
+        got = f"{int(sizes[fewest])} of class {fewest}"
+        require(int(sizes[fewest]) >= least, f"images {name}", rule, got, hint)
 
     def check_not_atoms(self, name: str) -> None:
         """Refuses images to be judged by if samples could be copies of them.

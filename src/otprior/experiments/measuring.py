@@ -111,7 +111,7 @@ def _real_figures(inputs: Inputs, samples: int, mixture: float, by_class: bool) 
         chosen = evaluate(features[rows], real.images[rows], reference=inputs.reference, generator=generator)
         if mixture:
             chosen |= _mixture(inputs, real.images[rows], mixture, generator)
-        if by_class:
+        if by_class and hasattr(inputs.extractor, "logits"):
             assert real.labels is not None
             chosen |= _by_class(inputs, features[rows], real.images[rows], real.labels[rows], generator)
         return chosen

@@ -58,8 +58,6 @@ def run_comparison(
         >>> run_comparison(comparison, "mine.work").row(comparison.starts[1]).fid
     """
     work, inputs = Path(work), Inputs.of(comparison)
-    if any(start.conditional for start in comparison.sampled_starts):
-        inputs.check_by_class()
     claim_work(work, comparison, growing)
     priors = priors or work / "priors"
     fitted = fit_priors(comparison, priors, listen)
@@ -96,7 +94,14 @@ def _models(comparison: Comparison, priors: Path) -> Models:
 
 
 def claim_work(work: Path, comparison: Comparison, growing: bool) -> None:
-    """Marks a work folder with all that its pieces depend on, or refuses one that is marked otherwise."""
+    """Marks a work folder with all that its pieces depend on, or refuses one that is marked otherwise.
+
+    Raises:
+        ValueError: If it is marked otherwise, or starts by class cannot be had of these inputs.
+    """
+    inputs = Inputs.of(comparison)
+    if any(start.conditional for start in comparison.sampled_starts):
+        inputs.check_by_class()
     settings = _settings(comparison)
     if growing:
         settings = {
@@ -106,7 +111,7 @@ def claim_work(work: Path, comparison: Comparison, growing: bool) -> None:
         "otprior": __version__,
         "study": settings,
         "manifest": sha256(bundled.ROOT / "manifest.json"),
-        **Inputs.of(comparison).fingerprint(),
+        **inputs.fingerprint(),
     }
     mark_work(work / "study.json", mark, "one of this very study")
 

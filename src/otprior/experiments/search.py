@@ -380,8 +380,8 @@ def _on_a_fitted_grid(
     """The best start once more, on a grid that is fitted to it."""
     if best is None or best.start.steps == 1 or time.monotonic() > deadline:
         return []
-    if study.prompts:
-        logger.warning("with prompts no grid is fitted: the best start keeps its scheduler's spacing")
+    if Inputs.of(study).stock:
+        logger.warning("no grid is fitted to a stock pipeline: the best start keeps its scheduler's spacing")
         return []
     priors = options.get("priors") or work / "priors"
     fitted = with_fitted_grid(study, best.start, work, priors, options.get("listen", ignore))

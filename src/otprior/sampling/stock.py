@@ -104,7 +104,10 @@ def stock_latents(
     shape = None
     if coder is None or any(p.ndim >= 4 for p in coder.parameters()):
         shape = _latent_shape(config, coder, {"height": height, "width": width})
-    return LatentSpace(own_scheduler(folder), coder, shape, config.get("num_embeds_ada_norm"))
+    # (Networks that are told prompts may have such a number in their config, too.)
+    told = is_stock(folder) and call_default(folder, "class_labels") is not Ellipsis
+    classes = config.get("num_embeds_ada_norm") if told else None
+    return LatentSpace(own_scheduler(folder), coder, shape, classes)
 
 
 def _latent_shape(config: dict[str, Any], coder: Any, asked: dict[str, int | None]) -> Any:
