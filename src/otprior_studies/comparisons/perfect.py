@@ -55,7 +55,7 @@ STARTS: dict[str, tuple[str, dict[str, str], tuple[int, ...]]] = {
     "mixture fresh": ("mixture", {"noise": "fresh"}, (200, 300, 400, 525, 650)),
 }
 # Sizes of the error, in units of a pixel's range of [-1, 1]; and the starts that it is tried on.
-ERRORS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4)
+ERRORS = (0.0, 0.1, 0.2, 0.4, 0.8)
 WITH_ERRORS = ("coupled", "whitened", "fresh")
 ERRORS_FROM = 525
 # Of the law: images of a component, and axes of it; how many images of each kind are drawn.
