@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,8 @@ def test_starts_are_compared_by_class_and_with_guidance(material: Path, tmp_path
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [row["nfe"] for row in report["rows"]] == [4, 4]
     assert all(0 <= row["class_accuracy"] <= 1 for row in [report["reference"], *report["rows"]])
+    assert all(row["conditional"] for row in report["rows"])
+    assert "by class · guidance 2" in (tmp_path / "out" / "report.html").read_text()
     (prior,) = (tmp_path / "out.work" / "priors").glob("*by-class")
     assert Prior.from_pretrained(prior).num_classes == 3
 
@@ -256,6 +259,10 @@ def test_a_search_whose_time_is_up_says_how_good_the_network_is(material: Path, 
     assert found.exit_code == 0, found.output
     assert "on 12 seeds" in " ".join(found.output.split())
     assert Prior.from_pretrained(tmp_path / "tuned" / "prior").num_classes == 3
+    page = (tmp_path / "tuned" / "report.html").read_text()
+    assert "starts by class were tried" in re.sub("<[^>]*>", "", page)
+    trials = json.loads((tmp_path / "tuned" / "trials.json").read_text())["trials"]
+    assert all(0 <= trial["class_accuracy"] <= 1 for trial in trials)
 
 
 @pytest.mark.slow

@@ -57,6 +57,16 @@ def test_without_a_classifier_images_to_judge_by_need_no_labels(small: Compariso
     assert real_figures(study, tmp_path).class_accuracy is None
 
 
+def test_the_floor_does_not_depend_on_the_order_of_held_out_images(small: Comparison, tmp_path: Path) -> None:
+    held_out = dict(np.load(small.real_split))
+    rows = np.argsort(held_out["labels"])
+    np.savez(tmp_path / "sorted.npz", images=held_out["images"][rows], labels=held_out["labels"][rows])
+    by_class = replace(small, real_split=str(tmp_path / "sorted.npz"))
+    floors = [real_figures(each, tmp_path / "figures").measured("fid_floor") for each in (small, by_class)]
+    # (Sets of 20 out of 120 sorted images hold two classes of ten: a floor twice as high.)
+    assert floors[1] == pytest.approx(floors[0], rel=0.2)
+
+
 def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
     small: Comparison, tmp_path: Path
 ) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from otprior.cli.inputs import set_up_torch
+from otprior.cli.inputs import BUNDLED, set_up_torch
 from otprior.cli.options import (
     Convert,
     Crop,
@@ -145,6 +145,7 @@ def tune(
                 run = options | {"minutes": minutes, "workers": count, "listen": follow(bar)}
                 search = _search(inputs, split, samples, work, copy_limit, compiled, run)
                 options |= {"model": model, "data": data, "validation": Path(split).name, "samples": samples}
+                options |= {"extractor": extractor or BUNDLED, "conditional": conditional}
                 _write(folder, search, work, options)
         stdout().print(_table(search, Path(split).name, out))
         if search.best is None:
@@ -199,11 +200,11 @@ def _table(search: Search, chosen_on: str, out: Path) -> Table:
     """What was chosen, and what it rests on."""
     from rich.table import Table
 
-    from otprior.experiments.search_report import edges
+    from otprior.experiments.search_report import edges, told
 
     best, starts = search.best, {trial.start for trial in search.trials}
     rows = [
-        ("tried", f"{len(starts)} starts, {search.evaluations:,} evaluations"),
+        ("tried", f"{len(starts)} starts{told(search)}, {search.evaluations:,} evaluations"),
         ("copying", f"at most {search.limit.rate:.4f}, by {search.limit.margin:g} at the upper 95 % limit"),
     ]
     if best is not None:

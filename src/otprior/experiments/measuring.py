@@ -93,21 +93,23 @@ def real_figures(comparison: Comparison, folder: Path) -> RealImages:
     name += f"-mixture-{comparison.mixture:g}" if comparison.mixture else ""
     path = folder / f"{name}-{comparison.samples}.json"
     if not path.exists():
-        write_json(
-            path,
-            _real_figures(Inputs.of(comparison), comparison.samples, comparison.mixture, by_class).to_json(),
-        )
+        shuffled = comparison.real_split not in bundled.SPLITS  # (images at a path may be sorted by class)
+        asked = (comparison.samples, comparison.mixture, by_class, shuffled)
+        write_json(path, _real_figures(Inputs.of(comparison), *asked).to_json())
     return RealImages.from_json(read_json(path))
 
 
 @cache
-def _real_figures(inputs: Inputs, samples: int, mixture: float, by_class: bool) -> RealImages:
+def _real_figures(inputs: Inputs, samples: int, mixture: float, by_class: bool, shuffled: bool) -> RealImages:
     """The figures of `real_figures`; searches ask for those of the same images again and again."""
     real, features = inputs.real, inputs.real_features
     size = min(samples, len(real))
     generator = torch.Generator().manual_seed(0)
+    order = torch.arange(len(real))
+    if shuffled:
+        order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
 
-    def figures_of(rows: slice) -> dict[str, Any]:
+    def figures_of(rows: Tensor) -> dict[str, Any]:
         chosen = evaluate(features[rows], real.images[rows], reference=inputs.reference, generator=generator)
         if mixture:
             chosen |= _mixture(inputs, real.images[rows], mixture, generator)
@@ -116,9 +118,9 @@ def _real_figures(inputs: Inputs, samples: int, mixture: float, by_class: bool) 
             chosen |= _by_class(inputs, features[rows], real.images[rows], real.labels[rows], generator)
         return chosen
 
-    sets = [figures_of(slice(i, i + size)) for i in range(0, len(real) - size + 1, size)[:FLOOR_SETS]]
+    sets = [figures_of(order[i : i + size]) for i in range(0, len(real) - size + 1, size)[:FLOOR_SETS]]
     # Rates of copying need no equal n, and are known best from all of the images.
-    whole = figures_of(slice(None))
+    whole = figures_of(order)
     figures = over_sets(sets, size)
     for key in whole:
         if key.startswith(("copy_rate", "nearest_", "class_accuracy", "mode_mixture")):

@@ -172,6 +172,7 @@ def _report_row(
         scheduler=start.scheduler,
         spacing=start.spacing,
         guidance=start.guidance,
+        conditional=start.conditional or None,
         samples=comparison.samples * comparison.seed_sets,
         seeds=f"{comparison.first_seed}-{last}",
         fit_seconds=fit_seconds,

@@ -16,7 +16,7 @@ from typing import Any
 from otprior.experiments.own_sampler import STEPS
 from otprior.experiments.search import Search, Trial, on_most_seeds
 from otprior.report import ReportRow
-from otprior.report.metric import METRIC
+from otprior.report.metric import METRIC, Metric
 from otprior.report.page import Page, Section, Tile, how_it_was_made, how_to_read, plot
 from otprior.report.record import Report
 from otprior.report.sampling_page import GENERAL, images_section, start_meanings
@@ -26,7 +26,7 @@ from otprior.utils.files import output_file, write_json
 from otprior.utils.validation import require
 
 _FIGURES = ("fid", "fid_interval", "kid", "copy_rate", "copy_rate_interval", "source_rate", "recall")
-_SHOWN = [METRIC[key] for key in ("fid", "copy_rate", "source_rate", "recall")]
+_SHOWN = ("fid", "copy_rate", "source_rate", "recall")
 _FID, _SHARE = METRIC["fid"], METRIC["copy_rate"]
 
 
@@ -57,11 +57,29 @@ def trial_json(search: Search, trial: Trial) -> dict[str, Any]:
         "label": start.label,
         "start_timestep": start.start_timestep,
         "samples": trial.samples,
-        **{name: getattr(trial.figures, name) for name in _FIGURES},
+        **{name: getattr(trial.figures, name) for name in _with_classes(search, _FIGURES)},
         "allowed": search.limit.allows(trial.copy_rate, trial.samples),
         "evaluations": (trial.samples - max(fewer, default=0)) * start.evaluations,
         "row": start.to_json(),
     }
+
+
+def _with_classes(search: Search, figures: tuple[str, ...]) -> tuple[str, ...]:
+    """These figures, and class accuracy where it was measured."""
+    measured = any(trial.figures.class_accuracy is not None for trial in search.trials)
+    return (*figures, "class_accuracy") if measured else figures
+
+
+def _shown(search: Search) -> list[Metric]:
+    return [METRIC[key] for key in _with_classes(search, _SHOWN)]
+
+
+def told(search: Search) -> str:
+    """What the network is told of every start: " by class, guidance 2"."""
+    start = search.trials[0].start
+    parts = ["by class"] * start.conditional
+    parts += [f"guidance {start.guidance:g}"] * (start.guidance != 1)
+    return " " + ", ".join(parts) if parts else ""
 
 
 def search_curve(
@@ -134,7 +152,7 @@ def search_page(search: Search, chosen_on: str, report: Report) -> bytes:
         "No start that was tried keeps the copying limit." if best is None else _choice(search, chosen_on),
         *([] if own is None else [own.words]),
         *edges(search),
-        f"{len(tried)} starts were tried, with {search.evaluations:,} network evaluations.",
+        f"{len(tried)} starts{told(search)} were tried, with {search.evaluations:,} network evaluations.",
     ]
     caption = (
         "Every trial. A hollow mark copies too much to be allowed on so many seeds. Fewer seeds give a higher FID: "
@@ -142,8 +160,8 @@ def search_page(search: Search, chosen_on: str, report: Report) -> bytes:
     )
     note = "Each start on the most seeds that it was tried on; below a figure stands its 95% interval. "
     note += "FIDs on different numbers of seeds do not compare."
-    words = [*GENERAL, *start_meanings(start.label for start in tried)]
-    words += [(metric.heading, metric.meaning) for metric in _SHOWN]
+    words = [*GENERAL, *start_meanings([told(search), *(start.label for start in tried)])]
+    words += [(metric.heading, metric.meaning) for metric in _shown(search)]
     sections = [
         images_section(() if own is None else own.images),
         Section("FID and copying by start timestep", [plot(_curve(search), caption)]),
@@ -184,23 +202,23 @@ def _tiles(search: Search) -> list[Tile]:
 
 def _table(search: Search) -> Table:
     """The chosen start, the network's own sampler, and every other start, on most seeds and of lowest FID first."""
-    best, own = search.best, search.own_sampler
+    best, own, shown = search.best, search.own_sampler, _shown(search)
     rest = sorted(on_most_seeds(search.trials).values(), key=lambda trial: (-trial.samples, trial.fid))
-    lines = [] if best is None else [_line(best.figures, "chosen", "floor")]
-    lines += [] if own is None else [_line(own.figures, "the network's own sampler", "")]
+    lines = [] if best is None else [_line(best.figures, shown, "chosen", "floor")]
+    lines += [] if own is None else [_line(own.figures, shown, "the network's own sampler", "")]
     for trial in rest:
         if best is None or trial.start != best.start:
             # (On fewer seeds the rule decides nothing yet.)
             failed = trial.samples == rest[0].samples and not search.limit.allows(
                 trial.copy_rate, trial.samples
             )
-            lines.append(_line(trial.figures, "copies too much" if failed else "", ""))
-    return Table(("start", "NFE", *(metric.heading for metric in _SHOWN), "seeds"), tuple(lines))
+            lines.append(_line(trial.figures, shown, "copies too much" if failed else "", ""))
+    return Table(("start", "NFE", *(metric.heading for metric in shown), "seeds"), tuple(lines))
 
 
-def _line(row: ReportRow, note: str, kind: str) -> Line:
+def _line(row: ReportRow, shown: list[Metric], note: str, kind: str) -> Line:
     cells = [Cell(row.label or "", (note,) if note else ()), Cell(number(row.nfe))]
-    for metric in _SHOWN:
+    for metric in shown:
         limits = metric.interval_text(getattr(row, f"{metric.key}_interval", None))
         cells.append(Cell(metric.text(getattr(row, metric.key)), (limits,) if limits else ()))
     return Line((*cells, Cell(number(row.samples))), kind)

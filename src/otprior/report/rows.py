@@ -47,6 +47,8 @@ def start_detail(row: ReportRow) -> str:
     if row.start_timestep is not None:
         parts.append(f"{'t' if row.prior == 'none' else 't*'} = {row.start_timestep:g}")
     parts += [text for text in (row.scheduler, row.spacing) if text]
+    if row.conditional:
+        parts.append("by class")
     if row.guidance not in (None, 1):
         parts.append(f"guidance {row.guidance:g}")
     if row.smoothing:

@@ -23,6 +23,7 @@ from otprior.report.rows import (
     family,
     quality,
     real_copy_rate,
+    start_detail,
     start_label,
 )
 from otprior.report.sampling_report import SamplingReport, Solve
@@ -69,6 +70,7 @@ _STARTS = {
     "whitened": "The noise that chose the image is on it, brought back to nearly N(0, I) within its cell.",
     "frozen": "Each training image has one noise, drawn once, as in DPM-OT: as many starts as images.",
     "random image": "A training image picked at random and noised afresh: the rival that needs no transport.",
+    "by class": "Seed s asks for class s modulo their number; a prior has a part for each class.",
 }
 
 
@@ -115,7 +117,7 @@ def sampling_page(report: SamplingReport, images: Sequence[ReportImages] = ()) -
     curves = [plot(partial(curve_plot, each), each.title) for each in report.curves or ()]
     words = [
         *GENERAL,
-        *start_meanings(f"{start_label(row)} {family(row)}" for row in report.rows),
+        *start_meanings(f"{start_label(row)} {family(row)} {start_detail(row)}" for row in report.rows),
         *((metric.heading, metric.meaning) for metric in shown_metrics(report)),
     ]
     sections = [

@@ -25,6 +25,7 @@ _SHORT = {
     "copies": ("copy_rate",),
     "source\ndupl.": ("source_rate", "duplicate_rate"),
     "seed\nkept": ("seed_agreement",),
+    "class\nkept": ("class_accuracy",),
 }
 # Below this share of planted copies found, a table says so.
 WEAK = 0.9
