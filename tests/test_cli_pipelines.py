@@ -14,7 +14,7 @@ import torch
 from cli_helpers import assert_refused, run
 from newcomer_material import write_photographs
 from PIL import Image
-from tiny_pipelines import build, text_to_film, text_to_image, text_to_sound
+from tiny_pipelines import build, dit_network, text_to_film, text_to_image, text_to_sound
 
 from otprior import OTPriorPipeline, Prior, attach, load_images, seeds_to_generators
 from otprior.data import encode_images
@@ -24,7 +24,7 @@ from otprior.diffusion.grids import timestep_grid
 from otprior.metrics.features import FeatureExtractor, save_extractor
 from otprior.sampling.settings import write_settings
 from otprior.sampling.start_spec import StartSpec
-from otprior.sampling.stock import stock_latents
+from otprior.sampling.stock import StockPlan, stock_latents
 
 SMALL = ("--steps", "3", "--batch-size", "2")
 
@@ -342,6 +342,16 @@ def test_only_a_pipeline_told_classes_has_some(name: str, classes: int | None, t
     assert "num_embeds_ada_norm" in pipe.transformer.config  # of both
     pipe.save_pretrained(tmp_path)
     assert stock_latents(tmp_path).classes == classes
+
+
+def test_a_transformer_of_few_classes_has_labels_and_guidance_it_knows() -> None:
+    pipe = diffusers.DiTPipeline(dit_network(num_embeds_ada_norm=3), None, diffusers.DDIMScheduler())
+    StockPlan([0], 2, 1, labels=[3], guidance_scale=1.0).check(pipe, None)
+    with pytest.raises(ValueError, match="class-labels must be at most 3"):
+        StockPlan([0], 2, 1, labels=[4], guidance_scale=1.0).check(pipe, None)
+    # (4, the pipeline's own scale.)
+    with pytest.raises(ValueError, match="guidance-scale must be at most 1"):
+        StockPlan([0], 2, 1, labels=[0]).check(pipe, None)
 
 
 def test_a_transformer_told_a_class_is_sampled(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from cli_helpers import SIZE, assert_refused, run, write_images, write_model
 
 from otprior.experiments.search import FIRST_SEED
 from otprior.metrics.features import FeatureExtractor, save_extractor
-from otprior.priors import Prior
+from otprior.priors import GaussianPrior, Prior
 from otprior.sampling.settings import read_settings, write_settings
 from otprior.sampling.start_spec import StartSpec
 
@@ -219,6 +219,18 @@ def test_starts_by_class_take_a_network_with_classes(
     words += ["--extractor", material / "extractor"]
     options = options.replace("EXTRACTOR", str(tmp_path / "five"))
     assert_refused(run(*words, *options.split(), "--out", tmp_path / "out"), *parts)
+
+
+def test_settings_of_a_prior_that_has_no_use_for_labels_ask_for_none(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = StartSpec("gaussian", 450, 3, conditional=True)
+    write_settings(tmp_path / "settings.json", {"gaussian_3": row}, "validation", "by hand")
+    takes = GaussianPrior.fit_takes
+    monkeypatch.setattr(GaussianPrior, "fit_takes", lambda name: name != "labels" and takes(name))
+    words = ["fit", material / "model", material / "train.npz", "--prior", "gaussian"]
+    words += ["--settings", tmp_path / "settings.json", "--out", tmp_path / "prior"]
+    assert run(*words).exit_code == 0
 
 
 def test_settings_by_class_are_taken(material: Path, tmp_path: Path) -> None:

@@ -179,14 +179,15 @@ def _ddim(scheduler: Any) -> Any:
 
 
 def _dit(scheduler: Any) -> Any:
-    net = _dit_network()
+    net = dit_network()
     return diffusers.DiTPipeline(net, autoencoder(), scheduler)
 
 
 @functools.cache
-def _dit_network() -> nn.Module:
+def dit_network(num_embeds_ada_norm: int = 1000) -> nn.Module:
     sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "patch_size": 2}
-    kind = {"norm_type": "ada_norm_zero", "num_embeds_ada_norm": 1000, "activation_fn": "gelu-approximate"}
+    kind: dict[str, Any] = {"norm_type": "ada_norm_zero", "activation_fn": "gelu-approximate"}
+    kind |= {"num_embeds_ada_norm": num_embeds_ada_norm}
     more = {"attention_bias": True, "norm_elementwise_affine": False, "sample_size": 8}
     return network("DiTTransformer2DModel", in_channels=4, out_channels=8, **sizes, **kind, **more)
 

@@ -150,7 +150,8 @@ def _options(kind: type[Prior], request: FitRequest) -> tuple[dict[str, Any], fl
         rule = f"for a {kind.kind} prior"
         require(start.prior == kind.kind, f"--settings {request.settings}", rule, start.prior)
         rule = "given: the settings are those of a prior by class"
-        require(request.conditional or not start.conditional, "--conditional", rule, "nothing")
+        by_class = start.conditional and kind.fit_takes("labels")
+        require(request.conditional or not by_class, "--conditional", rule, "nothing")
         options = dict(start.options) | options
         kind.Options.make(options)
         timestep = float(start.start_timestep) if timestep is None else timestep

@@ -144,9 +144,8 @@ def tune(
                 options: dict[str, Any] = {"steps": steps, "priors": priors, "margin": copy_margin}
                 run = options | {"minutes": minutes, "workers": count, "listen": follow(bar)}
                 search = _search(inputs, split, samples, work, copy_limit, compiled, run)
-                options |= {"model": model, "data": data, "validation": Path(split).name, "samples": samples}
-                options |= {"extractor": extractor or BUNDLED, "conditional": conditional}
-                _write(folder, search, work, options)
+                options |= {"validation": Path(split).name, "samples": samples}
+                _write(folder, search, work, inputs, options)
         stdout().print(_table(search, Path(split).name, out))
         if search.best is None:
             hint = "a larger --copy-margin or --samples may find one, or more images"
@@ -175,14 +174,16 @@ def _search(
         return search(comparison, work, limit=limit, **options)
 
 
-def _write(folder: Path, search: Search, work: Path, asked: dict[str, Any]) -> None:
+def _write(folder: Path, search: Search, work: Path, inputs: UserInputs, asked: dict[str, Any]) -> None:
     """Writes what a search leaves to read; settings.json and the prior, if something was chosen."""
     from otprior.experiments.priors import prior_of
     from otprior.experiments.search_report import trial_json, write_search
     from otprior.report.record import Report
     from otprior.sampling.settings import write_settings
 
-    report, chosen_on = Report.build(**provenance(asked)), asked["validation"]
+    own: dict[str, Any] = {"model": inputs.model, "data": inputs.data, "conditional": inputs.conditional}
+    own["extractor"] = inputs.extractor or BUNDLED
+    report, chosen_on = Report.build(**provenance(own | asked)), asked["validation"]
     best = search.best
     if best is not None:
         start = best.start

@@ -246,8 +246,21 @@ class StockPlan:
             require(got == tuple(prior.shape), "--codes", f"of the prior's shape {tuple(prior.shape)}", got)
             packed = hasattr(pipe, "_pack_latents")
             require(not packed, "--codes", f"left out: a {kind} packs its latents", "given")
+        if "class_labels" in asked and self.labels is not None:
+            self._check_classes(pipe, max(self.labels))
         rule = "a stock one without a prior"
         require(self.timesteps is None or prior is not None, "--spacing", rule, "a grid from t*")
+
+    def _check_classes(self, pipe: Any, largest: int) -> None:
+        """Requires labels and guidance that the pipeline's network has entries for."""
+        count = find_network(pipe).config.get("num_embeds_ada_norm")  # type: ignore[union-attr,operator]
+        if count is None:
+            return
+        require(largest <= count, "--class-labels", f"at most {count}, which is no class", largest)
+        default, scale = _asked(pipe)["guidance_scale"].default, self.guidance_scale
+        scale = default if scale is None else scale
+        rule = f"at most 1: the pipeline guides by label 1000, and the network has {count} classes"
+        require(scale <= 1 or count >= 1000, "--guidance-scale", rule, f"{scale:g}")
 
 
 def _asked(pipe: Any) -> Any:
