@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -360,6 +361,55 @@ def test_a_refused_attach_leaves_the_pipeline_as_it_was() -> None:
         with pytest.raises(ValueError, match=name):
             attach(*given, **named)
     assert torch.equal(sample(pipe), first)
+    assert type(detach(pipe)) is diffusers.StableDiffusionPipeline
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("latents", {"latents": normal(1, 4, 8, 8)}),  # one, of one prompt times two images
+        ("latents", {"latents": normal(2, 4, 8, 8).numpy()}),
+        ("generator", {"latents": None, "generator": 0}),
+    ],
+)
+def test_mistakes_in_a_call_are_named(name: str, told: dict[str, Any]) -> None:
+    pipe = attach(sd(), fitted("StableDiffusion"))
+    with pytest.raises(ValueError, match=f"^{name} must be"):
+        sample(pipe, **told)
+
+
+def test_no_steps_are_refused_before_a_pipeline_divides_by_them() -> None:
+    pipe = attach(build("Flux", FAMILIES["Flux"].schedulers()[0]), fitted("Flux"))
+    with pytest.raises(ValueError, match="num_inference_steps must be"):
+        pipe(**FAMILIES["Flux"].call, num_inference_steps=0)
+
+
+@pytest.mark.parametrize("name", ["DDPM", "DiT"])
+def test_generators_are_as_many_as_images(name: str) -> None:
+    family = FAMILIES[name]
+    pipe = attach(build(name, family.schedulers()[0]), fitted(name))
+    with pytest.raises(ValueError, match="generator must be"):
+        pipe(**family.call, num_inference_steps=STEPS, generator=[torch.Generator()])
+
+
+def test_a_start_is_no_seed() -> None:
+    """Both forms at once would start from T(T(z))."""
+    pipe, (seed, _) = attach(sd(), fitted("StableDiffusion")), seed_noise("StableDiffusion")
+    with pytest.raises(ValueError, match="latents must be seed noise"):
+        sample(pipe, latents=pipe.scheduler.start(seed["latents"]))
+    # White noise is its own start at every timestep, however often.
+    white = attach(sd(), IdentityPrior.build((4, 8, 8), SCHEDULE, 500))
+    assert torch.equal(sample(white), sample(white))
+
+
+def test_seed_noise_of_another_precision_is_the_same_seed(expected: Tensor) -> None:
+    (seed, _), pipe = seed_noise("StableDiffusion"), attach(sd(), fitted("StableDiffusion"))
+    assert torch.equal(sample(pipe, latents=seed["latents"].double()), expected)
+
+
+def test_pickled_it_stays_attached(expected: Tensor) -> None:
+    pipe = pickle.loads(pickle.dumps(attach(sd(), fitted("StableDiffusion"))))
+    assert torch.equal(sample(pipe), expected)
     assert type(detach(pipe)) is diffusers.StableDiffusionPipeline
 
 

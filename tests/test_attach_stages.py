@@ -147,11 +147,11 @@ def test_a_stage_with_a_scheduler_of_its_own_is_left_alone() -> None:
 # Cosmos ----------------------------------------------------------------------------------------------------------
 
 
-def cosmos_network() -> Any:
+def cosmos_network(in_channels: int = 4) -> Any:
     return network(
-        "CosmosTransformer3DModel", in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16,
-        num_layers=1, text_embed_dim=16, adaln_lora_dim=4, max_size=(4, 16, 16), extra_pos_embed_type=None,
-        concat_padding_mask=False,
+        "CosmosTransformer3DModel", in_channels=in_channels, out_channels=4, num_attention_heads=2,
+        attention_head_dim=16, num_layers=1, text_embed_dim=16, adaln_lora_dim=4, max_size=(4, 16, 16),
+        extra_pos_embed_type=None, concat_padding_mask=False,
     )  # fmt: skip
 
 
@@ -184,36 +184,52 @@ def test_noise_at_the_largest_sigma_by_hand(scale: float) -> None:
     assert apart(out, x) < TOLERANCE
 
 
-@pytest.mark.parametrize("scale", [1.0, 4.0])
-def test_a_flow_scheduler_of_an_exploding_process_by_hand(scale: float) -> None:
-    """Cosmos 2 steps from σ up to 80 by Euler's rule, and preconditions its network as a flow of time σ/(1 + σ)."""
-    net = cosmos_network()
+@pytest.mark.parametrize(("scale", "films"), [(1.0, False), (4.0, False), (1.0, True), (4.0, True)])
+def test_a_flow_scheduler_of_an_exploding_process_by_hand(scale: float, films: bool) -> None:
+    """Cosmos 2 steps from σ up to 80 by Euler's rule, and preconditions its network as a flow of time σ/(1 + σ).
+
+    Its films have a first frame, which stands for the network's answer there.
+    """
+    net = cosmos_network(in_channels=4 + films)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
-    pipe = quiet(diffusers.Cosmos2TextToImagePipeline(None, None, net, None, scheduler, Nothing()))
-    prior, z = gaussian((4, 1, 4, 4), pipe.scheduler, math.log(2.0) / 4), normal(1, 4, 1, 4, 4, seed=7)
-    calls = recorded(net)
+    levels = {"latents_mean": [0.1] * 4, "latents_std": [2.0] * 4}
+    vae = None
+    if films:
+        vae = network("AutoencoderKLWan", base_dim=8, z_dim=4, dim_mult=[1] * 4, num_res_blocks=1, **levels)
+    kind = diffusers.Cosmos2VideoToWorldPipeline if films else diffusers.Cosmos2TextToImagePipeline
+    pipe = quiet(kind(None, None, net, vae, scheduler, Nothing()))
+    prior = gaussian((4, 1 + films, 4, 4), pipe.scheduler, math.log(2.0) / 4)
+    calls, seed = recorded(net), torch.Generator().manual_seed(7)
     embeds = {f"{name}prompt_embeds": normal(1, 5, 16, seed=k) for k, name in enumerate(("", "negative_"))}
-    out = attach(pipe, prior)(
-        **embeds, height=32, width=32, num_inference_steps=STEPS, guidance_scale=scale, latents=z.clone(),
-        output_type="latent",
-    ).images  # fmt: skip
-    x = prior(z)
+    call = {**embeds, "height": 32, "width": 32, "num_inference_steps": STEPS, "output_type": "latent"}
+    first = normal(1, 3, 32, 32, seed=3).tanh()
+    told = {"image": first, "num_frames": 5} if films else {}
+    generator = torch.Generator().manual_seed(7)
+    out = attach(pipe, prior)(**call, **told, guidance_scale=scale, generator=generator)[0]
+    held = torch.zeros(1, 4, 0, 4, 4)
+    if films:
+        with torch.no_grad():
+            drawn = vae.encode(first[:, :, None].repeat(1, 1, 5, 1, 1)).latent_dist.sample(seed)
+        held = (drawn[:, :, :1] - 0.1) / 2
+    x = prior(torch.randn(1, *prior.shape, generator=seed))
+    place = held.shape[2]
     ends = [2.0 ** (1 / 7), 0.002 ** (1 / 7)]
     sigmas = [(ends[0] + k / STEPS * (ends[1] - ends[0])) ** 7 for k in range(STEPS + 1)]
     each = len(calls) // STEPS
-    for k, told in enumerate([calls[each * k : each * (k + 1)] for k in range(STEPS)]):
+    for k, asked in enumerate([calls[each * k : each * (k + 1)] for k in range(STEPS)]):
         time = sigmas[k] / (1 + sigmas[k])
-        assert float(told[0][1]["timestep"][0]) == pytest.approx(time, abs=1e-5)
+        assert float(asked[0][1]["timestep"].flatten()[place]) == pytest.approx(time, abs=1e-5)
+        given = torch.cat([held, (x * (1 - time))[:, :, place:]], dim=2)
         with torch.no_grad():
-            outs = [net(**{**kwargs, "hidden_states": x * (1 - time)})[0] for _, kwargs in told]
-        clean = [x * (1 - time) - time * each for each in outs]
+            outs = [net(**{**kwargs, "hidden_states": given})[0] for _, kwargs in asked]
+        clean = [torch.cat([held, (x * (1 - time) - time * each)[:, :, place:]], dim=2) for each in outs]
         guided = clean[0] + (scale * (clean[0] - clean[1]) if scale > 1 else 0)
         x = guided + sigmas[k + 1] / sigmas[k] * (x - guided)
-    assert apart(out, x[:, :, 0]) < TOLERANCE
+    assert apart(out, x if films else x[:, :, 0]) < TOLERANCE
     # One of the same process that takes another kind of answer:
     pipe.scheduler = diffusers.EDMEulerScheduler(sigma_min=0.002, sigma_max=80)
     with pytest.raises(ValueError, match="'velocity'"):
-        pipe(**embeds, height=32, width=32, num_inference_steps=STEPS, output_type="latent")
+        pipe(**call, **told)
 
 
 @pytest.mark.parametrize("scale", [1.0, 4.0])

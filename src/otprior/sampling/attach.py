@@ -22,7 +22,14 @@ import torch
 from torch import Tensor
 
 from otprior.priors import Prior
-from otprior.sampling.contact import find_held, find_network, first_contact, unit_noise
+from otprior.sampling.contact import (
+    check_call,
+    check_rows,
+    find_held,
+    find_network,
+    first_contact,
+    unit_noise,
+)
 from otprior.sampling.inputs import warn_of_layout
 from otprior.sampling.layouts import Layout, find_layout
 from otprior.sampling.pipeline import OTPriorPipeline
@@ -205,7 +212,11 @@ class _State:
         if held is not None:
             noise = torch.where(held, keyed_normal(noise).to(noise), noise)
         unpack, pack = self.layout or find_layout(pipe, tuple(self.prior.shape), tuple(z.shape[1:]))
+        again = pipe.scheduler.is_start(noise)
         x = pack(pipe.scheduler.start(unpack(noise), self.rows(len(z), doubled)))
+        # (White noise at T may be its own start.)
+        rule, hint = "seed noise", "An attached pipeline makes its starts itself."
+        require(not again or pipe.scheduler.is_start(noise), "latents", rule, "what start made of it", hint)
         if held is None:
             return x
         x = torch.where(held, z, x)
@@ -217,10 +228,17 @@ class _State:
 def _attached_class(stock: type) -> type:
     """A subclass of a pipeline's class, of its name and with its signatures."""
     body = {name: getattr(stock, name) for name in ("__module__", "__qualname__", "__doc__")}
+    # (It is made at run time: copies and pickles make it again.)
+    body["__reduce_ex__"] = lambda self, protocol: (_bare, (stock,), self.__dict__)
     for name, ours in (("__call__", _call), ("prepare_latents", _prepare_latents)):
         if hasattr(stock, name):
             body[name] = _shown_as(getattr(stock, name), ours)
     return type(stock.__name__, (stock,), body)
+
+
+def _bare(stock: type) -> Any:
+    """An attached pipeline that holds nothing yet."""
+    return object.__new__(_attached_class(stock))
 
 
 def _shown_as(stock: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
@@ -237,6 +255,7 @@ def _call(self: Any, *args: Any, **kwargs: Any) -> Any:
     stock = functools.partial(state.stock.__call__, self)
     call = inspect.signature(stock).bind(*args, **kwargs)
     call.apply_defaults()
+    check_call(call.arguments)
     try:
         if not state.choose(call.arguments):
             self.scheduler = stock_scheduler(self.scheduler)
@@ -260,6 +279,7 @@ def _prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Any:
     # (A stage before, such as unCLIP's for image embeddings, has a scheduler of its own.)
     if not starts_at(self.scheduler) or call.get("scheduler", self.scheduler) is not self.scheduler:
         return prepare(*args, **kwargs)
+    check_rows(call)
     paints = _paints_over(state.stock)
     hint = "Below 1 an image is noised in its place."
     whole = state.strength == 1 if paints else call.get("is_strength_max", True)
@@ -273,10 +293,12 @@ def _prepare_latents(self: Any, *args: Any, **kwargs: Any) -> Any:
     finally:
         if paints:
             del self.scheduler.scale_noise
+    # (Some take given seed noise in its own type, which their network cannot.)
+    dtype = call.get("dtype")
     if isinstance(out, Tensor):
-        return state.start(self, out, held)
+        return state.start(self, out.to(dtype), held)
     parts, place = list(out), _place(state.stock)
-    parts[place] = state.start(self, parts[place], held)
+    parts[place] = state.start(self, parts[place].to(dtype), held)
     return type(out)(parts)
 
 

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from otprior.sampling.inputs import Labels
-from otprior.utils.validation import invalid, require
+from otprior.utils.validation import (
+    check_generator,
+    check_integer,
+    check_tensor,
+    invalid,
+    plain_number,
+    require,
+)
 
 _NETWORKS = ("transformer", "unet", "prior", "decoder", "dit")
 
@@ -65,6 +72,34 @@ def find_held(prepare: Callable[..., Any], call: dict[str, Any], place: int) -> 
     rule = "None in this pipeline, whose latents hold the image"
     require(call.get("latents") is None, "latents", rule, "given", "Pass generator= for the seed.")
     return held
+
+
+def check_call(call: dict[str, Any]) -> None:
+    """Requires steps, generators and seed noise of the right kind, of the arguments of a pipeline's call by name."""
+    steps, generator = call.get("num_inference_steps"), call.get("generator")
+    if steps is not None:
+        check_integer("num_inference_steps", plain_number(steps), 1)
+    generators = list(generator) if isinstance(generator, list | tuple) else None
+    for each in [generator] if generators is None else generators:
+        if each is not None:
+            check_generator(each)
+    # (Pipelines that take prompts look themselves.)
+    asked = call.get("batch_size", call.get("class_labels"))
+    count = len(asked) if isinstance(asked, list) else asked
+    if generators is not None and isinstance(count, int):
+        rule = f"one, or a list of {count}, one for each image"
+        require(len(generators) == count, "generator", rule, f"{len(generators)} of them")
+    if call.get("latents") is not None:
+        check_tensor("latents", call["latents"])
+
+
+def check_rows(call: dict[str, Any]) -> None:
+    """Requires a row of given seed noise for each image, of the arguments of `prepare_latents` by name."""
+    latents, batch = call.get("latents"), call.get("batch_size")
+    if isinstance(latents, Tensor) and isinstance(batch, int):
+        count = batch * call.get("num_images_per_prompt", 1)
+        rule = f"of {count} rows, one for each image: prompts times images of each"
+        require(len(latents) == count, "latents", rule, tuple(latents.shape))
 
 
 def unit_noise(z: Tensor, scheduler: Any, held: Tensor | None = None) -> Tensor:

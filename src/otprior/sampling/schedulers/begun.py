@@ -71,6 +71,10 @@ class Begun:
         """Says what latents the first step will be given."""
         self.made = [_fingerprint(x) for x in latents], latents[0].dtype
 
+    def is_start(self, sample: Tensor) -> bool:
+        """Whether latents are those that the first step will be given."""
+        return self.made is not None and _same(self.made, sample)
+
     def check_start(self, sample: Tensor, place: int) -> None:
         """Refuses latents of a first step that `start` did not make."""
         if not self.check:
@@ -78,8 +82,7 @@ class Begun:
         rule = "those of this scheduler's prior at t*"
         hint = "attach(pipe, prior) sees to that, or latents=pipe.scheduler.start(z)."
         require(place == 0, "latents", rule, f"some for step {place + 1}, as of image-to-image", hint)
-        same = self.made is not None and _same(self.made, sample)
-        require(same, "latents", rule, "others, such as white noise", hint)
+        require(self.is_start(sample), "latents", rule, "others, such as white noise", hint)
 
     def _is(self, place: int, timestep: Any) -> bool:
         t = float(timestep.reshape(-1)[0] if isinstance(timestep, Tensor) else timestep)

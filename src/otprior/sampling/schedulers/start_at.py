@@ -181,6 +181,10 @@ class _StartsAt:
         self.expect(x.to(z.dtype))
         return x, source
 
+    def is_start(self, latents: Tensor) -> bool:
+        """Whether latents are those that `start` last returned."""
+        return self._begun.is_start(latents)
+
     def expect(self, *latents: Tensor) -> None:
         """Says what latents the first step will be given, if others than `start` returns: some, or with an image."""
         self._begun.expect(*latents)
