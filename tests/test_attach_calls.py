@@ -21,6 +21,7 @@ from otprior import OTPriorPipeline, attach, detach, start_at
 from otprior.data import encode_images
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.priors import GaussianPrior, IdentityPrior, Prior, SemiDiscretePrior
+from otprior.sampling.layouts import find_layout
 
 FAMILIES = families()
 SD = FAMILIES["StableDiffusion"]
@@ -431,6 +432,13 @@ def test_packing_is_asked_of_the_pipeline_and_never_guessed() -> None:
     given = attach(flux, other, layout=(lambda x: x.reshape(-1, 16, 4, 4), lambda x: x.reshape(-1, 16, 16)))
     run = Run("Flux", given, **seed_noise("Flux")[0])
     assert bool(run.latents.isfinite().all())
+
+
+def test_a_film_of_one_frame_is_packed_as_films_are() -> None:
+    unpack, pack = find_layout(build("LTX", FAMILIES["LTX"].schedulers()[0]), (4, 1, 4, 4), (16, 4))
+    x = normal(2, 4, 1, 4, 4)
+    assert torch.equal(pack(x), x.flatten(2).transpose(1, 2))
+    assert torch.equal(unpack(pack(x)), x)
 
 
 def test_from_images_to_an_image() -> None:

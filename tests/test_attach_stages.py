@@ -9,7 +9,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from tiny_pipelines import build, dynamic_flux, masked, network, normal, quiet, unet, vqvae
+from tiny_pipelines import build, dynamic_flux, masked, network, normal, quiet, unet, vqvae, wan_autoencoder
 from torch import Tensor
 
 from otprior import attach
@@ -192,10 +192,7 @@ def test_a_flow_scheduler_of_an_exploding_process_by_hand(scale: float, films: b
     """
     net = cosmos_network(in_channels=4 + films)
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
-    levels = {"latents_mean": [0.1] * 4, "latents_std": [2.0] * 4}
-    vae = None
-    if films:
-        vae = network("AutoencoderKLWan", base_dim=8, z_dim=4, dim_mult=[1] * 4, num_res_blocks=1, **levels)
+    vae = wan_autoencoder() if films else None
     kind = diffusers.Cosmos2VideoToWorldPipeline if films else diffusers.Cosmos2TextToImagePipeline
     pipe = quiet(kind(None, None, net, vae, scheduler, Nothing()))
     prior = gaussian((4, 1 + films, 4, 4), pipe.scheduler, math.log(2.0) / 4)

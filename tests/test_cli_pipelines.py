@@ -119,7 +119,11 @@ def test_latents_and_sizes_can_be_asked_for(model: Path, photographs: Path, tmp_
     half = run(*command, *size, "--dtype", "bfloat16", "--out", tmp_path / "half")
     assert half.exit_code == 0, half.output
     assert pixels(tmp_path / "half").shape == (3, 32, 16, 3)
-    assert_refused(run(*command, "--out", tmp_path / "other"), "of the prior's shape (4, 16, 8)")
+    refused = run(*command, "--height", "16", "--out", tmp_path / "other")
+    assert_refused(refused, "of the prior's shape (4, 16, 8)")
+    own = run(*command, "--out", tmp_path / "own")
+    assert own.exit_code == 0, own.output
+    assert pixels(tmp_path / "own").shape == (3, 32, 16, 3)
 
 
 def test_a_prior_beside_the_components_is_the_models(model: Path, prior: Path, tmp_path: Path) -> None:

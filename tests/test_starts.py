@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-import diffusers
-import pytest
+import json
+from pathlib import Path
+from typing import Any
 
+import diffusers
+import numpy as np
+import pytest
+from tiny_pipelines import exploding_flow, flow_map, normal
+
+from otprior import GaussianPrior, attach, seeds_to_generators
+from otprior.diffusion.grids import timestep_grid
 from otprior.diffusion.schedule import NoiseSchedule
+from otprior.experiments.own_sampler import usual_scheduler
+from otprior.experiments.priors import fitted_name
+from otprior.experiments.sampling import Block, Models, Samples, sample_block
 from otprior.experiments.starts import read_starts
+from otprior.sampling.folders import own_scheduler
+from otprior.sampling.stock import check_stock
 
 VP = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
 
@@ -52,3 +65,67 @@ def test_white_noise_without_signal_has_a_grid_that_its_scheduler_takes() -> Non
 def test_others_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_starts(text, VP)
+
+
+class Filter:
+    """Stands for the filter of Cosmos, which is not installed: it lets everything pass."""
+
+    def to(self, device: Any) -> Any:
+        return self
+
+    def check_text_safety(self, text: str) -> bool:
+        return True
+
+    def check_video_safety(self, film: Any) -> Any:
+        return film
+
+
+@pytest.mark.parametrize("kind", [pytest.param("flow map", marks=pytest.mark.slow), "exploding flow"])
+def test_starts_on_networks_whose_process_does_not_say_the_scheduler(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AnyFlow and Cosmos 2: images are those of the pipeline itself, attached, by its own scheduler."""
+    maps = kind == "flow map"
+    pipe = flow_map() if maps else exploding_flow(Filter())
+    pipe.register_modules(**({} if maps else {"safety_checker": None}))
+    pipe.save_pretrained(tmp_path / "model")
+    if not maps:
+        pipe.register_modules(safety_checker=Filter())
+        with pytest.raises(ValueError, match="cosmos_guardrail"):
+            check_stock(tmp_path / "model")
+        monkeypatch.setattr("otprior.sampling.stock.is_cosmos_guardrail_available", lambda: True)
+        cosmos = "diffusers.pipelines.cosmos.pipeline_cosmos2_text2image"
+        monkeypatch.setattr(f"{cosmos}.CosmosSafetyChecker", Filter)
+    own = own_scheduler(tmp_path / "model")
+    schedule = NoiseSchedule.from_scheduler(own)
+    white, start = read_starts("none@2,gaussian@2", schedule, usual_scheduler(own))
+    data = 0.5 * normal(12, 4, 1, 4, 4, seed=3)
+    prior = GaussianPrior.fit(data, schedule, start.start_timestep, value_range=None)
+    prior.save_pretrained(tmp_path / "priors" / str(fitted_name(start)))
+    models = Models(tmp_path / "model", tmp_path / "priors", None, prompts=("a cat",), shape=(4, 1, 4, 4))
+    blocks = [Block(each, 5, 2, tmp_path / f"{each.prior}.npz") for each in (white, start)]
+    found = [Samples.read([sample_block(models, block)]) for block in blocks]
+    assert found[0].pixels.shape == found[1].pixels.shape == (2, 3, 32, 32)
+    grid = timestep_grid(schedule, start.start_timestep, 2, "log_snr")
+    call = {"num_inference_steps": 2, "height": 32, "width": 32, "output_type": "np", "guidance_scale": 1.0}
+    call |= {"num_frames": 1} if maps else {}
+    seeds = seeds_to_generators([5, 6])
+    image = attach(pipe, prior, timesteps=grid)(["a cat"] * 2, **call, generator=seeds)[0]
+    wanted = np.moveaxis(image.reshape(2, 32, 32, 3), -1, 1)
+    # A grey level, from rounding.
+    assert np.abs(found[1].pixels / 255 - wanted).max() < 1.01 / 255
+
+
+def test_a_network_of_other_betas_keeps_its_scheduler() -> None:
+    video = diffusers.CogVideoXDDIMScheduler(snr_shift_scale=3.0)
+    assert usual_scheduler(video) == "CogVideoXDDIMScheduler"
+    assert usual_scheduler(diffusers.DDIMScheduler()) == "UniPCMultistepScheduler"
+    with pytest.raises(ValueError, match="scheduler must be"):
+        usual_scheduler(diffusers.CogVideoXDPMScheduler())
+
+
+@pytest.mark.parametrize("name", ["Cosmos2VideoToWorldPipeline", "StableDiffusionImg2ImgPipeline"])
+def test_a_pipeline_that_needs_an_image_is_refused_before_the_work(name: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    with pytest.raises(ValueError, match=rf"{name}.*image"):
+        check_stock(tmp_path)

@@ -563,6 +563,35 @@ def text_to_film() -> Any:
     return quiet(diffusers.LTXPipeline(scheduler, vae, encoder, tokenizer, _ltx_network()))
 
 
+def wan_autoencoder() -> nn.Module:
+    levels = {"latents_mean": [0.1] * 4, "latents_std": [2.0] * 4}
+    return network("AutoencoderKLWan", base_dim=8, z_dim=4, dim_mult=[1] * 4, num_res_blocks=1, **levels)
+
+
+def flow_map() -> Any:
+    """A whole AnyFlowPipeline: films of images 3 x 32 x 32, latents 4 x F x 4 x 4."""
+    encoder, tokenizer = _t5()
+    net = network(
+        "AnyFlowTransformer3DModel", num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4,
+        text_dim=16, freq_dim=16, ffn_dim=24, num_layers=1,
+    )  # fmt: skip
+    scheduler = diffusers.FlowMapEulerDiscreteScheduler(shift=5.0)
+    return quiet(diffusers.AnyFlowPipeline(tokenizer, encoder, net, wan_autoencoder(), scheduler))
+
+
+def exploding_flow(filter_of_films: Any) -> Any:
+    """A whole Cosmos2TextToImagePipeline: images 3 x 32 x 32, latents 4 x 1 x 4 x 4."""
+    encoder, tokenizer = _t5()
+    net = network(
+        "CosmosTransformer3DModel", in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16,
+        num_layers=1, text_embed_dim=16, adaln_lora_dim=4, max_size=(4, 16, 16), extra_pos_embed_type=None,
+        concat_padding_mask=False,
+    )  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)
+    parts = (encoder, tokenizer, net, wan_autoencoder(), scheduler, filter_of_films)
+    return quiet(diffusers.Cosmos2TextToImagePipeline(*parts))
+
+
 def text_to_sound() -> Any:
     """A whole StableAudioPipeline: sounds of half a second at a rate of 24, latents 4 x 12."""
     net, vae, projection = _audio_parts()

@@ -232,6 +232,7 @@ def _run_starts(
     **run: Any,
 ) -> Reports:
     from otprior.experiments.inputs import Inputs
+    from otprior.experiments.own_sampler import usual_scheduler
     from otprior.experiments.run import run_comparison
     from otprior.experiments.starts import read_starts
     from otprior.sampling.start_spec import StartSpec
@@ -241,7 +242,8 @@ def _run_starts(
     # (The starts depend on the model's schedule.)
     size = (samples or 2000, *splits, seed_sets or 1)
     comparison = inputs.comparison("compare", (StartSpec("none", 0, 1),), *size)
-    starts = read_starts(text, Inputs.of(comparison).schedule)
+    known = Inputs.of(comparison)
+    starts = read_starts(text, known.schedule, usual_scheduler(known.scheduler))
     comparison = inputs.comparison("compare", starts, *size)
 
     def work(folder: Path, workers: int, listen: Any) -> dict[str, Any]:

@@ -119,6 +119,9 @@ class UserInputs:
             "--negative-prompt": None if self._asks("negative_prompt") else self.negative_prompt,
         }
         if is_stock_model(self.model):
+            from otprior.sampling.stock import check_stock
+
+            check_stock(find_model(self.model, self.variant))
             needless["--null-label"] = self.null_label
         else:
             self._check_classes()

@@ -148,10 +148,14 @@ class Inputs:
         return replace(images, images=stream.read().images)
 
     @cached_property
+    def scheduler(self) -> Any:
+        """The network's own scheduler."""
+        return own_scheduler(self.model) if self._own_model else bundled.load_scheduler()
+
+    @cached_property
     def schedule(self) -> NoiseSchedule:
         """The forward process of the network."""
-        scheduler = own_scheduler(self.model) if self._own_model else bundled.load_scheduler()
-        return NoiseSchedule.from_scheduler(scheduler)
+        return NoiseSchedule.from_scheduler(self.scheduler)
 
     @property
     def extractor(self) -> Extractor:
@@ -192,10 +196,9 @@ class Inputs:
         self, priors: Path, precision: str = "float32", conditional: bool = True, device: str = "cpu"
     ) -> Models:
         """The network, told no prompts, and where its priors are; classes are looked up only if they are needed."""
-        classes = self.classes if conditional or self.stock else None
-        shape = self._space.shape if self.stock and self._space is not None else None
-        known = (self.null_class_label, precision, classes)
-        return Models(self.model, priors, *known, shape=shape, device=device, variant=self._variant)
+        null, classes = self.null_class_label, self.classes if conditional or self.stock else None
+        shape = tuple(self.latents(self.atoms.select(slice(1))).images.shape[1:]) if self.stock else None
+        return Models(self.model, priors, null, precision, classes, (), None, shape, device, self._variant)
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of all that is not bundled, by the field of `Comparison` that names it."""
@@ -207,7 +210,7 @@ class Inputs:
         }
         found = {field: self.images(name).sha256 for field, name in names.items() if not _is_bundled(name)}
         if self._own_model:
-            further = [] if self._space is None else ["*/*"]
+            further = () if self._space is None else ("*/*",)
             found["model"] = _network_digest(self.model, "model_index.json", *further)
         if self._extractor != BUNDLED:
             found["extractor"] = _digest(self._extractor)

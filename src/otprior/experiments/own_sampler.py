@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 
 from otprior.diffusion.schedule import NoiseSchedule
@@ -18,6 +20,8 @@ from otprior.metrics import Interval, frechet_distance
 from otprior.metrics.features import extract_features
 from otprior.report import ReportImages, ReportRow
 from otprior.report.rows import ends
+from otprior.sampling.schedulers.support import find_support
+from otprior.sampling.schedulers.switch import switched
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 
 # The scheduler that a search begins with, by the kind of process: the best known of those that can start at t*.
@@ -90,11 +94,38 @@ class OwnSampler:
         }
 
 
-def white_noise(schedule: NoiseSchedule, steps: int) -> StartSpec:
-    """N(0, I) at T in so many steps: on a grid even in log-SNR, or even in time where T has no signal."""
+def usual_scheduler(own: Any) -> str:
+    """The class that starts are sampled with: that of `SCHEDULERS` if it fits the network, or else its own.
+
+    (Cosmos 2 has a flow scheduler on an exploding process, CogVideoX betas that others do not know.)
+
+    Arguments:
+        own: The network's scheduler.
+
+    Raises:
+        ValueError: If neither can start at t* on this network.
+    """
+    kind, name = NoiseSchedule.from_scheduler(own).kind, type(own).__name__
+    if kind in SCHEDULERS:
+        with suppress(ValueError):
+            switched(own, getattr(diffusers, SCHEDULERS[kind]))
+            return SCHEDULERS[kind]
+    find_support(own)
+    return name
+
+
+def white_noise(schedule: NoiseSchedule, steps: int, scheduler: str | None = None) -> StartSpec:
+    """N(0, I) at T in so many steps: on a grid even in log-SNR, or even in time where T has no signal.
+
+    Arguments:
+        schedule: The forward process.
+        steps: How many.
+        scheduler: The class that samples; by default that of `SCHEDULERS`.
+    """
     end = schedule.timestep_range[1]
     spacing = OWN_GRID + ("log_snr" if schedule.alpha(float(end)) > 0 else "time")
-    return StartSpec("none", end, steps, SCHEDULERS[schedule.kind], spacing, f"N(0, I) at T, {steps}")
+    name = scheduler or SCHEDULERS[schedule.kind]
+    return StartSpec("none", end, steps, name, spacing, f"N(0, I) at T, {steps}")
 
 
 def beside(study: Comparison, chosen: StartSpec, samples: int, work: Path, **options: Any) -> OwnSampler:
@@ -108,7 +139,7 @@ def beside(study: Comparison, chosen: StartSpec, samples: int, work: Path, **opt
         options: As for `run_comparison`.
     """
     inputs = Inputs.of(study)
-    own = white_noise(inputs.schedule, STEPS).told_as(chosen)
+    own = white_noise(inputs.schedule, STEPS, usual_scheduler(inputs.scheduler)).told_as(chosen)
     result = run_comparison(
         replace(study, starts=(chosen, own), samples=samples), work, growing=True, **options
     )

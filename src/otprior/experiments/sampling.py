@@ -66,7 +66,7 @@ class Models:
         classes: How many classes conditional starts, and stock pipelines that are told classes, go through.
         prompts: What a pipeline with prompts is told: seed s gets number s modulo their number. () of others.
         negative_prompt: What its images shall not show, or None.
-        shape: (C, H, W) of the latents of a stock pipeline, called as its own class; None of another.
+        shape: Of the latents of a stock pipeline, called as its own class; None of another.
         device: Where the network runs.
         variant: Which of several files of weights.
     """
@@ -255,7 +255,10 @@ def _stock_batches(models: Models, start: StartSpec, seeds: range) -> Iterator[S
     )
     plan.check(pipe, prior)
     with _autocast(pipe, models):
-        yield from sample_stock(pipe, prior, plan)
+        for batch in sample_stock(pipe, prior, plan):
+            # (Pipelines of films make images as films of one frame.)
+            single = batch.images.ndim == 5 and batch.images.shape[1] == 1
+            yield batch._replace(images=batch.images[:, 0]) if single else batch
 
 
 def _autocast(pipe: Any, models: Models) -> AbstractContextManager[Any]:

@@ -29,7 +29,7 @@ from otprior.experiments.gates import CopyLimit
 from otprior.experiments.grids import with_fitted_grid
 from otprior.experiments.inputs import Inputs
 from otprior.experiments.measuring import real_figures
-from otprior.experiments.own_sampler import SCHEDULERS, OwnSampler, beside
+from otprior.experiments.own_sampler import OwnSampler, beside, usual_scheduler
 from otprior.experiments.run import claim_work, run_comparison
 from otprior.experiments.sampling import BATCH
 from otprior.experiments.study import ignore
@@ -341,7 +341,7 @@ def tune(
     deadline, folder = time.monotonic() + 60 * minutes, Path(work)
     block, sizes = rungs(study.samples)
     schedule = Inputs.of(study).schedule
-    tried = candidates(schedule, steps, priors, SCHEDULERS[schedule.kind])
+    tried = candidates(schedule, steps, priors, usual_scheduler(Inputs.of(study).scheduler))
     first = [start.told_as(study.starts[0]) for start in tried]
     require(bool(first), "steps", "at most the timesteps below every t* that is tried", steps)
     study = replace(study, starts=tuple(first), block=block, first_seed=FIRST_SEED)

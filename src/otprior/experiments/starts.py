@@ -15,7 +15,7 @@ from otprior.utils.validation import check_integer, invalid, require
 FORM = "NAME[:OPTION=VALUE...]@STEPS, such as none@20 or semidiscrete:noise=fresh:t=450@5"
 
 
-def read_starts(text: str, schedule: NoiseSchedule) -> tuple[StartSpec, ...]:
+def read_starts(text: str, schedule: NoiseSchedule, scheduler: str | None = None) -> tuple[StartSpec, ...]:
     """The starts of a list that is separated by commas.
 
     All are sampled by the scheduler that a search begins with for this kind of process, on a grid that is even in
@@ -25,17 +25,18 @@ def read_starts(text: str, schedule: NoiseSchedule) -> tuple[StartSpec, ...]:
         text: Each start is NAME[:OPTION=VALUE...]@STEPS. NAME is "none" or a kind of prior. OPTION is one of the
             prior's, or "t" for t*; without it t* is the prior's usual one.
         schedule: The forward process.
+        scheduler: The class that samples; by default that of the kind of process.
 
     Raises:
         ValueError: If a part does not have this form, the prior has no such option, or two starts are the same.
     """
-    starts = [_read(part.strip(), schedule) for part in text.split(",")]
+    starts = [_read(part.strip(), schedule, scheduler) for part in text.split(",")]
     different = {start.key for start in starts}
     require(len(different) == len(starts), "--starts", "different", text)
     return tuple(starts)
 
 
-def _read(text: str, schedule: NoiseSchedule) -> StartSpec:
+def _read(text: str, schedule: NoiseSchedule, scheduler: str | None) -> StartSpec:
     what, sign, steps = text.partition("@")
     name, *pairs = what.split(":")
     digits = steps.isascii() and steps.isdigit()
@@ -48,7 +49,7 @@ def _read(text: str, schedule: NoiseSchedule) -> StartSpec:
         require(key not in options, "--starts", f"with one value of {key} in a start", repr(text))
         options[key] = value
     place = options.pop("t", None)
-    white = white_noise(schedule, int(steps))
+    white = white_noise(schedule, int(steps), scheduler)
     if name == "none":
         require(not pairs, "--starts", "none@STEPS for white noise", repr(text))
         return white

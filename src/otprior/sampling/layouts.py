@@ -85,13 +85,15 @@ def _packed_entries(pipe: Any, own: tuple[int, ...]) -> Tensor | None:
     pack = getattr(pipe, "_pack_latents", None)
     if pack is None:
         return None
-    shape = tuple(n for n in own if n != 1) if len(own) == 4 and own[1] == 1 else own
+    wanted = inspect.signature(pack).parameters
+    # (Packing in time takes the axis of frames, packing of pictures none of a single frame.)
+    single = len(own) == 4 and own[1] == 1 and "patch_size_t" not in wanted
+    shape = tuple(n for n in own if n != 1) if single else own
     told: dict[str, Any] = {"latents": torch.arange(math.prod(own)).reshape(1, *shape)}
     if len(shape) == 3:
         told |= dict(zip(("num_channels_latents", "height", "width"), shape), batch_size=1)
     for name, part in (("patch_size", "spatial"), ("patch_size_t", "temporal")):
         told[name] = getattr(pipe, f"transformer_{part}_patch_size", None)
-    wanted = inspect.signature(pack).parameters
     if any(told.get(name) is None for name in wanted):
         return None
     packed: Tensor = pack(**{name: told[name] for name in wanted})

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import diffusers
 import numpy as np
 import torch
+from diffusers.utils import is_cosmos_guardrail_available
 from torch import Tensor, nn
 
 from otprior.data.latents import image_shape
@@ -138,6 +139,23 @@ def _load_autoencoder(folder: Path, index: dict[str, Any], variant: str | None) 
     return coder.eval()
 
 
+def check_stock(folder: Path) -> None:
+    """Requires a pipeline that starts from white noise, and makes images of prompts or classes alone.
+
+    Raises:
+        ValueError: If it noises an image, asks for one, or needs a package that is not installed.
+    """
+    cls = getattr(diffusers, read_index(folder)["_class_name"])
+    check_pipeline(cls)
+    name = cls.__name__
+    asks = "ImageToVideo" in name or "VideoToWorld" in name
+    hint = "Call it in Python, with its image."
+    require(not asks, "model", "a pipeline of prompts or classes alone", name, hint)
+    ready = not name.startswith("Cosmos") or is_cosmos_guardrail_available()
+    got, hint = f"{name} without cosmos_guardrail", "pip install cosmos_guardrail"
+    require(ready, "model", "a pipeline whose packages are installed", got, hint)
+
+
 def load_stock(
     folder: Path,
     scheduler: str | None = None,
@@ -159,7 +177,7 @@ def load_stock(
     index = read_index(folder)
     check_no_code(folder, index)
     check_configs(folder, index)
-    check_pipeline(getattr(diffusers, index["_class_name"]))
+    check_stock(folder)
     given = {} if variant is None else {"variant": variant}
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(
         folder, local_files_only=True, use_safetensors=True, dtype=dtype, **given
@@ -328,20 +346,21 @@ def _arguments(pipe: Any, plan: StockPlan, part: slice, dtype: torch.dtype) -> d
 
 
 def _size(pipe: Any, prior: Prior | None, plan: StockPlan) -> dict[str, int]:
-    """What calls are told of the size: what was asked for, and of films what the prior's latents (C, F, H, W) tell."""
+    """What calls are told of the size: what was asked for, or what the prior's latents (C, H, W), (C, F, H, W) tell."""
     given: dict[str, int | None] = {"height": plan.height, "width": plan.width, "num_frames": plan.frames}
-    if "num_frames" in _asked(pipe) and prior is not None and len(prior.shape) == 4:
-        frames, height, width = prior.shape[1:]
+    if prior is not None and len(prior.shape) in (3, 4):
+        *frames, height, width = prior.shape[1:]
         time, space = (
             next((int(getattr(pipe, name)) for name in names if getattr(pipe, name, None)), None)
             for names in (
                 ("vae_scale_factor_temporal", "vae_temporal_compression_ratio"),
-                ("vae_scale_factor_spatial", "vae_spatial_compression_ratio"),
+                ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor"),
             )
         )
-        if time is not None and space is not None:
-            own = {"height": height * space, "width": width * space, "num_frames": (frames - 1) * time + 1}
-            given = {name: own[name] if value is None else value for name, value in given.items()}
+        own = {} if space is None else {"height": height * space, "width": width * space}
+        if frames and time is not None:
+            own["num_frames"] = (frames[0] - 1) * time + 1
+        given |= {name: size for name, size in own.items() if given[name] is None and name in _asked(pipe)}
     return {name: value for name, value in given.items() if value is not None}
 
 
