@@ -259,9 +259,9 @@ def test_starts_of_other_models_are_compared(kind: str, tmp_path: Path) -> None:
     pipe = build("DiT" if told else "LDM", diffusers.DDIMScheduler())
     pipe.save_pretrained(tmp_path / "model")
     sets = ("--reference", tmp_path / "test.npz", "--held-out", tmp_path / "validation.npz")
-    compare = ("compare", tmp_path / "model", *inputs_of(tmp_path, 8), *sets, "--samples", "12")
-    starts = ("--starts", "none@2,gaussian:t=600@2", "--out", tmp_path / "compared")
-    result = run(*compare, *starts, "--device", "cpu", "--dtype", "float32")
+    common = (tmp_path / "model", *inputs_of(tmp_path, 8))
+    starts = ("--starts", "none@2,gaussian:t=600@2", "--samples", "12", "--out", tmp_path / "compared")
+    result = run("compare", *common, *sets, *starts, "--device", "cpu", "--dtype", "float32")
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "compared" / "report.json").read_text())
     # (A transformer told a class is guided by default.)
@@ -280,7 +280,7 @@ def test_starts_of_other_models_are_compared(kind: str, tmp_path: Path) -> None:
         # (The search is to last until a grid would be fitted.)
         words = ("--validation", tmp_path / "test.npz", "--prior", "gaussian", "--samples", "12")
         words += ("--steps", "2", "--copy-margin", "1", "--out", tmp_path / "tuned")
-        result = run("tune", tmp_path / "model", *inputs_of(tmp_path, 8), *words)
+        result = run("tune", *common, *words)
         assert result.exit_code == 0, result.output
         assert (tmp_path / "tuned" / "settings.json").is_file()
 
