@@ -69,7 +69,7 @@ class OwnSampler:
         low, high = self.excess.lo, self.excess.hi
         place = f"{self.excess.estimate:z.1f} [{low:z.1f}, {high:z.1f}] above real images"
         if low <= 0:
-            place = f"at the level of real images (FID {place})"
+            place = f"not told apart from real images (FID {place})"
         ends = sorted(abs(end) for end in (self.gain.lo, self.gain.hi))
         gain = f"{abs(self.gain.estimate):.1f} [{ends[0]:.1f}, {ends[1]:.1f}]"
         nfe, n = self.chosen.evaluations, self.figures.samples or 0
