@@ -151,9 +151,9 @@ def _own_job(request: SampleRequest, numbers: list[int], device: torch.device, d
     steps, timestep = request.steps, request.timestep
     scheduler, spacing = request.scheduler, request.spacing
     chosen = chosen_start(request)
-    guidance = 1.0 if request.guidance_scale is None else request.guidance_scale
+    own_guidance = 1.0 if chosen is None else chosen.guidance
+    guidance = own_guidance if request.guidance_scale is None else request.guidance_scale
     if chosen is not None:
-        guidance = chosen.guidance if request.guidance_scale is None else guidance
         timestep = float(chosen.start_timestep) if timestep is None else timestep
         steps, scheduler, spacing = chosen.steps, scheduler or chosen.scheduler, spacing or chosen.spacing
     pipe = _load(request, timestep, scheduler, spacing).to(device, network_dtype(request.dtype))

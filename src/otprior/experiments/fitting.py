@@ -16,7 +16,6 @@ from otprior.priors import Prior, find_prior
 from otprior.sampling.start_spec import StartSpec
 from otprior.transport.solution import Progress
 from otprior.utils.files import read_json, write_json
-from otprior.utils.validation import require
 
 
 @dataclass(frozen=True)
@@ -88,9 +87,6 @@ def _solve(study: Comparison, start: StartSpec, listen: Listener) -> Prior:
     kind = find_prior(find_prior(start.prior).made_from)
     inputs = Inputs.of(study)
     atoms = inputs.atoms
-    if start.conditional:
-        rule = "labelled, for priors by class"
-        require(atoms.labels is not None, f"images {study.atoms_from}", rule, "without labels")
     if not start.conditional or not kind.fit_takes("labels"):
         # (White noise is the same for every class. A prior that can do without labels says so when it is called.)
         atoms = replace(atoms, labels=None)

@@ -72,10 +72,8 @@ class CouplingFlowMatcher:
             name: as_numbers(f"conditions[{name!r}]", values) for name, values in given.items()
         }
         for name, values in self.conditions.items():
-            right, rule = (
-                values.shape[:1] == (len(coupling.images),),
-                f"of {len(coupling.images)} rows, one an image",
-            )
+            right = values.shape[:1] == (len(coupling.images),)
+            rule = f"of {len(coupling.images)} rows, one an image"
             require(right, f"conditions[{name!r}]", rule, tuple(values.shape))
         self.generator = torch.Generator("cpu").manual_seed(0) if generator is None else generator
         check_generator(self.generator)
