@@ -21,12 +21,12 @@ from otprior.experiments.starts import read_starts
 from otprior.sampling.folders import own_scheduler
 from otprior.sampling.stock import check_stock
 
-VP = NoiseSchedule.from_scheduler(diffusers.DDPMScheduler())
+OWN = diffusers.DDPMScheduler()
 
 
 def test_starts_have_their_options_and_their_usual_timestep() -> None:
     text = "none@20, gaussian@5,semidiscrete:noise=fresh:t=450@3,mixture:components=30:rank=4@5"
-    white, gaussian, fresh, mixture = read_starts(text, VP)
+    white, gaussian, fresh, mixture = read_starts(text, OWN)
     assert (white.prior, white.start_timestep, white.steps) == ("none", 999, 20)
     assert (gaussian.start_timestep, gaussian.options) == (500, ())
     assert (fresh.start_timestep, fresh.steps, fresh.noise) == (450, 3, "fresh")
@@ -39,8 +39,7 @@ def test_white_noise_without_signal_has_a_grid_that_its_scheduler_takes() -> Non
     """Log-SNR is infinite at the end of a flow, and of betas that end at zero."""
     zero = diffusers.DDIMScheduler(rescale_betas_zero_snr=True)
     for scheduler in (diffusers.FlowMatchEulerDiscreteScheduler(), zero):
-        schedule = NoiseSchedule.from_scheduler(scheduler)
-        white, gaussian = read_starts("none@4,gaussian@4", schedule)
+        white, gaussian = read_starts("none@4,gaussian@4", scheduler)
         assert (white.spacing, gaussian.spacing) == ("grid:time", "grid:log_snr")
 
 
@@ -64,7 +63,7 @@ def test_white_noise_without_signal_has_a_grid_that_its_scheduler_takes() -> Non
 )
 def test_others_are_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_starts(text, VP)
+        read_starts(text, OWN)
 
 
 class Filter:
@@ -98,7 +97,7 @@ def test_starts_on_networks_whose_process_does_not_say_the_scheduler(
         monkeypatch.setattr(f"{cosmos}.CosmosSafetyChecker", Filter)
     own = own_scheduler(tmp_path / "model")
     schedule = NoiseSchedule.from_scheduler(own)
-    white, start = read_starts("none@2,gaussian@2", schedule, usual_scheduler(own))
+    white, start = read_starts("none@2,gaussian@2", own)
     data = 0.5 * normal(12, 4, 1, 4, 4, seed=3)
     prior = GaussianPrior.fit(data, schedule, start.start_timestep, value_range=None)
     prior.save_pretrained(tmp_path / "priors" / str(fitted_name(start)))
@@ -118,7 +117,8 @@ def test_starts_on_networks_whose_process_does_not_say_the_scheduler(
 
 def test_a_network_of_other_betas_keeps_its_scheduler() -> None:
     video = diffusers.CogVideoXDDIMScheduler(snr_shift_scale=3.0)
-    assert usual_scheduler(video) == "CogVideoXDDIMScheduler"
+    starts = read_starts("none@2,gaussian@2", video)
+    assert {usual_scheduler(video), *(start.scheduler for start in starts)} == {"CogVideoXDDIMScheduler"}
     assert usual_scheduler(diffusers.DDIMScheduler()) == "UniPCMultistepScheduler"
     with pytest.raises(ValueError, match="scheduler must be"):
         usual_scheduler(diffusers.CogVideoXDPMScheduler())

@@ -232,18 +232,16 @@ def _run_starts(
     **run: Any,
 ) -> Reports:
     from otprior.experiments.inputs import Inputs
-    from otprior.experiments.own_sampler import usual_scheduler
     from otprior.experiments.run import run_comparison
     from otprior.experiments.starts import read_starts
     from otprior.sampling.start_spec import StartSpec
 
     inputs.check(reference=reference, held_out=held_out)
     splits = split_name(reference, "reference"), split_name(held_out, "held_out")
-    # (The starts depend on the model's schedule.)
+    # (The starts depend on the model's scheduler.)
     size = (samples or 2000, *splits, seed_sets or 1)
     comparison = inputs.comparison("compare", (StartSpec("none", 0, 1),), *size)
-    known = Inputs.of(comparison)
-    starts = read_starts(text, known.schedule, usual_scheduler(known.scheduler))
+    starts = read_starts(text, Inputs.of(comparison).scheduler)
     comparison = inputs.comparison("compare", starts, *size)
 
     def work(folder: Path, workers: int, listen: Any) -> dict[str, Any]:

@@ -114,18 +114,20 @@ def usual_scheduler(own: Any) -> str:
     return name
 
 
-def white_noise(schedule: NoiseSchedule, steps: int, scheduler: str | None = None) -> StartSpec:
-    """N(0, I) at T in so many steps: on a grid even in log-SNR, or even in time where T has no signal.
+def white_noise(own: Any, steps: int) -> StartSpec:
+    """N(0, I) at T in so many steps of the usual scheduler, evenly in log-SNR, or in time where T has no signal.
 
     Arguments:
-        schedule: The forward process.
+        own: The network's scheduler.
         steps: How many.
-        scheduler: The class that samples; by default that of `SCHEDULERS`.
+
+    Raises:
+        ValueError: As `usual_scheduler`.
     """
+    schedule = NoiseSchedule.from_scheduler(own)
     end = schedule.timestep_range[1]
     spacing = OWN_GRID + ("log_snr" if schedule.alpha(float(end)) > 0 else "time")
-    name = scheduler or SCHEDULERS[schedule.kind]
-    return StartSpec("none", end, steps, name, spacing, f"N(0, I) at T, {steps}")
+    return StartSpec("none", end, steps, usual_scheduler(own), spacing, f"N(0, I) at T, {steps}")
 
 
 def beside(study: Comparison, chosen: StartSpec, samples: int, work: Path, **options: Any) -> OwnSampler:
@@ -139,7 +141,7 @@ def beside(study: Comparison, chosen: StartSpec, samples: int, work: Path, **opt
         options: As for `run_comparison`.
     """
     inputs = Inputs.of(study)
-    own = white_noise(inputs.schedule, STEPS, usual_scheduler(inputs.scheduler)).told_as(chosen)
+    own = white_noise(inputs.scheduler, STEPS).told_as(chosen)
     result = run_comparison(
         replace(study, starts=(chosen, own), samples=samples), work, growing=True, **options
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from otprior.diffusion.grids import MOST_STEPS
 from otprior.diffusion.schedule import NoiseSchedule
@@ -15,28 +16,27 @@ from otprior.utils.validation import check_integer, invalid, require
 FORM = "NAME[:OPTION=VALUE...]@STEPS, such as none@20 or semidiscrete:noise=fresh:t=450@5"
 
 
-def read_starts(text: str, schedule: NoiseSchedule, scheduler: str | None = None) -> tuple[StartSpec, ...]:
+def read_starts(text: str, own: Any) -> tuple[StartSpec, ...]:
     """The starts of a list that is separated by commas.
 
-    All are sampled by the scheduler that a search begins with for this kind of process, on a grid that is even in
-    log-SNR.
+    All are sampled by the scheduler that a search begins with for this network, on a grid that is even in log-SNR.
 
     Arguments:
         text: Each start is NAME[:OPTION=VALUE...]@STEPS. NAME is "none" or a kind of prior. OPTION is one of the
             prior's, or "t" for t*; without it t* is the prior's usual one.
-        schedule: The forward process.
-        scheduler: The class that samples; by default that of the kind of process.
+        own: The network's scheduler.
 
     Raises:
-        ValueError: If a part does not have this form, the prior has no such option, or two starts are the same.
+        ValueError: If a part does not have this form, the prior has no such option, two starts are the same, or the
+            network's scheduler cannot start at t*.
     """
-    starts = [_read(part.strip(), schedule, scheduler) for part in text.split(",")]
+    starts = [_read(part.strip(), own) for part in text.split(",")]
     different = {start.key for start in starts}
     require(len(different) == len(starts), "--starts", "different", text)
     return tuple(starts)
 
 
-def _read(text: str, schedule: NoiseSchedule, scheduler: str | None) -> StartSpec:
+def _read(text: str, own: Any) -> StartSpec:
     what, sign, steps = text.partition("@")
     name, *pairs = what.split(":")
     digits = steps.isascii() and steps.isdigit()
@@ -49,11 +49,11 @@ def _read(text: str, schedule: NoiseSchedule, scheduler: str | None) -> StartSpe
         require(key not in options, "--starts", f"with one value of {key} in a start", repr(text))
         options[key] = value
     place = options.pop("t", None)
-    white = white_noise(schedule, int(steps), scheduler)
+    white = white_noise(own, int(steps))
     if name == "none":
         require(not pairs, "--starts", "none@STEPS for white noise", repr(text))
         return white
-    kind = find_prior(name)
+    kind, schedule = find_prior(name), NoiseSchedule.from_scheduler(own)
     declared = kind.Options.declared()
     unknown = sorted(set(options) - set(declared))
     require(not unknown, "--starts", f"with options among {', '.join(['t', *declared])}", repr(text))

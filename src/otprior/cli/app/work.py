@@ -133,12 +133,12 @@ class Choice:
         )  # fmt: skip
         return replace(nothing, **changed)
 
-    def spec(self, kind: str, schedule: NoiseSchedule) -> StartSpec:
-        """The start from a kind of prior, with those of the options that it has."""
+    def spec(self, kind: str, own: Any) -> StartSpec:
+        """The start from a kind of prior, with those of the options that it has, for a network of this scheduler."""
         declared = find_prior(kind).Options.declared()
         given = {"noise": self.noise, "correlation": self.correlation if self.noise == "coupled" else 1.0}
         options = "".join(f":{name}={value}" for name, value in given.items() if name in declared)
-        (start,) = read_starts(f"{kind}:t={self.timestep!r}{options}@{self.steps}", schedule)
+        (start,) = read_starts(f"{kind}:t={self.timestep!r}{options}@{self.steps}", own)
         return start
 
 
@@ -196,10 +196,14 @@ class Workbench:
         self._full: tuple[Any, Result] | None = None
         self._runs = 0
 
+    def scheduler(self, model: str) -> Any:
+        """The scheduler of a model."""
+        check_model(model)
+        return own_scheduler(find_model(model))
+
     def schedule(self, model: str) -> NoiseSchedule:
         """The forward process of a model."""
-        check_model(model)
-        return NoiseSchedule.from_scheduler(own_scheduler(find_model(model)))
+        return NoiseSchedule.from_scheduler(self.scheduler(model))
 
     def usual_timestep(self, model: str) -> float:
         """t* where starts are usually made for a model."""
@@ -216,9 +220,9 @@ class Workbench:
             FileNotFoundError, ValueError: If something that was chosen is missing or wrong.
         """
         choice.check()
-        schedule = self.schedule(choice.model)
+        own = self.scheduler(choice.model)
         # (What is wrong with one is said before any work.)
-        specs = {name: _spec(choice, name, schedule) for name in choice.starts if name != "none"}
+        specs = {name: _spec(choice, name, own) for name in choice.starts if name != "none"}
         self._runs += 1
         folder = self.folder / "runs" / str(self._runs)
         folder.mkdir(parents=True)
@@ -227,16 +231,16 @@ class Workbench:
             with progress_told_to(listen):
                 if name == "none":
                     label = f"N(0, I) at T, {choice.steps} steps"
-                    result = self._white(choice, schedule, choice.steps, label, folder / "none")
+                    result = self._white(choice, own, choice.steps, label, folder / "none")
                 else:
                     result = self._start(choice, specs[name], name, folder, place)
             yield result
         # (It takes longest.)
         with progress_told_to(listen):
-            full = self._full_sampler(choice, schedule, folder)
+            full = self._full_sampler(choice, own, folder)
         yield full
 
-    def _full_sampler(self, choice: Choice, schedule: NoiseSchedule, folder: Path) -> Result:
+    def _full_sampler(self, choice: Choice, scheduler: Any, folder: Path) -> Result:
         """The full sampler's images, which only some of the choices change."""
         steps = choice.full_steps
         key = replace(choice, starts=(), limit=None, timestep=0.0, steps=0, noise="", correlation=1.0)
@@ -245,16 +249,16 @@ class Workbench:
             shutil.copytree(kept.folder, folder / kept.folder.name)
             return replace(kept, folder=folder / kept.folder.name)
         label = f"full sampler: N(0, I) at T, {steps} steps"
-        own = self._white(choice, schedule, steps, label, folder / FULL_SAMPLER)
+        own = self._white(choice, scheduler, steps, label, folder / FULL_SAMPLER)
         shutil.copytree(own.folder, self.folder / own.folder.name, dirs_exist_ok=True)
         self._full = key, replace(own, folder=self.folder / own.folder.name)
         return own
 
-    def _white(self, choice: Choice, schedule: NoiseSchedule, steps: int, label: str, out: Path) -> Result:
+    def _white(self, choice: Choice, own: Any, steps: int, label: str, out: Path) -> Result:
         given: dict[str, Any] = {"steps": steps}
         # (A pipeline that is called as its own class keeps its scheduler and spacing.)
         if not is_stock_model(choice.model):
-            start = white_noise(schedule, steps)
+            start = white_noise(own, steps)
             given |= {"scheduler": start.scheduler, "spacing": start.spacing}
         options = [word for name, value in given.items() for word in (f"--{name}", str(value))]
         return self._sample(choice, choice.request("none", **given), label, out, ["none", *options])
@@ -359,13 +363,13 @@ class Workbench:
         choice.check()
         require(bool(choice.data), "training images", "given: the error is that for their law", "nothing")
         with progress_told_to(listen), progress_bar("reading the images") as bar:
-            schedule = self.schedule(choice.model)
+            own = self.scheduler(choice.model)
             asked = self._fit_request(choice, "gaussian", {}, self.folder)
             scheduler, images = read_fitted_images(asked, self.device)
             priors = {}
             for name in (name for name in choice.starts if name not in AUDITED):
                 prior = load_prior(self._fit(choice, name)[0] if is_kind(name) else name)
-                start = choice.spec(prior.kind, schedule)
+                start = choice.spec(prior.kind, own)
                 prior = prior.derive(prior, prior.timestep, dict(start.options))
                 priors[name] = prior
             request = AuditRequest(
@@ -373,12 +377,12 @@ class Workbench:
                 name=choice.model,
                 data=images,
                 priors=priors,
-                timesteps=tuple(default_timesteps(schedule)),
+                timesteps=tuple(default_timesteps(NoiseSchedule.from_scheduler(own))),
                 draws=DRAWS,
             )
             return run_audit(request, lambda stage, done, total: bar.update(done, total or None, "", stage))
 
 
-def _spec(choice: Choice, name: str, schedule: NoiseSchedule) -> StartSpec:
+def _spec(choice: Choice, name: str, own: Any) -> StartSpec:
     """The start from a kind of prior, or from a prior's folder."""
-    return choice.spec(name if is_kind(name) else load_prior(name).kind, schedule)
+    return choice.spec(name if is_kind(name) else load_prior(name).kind, own)
