@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from report_example import bare_report, bare_row
 
 from otprior.data import bundled
@@ -20,6 +23,7 @@ from otprior.experiments.measuring import real_figures
 from otprior.experiments.priors import load_fitted
 from otprior.experiments.run import claim_work
 from otprior.experiments.run import run_comparison as run_in_any_process
+from otprior.experiments.sampling import class_turns
 from otprior.metrics.features import classify
 from otprior.priors import Prior, SemiDiscretePrior
 from otprior.report import ReportRow, SamplingReport
@@ -99,6 +103,38 @@ def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(
         samples = result.samples(spec)
         assert samples.sources is not None
         assert np.array_equal(labels[torch.from_numpy(samples.sources)], samples.labels)
+
+
+def test_seeds_ask_for_classes_of_different_sizes_as_often_as_the_data_has_them(
+    small: Comparison, tmp_path: Path
+) -> None:
+    """Or else FID, against images of all classes, is that of the wrong classes: 240 instead of 20 on emoji."""
+    images = bundled.split("validation").select(slice(400))
+    assert images.labels is not None
+    rows = (images.labels == 3).nonzero()[:30, 0].tolist()
+    rows += [int((images.labels == k).nonzero()[j]) for k in range(10) for j in range(5) if k != 3]
+    path = tmp_path / "uneven.npz"
+    np.savez(path, images=to_uint8(images.images[rows]), labels=images.labels[rows].numpy())
+    start = replace(WHITE, conditional=True)
+    found = run_comparison(replace(small, starts=(start,), atoms=75, atoms_from=str(path)), tmp_path / "work")
+    turns = class_turns(10, images.labels[rows])
+    assert found.samples(start).labels.tolist() == list(turns[:20])
+    assert np.bincount(turns).tolist() == [5, 5, 5, 30, 5, 5, 5, 5, 5, 5]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=12), st.randoms())
+def test_turns_have_each_class_in_proportion(sizes: list[int], random: Any) -> None:
+    labels = [k for k, size in enumerate(sizes) for _ in range(size)]
+    random.shuffle(labels)
+    turns = class_turns(len(sizes), torch.tensor(labels))
+    share = np.array(sizes) / sum(sizes)
+    if len(turns) == len(sizes):
+        return  # (equal, but for chance)
+    assert np.bincount(turns).tolist() == sizes
+    for k in range(len(sizes)):
+        seen = np.cumsum(np.array(turns) == k)
+        # Any other class is ahead or behind by half an image when one of this class is asked for.
+        assert abs(seen - share[k] * np.arange(1, len(turns) + 1)).max() <= 1 + len(sizes) / 2
 
 
 def test_agreement_is_taken_to_the_flow_that_a_study_names(small: Comparison, tmp_path: Path) -> None:

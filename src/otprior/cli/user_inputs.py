@@ -43,7 +43,7 @@ Conditional = Annotated[
     typer.Option(
         "--conditional",
         "--labels",
-        help="By class: seed s gets class s modulo their number, from priors that are fitted by class.",
+        help="By class: seeds ask for the classes in turn, as often as DATA has them, and priors are fitted by class.",
     ),
 ]
 
@@ -67,7 +67,7 @@ class UserInputs:
         guidance_scale: Of such a pipeline, by default its own; or of a network with classes, by default none.
         device: Where the network runs.
         variant: Which of several files of the model's weights.
-        conditional: Whether seed s gets class s modulo their number, from priors by class.
+        conditional: Whether seeds get the classes in turn, from priors by class.
     """
 
     model: str

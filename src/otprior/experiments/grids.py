@@ -36,7 +36,7 @@ def with_fitted_grid(
             priors, comparison.precision, start.conditional, comparison.device
         )
         pipe, _ = build_pipeline(models, start)
-        labels = list(range(models.classes)) if start.conditional and models.classes else None
+        labels = models.classes if start.conditional and models.classes else None
         about = starts * (2 * 64 + 40 * start.evaluations)
 
         def told(evaluations: int) -> None:

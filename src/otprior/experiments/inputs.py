@@ -19,7 +19,7 @@ from otprior.data.latents import encode_images, image_shape
 from otprior.data.streams import open_images
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments.comparison import BUNDLED, Comparison
-from otprior.experiments.sampling import Models
+from otprior.experiments.sampling import Models, class_turns
 from otprior.metrics import FeatureMoments, Reference
 from otprior.metrics.classes import class_moments
 from otprior.metrics.extractors import Extractor, extractor_sha256, load_extractor
@@ -196,7 +196,8 @@ class Inputs:
         self, priors: Path, precision: str = "float32", conditional: bool = True, device: str = "cpu"
     ) -> Models:
         """The network, told no prompts, and where its priors are; classes are looked up only if they are needed."""
-        null, classes = self.null_class_label, self.classes if conditional or self.stock else None
+        null, count = self.null_class_label, self.classes if conditional or self.stock else None
+        classes = () if count is None else class_turns(count, self.atoms.labels if conditional else None)
         shape = tuple(self.latents(self.atoms.select(slice(1))).images.shape[1:]) if self.stock else None
         return Models(self.model, priors, null, precision, classes, (), None, shape, device, self._variant)
 
@@ -355,8 +356,7 @@ def _picture_shape(pipeline: Path, space: LatentSpace | None) -> tuple[int, ...]
     config = component_folder(pipeline, "unet") / "config.json"
     if not config.is_file():
         return None
-    known = read_json(config)
-    channels, size = known.get("in_channels"), known.get("sample_size")
+    channels, size = map(read_json(config).get, ("in_channels", "sample_size"))
     if channels is None or size is None:
         return None
     return (channels, *(size if isinstance(size, list) else (size, size)))

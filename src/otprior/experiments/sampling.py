@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 BATCH = 125
 # The same of stock pipelines, whose images are large.
 STOCK_BATCH = 8
+# Classes are of different sizes if χ² of equal ones is so many standard deviations above its mean.
+UNEVEN = 4.0
 
 
 def network_precision(name: str) -> str:
@@ -63,7 +66,8 @@ class Models:
         priors: The folder of the fitted priors; see `experiments.priors`.
         null_class_label: The network's label for "no class", or None.
         precision: "float32", or "bfloat16" for autocast of the network alone.
-        classes: How many classes conditional starts, and stock pipelines that are told classes, go through.
+        classes: What starts by class, and stock pipelines that are told classes, ask for: seed s gets number s modulo
+            their number; see `class_turns`.
         prompts: What a pipeline with prompts is told: seed s gets number s modulo their number. () of others.
         negative_prompt: What its images shall not show, or None.
         shape: Of the latents of a stock pipeline, called as its own class; None of another.
@@ -75,12 +79,42 @@ class Models:
     priors: Path
     null_class_label: int | None
     precision: str = "float32"
-    classes: int | None = None
+    classes: tuple[int, ...] = ()
     prompts: tuple[str, ...] = ()
     negative_prompt: str | None = None
     shape: tuple[int, ...] | None = None
     device: str = "cpu"
     variant: str | None = None
+
+
+def class_turns(classes: int, labels: Tensor | None) -> tuple[int, ...]:
+    """The classes that seeds ask for in turn, so that samples have classes as the data has.
+
+    Arguments:
+        classes: How many there are.
+        labels: Those of the data, int64 (n,); None stands for equally many of each.
+
+    Returns:
+        0, 1, … if the sizes of the classes differ by no more than chance explains. Or else each class as often as
+        the data has it, evenly spread.
+
+    Examples:
+        >>> class_turns(2, torch.tensor([0] * 9 + [1] * 11)), len(class_turns(2, torch.tensor([0] * 30 + [1] * 10)))
+        ((0, 1), 40)
+        >>> class_turns(2, torch.tensor([0] * 30 + [1] * 10))[:8]
+        (0, 0, 1, 0, 0, 0, 1, 0)
+    """
+    if labels is None:
+        return tuple(range(classes))
+    sizes = torch.bincount(labels, minlength=classes)
+    equal = len(labels) / classes
+    chi2 = float((sizes - equal).square().sum() / equal)
+    if chi2 <= classes - 1 + UNEVEN * math.sqrt(2 * (classes - 1)):
+        return tuple(range(classes))
+    ordered = labels.sort().values
+    rank = torch.arange(len(ordered)) - (sizes.cumsum(0) - sizes)[ordered]
+    place = (rank + 0.5).double() / sizes[ordered]
+    return tuple(ordered[place.argsort(stable=True)].tolist())
 
 
 @dataclass(frozen=True)
@@ -194,8 +228,7 @@ def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block
     start, seeds = block.start, range(block.first_seed, block.first_seed + block.count)
     labels: list[int] = []
     if start.conditional:
-        assert models.classes is not None
-        labels = [seed % models.classes for seed in seeds]
+        labels = [models.classes[seed % len(models.classes)] for seed in seeds]
     batches = (
         _batches(models, start, seeds, labels, batch_size)
         if models.shape is None
@@ -249,7 +282,7 @@ def _stock_batches(models: Models, start: StartSpec, seeds: range) -> Iterator[S
         STOCK_BATCH,
         prompts=[models.prompts[seed % len(models.prompts)] for seed in seeds] if models.prompts else None,
         negative_prompt=models.negative_prompt,
-        labels=[seed % models.classes for seed in seeds] if models.classes else None,
+        labels=[models.classes[seed % len(models.classes)] for seed in seeds] if models.classes else None,
         guidance_scale=start.guidance,
         timesteps=grid,
     )

@@ -43,7 +43,7 @@ def class_figures(
     Arguments:
         features: Shape (n, D).
         predicted: The classifier's classes, int64 (n,).
-        labels: The classes asked for, int64 (n,), with equally many of each up to one.
+        labels: The classes asked for, int64 (n,).
         reference: Moments of the real images of each class.
         generator: Source of resampling and blocks.
 

@@ -70,7 +70,7 @@ _STARTS = {
     "whitened": "The noise that chose the image is on it, brought back to nearly N(0, I) within its cell.",
     "frozen": "Each training image has one noise, drawn once, as in DPM-OT: as many starts as images.",
     "random image": "A training image picked at random and noised afresh: the rival that needs no transport.",
-    "by class": "Seed s asks for class s modulo their number; a prior has a part for each class.",
+    "by class": "Seeds ask for the classes in turn, as often as the data has them; a prior has a part for each class.",
 }
 
 

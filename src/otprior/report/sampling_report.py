@@ -129,7 +129,7 @@ class ReportRow(Figures):
         smoothing, correlation: The prior's entropic smoothing; correlation of its noise with the seed's.
         start_timestep: t*, or where sampling from white noise starts.
         scheduler, spacing, guidance: The sampler.
-        conditional: Whether seed s asked for class s modulo their number, of a prior by class.
+        conditional: Whether seeds asked for the classes in turn, of a prior by class.
         nfe: Network evaluations for one image.
         samples: Number of samples.
         seeds: Their seeds.

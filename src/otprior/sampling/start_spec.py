@@ -32,7 +32,7 @@ class StartSpec:
         scheduler: Name of a diffusers scheduler class.
         spacing: One of `STOCK_SPACINGS`, "grid:" and one of `SPACINGS`, or "grid:fitted" with a grid.
         label: What people are shown.
-        conditional: Whether seed s gets class s modulo their number, from a prior fitted by class.
+        conditional: Whether seeds get the classes in turn, from a prior fitted by class.
         guidance: Scale of classifier-free guidance; with any but 1 a step costs two evaluations.
         sampler: Config values of the scheduler, as (name, value) pairs.
         options: Those of the prior that are not at their defaults, as (name, value) pairs in alphabetical order.
