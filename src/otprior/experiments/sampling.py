@@ -228,6 +228,7 @@ def sample_block(models: Models, block: Block, batch_size: int = BATCH) -> Block
     start, seeds = block.start, range(block.first_seed, block.first_seed + block.count)
     labels: list[int] = []
     if start.conditional:
+        assert models.classes
         labels = [models.classes[seed % len(models.classes)] for seed in seeds]
     batches = (
         _batches(models, start, seeds, labels, batch_size)
