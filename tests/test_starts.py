@@ -19,6 +19,8 @@ from otprior.experiments.priors import fitted_name
 from otprior.experiments.sampling import Block, Models, Samples, sample_block
 from otprior.experiments.starts import read_starts
 from otprior.sampling.folders import own_scheduler
+from otprior.sampling.settings import write_settings
+from otprior.sampling.start_spec import StartSpec
 from otprior.sampling.stock import check_stock
 
 OWN = diffusers.DDPMScheduler()
@@ -33,6 +35,25 @@ def test_starts_have_their_options_and_their_usual_timestep() -> None:
     assert (mixture.start_timestep, dict(mixture.options)) == (400, {"components": 30, "rank": 4})
     assert fresh.label == "semidiscrete fresh, t* = 450, 3"
     assert mixture.label == "mixture, t* = 400, components = 30, rank = 4, 5"
+
+
+def test_starts_have_their_scheduler_and_their_spacing() -> None:
+    text = "gaussian:spacing=karras@5,gaussian:spacing=grid:karras:t=600@5,none:scheduler=dpm++2m:spacing=karras@8"
+    stock, grid, white = read_starts(text, OWN)
+    assert (stock.scheduler, stock.spacing) == ("UniPCMultistepScheduler", "karras")
+    assert (grid.spacing, grid.start_timestep) == ("grid:karras", 600)
+    assert stock.label == "gaussian, t* = 500, UniPC, karras, 5"
+    assert (white.scheduler, white.spacing) == ("DPMSolverMultistepScheduler", "karras")
+    assert white.label == "N(0, I) at T, DPMSolver, karras, 8"
+
+
+def test_a_settings_file_stands_for_its_starts(tmp_path: Path) -> None:
+    chosen = StartSpec("semidiscrete", 450, 3, spacing="grid:fitted", grid=(450, 200, 30), label="tuned")
+    write_settings(tmp_path / "settings.json", {"semidiscrete_3": chosen}, "validation", "by hand")
+    white, found = read_starts(f"none@2, {tmp_path / 'settings.json'}", OWN)
+    assert (white.prior, found) == ("none", chosen)
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        read_starts(str(tmp_path / "other.json"), OWN)
 
 
 def test_white_noise_without_signal_has_a_grid_that_its_scheduler_takes() -> None:
@@ -53,7 +74,12 @@ def test_white_noise_without_signal_has_a_grid_that_its_scheduler_takes() -> Non
         ("semidiscrete:noise=fresh:noise=frozen@5", "--starts must be with one value of noise"),
         ("none:t=500@5", "--starts must be none@STEPS for white noise"),
         ("nowhere@5", "prior must be one of"),
-        ("gaussian:noise=fresh@5", "--starts must be with options among t, rank"),
+        ("gaussian:noise=fresh@5", "--starts must be with options among t, scheduler, spacing, rank"),
+        ("gaussian:spacing=grid:fitted@5", "spacing must be one of"),
+        ("none:spacing=nowhere@5", "spacing must be one of"),
+        ("gaussian:scheduler=nowhere@5", "scheduler must be one of"),
+        ("gaussian:scheduler=ddim:spacing=karras@5", "spacing must be one that DDIMScheduler has"),
+        ("gaussian:scheduler=flow@5", "scheduler must be"),
         ("gaussian:rank@5", "--starts must be NAME"),
         ("gaussian:rank=many@5", "rank must be a whole number; got 'many'"),
         ("gaussian:t=2000@5", "timestep must be in"),

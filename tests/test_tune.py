@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -15,15 +16,16 @@ from scipy import stats
 
 from otprior.diffusion.schedule import NoiseSchedule
 from otprior.experiments import search as tune_module
+from otprior.experiments.candidates import at_every_other, candidates, family, neighbours, of_families
+from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import CopyLimit
 from otprior.experiments.own_sampler import WEAK, OwnSampler
 from otprior.experiments.search import (
     Search,
     Trial,
     best_of,
-    candidates,
     challenger,
-    neighbours,
+    of_each_kind,
     other_turns,
     rungs,
     runner_up,
@@ -190,6 +192,19 @@ def test_who_was_left_behind_may_challenge_the_winner() -> None:
     assert challenger(trials[:1], LIMIT, 2000) is challenger(trials[1:2], LIMIT, 2000) is None
 
 
+def test_no_kind_fills_a_rung() -> None:
+    def tried(noise: str, t: int, spacing: str, fid: float, copies: float) -> Trial:
+        start = StartSpec("semidiscrete", t, 5, spacing=spacing, options=(("noise", noise),))
+        return Trial(start, 250, bare_row(fid=fid, copy_rate=copies))
+
+    fresh = [tried("fresh", t, "karras", 1.0 + t / 1000, 0.0) for t in (400, 500, 600, 700)]
+    grid = [tried("fresh", t, "grid:log_snr", 3.0 + t / 1000, 0.0) for t in (400, 500, 600)]
+    # Of the whitened ones the best two will probably copy too much, and the third may not.
+    whitened = [tried("whitened", t, "karras", 2.0 + t / 1000, 5 / t) for t in (100, 150, 500, 600)]
+    kept = of_each_kind([*fresh, *grid, *whitened], LIMIT, 2000)
+    assert kept == [*fresh[:2], *grid[:2], *whitened[2:]]
+
+
 # Candidates ------------------------------------------------------------------------------------------------
 
 
@@ -208,6 +223,56 @@ def test_candidates_are_different_starts_of_the_schedule(schedule: NoiseSchedule
         schedule.check_timestep(row.start_timestep)
         assert 0 < row.correlation <= 1
         assert row.label != rows[0].label
+
+
+def test_the_first_rung_has_every_other_t_of_each_family() -> None:
+    every = candidates(VP, 5)
+    first = at_every_other(every)
+    for each in {family(start) for start in every}:
+        times = sorted(start.start_timestep for start in every if family(start) == each)
+        assert sorted(start.start_timestep for start in first if family(start) == each) == times[::2]
+    # The two leading families at their seven t*, on both spacings.
+    leaders = [first[0], first[0], first[-1], first[5]]
+    more = of_families(every, leaders, 2)
+    assert {family(start) for start in more} == {family(first[0]), family(first[-1])}
+    assert len({start.key for start in more}) == len(more) == 2 * 2 * 7
+    flow = candidates(FLOW, 5, ["gaussian"], "FlowMatchEulerDiscreteScheduler")
+    assert of_families(flow, flow, 4) == flow
+    single = candidates(VP, 1, ["gaussian"])
+    assert of_families(single, single, 4) == single
+
+
+def test_scheduler_and_spacing_are_tried_together() -> None:
+    start = candidates(VP, 5, ["gaussian"])[0]
+    pairs = {(each.scheduler, each.spacing) for each in [start, *neighbours(VP, start)]}
+    assert len(pairs) == 6
+
+
+@pytest.mark.parametrize("best", ["karras", "grid:log_snr"])
+def test_a_spacing_whose_best_t_is_elsewhere_is_found(monkeypatch: pytest.MonkeyPatch, best: str) -> None:
+    """As on the perfect network: each spacing has a valley of its own, and nothing leads from one to the other."""
+    valley = {"grid:log_snr": 382, "grid:karras": 382, "karras": 620}
+
+    def fid(start: StartSpec) -> float:
+        floor = {"semidiscrete": 1.0, "mixture": 2.0, "gaussian": 3.0}[start.prior] - (start.noise == "fresh")
+        return floor + abs(start.start_timestep - valley[start.spacing]) / 50 + 0.5 * (start.spacing != best)
+
+    def run(study: Any, work: Path, **options: Any) -> Any:
+        rows = [bare_row(fid=fid(start), copy_rate=0.0, source_rate=0.0) for start in study.starts]
+        return SimpleNamespace(report=SimpleNamespace(rows=rows))
+
+    own = SimpleNamespace(
+        schedule=VP, scheduler=diffusers.DDPMScheduler(), stock=True, check_not_atoms=lambda split: None
+    )
+    monkeypatch.setattr(tune_module, "run_comparison", run)
+    monkeypatch.setattr(tune_module, "beside", lambda *given, **options: None)
+    monkeypatch.setattr(tune_module, "Inputs", SimpleNamespace(of=lambda study: own))
+    study = Comparison("tune", (StartSpec("none", 0, 1),), 2000)
+    found = tune_module.tune(study, "unused", steps=5, limit=LIMIT).best
+    assert found is not None
+    assert (found.start.spacing, found.start.noise) == (best, "fresh")
+    assert found.start.start_timestep == pytest.approx(valley[best], abs=25)
+    assert found.samples == 2000
 
 
 def test_no_candidate_asks_for_more_steps_than_there_are_timesteps() -> None:

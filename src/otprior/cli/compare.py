@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "otprior compare bundled bundled --starts none@20,gaussian@5,mixture@5,semidiscrete@5 --out compared",
-    "otprior compare path/to/ddpm path/to/train.npz --starts semidiscrete:noise=fresh:t=450@5,none@20 "
+    "otprior compare path/to/ddpm path/to/train.npz --starts tuned/settings.json,none@20 "
     "--reference path/to/test.npz --held-out path/to/val.npz --extractor path/to/classifier --out compared",
     "otprior compare --preset headline --samples 500 --seed-sets 3 --out rehearsal",
     "otprior compare --preset baselines --out baselines",
@@ -58,7 +58,9 @@ Starts = Annotated[
         "--starts",
         metavar="START,...",
         help="Starts to compare, each NAME[:OPTION=VALUE...]@STEPS. NAME is none (white noise at T) or a prior: "
-        f"{prior_names()}. OPTION is one of the prior's, or t for t*, by default where the prior is usually best.",
+        f"{prior_names()}. OPTION is one of the prior's, t for t*, by default where the prior is usually best, "
+        "scheduler (dpm++2m, unipc, …) or spacing (karras, grid:log_snr, …). A settings.json of tune stands for "
+        "the starts in it.",
     ),
 ]
 Preset = Annotated[

@@ -23,7 +23,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from otprior.diffusion.schedule import NoiseSchedule
+from otprior.experiments.candidates import (
+    PRIORS,
+    at_every_other,
+    candidates,
+    family,
+    labelled,
+    neighbours,
+    of_families,
+)
 from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import CopyLimit
 from otprior.experiments.grids import with_fitted_grid
@@ -33,23 +41,16 @@ from otprior.experiments.own_sampler import OwnSampler, beside, usual_scheduler
 from otprior.experiments.run import claim_work, run_comparison
 from otprior.experiments.sampling import BATCH
 from otprior.experiments.study import ignore
-from otprior.priors import find_prior
 from otprior.report import ReportRow
-from otprior.sampling.start_spec import OWN_GRID, StartSpec
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import check_integer, require
 
 logger = logging.getLogger(__name__)
 
 # Far from the seeds of any report.
 FIRST_SEED = 1_300_000_000
-UNIPC, DPM = "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"
-# The kinds of prior that a search tries.
-PRIORS = ("gaussian", "mixture", "semidiscrete")
-FINER = 0.25  # in log-SNR
-# How labels write some options.
-SYMBOLS = {"correlation": "ρ", "smoothing": "ε/τ"}
-# Candidates on the second rung of the two searches.
-FIRST_KEPT, FINER_KEPT = 8, 4
+# Candidates on the second rung of the two searches; and families of starts that the first rung tries at every t*.
+FIRST_KEPT, FINER_KEPT, FAMILIES = 8, 4, 4
 # How many more are tried on all of the seeds if none of the last rung passes; and how many once one has.
 MOST_TURNS = 6
 CLEARLY_LESS = 0.85
@@ -109,50 +110,6 @@ def rungs(samples: int, shares: Sequence[float] = (1 / 8, 1 / 4, 1 / 2, 1)) -> t
     return block, [*sorted({size for size in sizes if size < samples}), samples]
 
 
-def candidates(
-    schedule: NoiseSchedule, steps: int, priors: Sequence[str] = PRIORS, scheduler: str = UNIPC
-) -> list[StartSpec]:
-    """The first rung: starts over the log-SNRs and the options that the priors' kinds say are worth a try."""
-    starts = [
-        StartSpec(prior, timestep, steps, scheduler, OWN_GRID + "log_snr", options=tuple(options.items()))
-        for prior, kind in ((prior, find_prior(prior)) for prior in priors)
-        for timestep in sorted({_timestep(schedule, level) for level in kind.searched_log_snr})
-        for options in kind.searched_options()
-    ]
-    return [labelled(start) for start in starts if _fits(schedule, start)]
-
-
-def neighbours(schedule: NoiseSchedule, start: StartSpec) -> list[StartSpec]:
-    """Candidates that differ from a start in a single respect, and those that its prior's kind names."""
-    level = schedule.log_snr(float(start.start_timestep))
-
-    def moved(shift: float) -> int | float:
-        return _timestep(schedule, level + shift) if shift else start.start_timestep
-
-    near = [replace(start, start_timestep=moved(times * FINER)) for times in (-2, -1, 1, 2)]
-    near.append(replace(start, spacing=OWN_GRID + "karras"))
-    if start.scheduler in (UNIPC, DPM):
-        near.append(replace(start, scheduler=DPM if start.scheduler == UNIPC else UNIPC))
-    for options, shift in find_prior(start.prior).nearby_options(dict(start.options)):
-        near.append(replace(start, options=tuple(options.items()), start_timestep=moved(shift)))
-    different = {each.key: each for each in near if _fits(schedule, each) and each.key != start.key}
-    return [labelled(each) for each in different.values()]
-
-
-def labelled(start: StartSpec) -> StartSpec:
-    """The start with a label that says all that a search varies."""
-    scheduler = start.scheduler.removesuffix("Scheduler").removesuffix("Multistep")
-    label = f"{start_words(start)}, {scheduler}, {start.spacing}, {start.steps}"
-    return replace(start, label=label)
-
-
-def start_words(start: StartSpec) -> str:
-    """The prior, t* and options of a start in words: "gaussian, t* = 500"."""
-    options = [f"{SYMBOLS.get(name, name)} = {value}" for name, value in start.options if name != "noise"]
-    what = find_prior(start.prior).describe({"noise": start.noise} | dict(start.options))
-    return ", ".join([what, f"t* = {start.start_timestep:g}", *options])
-
-
 def survivors(trials: Sequence[Trial], keep: int, limit: CopyLimit, final: int) -> list[StartSpec]:
     """The candidates of the next rung, as the module says; at least one.
 
@@ -171,6 +128,20 @@ def survivors(trials: Sequence[Trial], keep: int, limit: CopyLimit, final: int) 
     if not going:
         going = sorted(trials, key=lambda trial: trial.copy_rate)[:1]
     return [trial.start for trial in going]
+
+
+def of_each_kind(trials: Sequence[Trial], limit: CopyLimit, final: int) -> list[Trial]:
+    """The two trials of each family and spacing that would go on, so that one kind does not fill a rung.
+
+    Few seeds tell neighbours in t* apart no better than kinds.
+
+    Arguments: as of `survivors`.
+    """
+    kinds: dict[Any, list[Trial]] = {}
+    for trial in trials:
+        kinds.setdefault((family(trial.start), trial.start.spacing), []).append(trial)
+    going = {start for group in kinds.values() for start in survivors(group, 2, limit, final)}
+    return [trial for trial in trials if trial.start in going]
 
 
 def best_of(trials: Sequence[Trial], limit: CopyLimit) -> Trial | None:
@@ -342,12 +313,21 @@ def tune(
     block, sizes = rungs(study.samples)
     schedule = Inputs.of(study).schedule
     tried = candidates(schedule, steps, priors, usual_scheduler(Inputs.of(study).scheduler))
-    first = [start.told_as(study.starts[0]) for start in tried]
-    require(bool(first), "steps", "at most the timesteps below every t* that is tried", steps)
+    every = [start.told_as(study.starts[0]) for start in tried]
+    require(bool(every), "steps", "at most the timesteps below every t* that is tried", steps)
+    first = at_every_other(every)
     study = replace(study, starts=tuple(first), block=block, first_seed=FIRST_SEED)
     Inputs.of(study).check_not_atoms(study.split)
     rule = limit or own_limit(replace(study, samples=sizes[0]), folder, margin)
-    trials = halving(study, first, folder, rule, sizes[:-1] or sizes, FIRST_KEPT, deadline, **options)
+    trials = halving(study, first, folder, rule, sizes[:1], FIRST_KEPT, **options)
+    if time.monotonic() < deadline:
+        leading = of_families(every, survivors(trials, FIRST_KEPT, rule, sizes[-1]), FAMILIES)
+        known = {start.key for start in first}
+        more = [start for start in leading if start.key not in known]
+        trials += halving(study, more, folder, rule, sizes[:1], FIRST_KEPT, **options)
+    if time.monotonic() < deadline and sizes[1:-1]:
+        going = survivors(of_each_kind(trials, rule, sizes[-1]), FIRST_KEPT, rule, sizes[-1])
+        trials += halving(study, going, folder, rule, sizes[1:-1], FIRST_KEPT // 2, deadline, **options)
     # The winner's neighbourhood, with the winner, and with the others that are still in.
     last = [trial for trial in trials if trial.samples == trials[-1].samples]
     ahead = survivors(last, 2, rule, sizes[-1])
@@ -386,15 +366,3 @@ def _on_a_fitted_grid(
     priors = options.get("priors") or work / "priors"
     fitted = with_fitted_grid(study, best.start, work, priors, options.get("listen", ignore))
     return halving(study, [labelled(fitted)], work, limit, [size], 1, **options)
-
-
-def _timestep(schedule: NoiseSchedule, level: float) -> int | float:
-    """The timestep of a log-SNR, kept inside the schedule; a whole one if it is discrete."""
-    cleanest, noisiest = (schedule.log_snr(t) for t in schedule.timestep_range)
-    exact = schedule.timestep(min(max(level, noisiest), cleanest))
-    return round(exact) if schedule.discrete else exact
-
-
-def _fits(schedule: NoiseSchedule, start: StartSpec) -> bool:
-    """Whether there are enough timesteps below t*."""
-    return not schedule.discrete or start.steps <= start.start_timestep

@@ -1,36 +1,44 @@
-"""Starts as a command line has them: "none@20,gaussian@5,semidiscrete:noise=fresh:t=450@5"."""
+"""Starts as a command line has them: "none@20,gaussian@5,semidiscrete:noise=fresh:t=450@5,tuned/settings.json"."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
 from otprior.diffusion.grids import MOST_STEPS
 from otprior.diffusion.schedule import NoiseSchedule
+from otprior.experiments.candidates import USUAL, labelled, sampler_words, start_words
 from otprior.experiments.own_sampler import white_noise
-from otprior.experiments.search import start_words
 from otprior.priors import find_prior
-from otprior.sampling.start_spec import OWN_GRID, StartSpec
+from otprior.sampling.schedulers.names import GRID_SPACINGS, named_scheduler, with_spacing
+from otprior.sampling.settings import read_settings
+from otprior.sampling.start_spec import StartSpec
 from otprior.utils.validation import check_integer, invalid, require
 
-FORM = "NAME[:OPTION=VALUE...]@STEPS, such as none@20 or semidiscrete:noise=fresh:t=450@5"
+FORM = "NAME[:OPTION=VALUE...]@STEPS, such as none@20 or semidiscrete:noise=fresh:t=450@5, or a settings file"
 
 
 def read_starts(text: str, own: Any) -> tuple[StartSpec, ...]:
     """The starts of a list that is separated by commas.
 
-    All are sampled by the scheduler that a search begins with for this network, on a grid that is even in log-SNR.
+    Unless told otherwise all are sampled by the scheduler that a search begins with for this network, on a grid that is
+    even in log-SNR.
 
     Arguments:
         text: Each start is NAME[:OPTION=VALUE...]@STEPS. NAME is "none" or a kind of prior. OPTION is one of the
-            prior's, or "t" for t*; without it t* is the prior's usual one.
+            prior's, "t" for t* (without it the prior's usual one), "scheduler" or "spacing". A settings file, whose
+            name ends in ".json", stands for the starts in it.
         own: The network's scheduler.
 
     Raises:
+        FileNotFoundError: If there is no such settings file.
         ValueError: If a part does not have this form, the prior has no such option, two starts are the same, or the
             network's scheduler cannot start at t*.
     """
-    starts = [_read(part.strip(), own) for part in text.split(",")]
+    starts: list[StartSpec] = []
+    for part in map(str.strip, text.split(",")):
+        starts += read_settings(part).values() if part.endswith(".json") else [_read(part, own)]
     different = {start.key for start in starts}
     require(len(different) == len(starts), "--starts", "different", text)
     return tuple(starts)
@@ -38,7 +46,7 @@ def read_starts(text: str, own: Any) -> tuple[StartSpec, ...]:
 
 def _read(text: str, own: Any) -> StartSpec:
     what, sign, steps = text.partition("@")
-    name, *pairs = what.split(":")
+    name, *pairs = re.split("(?<!=grid):", what)  # not within "spacing=grid:log_snr"
     digits = steps.isascii() and steps.isdigit()
     require(bool(sign) and digits and int(steps) > 0, "--starts", FORM, repr(text))
     check_integer("steps of --starts", int(steps), 1, MOST_STEPS)
@@ -48,21 +56,37 @@ def _read(text: str, own: Any) -> StartSpec:
         require(bool(sign), "--starts", FORM, repr(text))
         require(key not in options, "--starts", f"with one value of {key} in a start", repr(text))
         options[key] = value
-    place = options.pop("t", None)
-    white = white_noise(own, int(steps))
+    sampler = {key: options.pop(key) for key in ("scheduler", "spacing") if key in options}
+    white = _sampled_by(white_noise(own, int(steps)), own, **sampler)
     if name == "none":
-        require(not pairs, "--starts", "none@STEPS for white noise", repr(text))
+        require(not options, "--starts", "none@STEPS for white noise", repr(text))
         return white
+    place = options.pop("t", None)
     kind, schedule = find_prior(name), NoiseSchedule.from_scheduler(own)
     declared = kind.Options.declared()
     unknown = sorted(set(options) - set(declared))
-    require(not unknown, "--starts", f"with options among {', '.join(['t', *declared])}", repr(text))
+    known = ", ".join(["t", "scheduler", "spacing", *declared])
+    require(not unknown, "--starts", f"with options among {known}", repr(text))
     values = {key: declared[key].parse(value) for key, value in options.items()}
     timestep = kind.usual_timestep(schedule) if place is None else _timestep(place)
     schedule.check_timestep(timestep)
-    start = white.with_prior(name, **values)
-    start = replace(start, start_timestep=timestep, spacing=OWN_GRID + "log_snr")
-    return replace(start, label=f"{start_words(start)}, {steps}")
+    start = replace(white.with_prior(name, **values), start_timestep=timestep)
+    start = start if "spacing" in sampler else replace(start, spacing=USUAL)
+    return labelled(start) if sampler else replace(start, label=f"{start_words(start)}, {steps}")
+
+
+def _sampled_by(
+    start: StartSpec, own: Any, scheduler: str | None = None, spacing: str | None = None
+) -> StartSpec:
+    """White noise with another scheduler or spacing, by the names of `schedulers.names`."""
+    if scheduler is None and spacing is None:
+        return start
+    sampler = named_scheduler(scheduler or start.scheduler, own)
+    spacing = spacing or start.spacing
+    if spacing not in GRID_SPACINGS:
+        with_spacing(sampler, spacing)
+    start = replace(start, scheduler=type(sampler).__name__, spacing=spacing)
+    return replace(start, label=f"N(0, I) at T, {sampler_words(start)}")
 
 
 def _timestep(text: str) -> int | float:

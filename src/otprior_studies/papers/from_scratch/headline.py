@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from otprior.diffusion.grids import SPACINGS
+from otprior.experiments.candidates import candidates
 from otprior.experiments.comparison import ComparisonResult
 from otprior.experiments.gates import difference_gate, headline_gates
-from otprior.experiments.search import candidates
 from otprior.sampling.start_spec import OWN_GRID, StartSpec
 from otprior_studies.comparisons.candidates import MIXTURE_STARTS, RANDOM_STARTS, SOLVERS, at_each, white
 from otprior_studies.comparisons.equal_copying import Matching
