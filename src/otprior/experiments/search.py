@@ -315,19 +315,10 @@ def tune(
     tried = candidates(schedule, steps, priors, usual_scheduler(Inputs.of(study).scheduler))
     every = [start.told_as(study.starts[0]) for start in tried]
     require(bool(every), "steps", "at most the timesteps below every t* that is tried", steps)
-    first = at_every_other(every)
-    study = replace(study, starts=tuple(first), block=block, first_seed=FIRST_SEED)
+    study = replace(study, starts=tuple(every), block=block, first_seed=FIRST_SEED)
     Inputs.of(study).check_not_atoms(study.split)
     rule = limit or own_limit(replace(study, samples=sizes[0]), folder, margin)
-    trials = halving(study, first, folder, rule, sizes[:1], FIRST_KEPT, **options)
-    if time.monotonic() < deadline:
-        leading = of_families(every, survivors(trials, FIRST_KEPT, rule, sizes[-1]), FAMILIES)
-        known = {start.key for start in first}
-        more = [start for start in leading if start.key not in known]
-        trials += halving(study, more, folder, rule, sizes[:1], FIRST_KEPT, **options)
-    if time.monotonic() < deadline and sizes[1:-1]:
-        going = survivors(of_each_kind(trials, rule, sizes[-1]), FIRST_KEPT, rule, sizes[-1])
-        trials += halving(study, going, folder, rule, sizes[1:-1], FIRST_KEPT // 2, deadline, **options)
+    trials = _over_all_kinds(study, every, folder, rule, sizes, deadline, **options)
     # The winner's neighbourhood, with the winner, and with the others that are still in.
     last = [trial for trial in trials if trial.samples == trials[-1].samples]
     ahead = survivors(last, 2, rule, sizes[-1])
@@ -346,6 +337,28 @@ def tune(
         size = best.samples if time.monotonic() < deadline else sizes[0]
         own = beside(study, best.start, size, folder, **options)
     return Search(best, tuple(different.values()), rule, evaluations, own)
+
+
+def _over_all_kinds(
+    study: Comparison,
+    every: Sequence[StartSpec],
+    work: Path,
+    limit: CopyLimit,
+    sizes: Sequence[int],
+    deadline: float,
+    **options: Any,
+) -> list[Trial]:
+    """The first search: every other t*, then all t* of the leading families, then all rungs but the last."""
+    final, first = sizes[-1], at_every_other(every)
+    trials = halving(study, first, work, limit, sizes[:1], FIRST_KEPT, **options)
+    if time.monotonic() < deadline:
+        leading = of_families(every, survivors(trials, FIRST_KEPT, limit, final), FAMILIES)
+        more = [start for start in leading if start not in first]
+        trials += halving(study, more, work, limit, sizes[:1], FIRST_KEPT, **options)
+    if time.monotonic() < deadline and sizes[1:-1]:
+        going = survivors(of_each_kind(trials, limit, final), FIRST_KEPT, limit, final)
+        trials += halving(study, going, work, limit, sizes[1:-1], FIRST_KEPT // 2, deadline, **options)
+    return trials
 
 
 def _on_a_fitted_grid(
