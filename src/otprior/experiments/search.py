@@ -354,7 +354,8 @@ def _over_all_kinds(
     if time.monotonic() < deadline:
         leading = of_families(every, survivors(trials, FIRST_KEPT, limit, final), FAMILIES)
         more = [start for start in leading if start not in first]
-        trials += halving(study, more, work, limit, sizes[:1], FIRST_KEPT, **options)
+        if more:
+            trials += halving(study, more, work, limit, sizes[:1], FIRST_KEPT, **options)
     if time.monotonic() < deadline and sizes[1:-1]:
         going = survivors(of_each_kind(trials, limit, final), FIRST_KEPT, limit, final)
         trials += halving(study, going, work, limit, sizes[1:-1], FIRST_KEPT // 2, deadline, **options)
