@@ -76,6 +76,8 @@ def test_white_noise_without_signal_has_a_grid_that_its_scheduler_takes() -> Non
         ("nowhere@5", "prior must be one of"),
         ("gaussian:noise=fresh@5", "--starts must be with options among t, scheduler, spacing, rank"),
         ("gaussian:spacing=grid:fitted@5", "spacing must be one of"),
+        ("gaussian:spacing=@5", "spacing must be one of"),
+        ("gaussian:scheduler=@5", "scheduler must be one of"),
         ("none:spacing=nowhere@5", "spacing must be one of"),
         ("gaussian:scheduler=nowhere@5", "scheduler must be one of"),
         ("gaussian:scheduler=ddim:spacing=karras@5", "spacing must be one that DDIMScheduler has"),

@@ -81,8 +81,8 @@ def _sampled_by(
     """White noise with another scheduler or spacing, by the names of `schedulers.names`."""
     if scheduler is None and spacing is None:
         return start
-    sampler = named_scheduler(scheduler or start.scheduler, own)
-    spacing = spacing or start.spacing
+    sampler = named_scheduler(start.scheduler if scheduler is None else scheduler, own)
+    spacing = start.spacing if spacing is None else spacing
     if spacing not in GRID_SPACINGS:
         with_spacing(sampler, spacing)
     start = replace(start, scheduler=type(sampler).__name__, spacing=spacing)
