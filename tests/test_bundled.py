@@ -8,13 +8,16 @@ import json
 import shutil
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 
 import otprior
+from otprior.cli.inputs import NETWORKS, find_model, load_model
 from otprior.data import bundled
 from otprior.data.images import to_uint8
+from otprior.sampling.folders import find_pipeline
 
 SOURCE = Path("/usr/share/datasets/fashion-mnist")
 COUNTS = {"atoms": 10_000, "validation": 2_000, "held_out": 4_000, "reference": 4_000}
@@ -133,13 +136,14 @@ def test_licence_notice_is_inside_the_package():
     assert "The above copyright notice and this permission notice shall be included" in notice
 
 
-def test_large_tensors_are_stored_in_half_precision_and_run_in_single():
+@pytest.mark.parametrize("find", [bundled.pipeline_path, bundled.by_class_path])
+def test_large_tensors_are_stored_in_half_precision_and_run_in_single(find):
     from safetensors.torch import load_file
 
-    weights = load_file(bundled.pipeline_path() / "unet" / "diffusion_pytorch_model.safetensors")
+    weights = load_file(find() / "unet" / "diffusion_pytorch_model.safetensors")
     halves = {value.dtype == torch.float16 for value in weights.values() if value.numel() > 5_000}
     assert halves == {True}
-    pipeline = bundled.load_pipeline()
+    pipeline = network(find)
     loaded = pipeline.unet.state_dict()
     assert all(torch.equal(loaded[key], value.float()) for key, value in weights.items())
     assert {value.dtype for value in loaded.values()} == {torch.float32}
@@ -149,15 +153,33 @@ def test_large_tensors_are_stored_in_half_precision_and_run_in_single():
     assert pipeline.unet.config.num_class_embeds == bundled.null_class_label() + 1
 
 
-def test_network_predicts_the_noise_of_held_out_images():
+def test_networks_predict_the_noise_of_held_out_images():
     # The mean square error of the best guess "no noise at all" is 1; a network that learnt nothing is there.
-    pipeline, data = bundled.load_pipeline(), bundled.split("held_out").select(slice(0, 64))
+    data = bundled.split("held_out").select(slice(0, 64))
     noise = torch.randn(data.images.shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for t, bound in ((100, 0.15), (500, 0.03)):
-            noisy = pipeline.scheduler.add_noise(data.images, noise, torch.tensor([t]))
-            error = pipeline.unet(noisy, t, class_labels=data.labels).sample - noise
-            assert float(error.square().mean()) < bound
+    errors = {}
+    for find in (bundled.pipeline_path, bundled.by_class_path):
+        pipeline = network(find)
+        with torch.no_grad():
+            for t, bound in ((100, 0.15), (500, 0.03)):
+                noisy = pipeline.scheduler.add_noise(data.images, noise, torch.tensor([t]))
+                error = pipeline.unet(noisy, t, class_labels=data.labels).sample - noise
+                errors[find, t] = float(error.square().mean())
+                assert errors[find, t] < bound
+    # With labels the second knows more, on the same images and noise.
+    for t in (100, 500):
+        assert errors[bundled.by_class_path, t] < errors[bundled.pipeline_path, t]
+
+
+def network(find):
+    return diffusers.DDPMPipeline.from_pretrained(find(), dtype=torch.float32, local_files_only=True)
+
+
+def test_the_second_network_goes_by_its_name():
+    folder = find_pipeline(bundled.BY_CLASS)
+    assert folder == bundled.by_class_path() == find_model(bundled.BY_CLASS)
+    assert load_model(bundled.BY_CLASS).config.null_class_label == bundled.null_class_label()
+    assert NETWORKS == ("bundled", bundled.BY_CLASS)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +189,7 @@ def test_network_predicts_the_noise_of_held_out_images():
         ("reference.npz", lambda root: bundled.split("reference", root)),
         ("pipeline/unet/diffusion_pytorch_model.safetensors", bundled.load_pipeline),
         ("pipeline/scheduler/scheduler_config.json", bundled.pipeline_path),
+        ("pipeline-by-class/unet/config.json", bundled.by_class_path),
         ("classifier/model.safetensors", bundled.extractor),
         ("LICENSE.fashion-mnist", bundled.verify),
     ],

@@ -17,12 +17,12 @@ from otprior.cli.inputs import (
     check_prior,
     explained,
     find_model,
+    is_named,
     is_stock_model,
     load_data,
     load_model,
     load_prior,
     load_schedule,
-    on_hub,
     set_up_torch,
 )
 from otprior.cli.options import (
@@ -75,8 +75,8 @@ Subject = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A diffusers folder, 'owner/name' of the hub, a scheduler_config.json, 'bundled', or a schedule: "
-        "ddpm-linear, cosine, stable-diffusion, sdxl, zero-snr, edm, flow-shift-3.",
+        help="A diffusers folder, 'owner/name' of the hub, a scheduler_config.json, 'bundled', 'bundled-by-class', or "
+        "a schedule: ddpm-linear, cosine, stable-diffusion, sdxl, zero-snr, edm, flow-shift-3.",
     ),
 ]
 AuditData = Annotated[
@@ -257,7 +257,7 @@ def _subject(name: str, scheduler: str | None, null_label: int | None, variant: 
     from otprior.sampling.schedulers.names import named_scheduler
     from otprior.sampling.stock import STOCK_PARTS, stock_latents
 
-    model = name == BUNDLED or on_hub(name) or (Path(name) / "model_index.json").is_file()
+    model = is_named(name) or (Path(name) / "model_index.json").is_file()
     if model and not is_stock_model(name):
         folder = find_model(name, variant)
         try:

@@ -49,7 +49,8 @@ EXAMPLES = (
 OptionalModel = Annotated[
     str | None,
     typer.Argument(
-        metavar="MODEL", help="A diffusers folder, 'owner/name' of the Hugging Face hub, or 'bundled'."
+        metavar="MODEL",
+        help="A diffusers folder, 'owner/name' of the Hugging Face hub, 'bundled' or 'bundled-by-class'.",
     ),
 ]
 Starts = Annotated[

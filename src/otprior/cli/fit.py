@@ -49,8 +49,8 @@ ModelOrSchedule = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A diffusers folder, 'owner/name' of the Hugging Face hub, or 'bundled'; or a schedule alone: a "
-        "scheduler_config.json, its folder, or a well-known name, as for audit.",
+        help="A diffusers folder, 'owner/name' of the Hugging Face hub, 'bundled' or 'bundled-by-class'; or a schedule "
+        "alone: a scheduler_config.json, its folder, or a well-known name, as for audit.",
     ),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="PRIOR", help="The folder to write.")]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Stands for the model and the images that come with the package.
 BUNDLED = "bundled"
+# The two bundled networks.
+NETWORKS = (BUNDLED, "bundled-by-class")
 MOST_OF_A_REASON = 200  # letters
 
 
@@ -39,10 +41,10 @@ def require_path(what: str, path: str | Path, advice: str = "") -> None:
 
 
 def check_model(name: str) -> None:
-    """Refuses a model that is neither a diffusers folder nor "bundled", nor named as the hub names them."""
-    if name == BUNDLED or on_hub(name):
+    """Refuses a model that is neither a diffusers folder nor bundled, nor named as the hub names them."""
+    if is_named(name):
         return
-    advice = f"name a diffusers folder, '{BUNDLED}', or 'owner/name' of the Hugging Face hub"
+    advice = f"name a diffusers folder, {' or '.join(NETWORKS)}, or 'owner/name' of the Hugging Face hub"
     require_path("model", name, advice)
     if not (Path(name) / "model_index.json").is_file():
         raise FileNotFoundError(f"model {name}: there is no model_index.json in it; {advice}")
@@ -53,18 +55,23 @@ def check_model_or_schedule(name: str) -> None:
     from otprior.diffusion.known_schedules import CONFIG_FILE, known_names
 
     path = Path(name)
-    if name == BUNDLED or name in known_names() or on_hub(name):
+    if name in known_names() or is_named(name):
         return
     if not path.exists():
         known = ", ".join(known_names())
         raise FileNotFoundError(
-            f"model {name}: there is no such file or folder; name a diffusers folder, a {CONFIG_FILE}, '{BUNDLED}', or "
-            f"one of {known}"
+            f"model {name}: there is no such file or folder; name a diffusers folder, a {CONFIG_FILE}, or one of "
+            f"{', '.join(NETWORKS)}, {known}"
         )
     if path.is_dir() and not ((path / "model_index.json").is_file() or (path / CONFIG_FILE).is_file()):
         raise FileNotFoundError(
             f"model {name}: there is neither a model_index.json nor a {CONFIG_FILE} in it"
         )
+
+
+def is_named(model: str) -> bool:
+    """Whether a model has a name, bundled or on the hub, rather than a path."""
+    return model in NETWORKS or on_hub(model)
 
 
 def on_hub(name: str) -> bool:
@@ -79,7 +86,7 @@ def find_model(name: str, variant: str | None = None, parts: tuple[str, ...] = (
     """The folder of a model, downloaded first if the hub has it.
 
     Arguments:
-        name: A diffusers folder, "owner/name" of the hub, or "bundled".
+        name: A diffusers folder, "owner/name" of the hub, or one of `NETWORKS`.
         variant: Which of several files of weights, such as "fp16".
         parts: Patterns of files that are enough; all by default.
 
@@ -185,7 +192,7 @@ def load_model(
     """The model, with the prior that its folder holds, if it holds one.
 
     Arguments:
-        name: A diffusers folder, "owner/name" of the hub, or "bundled".
+        name: A diffusers folder, "owner/name" of the hub, or one of `NETWORKS`.
         scheduler: Sample with another one, on the same betas; see `cli.schedulers`.
         spacing: A stock spacing for it.
         null_label: The label that stands for "no class"; by default what the folder says.

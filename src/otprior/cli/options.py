@@ -22,7 +22,8 @@ LARGEST_SEED = 2**63 - 1
 ModelArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A diffusers folder, 'owner/name' of the Hugging Face hub, or 'bundled'."
+        metavar="MODEL",
+        help="A diffusers folder, 'owner/name' of the Hugging Face hub, 'bundled' or 'bundled-by-class'.",
     ),
 ]
 Variant = Annotated[

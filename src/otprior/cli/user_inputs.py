@@ -53,7 +53,7 @@ class UserInputs:
     """What is compared or tuned, by the names of the options.
 
     Attributes:
-        model: A diffusers folder, "owner/name" of the hub, or "bundled".
+        model: A diffusers folder, "owner/name" of the hub, "bundled" or "bundled-by-class".
         data: Images to fit to, or "bundled".
         extractor: Name of the feature extractor; None for the bundled one.
         null_label: The network's label for no class.

@@ -1,5 +1,7 @@
 """The bundled default: a small diffusion network of Fashion-MNIST, images to fit to and to judge by.
 
+A second network, `by_class_path`, is the first trained further with labels: the first is weak, that one good by class.
+
 | name | images | network and classifier saw them | role |
 |---|---|---|---|
 | atoms | 10,000 training images, 1,000 a class | yes | what priors are fitted to |
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent / "assets" / "fashion-mnist"
 SPLITS = ("validation", "held_out", "reference")
+# Names the second network wherever a folder or "owner/name" of a model is asked for.
+BY_CLASS = "bundled-by-class"
 FORMAT_VERSION = 1
 
 
@@ -104,6 +108,11 @@ def null_class_label(root: Path = ROOT) -> int:
 def pipeline_path(root: Path = ROOT) -> Path:
     """The network's folder, in diffusers layout, verified."""
     return _verified_folder("pipeline", root)
+
+
+def by_class_path(root: Path = ROOT) -> Path:
+    """The folder of the network that is good by class, verified; it names its own label for no class."""
+    return _verified_folder("pipeline-by-class", root)
 
 
 def load_pipeline(root: Path = ROOT) -> DDPMPipeline:

@@ -46,7 +46,7 @@ class Comparison:
             with the stored images of the bundled network, if the first seed is 0.
         atoms_from: Images that priors are fitted to.
         copies_of: Images that could have been copied; by default the atoms. If named, no source rate is known.
-        model: A diffusers folder, "owner/name" of the Hugging Face hub, or "bundled".
+        model: A diffusers folder, "owner/name" of the Hugging Face hub, "bundled" or "bundled-by-class".
         null_class_label: That network's label for no class; by default the one that its folder names.
         extractor: Folder of the feature extractor, or "bundled".
         value_range: Range of the pixels of images at a path; see `data.to_pixels`.

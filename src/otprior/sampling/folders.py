@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from otprior.data import bundled
 from otprior.diffusion.known_schedules import CONFIG_FILE, read_scheduler
 from otprior.utils.configs import check_config
 from otprior.utils.files import folder_sha256, read_json, require_regular, write_json
@@ -159,7 +160,9 @@ def download_pipeline(name: str, variant: str | None = None, parts: Collection[s
 
 
 def find_pipeline(name: str | Path, variant: str | None = None, parts: Collection[str] = ()) -> Path:
-    """The folder of a pipeline: the path, or where "owner/name" was downloaded to; see `download_pipeline`."""
+    """The folder of a pipeline: the path, that of the network by class, or where "owner/name" was downloaded to."""
+    if str(name) == bundled.BY_CLASS:
+        return bundled.by_class_path()
     return download_pipeline(str(name), variant, parts) if is_hub_name(name) else Path(name)
 
 

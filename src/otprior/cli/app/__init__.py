@@ -28,7 +28,8 @@ OptionalModel = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A diffusers folder, 'owner/name' of the Hugging Face hub, or 'bundled'. It can be changed on the page, "
+        help="A diffusers folder, 'owner/name' of the Hugging Face hub, 'bundled' or 'bundled-by-class'. It can be "
+        "changed on the page, "
         "and so can priors and data.",
     ),
 ]
