@@ -23,7 +23,7 @@ from starlette.responses import PlainTextResponse
 from otprior.cli.app import LOOPBACK
 from otprior.cli.app.results import error_html, files_html, images_html
 from otprior.cli.app.work import FEW_IMAGES, FULL_SAMPLER, MOST_SEEDS, Choice, Result, Workbench
-from otprior.cli.inputs import BUNDLED
+from otprior.cli.inputs import BUNDLED, NETWORKS
 from otprior.cli.prior_options import prior_names
 from otprior.diffusion.grids import MOST_STEPS
 from otprior.priors.semidiscrete import NOISES
@@ -97,7 +97,7 @@ class Handlers:
         except Exception as error:
             return told(error), gr.skip(), gr.skip()
         slider = gr.update(minimum=low, maximum=high, step=step, value=usual)
-        return status(""), slider, BUNDLED if name.strip() == BUNDLED else ""
+        return status(""), slider, BUNDLED if name.strip() in NETWORKS else ""
 
     def _listener(self, request: gr.Request, progress: gr.Progress) -> Callable[..., None]:
         stop = self._stop_of(request)

@@ -21,6 +21,7 @@ from otprior.cli.app import is_kind
 from otprior.cli.fit_prior import FitRequest, fit_prior, read_fitted_images
 from otprior.cli.inputs import (
     BUNDLED,
+    NETWORKS,
     check_data,
     check_model,
     check_prior,
@@ -97,7 +98,7 @@ class Choice:
         if chosen:
             row = StartSpec.from_json(chosen["rows"]["coupled_5"])
             timestep, steps, rho = float(row.start_timestep), row.steps, row.correlation
-        known = data or (BUNDLED if model == BUNDLED else "")
+        known = data or (BUNDLED if model in NETWORKS else "")
         return cls(model, starts, known, FEW_IMAGES, timestep, steps, correlation=rho)
 
     def check(self) -> None:
