@@ -80,9 +80,9 @@ def neighbours(schedule: NoiseSchedule, start: StartSpec) -> list[StartSpec]:
     both = start.scheduler in (UNIPC, DPM)
     schedulers = (UNIPC, DPM) if both else (start.scheduler,)
     spacings = (USUAL, OWN_GRID + "karras", *([STOCK] if both else []))
-    near += [
-        replace(start, scheduler=name, spacing=spacing) for name, spacing in product(schedulers, spacings)
-    ]
+    # (With one step they are all the same.)
+    pairs = product(schedulers, spacings) if start.steps > 1 else ()
+    near += [replace(start, scheduler=name, spacing=spacing) for name, spacing in pairs]
     for options, shift in find_prior(start.prior).nearby_options(dict(start.options)):
         near.append(replace(start, options=tuple(options.items()), start_timestep=moved(shift)))
     different = {each.key: each for each in near if _fits(schedule, each) and each.key != start.key}
