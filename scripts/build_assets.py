@@ -100,7 +100,7 @@ tags: [ddpm, image-generation, fashion-mnist]
 # A DDPM of Fashion-MNIST, 28x28, that is good by class
 
 The network of `pipeline`, trained further with labels; all else is as there. Calls must pass `class_labels`: 0-9 are
-the labels of Fashion-MNIST, 10 means no class, for which it is hardly better than that network.
+the labels of Fashion-MNIST, 10 means no class, for which it is worse than that network.
 
 **Training.** From the weights of `pipeline`: all 60,000 training images, batch 64, 6,000 steps, bfloat16, a tenth of
 the labels dropped, min-SNR weighting (5), AdamW with a cosine rate from 5e-4, moving average 0.999 of the weights
