@@ -4,7 +4,7 @@
     python scripts/build_assets.py --by-class DIR     # the second network, that is good by class
     python scripts/build_assets.py                    # keeps the bundled network; rebuilds images and manifest
 
-Rebuilding from the same sources gives the same pixels and the same splits, and the same bytes with the same zlib.
+Rebuilding from the same sources gives the same pixels and the same splits, and the same bytes with the same liblzma.
 Hashes, not a random generator, decide the splits, so that they can be checked in any language: images are ordered by
 SHA-256 of "<key>/<index>".
 
@@ -64,13 +64,22 @@ IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTI
 THE USE OR OTHER DEALINGS IN THE SOFTWARE.
 """
 
-MODEL_CARD = """\
+# What both model cards begin and end with.
+CARD_HEAD = """\
 ---
 library_name: diffusers
 license: mit
 tags: [ddpm, image-generation, fashion-mnist]
 ---
 
+"""
+CARD_END = """\
+**Data and rights.** Fashion-MNIST, MIT licence, copyright 2017 Zalando SE (see `LICENSE.fashion-mnist`).
+"""
+
+MODEL_CARD = (
+    CARD_HEAD
+    + """\
 # A small class-conditional DDPM of Fashion-MNIST, 28x28
 
 A diffusers `DDPMPipeline` folder: `UNet2DModel`, 28x28x1, channels 32-64-64, two layers a block, attention at
@@ -87,16 +96,13 @@ average 0.9995 of the weights (these), no augmentation; about an hour on two CPU
 **Use and limits.** A test bed for samplers, small enough to ship. What holds
 for it need not hold for larger networks.
 
-**Data and rights.** Fashion-MNIST, MIT licence, copyright 2017 Zalando SE (see `LICENSE.fashion-mnist`).
 """
+    + CARD_END
+)
 
-BY_CLASS_CARD = """\
----
-library_name: diffusers
-license: mit
-tags: [ddpm, image-generation, fashion-mnist]
----
-
+BY_CLASS_CARD = (
+    CARD_HEAD
+    + """\
 # A DDPM of Fashion-MNIST, 28x28, that is good by class
 
 The network of `pipeline`, trained further with labels; all else is as there. Calls must pass `class_labels`: 0-9 are
@@ -114,8 +120,9 @@ the labels dropped, min-SNR weighting (5), AdamW with a cosine rate from 5e-4, m
 
 **Use and limits.** As for `pipeline`: a test bed for samplers. docs/results.md has its figures.
 
-**Data and rights.** Fashion-MNIST, MIT licence, copyright 2017 Zalando SE (see `LICENSE.fashion-mnist`).
 """
+    + CARD_END
+)
 
 
 def choose(data: dict[str, LabelledImages]) -> dict[str, tuple[LabelledImages, np.ndarray]]:
