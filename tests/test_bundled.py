@@ -177,11 +177,14 @@ def network(find):
     return diffusers.DDPMPipeline.from_pretrained(find(), dtype=torch.float32, local_files_only=True)
 
 
-def test_the_second_network_goes_by_its_name():
-    folder = find_pipeline(bundled.BY_CLASS)
-    assert folder == bundled.by_class_path() == find_model(bundled.BY_CLASS)
-    assert load_model(bundled.BY_CLASS).config.null_class_label == bundled.null_class_label()
-    assert NETWORKS == ("bundled", bundled.BY_CLASS)
+@pytest.mark.parametrize(("name", "find"), bundled.NETWORKS.items())
+def test_networks_go_by_their_names(name, find):
+    assert find_pipeline(name) == find() == find_model(name)
+    assert load_model(name).config.null_class_label == bundled.null_class_label()
+
+
+def test_commands_know_all_networks():
+    assert tuple(bundled.NETWORKS) == NETWORKS
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from report_example import bare_report
 from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.gates import copy_gate, headline_gates
 from otprior.experiments.measuring import over_sets
+from otprior.experiments.processes import kept_processes
 from otprior.experiments.run import run_comparison
 from otprior.experiments.sampling import Block, Samples
 from otprior.report import SamplingReport
@@ -28,7 +29,8 @@ STUDY = Comparison("test", ROWS, samples=12, atoms=60, tol=0.5, block=6)
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ComparisonResult]:
     work = tmp_path_factory.mktemp("study")
-    return work, run_comparison(STUDY, work, workers=2)
+    with kept_processes(2):
+        return work, run_comparison(STUDY, work, workers=2)
 
 
 def test_report_is_valid_and_every_row_is_measured(done: tuple[Path, ComparisonResult]) -> None:
@@ -53,7 +55,7 @@ def test_an_interrupted_study_goes_on_and_ends_the_same(done: tuple[Path, Compar
     blocks[0].unlink()
     for path in (work / "figures").glob("*.json"):
         path.unlink()
-    again = run_comparison(STUDY, work, workers=1)
+    again = run_comparison(STUDY, work, workers=0)
     assert again.report.rows == tuple(
         row.replace(seconds_per_image=other.seconds_per_image)
         for row, other in zip(result.report.rows, again.report.rows)
@@ -68,7 +70,7 @@ def test_images_do_not_depend_on_the_cut_into_blocks(
     other = tmp_path / "other"
     other.mkdir()
     (other / "priors").symlink_to(work / "priors")
-    run_comparison(replace(STUDY, starts=(COUPLED,), block=5), other, workers=1)
+    run_comparison(replace(STUDY, starts=(COUPLED,), block=5), other, workers=0)
 
     def images(folder: Path, size: int) -> Samples:
         paths = sorted((folder / "images" / COUPLED.key).glob("*.npz"))

@@ -91,13 +91,31 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def otprior(place: Path, line: str) -> str:
-    """What a command prints, run in a fresh process with the other package installed."""
-    environment = os.environ | {"PYTHONPATH": str(place / "site"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "otprior", *line.split()]
+# Starting a process and importing diffusers take longer than most of these commands: each test starts one.
+COMMANDS = """
+import json, sys
+from typer.testing import CliRunner
+from otprior.cli import program
+done = [CliRunner().invoke(program, line.split()) for line in sys.argv[1:]]
+print(json.dumps([(one.exit_code, one.stdout, one.stderr) for one in done]))
+"""
+
+
+def in_fresh_process(place: Path, site: Path, *lines: str) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of commands, run in one fresh process with another package installed."""
+    environment = os.environ | {"PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", COMMANDS, *lines]
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    return [tuple(one) for one in json.loads(done.stdout.splitlines()[-1])]
+
+
+def otprior(place: Path, *lines: str) -> list[str]:
+    """What commands print that must succeed."""
+    done = in_fresh_process(place, place / "site", *lines)
+    for code, output, errors in done:
+        assert code == 0, output + errors
+    return [output for _, output, _ in done]
 
 
 def first_row(place: Path, folder: str) -> dict[str, object]:
@@ -107,34 +125,30 @@ def first_row(place: Path, folder: str) -> dict[str, object]:
 
 
 def test_its_name_and_options_are_in_the_help(place: Path) -> None:
-    assert "identity, mean, mixture, random_atom, semidiscrete." in " ".join(
-        otprior(place, "fit --help").split()
-    )
-    own = otprior(place, "fit --prior mean --help")
+    every, own = otprior(place, "fit --help", "fit --prior mean --help")
+    assert "identity, mean, mixture, random_atom, semidiscrete." in " ".join(every.split())
     assert "Options of --prior mean:" in own
     assert "--strength X" in own
     assert "coupled|flipped" in own
 
 
 def test_it_is_fitted_sampled_evaluated_and_audited(place: Path) -> None:
-    otprior(
-        place, "fit model train.npz --prior mean --strength 0.5 --noise flipped --timestep 400 --out prior"
+    *_, audit = otprior(
+        place,
+        "fit model train.npz --prior mean --strength 0.5 --noise flipped --timestep 400 --out prior",
+        "sample model --prior prior --seeds 0-19 --steps 2 --format npz --out samples",
+        "evaluate samples --reference test.npz --atoms train.npz --held-out held-out.npz --extractor extractor "
+        "--out evaluated",
+        "audit model train.npz --prior prior --timesteps 400 --draws 0 --out audited",
     )
     config = json.loads((place / "prior" / "config.json").read_text())
     assert (config["_class_name"], config["timestep"], config["strength"]) == ("MeanPrior", 400, 0.5)
-    otprior(place, "sample model --prior prior --seeds 0-19 --steps 2 --format npz --out samples")
     row = first_row(place, "samples")
     assert (row["prior"], row["noise"], row["start_timestep"]) == ("mean", "flipped", 400)
     assert row["family"] == "mean image, flipped"
-    otprior(
-        place,
-        "evaluate samples --reference test.npz --atoms train.npz --held-out held-out.npz --extractor extractor "
-        "--out evaluated",
-    )
     row = first_row(place, "evaluated")
     assert (row["prior"], row["samples"]) == ("mean", 20)
     assert "mean image, flipped" in (place / "evaluated" / "report.html").read_text()
-    audit = otprior(place, "audit model train.npz --prior prior --timesteps 400 --draws 0 --out audited")
     assert "prior" in audit
     errors = json.loads((place / "audited" / "report.json").read_text())["audit"]["errors"]
     assert any(row["prior"] == "mean" and row["name"] == "prior" for row in errors)
@@ -144,24 +158,25 @@ def test_it_is_compared_and_tuned(place: Path) -> None:
     own = "--extractor extractor --samples 12 --workers 1"
     sets = "--reference test.npz --held-out held-out.npz"
     starts = "none@2,mean@2,mean:noise=flipped:t=300@2,gaussian@2"
-    otprior(place, f"compare model train.npz --starts {starts} {sets} {own} --out compared")
+    limits = "--validation test.npz --copy-margin 1 --steps 2"
+    otprior(
+        place,
+        f"compare model train.npz --starts {starts} {sets} {own} --out compared",
+        f"tune model train.npz --prior mean {limits} {own} --out tuned",
+        # What was chosen is taken by the other commands.
+        "fit model train.npz --prior mean --settings tuned/settings.json --out again",
+        "sample model --prior again --settings tuned/settings.json --seeds 0-3 --out from-settings",
+    )
     rows = json.loads((place / "compared" / "report.json").read_text())["rows"]
     assert [row["prior"] for row in rows] == ["none", "mean", "mean", "gaussian"]
     assert [row["start_timestep"] for row in rows[1:3]] == [500, 300]
     assert all(row["fid"] is not None and row["nfe"] == 2 for row in rows)
     assert rows[1]["fid"] != rows[2]["fid"]
     assert "mean image, flipped" in (place / "compared" / "report.html").read_text()
-    limits = "--validation test.npz --copy-margin 1 --steps 2"
-    otprior(place, f"tune model train.npz --prior mean {limits} {own} --out tuned")
     (chosen,) = json.loads((place / "tuned" / "settings.json").read_text())["rows"].values()
     assert chosen["prior"] == "mean"
     trials = json.loads((place / "tuned" / "trials.json").read_text())["trials"]
     assert {trial["row"].get("options", {}).get("strength", 1.0) for trial in trials} == {0.5, 1.0}
-    # What was chosen is taken by the other commands.
-    otprior(place, "fit model train.npz --prior mean --settings tuned/settings.json --out again")
-    otprior(
-        place, "sample model --prior again --settings tuned/settings.json --seeds 0-3 --out from-settings"
-    )
     assert first_row(place, "from-settings")["start_timestep"] == chosen["start_timestep"]
 
 
@@ -174,27 +189,21 @@ def test_a_package_that_cannot_be_imported_is_named_and_harms_no_other(place: Pa
         "[otprior.studies]\nbroken = broken_prior:STUDY\n"
     )
     (tmp_path / "broken_prior.py").write_text("raise RuntimeError('out of order')\n")
-    environment = os.environ | {"PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
-
-    def run(line: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "otprior", *line.split()]
-        return subprocess.run(
-            command, cwd=place, env=environment, capture_output=True, text=True, check=False
-        )
-
-    lines = (
+    bad = (
         "fit model train.npz --prior broken --out never",
         "fit --prior broken --help",
         "broken",
         "reproduce broken --out never",
     )
-    for line in lines:
-        done = run(line)
-        assert done.returncode == 2, done.stderr
-        assert "broken_prior" in done.stderr
-        assert "RuntimeError: out of order" in done.stderr
-        assert "Traceback" not in done.stderr
-    done = run("fit model train.npz --prior identity --out identity")
-    assert done.returncode == 0, done.stderr
-    done = run("sample model --prior identity --seeds 0 --steps 1 --out from-identity")
-    assert done.returncode == 0, done.stderr
+    good = (
+        "fit model train.npz --prior identity --out identity",
+        "sample model --prior identity --seeds 0 --steps 1 --out from-identity",
+    )
+    done = in_fresh_process(place, tmp_path, *bad, *good)
+    for code, _, errors in done[: len(bad)]:
+        assert code == 2, errors
+        assert "broken_prior" in errors
+        assert "RuntimeError: out of order" in errors
+        assert "Traceback" not in errors
+    for code, _, errors in done[len(bad) :]:
+        assert code == 0, errors

@@ -93,10 +93,9 @@ def find_model(name: str, variant: str | None = None, parts: tuple[str, ...] = (
     Raises:
         FileNotFoundError: If it cannot be reached.
     """
-    from otprior.data import bundled
     from otprior.sampling.folders import find_pipeline
 
-    return bundled.pipeline_path() if name == BUNDLED else find_pipeline(name, variant, parts)
+    return find_pipeline(name, variant, parts)
 
 
 def is_stock_model(name: str) -> bool:

@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent / "assets" / "fashion-mnist"
 SPLITS = ("validation", "held_out", "reference")
-# Names the second network wherever a folder or "owner/name" of a model is asked for.
-BY_CLASS = "bundled-by-class"
 FORMAT_VERSION = 1
 
 
@@ -113,6 +111,10 @@ def pipeline_path(root: Path = ROOT) -> Path:
 def by_class_path(root: Path = ROOT) -> Path:
     """The folder of the network that is good by class, verified; it names its own label for no class."""
     return _verified_folder("pipeline-by-class", root)
+
+
+# By the names that stand for them wherever a folder or "owner/name" of a model is asked for.
+NETWORKS = {"bundled": pipeline_path, "bundled-by-class": by_class_path}
 
 
 def load_pipeline(root: Path = ROOT) -> DDPMPipeline:

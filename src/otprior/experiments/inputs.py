@@ -83,7 +83,7 @@ class Inputs:
         variant: str | None,
     ) -> None:
         own = model != BUNDLED
-        self.model = find_pipeline(model, variant) if own else bundled.pipeline_path()
+        self.model = find_pipeline(model, variant)
         self.null_class_label = null_class_label if own else bundled.null_class_label()
         if own and null_class_label is None:
             self.null_class_label = read_index(self.model).get("null_class_label")

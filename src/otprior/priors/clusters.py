@@ -29,8 +29,6 @@ CHOICE_IMAGES, SET_ASIDE, LEAST_TO_CHOOSE, CHOICE_ROUNDS = 10_000, 5, 20, 5
 IMAGES_PER_CLUSTER = 10
 USUAL_RANK = 10
 RANKS = (5, 10, 20, 40)
-# Sizes in a row that gain nothing before no larger one is tried.
-PATIENCE = 2
 
 logger = logging.getLogger(__name__)
 
@@ -91,17 +89,13 @@ def _choose(
 
 
 def _climb(sizes: Iterable[int], score: Callable[[int], Tensor]) -> int:
-    """The last of growing sizes that gained more than a standard error over the best before it."""
-    chosen, failed = None, 0
-    for size in sizes:
-        if chosen is not None:
-            gain = score(size) - score(chosen)
-            failed = 0 if gain.mean() > gain.std() / len(gain) ** 0.5 else failed + 1
-        if failed == 0:
-            chosen = size
-        elif failed == PATIENCE:
+    """The last of growing sizes, each of which gained more than a standard error over the one before it."""
+    chosen, *larger = sizes
+    for size in larger:
+        gain = score(size) - score(chosen)
+        if gain.mean() <= gain.std() / len(gain) ** 0.5:
             break
-    assert chosen is not None
+        chosen = size
     return chosen
 
 

@@ -160,9 +160,9 @@ def download_pipeline(name: str, variant: str | None = None, parts: Collection[s
 
 
 def find_pipeline(name: str | Path, variant: str | None = None, parts: Collection[str] = ()) -> Path:
-    """The folder of a pipeline: the path, that of the network by class, or where "owner/name" was downloaded to."""
-    if str(name) == bundled.BY_CLASS:
-        return bundled.by_class_path()
+    """The folder of a pipeline: the path, that of a bundled network, or where "owner/name" was downloaded to."""
+    if str(name) in bundled.NETWORKS:
+        return bundled.NETWORKS[str(name)]()
     return download_pipeline(str(name), variant, parts) if is_hub_name(name) else Path(name)
 
 

@@ -37,7 +37,8 @@ from otprior.utils.random import seed_from, stream_generator
 # Of the search for leading axes: axes beyond those asked for, and products with the covariance.
 OVERSAMPLING, POWERS = 16, 3
 ROWS_PER_BLOCK = 4096
-ENTRIES_PER_BLOCK = 1 << 23
+# Of the E step: few enough to stay in a processor's cache.
+ENTRIES_PER_BLOCK = 1 << 18
 # Shares that are left out of a cluster's moments.
 LEAST_SHARE = 1e-6
 # Images of a cluster: below the first it is empty; below the second, which two of nearly equal shares reach, it is one.
@@ -153,11 +154,13 @@ class GaussianMixture:
 
         Clusters without an image are left out.
         """
+        # (What is left out would be numbers too small for a processor's fast path, too.)
+        shares = torch.where(shares > LEAST_SHARE, shares, 0.0)
         sizes = shares.sum(dim=0, dtype=torch.float64)
         kept = torch.nonzero(sizes >= min(LEAST_SIZE, float(sizes.max()))).reshape(-1)
         shares, sizes = shares[:, kept], sizes[kept]
         means = ((shares.T @ points.values).double() / sizes[:, None]).to(points.values)
-        cluster, row = torch.nonzero(shares.T > LEAST_SHARE, as_tuple=True)
+        cluster, row = torch.nonzero(shares.T, as_tuple=True)
         rows = row.split(torch.bincount(cluster, minlength=len(kept)).tolist())
         ranks = [min(rank, int(count + 0.1) // IMAGES_PER_AXIS) for count in _images(shares).tolist()]
         bases = points.values.new_zeros(len(kept), points.values.shape[1], max([1, *ranks]))
@@ -189,8 +192,8 @@ class GaussianMixture:
         filled = self.bases.square().sum(dim=1) > 0.5
         narrow = torch.where(filled, 1 / base[:, None] - 1 / along, 0.0).clamp(min=0)
         axes = self.bases * narrow.sqrt()[:, None, :]
-        flat = axes.transpose(0, 1).reshape(width, count * rank)
-        place = torch.einsum("kpr,kp->kr", axes, self.means)
+        flat = axes.permute(1, 2, 0).reshape(width, rank * count)
+        place = torch.einsum("kpr,kp->rk", axes, self.means).reshape(-1)
         spread = torch.where(filled, (along / base[:, None]).log(), 0.0).sum(dim=1) + self.dim * base.log()
         constant = self.weights.log() - 0.5 * (spread + self.dim * math.log(2 * math.pi))
         if clean:
@@ -199,7 +202,7 @@ class GaussianMixture:
         found = []
         size = max(1, ENTRIES_PER_BLOCK // (count * max(rank, 1)))
         for values, beyond in zip(points.values.split(size), points.beyond.split(size)):
-            inner = ((values @ flat).unflatten(1, (count, rank)) - place).square().sum(dim=2)
+            inner = torch.addmm(-place, values, flat).square_().unflatten(1, (rank, count)).sum(dim=1)
             far = (values.square().sum(dim=1) + beyond)[:, None] - 2 * values @ self.means.T + square
             found.append(constant - 0.5 * (far / base - inner))
         return torch.cat(found)
