@@ -38,7 +38,7 @@ from otprior_studies.training.splits import in_hash_order
 ATOMS_A_CLASS = 1_000
 ATOM_KEY, SPLIT_KEY = "otprior-atoms", "otprior-test-split"
 SPLITS = {"validation": 2_000, "held_out": 4_000, "reference": 4_000}
-UNLISTED = {"manifest.json", "settings.json", "full_sampler.json"}
+UNLISTED = {"manifest.json", "settings.json", "settings-by-class.json", "full_sampler.json"}
 RULE = "indices in ascending order of the hexadecimal SHA-256 of the ASCII text '<key>/<index>'"
 
 LICENSE = """\

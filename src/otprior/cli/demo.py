@@ -35,31 +35,29 @@ def demo(
     verbose: Verbose = False,
     debug: Debug = False,
 ) -> None:
-    """Turn the bundled diffusion model into a sampler of 3 to 5 network evaluations, and report how good it is.
+    """Turn a bundled diffusion model into a sampler of 3 to 5 network evaluations, and report how good it is.
 
-    Fits a gaussian, a mixture and a semidiscrete prior to 10,000 training images, samples the same seeds from them
-    and from white noise, and writes tables, plots, images and one page to read: DIR/report.html.
+    Fits a gaussian, a mixture and a semidiscrete prior by class to 10,000 training images, samples the same seeds from
+    them and from white noise, and writes tables, plots, images and one page to read: DIR/report.html.
     """
     with session(verbose, debug, out), output_dir(out, overwrite) as folder, progress_bar("loading") as bar:
-        from otprior.data import bundled
         from otprior.experiments.chosen import demo as demo_study
+        from otprior.experiments.priors import prior_of
         from otprior.experiments.run import run_comparison
-        from otprior.report import ReportRow, write_report
+        from otprior.report import write_report
 
         started = time.perf_counter()
         on = set_up_torch(None, device)
         study = replace(demo_study(quick, samples), device=device)
         work = folder / "work"
         result = run_comparison(study, work, workers=workers or default_workers(on), listen=follow(bar))
-        report = result.report
-        full = bundled.full_sampler()
-        if full is not None:
-            report = report.replace(rows=[ReportRow.from_json(full.row), *report.rows])
         timings = {"total_seconds": time.perf_counter() - started}
-        report = report.replace(command=["otprior", *sys.argv[1:]], timings=timings)
+        report = result.report.replace(command=["otprior", *sys.argv[1:]], timings=timings)
         bar.update(0, None, description="writing the report")
         write_report(folder, report, result.images)
-        # What was fitted is the user's to go on with: `otprior sample bundled --prior DIR/prior`.
-        (work / "priors" / "semidiscrete").rename(folder / "prior")
+        # What was fitted is the user's to go on with: `otprior sample bundled-by-class --prior DIR/prior`.
+        prior = prior_of(work / "priors", study.starts[0])
+        assert prior is not None
+        prior.save_pretrained(folder / "prior")
         shutil.rmtree(work)
     print_report(report, out)

@@ -10,8 +10,8 @@ A second network, `by_class_path`, is the first trained further with labels: the
 | reference | 4,000 test images | no | what every set is finally compared with |
 
 Every file is checked against the SHA-256 of the manifest when it is first used in a process, so a figure
-can be traced to its data. `settings.json` and `full_sampler.json` are the exceptions: they are results, which scripts
-write.
+can be traced to its data. `settings.json`, `settings-by-class.json` and `full_sampler.json` are the exceptions: they
+are results.
 
 Each function takes `root`, a folder built by scripts/build_assets.py, in place of the packaged one.
 """
@@ -180,9 +180,9 @@ def full_sampler(root: Path = ROOT) -> FullSampler | None:
     return FullSampler(stored["row"], torch.tensor(stored["classes"])) if stored else None
 
 
-def settings(root: Path = ROOT) -> dict[str, Any]:
-    """Sampling settings chosen on the validation split, or {} where none were stored."""
-    return _read_result(root / "settings.json")
+def settings(network: str = "bundled", root: Path = ROOT) -> dict[str, Any]:
+    """Sampling settings of one of `NETWORKS`, chosen on the validation split, or {} where none were stored."""
+    return _read_result(root / ("settings" + network.removeprefix("bundled") + ".json"))
 
 
 def _read_result(path: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""The demo, with settings that were chosen on the validation images.
+"""The demo, and settings that were chosen on the validation images.
 
-The settings are in `settings.json` of the bundled network; `scripts/choose_settings.py` chose them and says how.
+Those of the bundled network are in `settings.json`: `scripts/choose_settings.py` chose them and says how. Those of the
+network that is good by class are in `settings-by-class.json`, with the commands that chose them.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from otprior.data import bundled
-from otprior.experiments.comparison import Comparison
+from otprior.experiments.comparison import BUNDLED, Comparison
 from otprior.sampling.start_spec import StartSpec
 
 SHORT_NAMES = {
@@ -18,33 +19,32 @@ SHORT_NAMES = {
 }
 
 
-def chosen_starts() -> dict[str, StartSpec]:
-    """The chosen starts by name: "coupled_5", "coupled_3", "none_5_dpm", …, "none_10", "none_20"."""
-    return {name: StartSpec.from_json(values) for name, values in bundled.settings()["rows"].items()}
+def chosen_starts(network: str = BUNDLED) -> dict[str, StartSpec]:
+    """The chosen starts of a bundled network by name: "coupled_5", "none_10", …; "whitened_5" of the one by class."""
+    return {name: StartSpec.from_json(values) for name, values in bundled.settings(network)["rows"].items()}
 
 
 def demo(quick: bool = False, samples: int | None = None) -> Comparison:
-    """The main job on bundled data: the coupled start in 3 and 5 evaluations, and its rivals.
+    """The main job on the bundled network that is good by class: the start in 5 and 3 evaluations, and its rivals.
 
     `quick` is a rehearsal on a tenth of everything (but for `samples`, if they are given): its figures mean nothing.
     """
-    rows = chosen_starts()
-    coupled = rows["coupled_5"]
-    # The rivals differ from the coupled start in what they begin with, and in nothing else.
-    same = coupled.with_prior(coupled.prior)
-    start = f"t* = {coupled.start_timestep}"
-    # (A mixture is at its best at its own t*, that of `MixturePrior.fit`.)
-    others = [
-        replace(same, prior="mixture", start_timestep=400, label="mixture, t* = 400"),
-        replace(same, prior="gaussian", label=f"gaussian, {start}"),
-        replace(same, prior="identity", label=f"identity, {start}"),
-        replace(same.with_options(noise="frozen"), label=f"frozen (DPM-OT's map), {start}"),
-        replace(same, prior="random_atom", label=f"random image + fresh noise, {start}"),
-    ]
-    white = [rows[name] for name in ("none_5_dpm", "none_5_unipc", "none_5_deis", "none_10", "none_20")]
-    study = Comparison(
-        "demo", (rows["coupled_3"], coupled, *others, *white), samples or (50 if quick else 500)
-    )
+    network = "bundled-by-class"
+    rows = chosen_starts(network)
+    best = rows["whitened_5"]
+    # The rivals differ from the start in what they begin with, and in nothing else.
+    rivals = {
+        "fresh": best.with_options(noise="fresh"),
+        "coupled": best.with_options(noise="coupled"),
+        "frozen (DPM-OT's map)": best.with_options(noise="frozen"),
+        "mixture": best.with_prior("mixture"),
+        "gaussian": best.with_prior("gaussian"),
+    }
+    end = best.label.split(", ", 1)[1]
+    others = [replace(start, label=f"{name}, {end}") for name, start in rivals.items()]
+    white = [rows[name] for name in ("none_5", "none_10", "none_20")]
+    starts = (best, rows["whitened_3"], *others, *white)
+    study = Comparison("demo", starts, samples or (50 if quick else 500), model=network)
     if quick:
         study = replace(study, name="demo --quick", atoms=1000, tol=0.2, block=50)
     return study
