@@ -4,6 +4,8 @@ VENV   ?= .venv
 # pip installs torch first, so that a wheel you name (for the CPU, for another CUDA) is the one that stays.
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
+# Lint and documentation at the same time.
+MAKEFLAGS += --jobs=2
 
 .PHONY: demo test lint docs slow campaign clean help
 

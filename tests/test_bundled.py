@@ -118,7 +118,12 @@ def test_manifest_lists_every_file_and_the_whole_is_small():
         path.relative_to(bundled.ROOT).as_posix() for path in bundled.ROOT.rglob("*") if path.is_file()
     }
     # Written by later scripts, after the manifest, and so not listed in it.
-    assert present - set(names) <= {"manifest.json", "settings.json", "full_sampler.json"}
+    assert present - set(names) <= {
+        "manifest.json",
+        "settings.json",
+        "settings-by-class.json",
+        "full_sampler.json",
+    }
     total = sum(path.stat().st_size for path in bundled.ROOT.rglob("*") if path.is_file())
     assert total < 16_000_000
     digests = bundled.manifest()["sources"]["sha256"]
@@ -230,15 +235,18 @@ def test_a_missing_or_foreign_manifest_is_named(copied, tmp_path):
         bundled.manifest(copied)
 
 
-def test_settings_are_read_afresh_and_may_be_absent(copied):
-    (copied / "settings.json").unlink(missing_ok=True)
-    assert bundled.settings(copied) == {}
-    (copied / "settings.json").write_text('{"timestep": 500}')
-    assert bundled.settings(copied) == {"timestep": 500}
+@pytest.mark.parametrize(
+    ("network", "name"), zip(bundled.NETWORKS, ("settings.json", "settings-by-class.json"))
+)
+def test_settings_are_read_afresh_and_may_be_absent(copied, network, name):
+    (copied / name).unlink(missing_ok=True)
+    assert bundled.settings(network, copied) == {}
+    (copied / name).write_text('{"timestep": 500}')
+    assert bundled.settings(network, copied) == {"timestep": 500}
     bundled.verify(copied)
-    (copied / "settings.json").write_text("{")
-    with pytest.raises(ValueError, match=r"settings\.json is not valid JSON"):
-        bundled.settings(copied)
+    (copied / name).write_text("{")
+    with pytest.raises(ValueError, match=r"json is not valid JSON"):
+        bundled.settings(network, copied)
 
 
 def test_an_unknown_split_is_refused():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from report_example import bare_row
 
 from otprior.data import bundled
 from otprior.diffusion.schedule import NoiseSchedule
-from otprior.experiments.chosen import chosen_starts
+from otprior.experiments.chosen import chosen_starts, demo
 from otprior.experiments.comparison import Comparison
 from otprior.experiments.gates import CopyLimit
 from otprior.experiments.sampling import network_precision, sampler_of
@@ -48,6 +49,19 @@ def test_every_solver_can_run_on_every_spacing_that_it_is_tried_on(solver: Solve
         row = white(solver, nfe, spacing)
         assert evaluations_made(row) == row.evaluations, row.label
         assert nfe - 1 <= row.evaluations <= nfe  # Heun makes an odd number
+
+
+def test_the_demo_is_by_class_and_its_rivals_differ_in_what_they_begin_with() -> None:
+    study = demo()
+    assert study.model in bundled.NETWORKS
+    assert all(row.conditional and evaluations_made(row) == row.evaluations for row in study.starts)
+    assert len({row.label for row in study.starts}) == len(study.starts)
+    best, shorter, *others = study.starts
+    assert shorter.steps < best.steps
+    rivals = [row for row in others if row.prior != "none"]
+    assert {replace(row, prior="", options=(), label="") for row in (best, *rivals)} == {
+        replace(best, prior="", options=(), label="")
+    }
 
 
 def test_candidates_differ_and_fit_the_schedule() -> None:
