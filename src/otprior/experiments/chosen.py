@@ -25,14 +25,14 @@ def chosen_starts(network: str = BUNDLED) -> dict[str, StartSpec]:
 
 
 def demo(quick: bool = False, samples: int | None = None) -> Comparison:
-    """The main job on the bundled network that is good by class: the start in 5 and 3 evaluations, and its rivals.
+    """The main job on the bundled network that is good by class: the chosen starts in 5 and 3 evaluations, and rivals.
 
     `quick` is a rehearsal on a tenth of everything (but for `samples`, if they are given): its figures mean nothing.
     """
     network = "bundled-by-class"
     rows = chosen_starts(network)
     best = rows["whitened_5"]
-    # The rivals differ from the start in what they begin with, and in nothing else.
+    # Rivals differ from the one in 5 in what they begin with, and in nothing else.
     rivals = {
         "fresh": best.with_options(noise="fresh"),
         "coupled": best.with_options(noise="coupled"),
@@ -43,7 +43,7 @@ def demo(quick: bool = False, samples: int | None = None) -> Comparison:
     end = best.label.split(", ", 1)[1]
     others = [replace(start, label=f"{name}, {end}") for name, start in rivals.items()]
     white = [rows[name] for name in ("none_5", "none_10", "none_20")]
-    starts = (best, rows["whitened_3"], *others, *white)
+    starts = (best, rows["mixture_3"], *others, *white)
     study = Comparison("demo", starts, samples or (50 if quick else 500), model=network)
     if quick:
         study = replace(study, name="demo --quick", atoms=1000, tol=0.2, block=50)
