@@ -4,15 +4,14 @@ VENV   ?= .venv
 # pip installs torch first, so that a wheel you name (for the CPU, for another CUDA) is the one that stays.
 TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
-# Lint and documentation at the same time.
-MAKEFLAGS += --jobs=2
 
 .PHONY: demo test lint docs slow campaign clean help
 
 demo: $(VENV)/.core   ## run the main job on the bundled data; write demo-report/report.html
 	$(BIN)/otprior demo --out demo-report --overwrite
 
-test: lint docs       ## run what CI runs: lint, the documentation, the tests, and a rehearsal of the demo
+test: $(VENV)/.docs   ## run what CI runs: lint, the documentation, the tests, and a rehearsal of the demo
+	$(MAKE) --jobs=2 lint docs
 	HF_HUB_OFFLINE=1 $(BIN)/pytest -n auto --dist loadfile
 	HF_HUB_OFFLINE=1 $(BIN)/otprior demo --quick --out $(VENV)/quick-report --overwrite
 
