@@ -13,10 +13,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from report_example import bare_report, bare_row
+from torch import Tensor
 
 from otprior.data import bundled
 from otprior.data.images import to_uint8
-from otprior.experiments import inputs
+from otprior.experiments import inputs, measuring
 from otprior.experiments.comparison import Comparison, ComparisonResult
 from otprior.experiments.gates import difference_gate, paired_fid_difference
 from otprior.experiments.measuring import real_figures
@@ -69,6 +70,30 @@ def test_the_floor_does_not_depend_on_the_order_of_held_out_images(small: Compar
     floors = [real_figures(each, tmp_path / "figures").measured("fid_floor") for each in (small, by_class)]
     # (Sets of 20 out of 120 sorted images hold two classes of ten: a floor twice as high.)
     assert floors[1] == pytest.approx(floors[0], rel=0.2)
+
+
+def test_where_all_starts_are_by_class_so_are_the_sets_of_held_out_images(
+    small: Comparison, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+
+    def note(
+        _inputs: object, _features: Tensor, _images: Tensor, labels: Tensor, _: object
+    ) -> dict[str, Any]:
+        counts.append(torch.bincount(labels, minlength=10).tolist())
+        return {"class_accuracy": None}
+
+    monkeypatch.setattr(measuring, "_by_class", note)
+    # (Only so many atoms are of all ten classes.)
+    starts = (replace(WHITE, conditional=True),)
+    real_figures(replace(small, starts=starts, atoms=600), tmp_path / "all")
+    *sets, whole = counts
+    assert sets[:3] == [[2] * 10] * 3
+    assert len(sets) == 6
+    assert sum(whole) == 120
+    counts.clear()
+    real_figures(replace(small, starts=(*starts, WHITE), atoms=600), tmp_path / "some")
+    assert counts[:3] != [[2] * 10] * 3
 
 
 def test_conditional_rows_are_asked_for_each_class_in_turn_and_judged_by_it(

@@ -27,7 +27,10 @@ def demo(
         bool, typer.Option("--quick", help="A rehearsal in under a minute; its figures mean nothing.")
     ] = False,
     samples: Annotated[
-        int | None, typer.Option(min=12, help="Images of a start.", show_default="500, 50 with --quick")
+        int | None,
+        typer.Option(
+            min=12, help="Images of a start in each set of seeds.", show_default="250, 50 with --quick"
+        ),
     ] = None,
     device: StudyDevice = "cpu",
     workers: Workers = None,
