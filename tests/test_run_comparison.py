@@ -88,8 +88,8 @@ def test_where_all_starts_are_by_class_so_are_the_sets_of_held_out_images(
     starts = (replace(WHITE, conditional=True),)
     real_figures(replace(small, starts=starts, atoms=600), tmp_path / "all")
     *sets, whole = counts
-    assert sets[:3] == [[2] * 10] * 3
-    assert len(sets) == 6
+    # (Sets that would want for some class are left out.)
+    assert sets == [[2] * 10] * (min(whole) // 2)
     assert sum(whole) == 120
     counts.clear()
     real_figures(replace(small, starts=(*starts, WHITE), atoms=600), tmp_path / "some")

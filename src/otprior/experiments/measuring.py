@@ -119,8 +119,10 @@ def _real_figures(
     order = torch.arange(len(real))
     if shuffled:
         order = torch.randperm(len(real), generator=torch.Generator().manual_seed(0))
+    most = FLOOR_SETS
     if in_turn and real.labels is not None and inputs.classes is not None:
-        order = _in_turn(order, real.labels, class_turns(inputs.classes, inputs.atoms.labels))
+        order, kept = _in_turn(order, real.labels, class_turns(inputs.classes, inputs.atoms.labels))
+        most = min(most, max(1, kept // size))
 
     def figures_of(rows: Tensor) -> dict[str, Any]:
         chosen = evaluate(features[rows], real.images[rows], reference=inputs.reference, generator=generator)
@@ -131,7 +133,7 @@ def _real_figures(
             chosen |= _by_class(inputs, features[rows], real.images[rows], real.labels[rows], generator)
         return chosen
 
-    sets = [figures_of(order[i : i + size]) for i in range(0, len(real) - size + 1, size)[:FLOOR_SETS]]
+    sets = [figures_of(order[i : i + size]) for i in range(0, len(real) - size + 1, size)[:most]]
     # Rates of copying need no equal n, and are known best from all of the images.
     whole = figures_of(order)
     figures = over_sets(sets, size)
@@ -141,14 +143,17 @@ def _real_figures(
     return RealImages.from_figures(size, figures | {"copy_power": inputs.reference.copy_power})
 
 
-def _in_turn(order: Tensor, labels: Tensor, turns: Sequence[int]) -> Tensor:
-    """The rows of `order`, whose classes are `labels`, with the classes in turn, as far as there are images of them."""
+def _in_turn(order: Tensor, labels: Tensor, turns: Sequence[int]) -> tuple[Tensor, int]:
+    """The rows of `order` with their classes in turn; and for how many of them there are images of each class."""
     waiting = {label: order[labels[order] == label].tolist()[::-1] for label in labels.unique().tolist()}
-    found = []
+    found: list[int] = []
+    kept = len(order)
     for asked in itertools.islice(itertools.cycle(turns), len(order)):
-        given = asked if waiting.get(asked) else max(waiting, key=lambda label: len(waiting[label]))
-        found.append(waiting[given].pop())
-    return torch.tensor(found)
+        if not waiting.get(asked):
+            kept = min(kept, len(found))
+            asked = max(waiting, key=lambda label: len(waiting[label]))
+        found.append(waiting[asked].pop())
+    return torch.tensor(found), kept
 
 
 def over_sets(sets: list[dict[str, Any]], samples: int) -> dict[str, Any]:
